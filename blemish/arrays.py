@@ -1,0 +1,108 @@
+"""Checks of arrays and numbers with the one error wording, and iteration in blocks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from blemish.errors import InputError, message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import DTypeLike, NDArray
+
+Scalar = TypeVar("Scalar", int, float)
+
+
+def describe(array: object) -> str:
+    """Return dtype and shape of `array` as the error messages write them, or its type if it is no array.
+
+    >>> describe(np.zeros((3, 2), np.float32))
+    'float32 (3, 2)'
+    >>> describe("hello")
+    'str'
+    """
+    return f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+
+
+def check_array(
+    name: str,
+    array: object,
+    *,
+    dtype: DTypeLike,
+    shape: Sequence[int | str],
+    finite: bool = True,
+    empty: bool = False,
+    where: object = None,
+    todo: str = "",
+) -> NDArray[Any]:
+    """Return `array` if it has this dtype and shape, or raise.
+
+    Args:
+        name: how the error names it.
+        array: what came in; it is never converted or copied.
+        dtype: the dtype it must have.
+        shape: one entry per axis: a size that must match, or a letter for any size.
+        finite: whether NaN and infinity are refused (floats only).
+        empty: whether a size of 0 is let through.
+        where: the file or layer it came from, for the error.
+        todo: what to do about it, for the error.
+
+    Raises:
+        InputError: if it is no array, or of another dtype or shape, or not finite.
+
+    >>> check_array("scores", np.zeros(3), dtype=np.float32, shape=("N",))
+    Traceback (most recent call last):
+    ...
+    blemish.errors.InputError: scores: expected float32 (N,), got float64 (3,).
+    """
+    wanted = np.dtype(dtype)
+    sizes = ", ".join(str(size) for size in shape) + ("," if len(shape) == 1 else "")
+    expected = f"{wanted} ({sizes})"
+    ok = (
+        isinstance(array, np.ndarray)
+        and array.dtype == wanted
+        and array.ndim == len(shape)
+        and all(isinstance(size, str) or size == n for size, n in zip(shape, array.shape, strict=True))
+        and (empty or array.size > 0)
+    )
+    if not ok:
+        raise InputError(message(name, expected, describe(array), where=where, todo=todo))
+    assert isinstance(array, np.ndarray)
+    if finite and wanted.kind == "f" and not np.isfinite(array).all():
+        bad = int(array.size - np.isfinite(array).sum())
+        raise InputError(message(name, f"finite {expected}", f"{bad} NaN or infinite values", where=where, todo=todo))
+    return array
+
+
+def check_number(name: str, value: Scalar, *, low: float, high: float, where: object = None, todo: str = "") -> Scalar:
+    """Return `value` if it is a finite number in [low, high], or raise.
+
+    Raises:
+        InputError: if it is outside, NaN, or no number.
+
+    >>> check_number("false_alarm_rate", 2.0, low=0, high=1)
+    Traceback (most recent call last):
+    ...
+    blemish.errors.InputError: false_alarm_rate: expected a number from 0 to 1, got 2.0.
+    """
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float, np.integer, np.floating))
+        or not low <= value <= high
+    ):
+        limits = f"from {low} to {high}" if np.isfinite(high) else f"of at least {low}"
+        raise InputError(message(name, f"a number {limits}", repr(value), where=where, todo=todo))
+    return value
+
+
+def blocks(n: int, size: int) -> Iterator[slice]:
+    """Yield slices that cover range(n) in order, each of at most `size`.
+
+    >>> list(blocks(5, 2))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))

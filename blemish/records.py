@@ -1,0 +1,220 @@
+"""The plain records that pass between the floors: frozen, with no behaviour beyond reading themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+UInt8 = NDArray[np.uint8]
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of a data set: where it is and what is known of it. Nothing is read yet.
+
+    Attributes:
+        path: the picture's file.
+        split: "train" or "test".
+        defect: "good", or the name of the defect type as the data set calls it.
+        mask_path: the file that marks the defective pixels, if there is one.
+    """
+
+    path: Path
+    split: str = "test"
+    defect: str = "good"
+    mask_path: Path | None = None
+
+    @property
+    def is_defective(self) -> bool:
+        """Whether the data set calls this picture defective."""
+        return self.defect != "good"
+
+
+class Neighbors(NamedTuple):
+    """The nearest bank rows of each query, nearest first.
+
+    Attributes:
+        distances: (Q, k) float32, Euclidean (not squared).
+        indices: (Q, k) int64, rows of the bank.
+    """
+
+    distances: Float32
+    indices: Int64
+
+
+class Curve(NamedTuple):
+    """A curve as three arrays of one length.
+
+    Attributes:
+        x: (n,) float64, non-decreasing, such as the false positive rate.
+        y: (n,) float64, such as the true positive rate.
+        thresholds: (n,) float64; point i is had by calling defective what scores at or above thresholds[i].
+    """
+
+    x: Float64
+    y: Float64
+    thresholds: Float64
+
+
+class Region(NamedTuple):
+    """One connected anomalous region of a picture, in pixels of the original picture.
+
+    Attributes:
+        box: (x, y, width, height), the bounding box.
+        area_px: number of pixels.
+        score: highest value of the anomaly map inside.
+        centroid_xy: (x, y), the mean position of its pixels.
+        contour: (n, 2) int32 (x, y), the outer outline.
+    """
+
+    box: tuple[int, int, int, int]
+    area_px: int
+    score: float
+    centroid_xy: tuple[float, float]
+    contour: NDArray[np.int32]
+
+
+class GoodPatch(NamedTuple):
+    """The good training patch that the most anomalous patch was compared with.
+
+    Attributes:
+        path: the training picture, as it was named when the detector was fitted.
+        box: (x, y, width, height) in pixels of that training picture.
+        distance: Euclidean distance in feature space.
+    """
+
+    path: str
+    box: tuple[int, int, int, int]
+    distance: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a detector says of one picture.
+
+    Attributes:
+        score: how anomalous the picture is; unbounded, higher is more anomalous.
+        label: True if `score` is above `threshold`.
+        threshold: the calibrated image threshold.
+        p_value: share of good pictures expected to score at least as high, in (0, 1].
+        anomaly_map: (H, W) float32 at the size of the picture; higher is more anomalous.
+        mask: (H, W) bool, where `anomaly_map` is above `pixel_threshold`.
+        pixel_threshold: the calibrated threshold of the map.
+        regions: the connected parts of `mask`, most anomalous first.
+        peak_xy: (x, y) in pixels, where the map is highest.
+        nearest_good: the good patch with which the most anomalous patch was compared, if the detector knows.
+        path: the picture's file, if it came from one.
+    """
+
+    score: float
+    label: bool
+    threshold: float
+    p_value: float
+    anomaly_map: Float32 = field(repr=False)
+    mask: Bool = field(repr=False)
+    pixel_threshold: float
+    regions: tuple[Region, ...] = field(default=(), repr=False)
+    peak_xy: tuple[int, int] = (0, 0)
+    nearest_good: GoodPatch | None = None
+    path: Path | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what fits in JSON: everything but the map, the mask and the contours."""
+        return {
+            "path": None if self.path is None else str(self.path),
+            "score": self.score,
+            "label": self.label,
+            "threshold": self.threshold,
+            "p_value": self.p_value,
+            "pixel_threshold": self.pixel_threshold,
+            "peak_xy": list(self.peak_xy),
+            "height_width": list(self.anomaly_map.shape),
+            "regions": [
+                {
+                    "box": list(region.box),
+                    "area_px": region.area_px,
+                    "score": region.score,
+                    "centroid_xy": list(region.centroid_xy),
+                }
+                for region in self.regions
+            ],
+            "nearest_good": None
+            if self.nearest_good is None
+            else {
+                "path": self.nearest_good.path,
+                "box": list(self.nearest_good.box),
+                "distance": self.nearest_good.distance,
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with one file of a data set.
+
+    Attributes:
+        path: the file or folder.
+        kind: a short stable word: "unreadable", "mask-size", "no-mask", "duplicate", ...
+        text: one sentence for the user: what is wrong and what happens because of it.
+        fatal: True if the data set can't be used until it is mended.
+    """
+
+    path: Path
+    kind: str
+    text: str
+    fatal: bool = False
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One test picture's result, without its map: what the report needs after the maps are gone.
+
+    Attributes:
+        sample: the picture and what is known of it.
+        score: raw anomaly score.
+        label: True if the detector called it defective.
+        p_value: share of good pictures expected to score at least as high.
+        predict_s: seconds from file to prediction.
+    """
+
+    sample: Sample
+    score: float
+    label: bool
+    p_value: float
+    predict_s: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of testing one detector on one category.
+
+    Attributes:
+        category: the data set's or category's name.
+        metrics: metric name to value; a metric that is not defined for this data is absent.
+        by_defect: defect type to metric name to value; "good" holds the false alarms.
+        intervals: image metric name to its bootstrap (low, high) 95 % interval.
+        threshold: the calibrated image threshold.
+        false_alarm_rate_set: the rate that was asked for.
+        tested: the pictures, in the data set's order.
+        problems: pictures that were left out, and why.
+        timings: "fit_s", "test_s", "predict_ms" and the like.
+    """
+
+    category: str
+    metrics: Mapping[str, float]
+    by_defect: Mapping[str, Mapping[str, float]]
+    intervals: Mapping[str, tuple[float, float]]
+    threshold: float
+    false_alarm_rate_set: float
+    tested: tuple[Tested, ...]
+    problems: tuple[Problem, ...] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
