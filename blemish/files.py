@@ -1,0 +1,109 @@
+"""Writing files so that a kill, a full disk or a reader at the same moment never meets half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from blemish.errors import SaveError, message
+
+ADVICE = {
+    errno.ENOSPC: "The disk is full: free some space or choose another place.",
+    errno.EDQUOT: "Your quota is used up: free some space or choose another place.",
+    errno.EROFS: "The disk is mounted read-only: choose another place.",
+    errno.EACCES: "You may not write there: change the rights or choose another place.",
+    errno.EPERM: "You may not write there: change the rights or choose another place.",
+    errno.EBUSY: "It is a mount point or in use: choose a folder inside it.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.ENOTDIR: "A part of its path is a file: move that away or choose another name.",
+    errno.EISDIR: "A folder of that name is in the way: move it away or choose another name.",
+    errno.EEXIST: "A file of that name is in the way: move it away or choose another name.",
+}
+
+
+def save_error(name: str, path: Path, error: OSError) -> SaveError:
+    """Return the `SaveError` that says why `path` could not be written and what to do.
+
+    >>> print(save_error("report", Path("out/r.json"), OSError(errno.ENOSPC, "No space left on device")))
+    report: expected to be written, got 'No space left on device', in out/r.json. The disk is full: free some space or \
+choose another place.
+    """
+    advice = ADVICE.get(error.errno or 0, "Choose another place or mend this one.")
+    return SaveError(message(name, "to be written", repr(error.strerror or str(error)), where=path, todo=advice))
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a new file and wait until the disk has it.
+
+    Raises:
+        OSError: as the system says it; a file already there is an error, never overwritten.
+    """
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the disk has the names in a folder, on systems where that can be asked for."""
+    # Windows cannot open a folder and some network disks refuse fsync on one: the names then come when they come.
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def atomic_write(path: str | os.PathLike[str], data: bytes, *, name: str = "file") -> Path:
+    """Write `data` to `path` so that the file is the old one or the new one at every moment; return its path.
+
+    Folders on the way are made. A link is followed and stays a link. A pipe or terminal (such as /dev/stdout) is
+    written to directly, since it cannot be replaced.
+
+    Args:
+        path: the file to write.
+        data: its whole new content.
+        name: what it is in the user's words, for the error ("report", "results").
+
+    Raises:
+        SaveError: if it cannot be written; what was there before is still there.
+    """
+    try:
+        target = Path(path)
+        if _is_stream(target):
+            target.write_bytes(data)
+            return target
+        target = Path(os.path.realpath(target))  # Path.resolve raises RuntimeError on a loop of links
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _write_beside_and_rename(target, data)
+    except OSError as error:
+        raise save_error(name, Path(path), error) from error
+    return Path(path)
+
+
+def _is_stream(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def _write_beside_and_rename(target: Path, data: bytes) -> None:
+    # The name is cut so that a target of the longest allowed name still has room for its temporary twin.
+    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}.tmp")
+    try:
+        write_synced(temporary, data)
+        temporary.replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(target.parent)
