@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blemish.errors import InputError
+from blemish.neighbors import MemoryIndex
+from tests.reference_neighbors import nearest
+
+
+def clustered(seed, n, dim, *, spread=0.1, offset=0.0):
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(max(1, n // 20), dim))
+    rows = centres[rng.integers(len(centres), size=n)] + spread * rng.normal(size=(n, dim)) + offset
+    return rows.astype(np.float32)
+
+
+def assert_exact(queries, bank, k, exclude=None):
+    got = MemoryIndex(bank).search(queries, k, exclude=exclude)
+    distances, indices = nearest(queries, bank, k, exclude)
+    assert got.distances.dtype == np.float32
+    assert got.indices.dtype == np.int64
+    np.testing.assert_allclose(got.distances, distances, rtol=1e-6, atol=1e-30)
+    # Two float64 sums may round to neighbouring float32 numbers: another index counts only if it is as near.
+    other = got.indices != indices
+    np.testing.assert_allclose(got.distances[other], distances[other], rtol=2e-7)
+    for row in got.indices:
+        assert len(set(row)) == k
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    n=st.integers(1, 700),
+    q=st.integers(0, 70),
+    dim=st.integers(1, 200),
+    k=st.integers(1, 12),
+    offset=st.sampled_from([0.0, 3.0, 1000.0]),
+    scale=st.sampled_from([1e-6, 1.0, 1e6]),
+)
+def test_equals_brute_force(seed, n, q, dim, k, offset, scale):
+    rows = clustered(seed, n + q, dim, offset=offset) * np.float32(scale)
+    assert_exact(rows[n:], rows[:n], min(k, n))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1000), n=st.integers(2, 300), share=st.floats(0, 1), k=st.integers(1, 5))
+def test_excluded_rows_are_never_found(seed, n, share, k):
+    bank = clustered(seed, n, 24)
+    exclude = np.random.default_rng(seed).random(n) < share
+    exclude[0] = False
+    k = min(k, int((~exclude).sum()))
+    assert_exact(bank[exclude], bank, k, exclude)
+    assert not exclude[MemoryIndex(bank).search(bank, k, exclude=exclude).indices].any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1000), n=st.integers(1, 400), k=st.integers(1, 8))
+def test_equal_rows_come_by_index(seed, n, k):
+    rng = np.random.default_rng(seed)
+    bank = rng.integers(0, 3, size=(n, 3)).astype(np.float32)
+    queries = rng.integers(0, 3, size=(20, 3)).astype(np.float32)
+    k = min(k, n)
+    np.testing.assert_array_equal(MemoryIndex(bank).search(queries, k).indices, nearest(queries, bank, k)[1])
+
+
+def test_a_bank_row_has_distance_zero_to_itself():
+    bank = clustered(1, 500, 152, offset=50)
+    found = MemoryIndex(bank).search(bank)
+    assert (found.distances == 0).all()
+    np.testing.assert_array_equal(found.indices[:, 0], np.arange(500))
+
+
+def test_one_query_gets_what_it_gets_among_many():
+    bank, queries = clustered(2, 3000, 64), clustered(3, 200, 64)
+    index = MemoryIndex(bank)
+    together = index.search(queries, 3)
+    for i in (0, 17, 199):
+        alone = index.search(queries[i : i + 1], 3)
+        np.testing.assert_array_equal(alone.indices[0], together.indices[i])
+        np.testing.assert_array_equal(alone.distances[0], together.distances[i])
+
+
+def test_threads_share_an_index():
+    bank, queries = clustered(4, 2000, 48), clustered(5, 300, 48)
+    index = MemoryIndex(bank)
+    expected = index.search(queries, 2)
+    results = {}
+
+    def work(name):
+        for _ in range(5):
+            results[name] = index.search(queries, 2)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    for found in results.values():
+        np.testing.assert_array_equal(found.distances, expected.distances)
+        np.testing.assert_array_equal(found.indices, expected.indices)
+
+
+def test_no_queries_give_empty_arrays():
+    found = MemoryIndex(clustered(6, 10, 4)).search(np.zeros((0, 4), np.float32), 2)
+    assert found.distances.shape == found.indices.shape == (0, 2)
+
+
+def test_the_bank_may_be_a_view_and_is_not_changed():
+    bank = clustered(7, 200, 16)
+    before = bank.copy()
+    view = MemoryIndex(bank[::2, ::-1]).search(bank[1::2, ::-1])
+    np.testing.assert_array_equal(view.indices, nearest(bank[1::2, ::-1], bank[::2, ::-1], 1)[1])
+    np.testing.assert_array_equal(bank, before)
+
+
+def test_sizes():
+    index = MemoryIndex(clustered(8, 30, 7))
+    assert (index.n_rows, index.dim) == (30, 7)
+    assert index.nbytes >= 30 * 7 * 4
+
+
+@pytest.mark.parametrize(
+    ("bank", "words"),
+    [
+        (np.zeros((3, 2)), r"memory_bank: expected float32 \(n, D\), got float64 \(3, 2\)\."),
+        (np.zeros((0, 2), np.float32), r"memory_bank: expected float32 \(n, D\), got float32 \(0, 2\)\."),
+        (np.full((3, 2), np.nan, np.float32), r"memory_bank: expected finite float32 \(n, D\), got 6 NaN"),
+    ],
+)
+def test_a_bad_bank_is_refused(bank, words):
+    with pytest.raises(InputError, match=words):
+        MemoryIndex(bank)
+
+
+@pytest.mark.parametrize(
+    ("queries", "settings", "words"),
+    [
+        (np.zeros((2, 5), np.float32), {}, r"queries: expected float32 \(Q, 4\), got float32 \(2, 5\)\."),
+        (np.full((2, 4), np.inf, np.float32), {}, "queries: expected finite float32"),
+        (np.zeros((2, 4), np.float32), {"n_neighbors": 0}, "n_neighbors: expected an integer of at least 1, got 0"),
+        (np.zeros((2, 4), np.float32), {"n_neighbors": True}, "n_neighbors: expected an integer .* got True"),
+        (np.zeros((2, 4), np.float32), {"n_neighbors": 11}, "at most 10, got 11 with 10 of 10 bank rows allowed"),
+        (
+            np.zeros((2, 4), np.float32),
+            {"exclude": np.ones(10, bool)},
+            "at most 0, got 1 with 0 of 10 bank rows allowed.* Ask for fewer",
+        ),
+        (np.zeros((2, 4), np.float32), {"exclude": np.ones(9, bool)}, r"exclude: expected bool \(10,\), got bool"),
+    ],
+)
+def test_bad_searches_are_refused(queries, settings, words):
+    with pytest.raises(InputError, match=words):
+        MemoryIndex(clustered(9, 10, 4)).search(queries, **settings)
