@@ -78,7 +78,7 @@ def test_folder_or_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"mine")
     with pytest.raises(SaveError, match="A folder of that name is in the way"):
         atomic_write(tmp_path / "folder", b"1")
-    with pytest.raises(SaveError, match="in the way|A part of its path is a file"):
+    with pytest.raises(SaveError, match=r"in the way|A part of its path is a file"):
         atomic_write(tmp_path / "file" / "x.json", b"1")
     assert (tmp_path / "file").read_bytes() == b"mine"
 

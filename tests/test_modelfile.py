@@ -1,0 +1,451 @@
+"""A model folder is whole or not there, comes back bit for bit, and a damaged or hostile one is refused in words."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from blemish import modelfile
+from blemish._version import __version__
+from blemish.errors import InputError, ModelFileError, SaveError
+from blemish.modelfile import load_model, save_model
+from tests.models import bank, header, network, save_small
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX links, pipes and fork")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save_small(tmp_path / "home" / "model")
+
+
+def first_value(folder: Path) -> float:
+    return float(load_model(folder).tensors["bank.safetensors"]["memory_bank"][0, 0])
+
+
+def siblings(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.parent.iterdir() if p != folder)
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change model.json as an attacker would."""
+    path = folder / "model.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def replace_file(folder: Path, name: str, data: bytes) -> None:
+    """Replace a file and its SHA-256, as an attacker would."""
+    (folder / name).write_bytes(data)
+    rewrite(folder, lambda content: content["files"].update({name: hashlib.sha256(data).hexdigest()}))
+
+
+# Saving and loading
+
+
+def test_comes_back_bit_for_bit(folder: Path, rng: np.random.Generator) -> None:
+    tensors = bank()
+    tensors["bank.safetensors"]["memory_bank"] = rng.normal(size=(7, 5)).astype(np.float32).T  # not contiguous
+    tensors["more.safetensors"] = {"empty": np.zeros((0, 4), np.float64), "one": np.array(3, np.int64)}
+    graph = network().SerializeToString()
+    assert save_model(folder, header=header(note="späť"), network=graph, tensors=tensors) == folder
+    model = load_model(str(folder))
+    assert model.path == folder
+    assert model.network == graph
+    assert model.header["note"] == "späť"
+    assert model.header["format_version"] == 1
+    assert model.header["provenance"]["library_version"] == __version__
+    assert model.header["thresholds"] == header()["thresholds"]
+    for name, arrays in tensors.items():
+        assert set(model.tensors[name]) == set(arrays)
+        for key, array in arrays.items():
+            got = model.tensors[name][key]
+            assert got.dtype == array.dtype
+            np.testing.assert_array_equal(got, array)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        model.network = b""  # type: ignore[misc]
+
+
+def test_same_content_same_bytes(tmp_path: Path) -> None:
+    one = save_small(tmp_path / "one")
+    fields = dict(reversed(list(header().items())))
+    fields["thresholds"] = {"scores": (np.float64(0.1), np.float64(1 / 3), 1e-7), "image": np.float64(1.25)}
+    two = save_model(tmp_path / "two", header=fields, network=network().SerializeToString(), tensors=bank())
+    for path in one.iterdir():
+        assert path.read_bytes() == (two / path.name).read_bytes()
+
+
+def test_network_alone(tmp_path: Path) -> None:
+    graph = network(output="student_map")
+    graph.graph.output.append(helper.make_tensor_value_info("autoencoder_map", TensorProto.FLOAT, ("B", 3, "h", "w")))
+    graph.graph.node.append(helper.make_node("Identity", ["student_map"], ["autoencoder_map"]))
+    save_model(tmp_path / "m", header=header(detector="efficientad"), network=graph.SerializeToString())
+    assert load_model(tmp_path / "m").tensors == {}
+
+
+def test_unknown_detector_and_extra_files_are_let_through(tmp_path: Path) -> None:
+    graph = network(output="other").SerializeToString()
+    save_model(tmp_path / "m", header=header(detector="mine"), network=graph)
+    (tmp_path / "m" / "notes.txt").write_text("line 4")
+    assert load_model(tmp_path / "m").header["detector"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"thresholds": {"a": [1.0, float("nan")]}}, r"header\.thresholds\.a\[1\]: expected finite numbers.*got nan"),
+        ({"settings": {1: 2}}, r"header\.settings: expected .*text keys, got dict"),
+        ({"settings": {"x": object()}}, r"header\.settings\.x: .*got object"),
+        ({"detector": 3}, r"detector: expected str, got int, in header"),
+        ({"files": {}}, r"header: expected no reserved field, got files"),
+        ({"provenance": {"seed": "0"}}, r"provenance\.seed: expected int, got str"),
+        ({"provenance": None}, r"provenance: expected dict, got NoneType"),
+    ],
+)
+def test_header_that_json_cannot_hold(tmp_path: Path, change: dict[str, Any], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        save_model(tmp_path / "m", header=header(**change), network=network().SerializeToString(), tensors=bank())
+    assert not (tmp_path / "m").exists()
+
+
+def test_header_field_missing(tmp_path: Path) -> None:
+    fields = header()
+    del fields["input"]
+    with pytest.raises(InputError, match=r"input: expected dict, got nothing, in header"):
+        save_model(tmp_path / "m", header=fields, network=network().SerializeToString(), tensors=bank())
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"bank\.safetensors: expected a file of the model, got nothing"):
+        save_model(tmp_path / "m", header=header(), network=network().SerializeToString())
+    with pytest.raises(InputError, match=r"tensors: expected file names such as 'bank\.safetensors', got '\.\./x'"):
+        save_model(tmp_path / "m", header=header(), network=b"", tensors={"../x": {}})
+    with pytest.raises(ModelFileError, match=r"network\.onnx: expected .*, in the model to save"):
+        save_model(tmp_path / "m", header=header(), network=b"junk", tensors=bank())
+    assert not (tmp_path / "m").exists()
+
+
+# Kills, full disks, and things in the way
+
+
+@POSIX
+def test_kill_at_every_step(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kill_saves", str(tmp_path)],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    outcomes = json.loads(done.stdout)
+    allowed = {"absent": {"none", "2.0"}, "model": {"1.0", "2.0"}, "killed between the renames": {"1.0", "2.0"}}
+    for outcome in outcomes:
+        assert outcome["left"] in allowed[outcome["start"]], outcome
+        assert outcome["next"] == "3.0", outcome
+        assert outcome["litter"] == [], outcome
+    for start, results in allowed.items():
+        mine = [outcome for outcome in outcomes if outcome["start"] == start]
+        assert len(mine) > 10
+        assert [outcome["code"] for outcome in mine] == [9] * (len(mine) - 1) + [0]
+        assert {outcome["left"] for outcome in mine} == results
+    # The moment without a folder was hit, and the old model was read all the same.
+    assert any(o["start"] == "model" and not o["target"] and o["left"] == "1.0" for o in outcomes)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [(errno.ENOSPC, "The disk is full"), (errno.EROFS, "read-only"), (errno.EBUSY, "mount point")],
+)
+def test_error_at_every_step(folder: Path, monkeypatch: pytest.MonkeyPatch, code: int, text: str) -> None:
+    """The n-th call that changes the disk fails: the old model stays, or the new one is there and nothing is said."""
+    count, limit = 0, 0
+
+    def tick() -> None:
+        nonlocal count
+        count += 1
+        if count == limit:
+            raise OSError(code, os.strerror(code))
+
+    real = {"mkdir": Path.mkdir, "rename": Path.rename, "write": modelfile.write_synced}
+    monkeypatch.setattr(Path, "mkdir", lambda *a, **k: (tick(), real["mkdir"](*a, **k))[1])
+    monkeypatch.setattr(Path, "rename", lambda *a: (tick(), real["rename"](*a))[1])
+    monkeypatch.setattr(modelfile, "write_synced", lambda *a: (tick(), real["write"](*a))[1])
+    failures = 0
+    for limit in range(1, 30):  # read by tick
+        count = 0
+        try:
+            save_small(folder, 100.0 + limit)
+        except SaveError as error:
+            failures += 1
+            assert text in str(error)  # noqa: PT017  # a save may also succeed here
+            assert str(folder) in str(error)  # noqa: PT017
+            count = 100
+            assert first_value(folder) == 1.0
+            assert folder.exists()
+            assert siblings(folder) == []
+        else:
+            break
+    assert failures == 7  # parent, folder, three files, two renames
+    assert first_value(folder) == 100.0 + limit
+
+
+def test_file_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "m").write_text("mine")
+    with pytest.raises(SaveError, match=r"model: expected to be written.*A file of that name is in the way"):
+        save_small(tmp_path / "m")
+    with pytest.raises(SaveError, match=r"in the way|A part of its path is a file"):
+        save_small(tmp_path / "m" / "deeper")
+    assert (tmp_path / "m").read_text() == "mine"
+    assert siblings(tmp_path / "m") == []
+
+
+def test_other_folders_are_not_overwritten(tmp_path: Path, folder: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(5):
+        (photos / f"{i}.png").write_bytes(b"x")
+    with pytest.raises(SaveError, match=r"got other files: 0\.png, 1\.png, 2\.png and 2 more, in .*photos\. It would"):
+        save_small(photos)
+    (folder / "notes.txt").write_text("line 4")
+    with pytest.raises(SaveError, match=r"got other files: notes\.txt"):
+        save_small(folder, 2.0)
+    assert (folder / "notes.txt").read_text() == "line 4"
+    assert first_value(folder) == 1.0
+
+
+def test_empty_folder_and_desktop_litter_are_replaced(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert first_value(save_small(tmp_path / "empty", 2.0)) == 2.0
+    (folder / ".DS_Store").write_bytes(b"x")
+    assert first_value(save_small(folder, 3.0)) == 3.0
+
+
+def test_read_only_model_is_not_replaced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(SaveError, match="You may not write there"):
+        save_small(folder, 2.0)
+    assert first_value(folder) == 1.0
+
+
+@POSIX
+def test_link_to_a_model_stays_a_link(folder: Path, tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(folder)
+    save_small(link, 2.0)
+    assert link.is_symlink()
+    assert first_value(folder) == 2.0
+    assert first_value(link) == 2.0
+
+
+def test_save_while_loading(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that meets a save half-way reads the new model, not an error about a changed byte."""
+    real, done = modelfile._read, []
+
+    def read(place: Path, name: str, limit: int) -> bytes:
+        data = real(place, name, limit)
+        if name == "model.json" and not done:
+            done.append(True)
+            save_small(folder, 2.0)
+        return data
+
+    monkeypatch.setattr(modelfile, "_read", read)
+    assert first_value(folder) == 2.0
+
+
+# Damaged and hostile folders
+
+
+def test_nothing_or_a_file_there(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    for name, text in (
+        ("absent", r"model: expected a model folder, got nothing there, in .*absent\. Check the path, or fit first\."),
+        ("file", "got a file"),
+        ("empty", r"model\.json: expected a file of the model, got nothing"),
+    ):
+        with pytest.raises(ModelFileError, match=text):
+            load_model(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["network.onnx", "bank.safetensors"])
+@pytest.mark.parametrize("damage", ["byte", "cut", "longer", "gone"])
+def test_damaged_file_is_named(folder: Path, name: str, damage: str) -> None:
+    path = folder / name
+    data = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+    else:
+        data[len(data) // 2] ^= damage == "byte"
+        path.write_bytes(data[:-1] if damage == "cut" else data + b"x" * (damage == "longer"))
+    text = "got nothing" if damage == "gone" else r"SHA-256 [0-9a-f]{16}\.\.\., got [0-9a-f]{16}\.\.\."
+    with pytest.raises(ModelFileError, match=rf"^{name}: expected .*{text}, in .*model\. The file was changed or dam"):
+        load_model(folder)
+
+
+def test_newer_version(folder: Path) -> None:
+    rewrite(folder, lambda c: c.update(format_version=2, provenance={"library_version": "9.1.0"}))
+    with pytest.raises(ModelFileError, match=r"format_version: .*newer version: install blemish>=9\.1\.0 to read it\."):
+        load_model(folder)
+    rewrite(folder, lambda c: c.update(provenance={"library_version": "9 && rm -rf /"}))
+    with pytest.raises(ModelFileError, match=r"newer version: install blemish to read it\."):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", "expected a JSON object"),
+        ("[1]", "expected a JSON object, got list"),
+        ('{"a": NaN}', "NaN is no JSON number"),
+        ('{"a": -Infinity}', "-Infinity is no JSON number"),
+        ('{"a": 1e999}', "1e999 is no JSON number"),
+        ('{"a": 1, "a": 2}', "a key comes twice"),
+        ("[" * 200_000, "nesting without end"),
+        ('{"a": ' + "1" * 5000 + "}", "expected a JSON object"),
+        ("\ud800", "codec can't decode"),
+        ("{}", r"format_version: expected 1 or more, got None"),
+        ('{"format_version": true}', "format_version: expected 1 or more, got True"),
+        ('{"format_version": 1}', r"detector: expected str, got nothing, in .*model\.json"),
+    ],
+)
+def test_header_that_is_none(folder: Path, text: str, error: str) -> None:
+    (folder / "model.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ModelFileError, match=error):
+        load_model(folder)
+
+
+def test_header_without_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modelfile, "MAX_HEADER_BYTES", 100)
+    with pytest.raises(ModelFileError, match=r"model\.json: expected at most 100 bytes, got \d+"):
+        load_model(folder)
+
+
+def test_sparse_giant_is_not_read(folder: Path) -> None:
+    with (folder / "bank.safetensors").open("wb") as file:
+        file.truncate(5 << 30)
+    with pytest.raises(ModelFileError, match=r"bank\.safetensors: expected at most 4294967296 bytes, got 5368709120"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../bank.safetensors", "/etc/passwd", "a/b.safetensors", "..", "a\\b.safetensors", "x.pkl", ".h.safetensors", ""],
+)
+def test_paths_that_leave_the_folder(folder: Path, name: str) -> None:
+    rewrite(folder, lambda c: c["files"].update({name: "0" * 64}))
+    with pytest.raises(ModelFileError, match=r"files: expected network\.onnx or plain names ending in \.safetensors"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda c: c.update(files=[]), "files: expected dict, got list"),
+        (lambda c: c["files"].update({"bank.safetensors": 3}), r"files\.bank\.safetensors: expected a SHA-256 in hex"),
+        (lambda c: c["files"].update({f"{i}.safetensors": "0" * 64 for i in range(20)}), "files: expected at most 16"),
+        (lambda c: c["files"].pop("bank.safetensors"), r"bank\.safetensors: expected a file of the model, got nothing"),
+        (lambda c: c["files"].pop("network.onnx"), r"network\.onnx: expected a file of the model, got nothing"),
+        (lambda c: c.update(settings=None), "settings: expected dict, got NoneType"),
+        (
+            lambda c: c["provenance"].update(n_training_files=True),
+            r"provenance\.n_training_files: expected int, got bo",
+        ),
+    ],
+)
+def test_header_of_wrong_types(folder: Path, change: Callable[[dict[str, Any]], None], text: str) -> None:
+    rewrite(folder, change)
+    with pytest.raises(ModelFileError, match=text):
+        load_model(folder)
+
+
+@POSIX
+def test_links_and_pipes(folder: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.safetensors"
+    path = folder / "bank.safetensors"
+    secret.write_bytes(path.read_bytes())
+    path.unlink()
+    path.symlink_to(secret)
+    with pytest.raises(ModelFileError, match=r"got a link that leaves it, in .*Copy the file that it points to"):
+        load_model(folder)
+    path.unlink()
+    (folder / "real").write_bytes(secret.read_bytes())
+    path.symlink_to("real")
+    assert first_value(folder) == 1.0
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ModelFileError, match="expected an ordinary file"):
+        load_model(folder)
+
+
+def test_unreadable_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(ModelFileError, match=r"model\.json: expected a readable file, got 'Permission denied'"):
+        load_model(folder)
+
+
+def test_any_byte_of_the_header_may_change(folder: Path) -> None:
+    """Whatever is done to model.json, loading gives a model or a ModelFileError."""
+    path = folder / "model.json"
+    data = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        changed = bytearray(data)
+        for at in rng.integers(0, len(data), size=rng.integers(1, 4)):
+            changed[at] = rng.integers(0, 256)
+        path.write_bytes(changed)
+        with contextlib.suppress(ModelFileError):
+            load_model(folder)
+    path.write_bytes(data)
+    assert first_value(folder) == 1.0
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=8,
+    )
+)
+def test_any_json_comes_back(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
+    path = tmp_path_factory.mktemp("any") / "m"
+    graph = network(output="other").SerializeToString()
+    save_model(path, header=header(detector="mine", settings={"x": value}), network=graph)
+    assert load_model(path).header["settings"] == {"x": value}
+
+
+def test_parts_are_checked_on_loading(folder: Path) -> None:
+    hostile = network()
+    hostile.graph.initializer[0].data_location = TensorProto.EXTERNAL
+    replace_file(folder, "network.onnx", hostile.SerializeToString())
+    with pytest.raises(ModelFileError, match=r"network\.onnx: expected all weights inside it.*in .*model"):
+        load_model(folder)
+    replace_file(folder, "network.onnx", network().SerializeToString())
+    replace_file(folder, "bank.safetensors", b"\xff" * 16)
+    with pytest.raises(ModelFileError, match=r"bank\.safetensors: expected a safetensors file, got a header of \d+ by"):
+        load_model(folder)
+
+
+def test_the_onnx_file_is_one(folder: Path) -> None:
+    assert onnx.load(folder / "network.onnx") == network()
