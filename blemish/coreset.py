@@ -23,9 +23,14 @@ from blemish.arrays import blocks, check_array
 from blemish.errors import InputError, message
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from blemish.records import Float32, Float64, Int64
 
 Progress = Callable[[int, int], None]
+
+# 0.13 GB at 152 values a row, and as many rows as 195 pictures of 1,024 patches.
+MAX_ROWS = 200_000
 
 # Sizes measured on two cores at 200,000 x 152 and x 456 (benchmarks/coreset.py); none of them changes a pick.
 _BATCH = 2048  # rows brought up to date at a time
@@ -50,8 +55,8 @@ def greedy_coreset(features: Float32, n_select: int, *, seed: int = 0, progress:
     Raises:
         InputError: if `features` is not finite float32 (N, D), or `n_select` is not from 1 to N.
 
-    Cost: at most 2 * N * n_select * D floating point operations as matrix products, in practice a part of that.
-        Memory beside `features`: 28 bytes per row, 4 * n_select * (D + 1) bytes, and some 30 MB of blocks.
+    Cost: at most 2 * N * n_select * D floating point operations as matrix products, in practice half of that or less.
+        Memory beside `features`: at most 36 bytes a row, 4 * (D + 1) bytes a pick, and blocks of 29 MB at D = 152.
 
     Source: Gonzalez 1985; Sener and Savarese 2018, Algorithm 1; Roth et al. 2022 (arXiv 2106.08265), Algorithm 1.
 
@@ -60,40 +65,176 @@ def greedy_coreset(features: Float32, n_select: int, *, seed: int = 0, progress:
     """
     check_array("features", features, dtype=np.float32, shape=("N", "D"), finite=False)
     _check_count("n_select", n_select, high=len(features))
-    first = int(np.random.default_rng(seed).integers(len(features)))
-    field = _Field(features, n_select)
-    field.start(first)
+    return _select(features, n_select, seed, progress)[0]
+
+
+class Coreset(NamedTuple):
+    """The rows that were kept of a stream of rows.
+
+    Attributes:
+        features: (n, D) float32, in the order chosen.
+        source: (n, 3) int32, what came beside each row: training image, row and column of the patch.
+        radius: no row of the stream is farther than this (Euclidean) from the nearest row of `features`.
+    """
+
+    features: Float32
+    source: NDArray[np.int32]
+    radius: float
+
+
+class StreamingCoreset:
+    """A k-center greedy subset of more rows than memory holds: at most `max_rows` of them are held at any time.
+
+    While the stream fits into `max_rows`, the result is that of `greedy_coreset`, to the bit. Beyond that there are two
+    levels: whenever `max_rows` are held, the new ones are reduced, greedily, to their share of max_rows // 2; lastly
+    these and the last new ones are reduced together. A row given is within the first level's radius of one that the
+    first level kept, and that is within the second's radius of the result: the covering radius is at most their sum,
+    `Coreset.radius`. If more than `n_rows` come, all held is reduced to max_rows // 4, and that radius is added too.
+    How the rows were divided among calls of `add` changes nothing.
+
+    Args:
+        n_select: rows to keep in the end; at most max_rows // 2 if `n_rows` is above `max_rows`.
+        n_rows: rows that will come, as far as is known: pictures times patches of each. Fewer do no harm.
+        max_rows: rows held at most.
+        seed: picks the first row of each reduction.
+
+    Raises:
+        InputError: if a number is out of its range.
+    """
+
+    def __init__(self, n_select: int, *, n_rows: int, max_rows: int = MAX_ROWS, seed: int = 0) -> None:
+        _check_stream(n_select, n_rows, max_rows)
+        self.n_select = n_select
+        self.max_rows = max_rows
+        self.seed = seed
+        self.n_seen = 0
+        self._n_rows = n_rows
+        self._n_kept = 0  # rows of the first level: the first ones of those held
+        self._n_held = 0
+        self._radius = 0.0  # of the first level
+        self._features: Float32 = np.empty((0, 0), np.float32)
+        self._source: NDArray[np.int32] = np.empty((0, 3), np.int32)
+
+    def add(self, features: Float32, source: NDArray[np.int32]) -> None:
+        """Take more rows; they are copied.
+
+        Args:
+            features: (n, D) float32, finite; D as in the calls before.
+            source: (n, 3) int32, returned beside the rows that are kept.
+
+        Raises:
+            InputError: if dtypes or shapes are others; nothing of this call is taken then.
+        """
+        width: int | str = self._features.shape[1] or "D"
+        check_array("features", features, dtype=np.float32, shape=("n", width), empty=True)
+        check_array("source", source, dtype=np.int32, shape=(len(features), 3), empty=True)
+        start = 0
+        while start < len(features):
+            if self._n_held == self.max_rows:
+                self._reduce()
+            if self._n_held == len(self._features):
+                self._grow(features.shape[1])
+            stop = min(len(features), start + len(self._features) - self._n_held)
+            held = slice(self._n_held, self._n_held + stop - start)
+            self._features[held], self._source[held] = features[start:stop], source[start:stop]
+            self.n_seen += stop - start
+            self._n_held, start = held.stop, stop
+
+    def finish(self, n_select: int | None = None, *, progress: Progress | None = None) -> Coreset:
+        """Return the coreset of all rows so far; more may be added afterwards.
+
+        Args:
+            n_select: rows to keep, if other than the constructor's, such as a share of the `n_seen` that came.
+            progress: called now and then as progress(done, total), in picks.
+
+        Returns:
+            The coreset; fewer than `n_select` rows only if fewer are held.
+
+        Raises:
+            InputError: if there are no rows, or `n_select` is not from 1 to the constructor's.
+        """
+        if self._n_held == 0:
+            raise InputError(message("features", "at least one row", "none", todo="Add rows before finishing."))
+        wanted = self.n_select if n_select is None else n_select
+        _check_count("n_select", wanted, high=self.n_select)
+        picks, radius = _select(self._features[: self._n_held], min(wanted, self._n_held), self.seed, progress)
+        return Coreset(self._features[picks], self._source[picks], radius + self._radius)
+
+    def _reduce(self) -> None:
+        """Reduce the new rows to their share of the first level, or all that is held if that share is used up."""
+        target = self.max_rows // 2 * self.n_seen // self._n_rows
+        first = self._n_kept
+        if self.n_seen > self._n_rows or target <= first:
+            self._n_rows = max(self._n_rows, 2 * self.n_seen)
+            first, target = 0, self.max_rows // 4
+        picks, radius = _select(self._features[first : self._n_held], target - first, self.seed, None)
+        picks += first
+        self._features[first:target], self._source[first:target] = self._features[picks], self._source[picks]
+        self._radius = max(self._radius, radius) if first == self._n_kept else self._radius + radius
+        self._n_kept = self._n_held = target
+
+    def _grow(self, width: int) -> None:
+        """Make room for the rows announced, or for `max_rows` if more have come."""
+        n = min(self._n_rows, self.max_rows) if self._n_held == 0 else self.max_rows
+        features, source = np.empty((n, width), np.float32), np.empty((n, 3), np.int32)
+        if self._n_held > 0:
+            features[: self._n_held], source[: self._n_held] = self._features, self._source
+        self._features, self._source = features, source
+
+
+def coreset_bytes(n_rows: int, n_features: int, n_select: int, *, max_rows: int = MAX_ROWS) -> int:
+    """Return the memory in bytes that `StreamingCoreset` needs at its peak, rows held and result included.
+
+    Args:
+        n_rows: rows that will come.
+        n_features: D, values of each row.
+        n_select: rows to keep in the end.
+        max_rows: rows held at most.
+
+    Raises:
+        InputError: if a number is out of its range.
+
+    >>> coreset_bytes(10_240_000, 152, 20_000) // 10**6  # 10,000 pictures of 1,024 patches
+    184
+    """
+    _check_stream(n_select, n_rows, max_rows)
+    _check_count("n_features", n_features)
+    held = min(n_rows, max_rows)
+    n_picks = n_select if n_rows <= max_rows else max(n_select, max_rows // 2 * max_rows // n_rows)
+    per_row = 4 * n_features + 12
+    tiles = 17 * _TILE**2 + 4 * _BATCH * (n_features + 1) + 16 * _SCAN * n_features
+    return (held + n_picks) * per_row + 36 * held + 4 * n_picks * (n_features + 1) + tiles
+
+
+def _check_stream(n_select: int, n_rows: int, max_rows: int) -> None:
+    """Raise unless a stream of `n_rows` can be reduced to `n_select` while `max_rows` are held."""
+    _check_count("n_rows", n_rows)
+    _check_count("max_rows", max_rows, low=4)
+    todo = "" if n_rows <= max_rows else f"Keep fewer rows, or hold more than max_rows={max_rows}."
+    _check_count("n_select", n_select, high=n_rows if n_rows <= max_rows else max_rows // 2, todo=todo)
+
+
+def _check_count(name: str, value: int, *, low: int = 1, high: int | None = None, todo: str = "") -> None:
+    """Raise unless `value` is a whole number of at least `low` and at most `high`."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        limits = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise InputError(message(name, f"a whole number {limits}", repr(value), todo=todo))
+
+
+def _select(features: Float32, n_select: int, seed: int, progress: Progress | None) -> tuple[Int64, float]:
+    """Return the picks, and a distance from the nearest of them that no row exceeds."""
+    field = _Field(features, n_select, int(np.random.default_rng(seed).integers(len(features))))
     while field.n_picks < n_select:
         if progress is not None:
             progress(field.n_picks, n_select)
-        top = float(field.value.max())
-        if top == 0:
-            field.fill()
-        else:
+        if float(field.value.max()) > 0:
             field.advance()
+        else:
+            field.fill()
     if progress is not None:
         progress(n_select, n_select)
-    return field.picks
-
-
-def _check_count(name: str, value: int, *, low: int = 1, high: int) -> None:
-    """Raise unless `value` is a whole number from `low` to `high`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
-        raise InputError(message(name, f"a whole number from {low} to {high}", repr(value)))
-
-
-class _Batch(NamedTuple):
-    """The rows with the largest values, and what is needed to know when another row must come first.
-
-    Attributes:
-        rows: (B,) row indices, ascending.
-        floor: the largest value outside the batch.
-        first_equal: lowest row index outside the batch whose value is `floor`; N if there is none.
-    """
-
-    rows: Int64
-    floor: float
-    first_equal: int
+    return field.picks, float(np.sqrt(max(field.value.max(), 0.0)))
 
 
 class _Field:
@@ -106,93 +247,85 @@ class _Field:
         picks: (n_select,) int64, the first `n_picks` of which are set.
     """
 
-    def __init__(self, features: Float32, n_select: int) -> None:
+    def __init__(self, features: Float32, n_select: int, first: int) -> None:
         n, d = features.shape
         self.features = features
-        self.value = np.full(n, np.inf)
-        self.seen = np.zeros(n, np.int64)
-        self.picks = np.empty(n_select, np.int64)
-        self.n_picks = 0
         self._choose_frame()
-        self.norm = np.empty(n)
+        self.value, self.norm, self.seen = np.empty(n), np.empty(n), np.ones(n, np.int64)
         for block in blocks(n, _SCAN):
+            self.value[block] = _squared_distances(features[block], features[first])
             self.norm[block] = np.square(self._framed(features[block]), dtype=np.float64).sum(axis=1)
-        # gamma_n of Higham, Accuracy and Stability of Numerical Algorithms, section 3.1, for any order of summation;
-        # 16 terms more cover the rounding of the centring, of the half norm and of the level below.
-        unit = 2.0**-24 * (d + 16)
+        # A product's squared distance is off by at most gamma_n (|x| + |m|)^2, so by 2 gamma_n (|x|^2 + |m|^2), in any
+        # order of summation: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1. n = D + 1 terms; 16
+        # more cover the rounding of the centring, of the last column of `pick_rows` and of the level.
+        unit = 2.0**-24 * (d + 17)
         self.gamma = unit / (1 - unit)
         self.pick_rows = np.empty((n_select, d + 1), np.float32)
+        self.picks, self.n_picks = np.empty(n_select, np.int64), 0
         self._product = np.empty(_TILE * _TILE, np.float32)
+        self._append(first)
 
     def _choose_frame(self) -> None:
         """Choose the centre, and the power of two that makes the largest value about 1, in which products are taken.
 
-        Centring keeps the rounding errors small; the scale keeps squares inside float32.
+        Rounding errors grow with the distance from the centre: a median, which no outlier moves far. The scale keeps
+        squares inside float32.
         """
-        largest, total = 0.0, np.zeros(self.features.shape[1])
-        for block in blocks(len(self.features), _SCAN):
-            rows = self.features[block]
-            largest = max(largest, float(np.abs(rows).max()))
-            if not np.isfinite(rows).all():
+        n, largest = len(self.features), 0.0
+        for block in blocks(n, _SCAN):
+            largest = max(float(np.abs(self.features[block]).max()), largest)
+            if not largest < np.inf:
                 check_array("features", self.features, dtype=np.float32, shape=("N", "D"))
-            total += rows.sum(axis=0, dtype=np.float64)
         exponent = int(np.frexp(largest)[1]) if largest > 0 else 0
         self.scale = 2.0 ** -max(-120, min(120, exponent))
-        self.centre = (total / len(self.features) * self.scale).astype(np.float32)
+        sample = self.features[:: -(-n // 1024)] * np.float32(self.scale)
+        self.centre = np.median(sample, axis=0).astype(np.float32)
 
     def _framed(self, rows: Float32) -> Float32:
         """Return `rows` scaled and centred, float32."""
         framed: Float32 = rows * np.float32(self.scale) - self.centre
         return framed
 
-    def start(self, row: int) -> None:
-        """Pick `row` first, and show it to all others."""
-        for block in blocks(len(self.features), _SCAN):
-            self.value[block] = _squared_distances(self.features[block], self.features[row])
-        self.seen[:] = 1
-        self._append(row)
-
     def fill(self) -> None:
         """Pick what is left by index, once every row equals a pick."""
-        left = np.flatnonzero(self.value >= 0)[: len(self.picks) - self.n_picks]
-        self.picks[self.n_picks :] = left
+        self.picks[self.n_picks :] = np.flatnonzero(self.value >= 0)[: len(self.picks) - self.n_picks]
         self.n_picks = len(self.picks)
 
     def advance(self) -> None:
         """Bring the rows with the largest values up to date, and pick among them while no other can come first."""
-        batch = self._top()
-        order = batch.rows[np.argsort(self.seen[batch.rows], kind="stable")]
+        rows, floor, first_equal = self._top()
+        stale = rows[self.seen[rows] < self.n_picks]
+        order = stale[np.argsort(self.seen[stale], kind="stable")]
         for block in blocks(len(order), _TILE):
             self._refresh(order[block])
-        rows = batch.rows
         while self.n_picks < len(self.picks):
-            rows = rows[self.value[rows] >= batch.floor]
-            if len(rows) == 0 or not self._pick_among(rows, batch):
+            rows = rows[self.value[rows] >= floor]
+            if len(rows) == 0 or not self._pick_among(rows, floor, first_equal):
                 return
 
-    def _top(self) -> _Batch:
-        """Return the rows with the largest values, equal ones by index."""
+    def _top(self) -> tuple[Int64, float, int]:
+        """Return the rows with the largest values, ascending, and when another row must come first.
+
+        That is the largest value outside them, and the lowest row outside that has it, or N.
+        """
         n = len(self.value)
         # -0.5 lies between the picks and what can be picked.
         floor = max(float(np.partition(self.value, n - _BATCH)[n - _BATCH]), -0.5) if n > _BATCH else -0.5
-        above = np.flatnonzero(self.value > floor)
-        equal = np.flatnonzero(self.value == floor)
+        above, equal = np.flatnonzero(self.value > floor), np.flatnonzero(self.value == floor)
         n_equal = _BATCH - len(above)
         rows = np.sort(np.concatenate([above, equal[:n_equal]]))
-        return _Batch(rows, floor, int(equal[n_equal]) if len(equal) > n_equal else n)
+        return rows, floor, int(equal[n_equal]) if len(equal) > n_equal else n
 
     def _refresh(self, rows: Int64) -> None:
         """Show `rows` the picks that they have not seen; `rows` are ordered by how many they have seen."""
-        if self.seen[rows[0]] == self.n_picks:
-            return
+        first = int(self.seen[rows[0]])
         framed = self._framed_one(rows)
-        for block in blocks(self.n_picks - int(self.seen[rows[0]]), _TILE):
-            start = int(self.seen[rows[0]]) + block.start
-            picks = slice(start, start + block.stop - block.start)
+        for block in blocks(self.n_picks - first, _TILE):
+            picks = slice(first + block.start, first + block.stop)
             shape = (len(rows), picks.stop - picks.start)
             product = self._product[: shape[0] * shape[1]].reshape(shape)
             np.matmul(framed, self.pick_rows[picks].T, out=product)
-            self._lower(rows, picks, product)
+            self._lower(rows, self.picks[picks], product)
         self.seen[rows] = self.n_picks
 
     def _framed_one(self, rows: Int64) -> Float32:
@@ -201,36 +334,34 @@ class _Field:
         framed[:, :-1] = self._framed(self.features[rows])
         return framed
 
-    def _level(self, rows: Int64, largest_norm: float) -> Float32:
-        """Return what x.m - |m|^2/2 must exceed for a pick m of at most this squared norm to be nearer than `value`.
+    def _level(self, rows: Int64) -> Float32:
+        """Return what the product with a pick must exceed if the pick may lower the value, rounding included.
 
-        A pair at or below the level is proven not to lower the value, rounding included.
+        With e = 2 gamma, |x - m|^2 < value needs x.m - (1 - e) |m|^2 / 2 > ((1 - e) |x|^2 - value) / 2.
         """
-        norm, value = self.norm[rows], self.value[rows]
-        error = self.gamma * np.square(np.sqrt(norm) + np.sqrt(largest_norm)) + 1e-36  # for denormal products
-        level = (norm - error - value * self.scale**2) / 2
-        return np.where(value > 0, level, np.inf).astype(np.float32)
+        value = self.value[rows]
+        level = ((1 - 2 * self.gamma) * self.norm[rows] - value * self.scale**2) / 2
+        return np.where(value > 0, level - 1e-30, np.inf).astype(np.float32)  # 1e-30: products that underflow
 
-    def _lower(self, rows: Int64, picks: slice, product: Float32) -> None:
-        """Lower the values of `rows` by `picks`, whose (n, n_picks) `product` x.m - |m|^2/2 is overwritten."""
-        of = self.picks[picks]
-        largest_norm = float(self.norm[of].max())
-        hit = np.flatnonzero(product.max(axis=1) > self._level(rows, largest_norm))
+    def _lower(self, rows: Int64, picks: Int64, product: Float32) -> None:
+        """Lower the values of `rows` by `picks`, whose `product` is (n, n_picks)."""
+        hit = np.flatnonzero(product.max(axis=1) > self._level(rows))
         if len(hit) == 0:
             return
         near, candidates = rows[hit], product[hit]
         best = candidates.argmax(axis=1)
-        self._compare(near, of[best])
+        self._compare(near, picks[best])
         candidates[np.arange(len(hit)), best] = -np.inf
-        i, j = np.nonzero(candidates > self._level(near, largest_norm)[:, None])
-        for block in blocks(len(i), _SCAN):
-            self._compare(near[i[block]], of[j[block]])
+        doubtful = np.flatnonzero(candidates > self._level(near)[:, None])
+        for block in blocks(len(doubtful), _SCAN):
+            i, j = np.divmod(doubtful[block], len(picks))
+            self._compare(near[i], picks[j])
 
     def _compare(self, rows: Int64, picks: Int64) -> None:
         """Lower the values of `rows` by the exact distances to `picks`, pair by pair."""
         np.minimum.at(self.value, rows, _squared_distances(self.features[rows], self.features[picks]))
 
-    def _pick_among(self, rows: Int64, batch: _Batch) -> bool:
+    def _pick_among(self, rows: Int64, floor: float, first_equal: int) -> bool:
         """Pick up to _REVIEW times among `rows`, which have seen all picks; return whether there may be more."""
         framed = self._framed_one(rows)
         more = True
@@ -238,12 +369,12 @@ class _Field:
             value = self.value[rows]
             best = int(value.argmax())
             row = int(rows[best])
-            more = value[best] > batch.floor or (value[best] == batch.floor and row < batch.first_equal)
+            more = value[best] > floor or (value[best] == floor and row < first_equal)
             if not more:
                 break
             self._append(row)
             product = framed @ self.pick_rows[self.n_picks - 1]
-            near = rows[product > self._level(rows, float(self.norm[row]))]
+            near = rows[product > self._level(rows)]
             near = near[near != row]
             self._compare(near, np.full(len(near), row))
         self.seen[rows] = self.n_picks
@@ -254,15 +385,16 @@ class _Field:
         self.picks[self.n_picks] = row
         self.value[row] = -1
         self.pick_rows[self.n_picks, :-1] = self._framed(self.features[row])
-        self.pick_rows[self.n_picks, -1] = -self.norm[row] / 2
+        self.pick_rows[self.n_picks, -1] = (self.gamma - 0.5) * self.norm[row]
         self.n_picks += 1
 
 
 def _squared_distances(a: Float32, b: Float32) -> Float64:
     """Return the (n,) float64 squared distances of the rows of `a` to those of `b`, or to the one row `b`.
 
-    The sum of one row does not depend on the others, so the same pair gives the same bits wherever it is computed.
+    NumPy sums a C-ordered row alike whatever the others are (einsum does not, above 8,192 columns): the same pair has the
+    same bits wherever it is computed.
     """
-    difference = np.subtract(a, b, dtype=np.float64)
-    result: Float64 = np.einsum("ij,ij->i", difference, difference)
+    difference = np.subtract(a, b, dtype=np.float64, order="C")
+    result: Float64 = np.square(difference, out=difference).sum(axis=1)
     return result
