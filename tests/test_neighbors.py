@@ -68,6 +68,90 @@ def test_equal_rows_come_by_index(seed, n, k):
     np.testing.assert_array_equal(MemoryIndex(bank).search(queries, k).indices, nearest(queries, bank, k)[1])
 
 
+def heavy_tailed(seed, n, dim):
+    rng = np.random.default_rng(seed)
+    rows = np.maximum(clustered(seed, n, dim, spread=0.5), 0)
+    rows[:, :: max(1, dim // 5)] *= 40
+    rows[rng.integers(n, size=max(1, n // 200))] *= 300
+    return rows.astype(np.float32)
+
+
+def equal_in_part(seed, n, dim):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 2, size=(n, min(dim, 6))).astype(np.float32)
+
+
+def plain_noise(seed, n, dim):
+    return np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
+
+
+def constant(seed, n, dim):
+    return np.full((n, dim), np.float32(0.1 * seed), np.float32)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    made=st.sampled_from([clustered, heavy_tailed, equal_in_part, plain_noise]),
+    seed=st.integers(0, 1000),
+    n=st.integers(1024, 2200),
+    dim=st.integers(1, 90),
+    k=st.integers(1, 10),
+    share=st.sampled_from([0.0, 0.01, 0.5, 0.99]),
+)
+def test_large_banks_equal_brute_force(made, seed, n, dim, k, share):
+    rows = made(seed, n + 10, dim)
+    exclude = np.random.default_rng(seed).random(n) < share
+    k = min(k, int((~exclude).sum()))
+    assert_exact(rows[n - 10 :], rows[:n], k, exclude)
+
+
+def test_a_bank_of_equal_rows_gives_the_lowest_allowed():
+    exclude = np.zeros(1500, bool)
+    exclude[:3] = True
+    found = MemoryIndex(constant(3, 1500, 20)).search(constant(4, 5, 20), 2, exclude=exclude)
+    np.testing.assert_array_equal(found.indices, [[3, 4]] * 5)
+
+
+@pytest.mark.parametrize("scale", [1e-22, 1e-12, 1e12, 1e15])
+def test_very_small_and_very_large_numbers_are_ordered(scale):
+    rows = plain_noise(11, 1300, 12)
+    rows = rows / np.abs(rows).max() * np.float32(scale)
+    assert_exact(rows[1200:], rows[:1200], 3)
+
+
+def test_a_query_far_from_the_bank_is_answered():
+    bank = plain_noise(12, 1100, 8)
+    queries = np.concatenate([bank[:3] * np.float32(1e12), bank[:3] * np.float32(1e-12), bank.mean(0)[None]])
+    assert_exact(queries, bank, 2)
+
+
+def test_the_8_bit_bound_alone_is_enough_for_features(monkeypatch):
+    bank, queries = clustered(13, 3000, 64), clustered(14, 100, 64)
+    expected = nearest(queries, bank, 9)
+    index = MemoryIndex(bank)
+    monkeypatch.setattr(index, "_search_float", lambda *left: None if not left[3] else pytest.fail("fell back"))
+    np.testing.assert_array_equal(index.search(queries, 9).indices, expected[1])
+
+
+def test_7_bit_weights_give_the_same(monkeypatch):
+    bank, queries = clustered(15, 2000, 64), clustered(16, 100, 64)
+    full = MemoryIndex(bank).search(queries, 3)
+    monkeypatch.setattr("blemish.neighbors._weight_limit", lambda: 63)
+    narrow = MemoryIndex(bank).search(queries, 3)
+    np.testing.assert_array_equal(full.indices, narrow.indices)
+    np.testing.assert_array_equal(full.distances, narrow.distances)
+
+
+@pytest.mark.parametrize("n_queries", [1, 4, 37, 4096])
+def test_the_answer_does_not_depend_on_the_block(monkeypatch, n_queries):
+    bank, queries = clustered(17, 2000, 32), clustered(18, 150, 32)
+    expected = MemoryIndex(bank).search(queries, 4)
+    monkeypatch.setattr("blemish.neighbors._BLOCK_QUERIES", n_queries)
+    got = MemoryIndex(bank).search(queries, 4)
+    np.testing.assert_array_equal(got.indices, expected.indices)
+    np.testing.assert_array_equal(got.distances, expected.distances)
+
+
 def test_a_bank_row_has_distance_zero_to_itself():
     bank = clustered(1, 500, 152, offset=50)
     found = MemoryIndex(bank).search(bank)
@@ -129,6 +213,7 @@ def test_sizes():
     ("bank", "words"),
     [
         (np.zeros((3, 2)), r"memory_bank: expected float32 \(n, D\), got float64 \(3, 2\)\."),
+        (np.full((3, 2), -1e16, np.float32), r"memory_bank: expected values from -1e\+15 to 1e\+15, got 1e\+16\."),
         (np.zeros((0, 2), np.float32), r"memory_bank: expected float32 \(n, D\), got float32 \(0, 2\)\."),
         (np.full((3, 2), np.nan, np.float32), r"memory_bank: expected finite float32 \(n, D\), got 6 NaN"),
     ],
