@@ -1,0 +1,272 @@
+"""A reader of pickles that can build plain values and nothing else.
+
+It is a machine of its own, not `pickle.Unpickler`: no name in the file is ever imported, nothing in it is called, and
+no size that it claims is allocated. A global becomes whatever `resolve` makes of its name, and calling one means
+handing its arguments to that; `blemish.torchfile` says which names mean something.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from blemish.errors import ModelFileError, message
+
+MAX_STEPS = 20_000_000  # a step is an opcode; the largest checkpoints that we know of have some hundred thousand
+UNSAFE = "It was not read: take the file from a source you trust, or save the weights as .safetensors."
+SCALARS = (str, bytes, int, float, bool, type(None))
+
+
+class Global:
+    """What stands for a class or function that a pickle names; `call` is all that can be done with it."""
+
+    __slots__ = ("call", "name")
+
+    def __init__(self, name: str, call: Callable[[tuple[Any, ...]], Any]) -> None:
+        self.name = name
+        self.call = call
+
+
+class Inert:
+    """An object of a class that we do not know: its class's name, its arguments and its state, as data."""
+
+    __slots__ = ("arguments", "items", "name", "state")
+
+    def __init__(self, name: str, arguments: tuple[Any, ...] = ()) -> None:
+        self.name = name
+        self.arguments = arguments
+        self.state: Any = None
+        self.items: list[Any] = []
+
+    def __repr__(self) -> str:
+        return f"Inert({self.name})"
+
+
+class PickleReader:
+    """One pickle being read from `data`, starting at `position`.
+
+    Args:
+        data: the bytes of the file.
+        position: where the pickle starts; after `read` it is where the pickle ended.
+        resolve: from (module, name) of a global to what stands for it; raises ModelFileError to refuse.
+        persistent: from a persistent id, a value that the file's format gives a meaning to, to what it means.
+        where: the file, for the errors.
+    """
+
+    def __init__(
+        self,
+        data: bytes | memoryview,
+        *,
+        position: int = 0,
+        resolve: Callable[[str, str], Any],
+        persistent: Callable[[Any], Any],
+        where: object = None,
+    ) -> None:
+        self.data = memoryview(data)
+        self.position = position
+        self._resolve = resolve
+        self._persistent = persistent
+        self._where = where
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, Any] = {}
+
+    def read(self) -> Any:
+        """Return the value of the pickle and leave `position` behind it.
+
+        Raises:
+            ModelFileError: if it is cut short, damaged, or uses anything that plain data and tensors have no need of.
+        """
+        try:
+            for _ in range(MAX_STEPS):
+                code = self._take(1)[0]
+                if code == 0x2E:  # STOP
+                    return self._stack.pop()
+                step = STEPS.get(code)
+                if step is None:
+                    raise self.refuse(f"opcode 0x{code:02x} at byte {self.position - 1}", UNSAFE)
+                step(self)
+        except (IndexError, KeyError, ValueError, TypeError, OverflowError, struct.error) as error:
+            if isinstance(error, ModelFileError):
+                raise
+            got = f"a damaged one at byte {self.position}"
+            raise self.refuse(got, "Copy or download the file again.") from None
+        raise self.refuse(f"more than {MAX_STEPS} steps", UNSAFE)
+
+    def refuse(self, got: str, todo: str) -> ModelFileError:
+        """Return the error that says why this pickle is not read."""
+        return ModelFileError(message("weights", "a pickle of plain tensors", got, where=self._where, todo=todo))
+
+    def _take(self, size: int) -> memoryview:
+        end = self.position + size
+        if end > len(self.data):
+            raise self.refuse("one cut short", "Copy or download the file again.")
+        piece = self.data[self.position : end]
+        self.position = end
+        return piece
+
+    def _number(self, form: str) -> Any:
+        return struct.unpack("<" + form, self._take(struct.calcsize("<" + form)))[0]
+
+    def _line(self) -> str:
+        stop = self.position
+        limit = min(len(self.data), stop + 1000)  # longer than any name of a class
+        while stop < limit and self.data[stop] != 0x0A:
+            stop += 1
+        text = bytes(self._take(stop - self.position)).decode("utf-8")
+        self._take(1)
+        return text
+
+    def _push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def _pop_to_mark(self) -> list[Any]:
+        start = self._marks.pop()
+        items = self._stack[start:]
+        del self._stack[start:]
+        return items
+
+    def _set_items(self, target: Any, items: list[Any]) -> None:
+        if isinstance(target, Inert):
+            target.items.extend(zip(items[::2], items[1::2], strict=True))
+            return
+        if not isinstance(target, dict):
+            raise TypeError
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            target[_plain_key(key)] = value
+
+    def _extend(self, target: Any, items: list[Any]) -> None:
+        (target.items if isinstance(target, Inert) else _only(target, list)).extend(items)
+
+    def _reduce(self) -> None:
+        arguments = _only(self._stack.pop(), tuple)
+        self._push(_only(self._stack.pop(), Global).call(arguments))
+
+    def _new_with_keywords(self) -> None:
+        keywords = _only(self._stack.pop(), dict)
+        arguments = _only(self._stack.pop(), tuple)
+        self._push(_only(self._stack.pop(), Global).call((*arguments, keywords) if keywords else arguments))
+
+    def _build(self) -> None:
+        state = self._stack.pop()
+        # What is set on a dict or tensor (such as a state dict's _metadata) says nothing about its numbers.
+        if isinstance(self._stack[-1], Inert):
+            self._stack[-1].state = state
+
+    def _global(self, module: Any, name: Any) -> None:
+        self._push(self._resolve(_only(module, str), _only(name, str)))
+
+    def _stack_global(self) -> None:
+        name = self._stack.pop()
+        self._global(self._stack.pop(), name)
+
+    def _memoize(self, index: int) -> None:
+        self._memo[index] = self._stack[-1]
+
+    def _tuple(self, size: int) -> None:
+        if len(self._stack) < size:
+            raise IndexError
+        items = tuple(self._stack[len(self._stack) - size :])
+        del self._stack[len(self._stack) - size :]
+        self._push(items)
+
+    def _append(self) -> None:
+        value = self._stack.pop()
+        self._extend(self._stack[-1], [value])
+
+    def _appends(self) -> None:
+        items = self._pop_to_mark()
+        self._extend(self._stack[-1], items)
+
+    def _set_item(self) -> None:
+        value = self._stack.pop()
+        key = self._stack.pop()
+        self._set_items(self._stack[-1], [key, value])
+
+    def _set_many(self) -> None:
+        items = self._pop_to_mark()
+        self._set_items(self._stack[-1], items)
+
+    def _dict(self) -> None:
+        items = self._pop_to_mark()
+        self._push({})
+        self._set_items(self._stack[-1], items)
+
+    def _text(self, form: str) -> None:
+        self._push(bytes(self._take(self._number(form))).decode("utf-8", "surrogatepass"))
+
+    def _bytes(self, form: str) -> None:
+        self._push(bytes(self._take(self._number(form))))
+
+    def _long(self, form: str) -> None:
+        self._push(int.from_bytes(self._take(self._number(form)), "little", signed=True))
+
+
+def _only(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError
+    return value
+
+
+def _plain_key(key: Any) -> Any:
+    # Hashing nested tuples that share their parts takes time without end, so only flat ones are keys.
+    if isinstance(key, (*SCALARS, Inert)) or (isinstance(key, tuple) and all(isinstance(k, SCALARS) for k in key)):
+        return key
+    raise TypeError
+
+
+STEPS: dict[int, Callable[[PickleReader], Any]] = {
+    # https://docs.python.org/3/library/pickletools.html: protocols 2 to 5 without what plain data has no need of.
+    0x80: lambda r: r._take(1),  # PROTO
+    0x95: lambda r: r._take(8),  # FRAME
+    0x28: lambda r: r._marks.append(len(r._stack)),  # MARK
+    0x30: lambda r: r._stack.pop(),  # POP
+    0x31: PickleReader._pop_to_mark,  # POP_MARK
+    0x32: lambda r: r._push(r._stack[-1]),  # DUP
+    0x4E: lambda r: r._push(None),  # NONE
+    0x88: lambda r: r._push(True),  # NEWTRUE
+    0x89: lambda r: r._push(False),  # NEWFALSE
+    0x4A: lambda r: r._push(r._number("i")),  # BININT
+    0x4B: lambda r: r._push(r._number("B")),  # BININT1
+    0x4D: lambda r: r._push(r._number("H")),  # BININT2
+    0x8A: lambda r: r._long("B"),  # LONG1
+    0x8B: lambda r: r._long("I"),  # LONG4
+    0x47: lambda r: r._push(struct.unpack(">d", r._take(8))[0]),  # BINFLOAT
+    0x55: lambda r: r._text("B"),  # SHORT_BINSTRING, which Python 2 wrote
+    0x54: lambda r: r._text("I"),  # BINSTRING
+    0x8C: lambda r: r._text("B"),  # SHORT_BINUNICODE
+    0x58: lambda r: r._text("I"),  # BINUNICODE
+    0x8D: lambda r: r._text("Q"),  # BINUNICODE8
+    0x43: lambda r: r._bytes("B"),  # SHORT_BINBYTES
+    0x42: lambda r: r._bytes("I"),  # BINBYTES
+    0x8E: lambda r: r._bytes("Q"),  # BINBYTES8
+    0x5D: lambda r: r._push([]),  # EMPTY_LIST
+    0x61: PickleReader._append,  # APPEND
+    0x65: PickleReader._appends,  # APPENDS
+    0x6C: lambda r: r._push(r._pop_to_mark()),  # LIST
+    0x29: lambda r: r._push(()),  # EMPTY_TUPLE
+    0x74: lambda r: r._push(tuple(r._pop_to_mark())),  # TUPLE
+    0x85: lambda r: r._tuple(1),  # TUPLE1
+    0x86: lambda r: r._tuple(2),  # TUPLE2
+    0x87: lambda r: r._tuple(3),  # TUPLE3
+    0x7D: lambda r: r._push({}),  # EMPTY_DICT
+    0x64: PickleReader._dict,  # DICT
+    0x73: PickleReader._set_item,  # SETITEM
+    0x75: PickleReader._set_many,  # SETITEMS
+    0x8F: lambda r: r._push([]),  # EMPTY_SET: its items, as a list
+    0x90: PickleReader._appends,  # ADDITEMS
+    0x91: lambda r: r._push(r._pop_to_mark()),  # FROZENSET
+    0x63: lambda r: r._global(r._line(), r._line()),  # GLOBAL
+    0x93: PickleReader._stack_global,  # STACK_GLOBAL
+    0x52: PickleReader._reduce,  # REDUCE
+    0x81: PickleReader._reduce,  # NEWOBJ
+    0x92: PickleReader._new_with_keywords,  # NEWOBJ_EX
+    0x62: PickleReader._build,  # BUILD
+    0x71: lambda r: r._memoize(r._number("B")),  # BINPUT
+    0x72: lambda r: r._memoize(r._number("I")),  # LONG_BINPUT
+    0x94: lambda r: r._memoize(len(r._memo)),  # MEMOIZE
+    0x68: lambda r: r._push(r._memo[r._number("B")]),  # BINGET
+    0x6A: lambda r: r._push(r._memo[r._number("I")]),  # LONG_BINGET
+    0x51: lambda r: r._push(r._persistent(r._stack.pop())),  # BINPERSID
+}
