@@ -146,7 +146,7 @@ def test_7_bit_weights_give_the_same(monkeypatch):
 def test_the_answer_does_not_depend_on_the_block(monkeypatch, n_queries):
     bank, queries = clustered(17, 2000, 32), clustered(18, 150, 32)
     expected = MemoryIndex(bank).search(queries, 4)
-    monkeypatch.setattr("blemish.neighbors._BLOCK_QUERIES", n_queries)
+    monkeypatch.setattr("blemish.neighbors._BLOCK_QUERIES", (n_queries, n_queries))
     got = MemoryIndex(bank).search(queries, 4)
     np.testing.assert_array_equal(got.indices, expected.indices)
     np.testing.assert_array_equal(got.distances, expected.distances)
