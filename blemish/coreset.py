@@ -375,7 +375,6 @@ class _Field:
             self._append(row)
             product = framed @ self.pick_rows[self.n_picks - 1]
             near = rows[product > self._level(rows)]
-            near = near[near != row]
             self._compare(near, np.full(len(near), row))
         self.seen[rows] = self.n_picks
         return bool(more)
@@ -392,7 +391,7 @@ class _Field:
 def _squared_distances(a: Float32, b: Float32) -> Float64:
     """Return the (n,) float64 squared distances of the rows of `a` to those of `b`, or to the one row `b`.
 
-    NumPy sums a C-ordered row alike whatever the others are (einsum does not, above 8,192 columns): the same pair has the
+    NumPy sums a C-ordered row alike whatever the others are (einsum does not, above 8,192 columns), so a pair has the
     same bits wherever it is computed.
     """
     difference = np.subtract(a, b, dtype=np.float64, order="C")
