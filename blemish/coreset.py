@@ -34,7 +34,7 @@ MAX_ROWS = 200_000
 
 # Sizes measured on two cores at 200,000 x 152 and x 456 (benchmarks/coreset.py); none of them changes a pick.
 _BATCH = 2048  # rows brought up to date at a time
-_TILE = 1024  # rows and picks of one matrix product: its result stays in the second-level cache
+_TILE = 1024  # rows and picks of one matrix product: its result stays in cache
 _REVIEW = 64  # picks after which a batch drops the rows that can no longer be picked
 _SCAN = 4096  # rows of a block in passes over all rows
 
@@ -288,8 +288,8 @@ class _Field:
 
     def fill(self) -> None:
         """Pick what is left by index, once every row equals a pick."""
-        self.picks[self.n_picks :] = np.flatnonzero(self.value >= 0)[: len(self.picks) - self.n_picks]
-        self.n_picks = len(self.picks)
+        left = len(self.picks) - self.n_picks
+        self.picks[self.n_picks :], self.n_picks = np.flatnonzero(self.value >= 0)[:left], len(self.picks)
 
     def advance(self) -> None:
         """Bring the rows with the largest values up to date, and pick among them while no other can come first."""
@@ -322,9 +322,9 @@ class _Field:
         framed = self._framed_one(rows)
         for block in blocks(self.n_picks - first, _TILE):
             picks = slice(first + block.start, first + block.stop)
-            shape = (len(rows), picks.stop - picks.start)
-            product = self._product[: shape[0] * shape[1]].reshape(shape)
-            np.matmul(framed, self.pick_rows[picks].T, out=product)
+            product = self._product[: len(rows) * (picks.stop - picks.start)].reshape(len(rows), -1)
+            with np.errstate(all="ignore"):  # OpenBLAS reads past short rows: the values are right, the flags not
+                np.matmul(framed, self.pick_rows[picks].T, out=product)
             self._lower(rows, self.picks[picks], product)
         self.seen[rows] = self.n_picks
 
@@ -373,7 +373,8 @@ class _Field:
             if not more:
                 break
             self._append(row)
-            product = framed @ self.pick_rows[self.n_picks - 1]
+            with np.errstate(all="ignore"):  # as in _refresh
+                product = np.matmul(framed, self.pick_rows[self.n_picks - 1])
             near = rows[product > self._level(rows)]
             self._compare(near, np.full(len(near), row))
         self.seen[rows] = self.n_picks

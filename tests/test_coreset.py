@@ -85,13 +85,27 @@ def test_any_rounding_of_the_products_gives_the_same_picks(monkeypatch):
     noise = np.random.default_rng(1)
     exact = np.matmul
 
-    def rough(a, b, out):
+    def rough(a, b, out=None):
+        out = np.empty((len(a), *b.shape[1:]), np.float32) if out is None else out
         # As bad as an order of summation can make it: the bound of the method, term by term.
         off = 24 * 2.0**-24 * (np.abs(a).astype(np.float64) @ np.abs(b).astype(np.float64))
         out[:] = exact(a, b) + noise.choice([-1, 1], out.shape) * off
+        return out
 
     monkeypatch.setattr(coreset.np, "matmul", rough)
     assert greedy_coreset(features, 400).tolist() == expected.tolist()
+
+
+def test_floating_point_flags_of_the_products_are_no_warnings(monkeypatch):
+    # Seen with OpenBLAS 0.3.31, two threads and 5 columns, where a NaN happened to lie behind the rows in memory.
+    exact = np.matmul
+
+    def flagged(*args, **kwargs):
+        np.subtract(np.float32(np.inf), np.float32(np.inf))
+        return exact(*args, **kwargs)
+
+    monkeypatch.setattr(coreset.np, "matmul", flagged)
+    assert len(greedy_coreset(gaussian(3000, 4), 400)) == 400
 
 
 def test_a_smaller_subset_is_a_prefix():
