@@ -1,0 +1,170 @@
+"""Anomaly maps: from the patch grid to the picture's size, smoothed, normalised, and cut into regions.
+
+Maps are (H, W) float32, higher is more anomalous.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import cv2
+import numpy as np
+
+from blemish.arrays import check_array, check_number
+from blemish.errors import InputError, message
+from blemish.records import Float32, Region
+
+# sigma 4 px at the network's input of 224 to 256 px: Roth et al. 2022, section 3.3; amazon-science common.py.
+SIGMA_PX = 4.0
+
+
+def anomaly_map(
+    patch_map: Float32, network_hw: tuple[int, int], picture_hw: tuple[int, int], sigma: float = SIGMA_PX
+) -> Float32:
+    """Return the map at the picture's size: upsampled to the network's input, smoothed there, upsampled again.
+
+    Smoothing at the picture's size would cost many times as much and differ by what bilinear interpolation of a map
+    this smooth loses, which is next to nothing.
+
+    Args:
+        patch_map: (h, w) float32, one value per patch.
+        network_hw: height and width of the network's input.
+        picture_hw: height and width of the picture.
+        sigma: of the smoothing, in pixels of the network's input; 0 for none.
+
+    Returns:
+        (H, W) float32.
+
+    Raises:
+        InputError: if the map is not finite float32 (h, w), a size is not positive, or sigma is negative.
+    """
+    return upsample(smooth(upsample(patch_map, network_hw), sigma), picture_hw)
+
+
+def upsample(patch_map: Float32, height_width: tuple[int, int]) -> Float32:
+    """Return the map at another size, by bilinear interpolation between the centres of its cells.
+
+    Beyond the outermost centres the outermost value goes on, so no value is outside the range of the given ones.
+
+    Args:
+        patch_map: (h, w) float32.
+        height_width: (H, W) of the result.
+
+    Returns:
+        (H, W) float32, a new array.
+
+    Raises:
+        InputError: if the map is not finite float32 (h, w), or a size is not positive.
+    """
+    check_array("patch_map", patch_map, dtype=np.float32, shape=("h", "w"))
+    height, width = (check_number("height_width", size, low=1, high=np.inf) for size in height_width)
+    return cast("Float32", cv2.resize(patch_map, (int(width), int(height)), interpolation=cv2.INTER_LINEAR))
+
+
+def smooth(anomaly_map: Float32, sigma: float) -> Float32:
+    """Return the map after a Gaussian filter, reflected at the borders (d c b a | a b c d | d c b a).
+
+    Args:
+        anomaly_map: (H, W) float32.
+        sigma: in pixels of this map; 0 for none.
+
+    Returns:
+        (H, W) float32, a new array.
+
+    Raises:
+        InputError: if the map is not finite float32 (H, W), or sigma is negative.
+
+    Source: kernel cut at 4 sigma and border as scipy.ndimage.gaussian_filter, which amazon-science's common.py uses.
+    """
+    check_array("anomaly_map", anomaly_map, dtype=np.float32, shape=("H", "W"))
+    check_number("sigma", sigma, low=0, high=np.inf)
+    radius = int(4 * sigma + 0.5)
+    if radius == 0:
+        return np.array(anomaly_map)
+    size = (2 * radius + 1, 2 * radius + 1)
+    return cast("Float32", cv2.GaussianBlur(anomaly_map, size, sigma, borderType=cv2.BORDER_REFLECT))
+
+
+def quantile_normalise(anomaly_map: Float32, low: float, high: float) -> Float32:
+    """Return the map scaled so that `low` becomes 0 and `high` becomes 0.1; what is outside goes on linearly.
+
+    Args:
+        anomaly_map: (H, W) float32.
+        low: a quantile of good pictures' maps (0.9 in the paper).
+        high: a higher one (0.995 in the paper).
+
+    Returns:
+        (H, W) float32.
+
+    Raises:
+        InputError: if the map is not finite float32 (H, W), `high` is not above `low`, or either is not finite.
+
+    Source: Batzner et al. 2024 (EfficientAD), section 3.4.
+    """
+    check_array("anomaly_map", anomaly_map, dtype=np.float32, shape=("H", "W"))
+    if not (np.isfinite(low) and np.isfinite(high) and high > low):
+        todo = "The maps of the good pictures are constant, or the two were swapped."
+        raise InputError(message("high", f"a finite number above low ({low})", repr(high), todo=todo))
+    scaled: Float32 = (anomaly_map - np.float32(low)) * np.float32(0.1 / (high - low))
+    return scaled
+
+
+def peak(anomaly_map: Float32) -> tuple[int, int]:
+    """Return (x, y) of the highest value; of equal ones the first in reading order.
+
+    Raises:
+        InputError: if the map is not finite float32 (H, W).
+
+    >>> peak(np.float32([[0, 0, 0], [0, 5, 0]]))
+    (1, 1)
+    """
+    check_array("anomaly_map", anomaly_map, dtype=np.float32, shape=("H", "W"))
+    y, x = divmod(int(anomaly_map.argmax()), anomaly_map.shape[1])
+    return x, y
+
+
+def regions(anomaly_map: Float32, threshold: float, *, min_area_px: int = 1) -> tuple[Region, ...]:
+    """Return the 8-connected regions where the map is above `threshold`, highest score first.
+
+    Args:
+        anomaly_map: (H, W) float32.
+        threshold: pixels strictly above it count.
+        min_area_px: regions of fewer pixels are left out.
+
+    Returns:
+        The regions; those of equal score in reading order. Empty if nothing is above.
+
+    Raises:
+        InputError: if the map is not finite float32 (H, W), or a number is out of range.
+    """
+    check_array("anomaly_map", anomaly_map, dtype=np.float32, shape=("H", "W"))
+    check_number("threshold", threshold, low=-np.inf, high=np.inf)
+    check_number("min_area_px", min_area_px, low=1, high=np.inf)
+    mask = anomaly_map > threshold
+    if not mask.any():
+        return ()
+    marks = mask.view(np.uint8)
+    n, labels, stats, centroids = cv2.connectedComponentsWithStats(marks, connectivity=8, ltype=cv2.CV_32S)
+    scores = np.full(n, -np.inf, np.float32)
+    np.maximum.at(scores, labels[mask], anomaly_map[mask])
+    areas = stats[:, cv2.CC_STAT_AREA]
+    kept = [label for label in np.argsort(-scores[1:], kind="stable") + 1 if areas[label] >= min_area_px]
+    outlines = _outlines(marks, labels)
+    return tuple(
+        Region(
+            box=cast("tuple[int, int, int, int]", tuple(int(value) for value in stats[label, :4])),
+            area_px=int(areas[label]),
+            score=float(scores[label]),
+            centroid_xy=(float(centroids[label, 0]), float(centroids[label, 1])),
+            contour=outlines[label],
+        )
+        for label in kept
+    )
+
+
+def _outlines(marks: np.ndarray, labels: np.ndarray) -> dict[int, np.ndarray]:
+    """Return the outer outline, (n, 2) int32 (x, y), of each label."""
+    # RETR_CCOMP: with RETR_EXTERNAL a region inside the hole of another had no outline. Outer outlines have no parent.
+    contours, hierarchy = cv2.findContours(marks, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    outer = [contour[:, 0] for contour, links in zip(contours, hierarchy[0], strict=True) if links[3] == -1]
+    return {int(labels[contour[0, 1], contour[0, 0]]): contour for contour in outer}
