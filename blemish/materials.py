@@ -70,7 +70,7 @@ class _Wires:
         wire, at = round(local.uniform(-0.7, 0.7) * half), local.uniform(-0.7, 0.7) * half
         mine = np.round(self.u) == wire
         if flaw.kind == "bent":
-            push = local.choice([-1.0, 1.0]) * (0.16 + 0.5 * flaw.strength)
+            push = local.choice([-1.0, 1.0]) * (0.22 + 0.5 * flaw.strength)
             along = (self.v - at) / (0.9 + 0.6 * flaw.strength)
             bump = push * np.exp(-along * along)
             lean = 2 * along * bump / (0.9 + 0.6 * flaw.strength)
@@ -147,7 +147,7 @@ def _flawed_leather(
     scale, strength = size / REFERENCE_PX, flaw.strength
     if flaw.kind == "scratch":
         points = curve(local, size, (45 + 110 * strength) * scale, bend=0.25)
-        line = stroke(size, points, (1.2 + 1.6 * strength) * scale)
+        line = stroke(size, points, (1.5 + 2.0 * strength) * scale)
         line *= np.clip(0.85 + 0.25 * noise(local, size, 6 * scale), 0.2, 1)
         pale = albedo * 1.3 + rgb(0.14, 0.12, 0.09)
         return height - 1.1 * line, mix(albedo, pale, line * (0.35 + 0.6 * strength))
@@ -193,7 +193,7 @@ def _pebbles(rng: np.random.Generator, size: int, cell: float) -> Field:
 def tile(rng: np.random.Generator, size: int, flaw: Flaw | None = None) -> Field:
     """Return a speckled glazed tile with a two-colour print; flaws: crack, chip, misprint, stain."""
     scale = size / REFERENCE_PX
-    u, v = pose(rng, size, 128 * scale, turn_degrees=0.8, warp_px=0.5)
+    u, v = pose(rng, size, 128 * scale, turn_degrees=0.4, warp_px=0.5, shift=0.05)  # fixtures hold a tile to some 6 px
     ragged = 0.35 * noise(rng, size, 3 * scale) / 128
     ink = 0.9 + 0.05 * noise(rng, size, 2 * scale) + 0.03 * noise(rng, size, 30 * scale)
     blue, ochre = _print(u, v, ragged)
@@ -202,7 +202,7 @@ def tile(rng: np.random.Generator, size: int, flaw: Flaw | None = None) -> Field
         blue, ochre = _misprinted(local, size, flaw, (u, v, ragged))
     glaze = rgb(0.90, 0.875, 0.815) * (1 + 0.01 * noise(rng, size, 70 * scale))[..., None]
     specks = np.zeros((size, size), np.float32)
-    for cell, limit, dark in ((2.3, 1.55, 0.30), (4.2, 1.9, 0.42), (2.0, 1.7, -0.12)):
+    for cell, limit, dark in ((2.0, 1.55, 0.20), (3.0, 1.9, 0.26), (2.0, 1.7, -0.10)):
         specks += dark * np.clip(4 * (noise(rng, size, cell * scale) - limit), 0, 1)
     glaze = glaze * (1 - specks[..., None] * rgb(0.85, 1.0, 1.15))
     glaze = mix(glaze, glaze * rgb(0.30, 0.40, 0.62), blue * ink)
@@ -271,7 +271,7 @@ def _flawed_tile(local: np.random.Generator, size: int, flaw: Flaw, height: Fiel
     scale, strength = size / REFERENCE_PX, flaw.strength
     if flaw.kind == "crack":
         points = curve(local, size, (90 + 190 * strength) * scale, bend=0.25, jag=1.6 * scale)
-        line = stroke(size, points, (0.7 + 1.2 * strength) * scale)
+        line = stroke(size, points, (0.9 + 1.4 * strength) * scale)
         for _ in range(round(2.4 * strength)):
             start = points[local.integers(len(points) // 4, 3 * len(points) // 4)]
             twig = curve(local, size, (30 + 40 * strength) * scale, bend=0.3, jag=1.6 * scale, start=start)
@@ -285,7 +285,7 @@ def _flawed_tile(local: np.random.Generator, size: int, flaw: Flaw, height: Fiel
         return height - 5 * pit * (1 + 0.15 * noise(local, size, 4 * scale)), mix(glaze, body, spot)
     spot = blob(local, size, (17 + 26 * strength) * scale, soft=0.3)
     ring = np.clip(4 * spot * (1 - spot), 0, 1)
-    amount = (0.10 + 0.26 * strength) * spot * (0.8 + 0.2 * noise(local, size, 18 * scale)) + 0.10 * ring
+    amount = (0.22 + 0.32 * strength) * spot * (0.8 + 0.2 * noise(local, size, 18 * scale)) + 0.22 * ring
     return height, glaze * (1 - amount[..., None] * rgb(0.55, 0.8, 1.35))
 
 

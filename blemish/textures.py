@@ -45,16 +45,19 @@ def axes(size: int) -> tuple[Field, Field]:
 
 
 def pose(
-    rng: np.random.Generator, size: int, pitch: float, *, turn_degrees: float, warp_px: float
+    rng: np.random.Generator, size: int, pitch: float, *, turn_degrees: float, warp_px: float, shift: float = 0.5
 ) -> tuple[Field, Field]:
-    """Return (u, v), the place of each pixel on a pattern of that pitch: shifted, turned and slightly warped."""
+    """Return (u, v), the place of each pixel on a pattern of that pitch, in pitches.
+
+    It is shifted by up to `shift` pitches, turned by about `turn_degrees` and warped by about `warp_px`.
+    """
     x, y = axes(size)
     turn = np.deg2rad(rng.normal(0, turn_degrees))
-    shift, scale = rng.uniform(-0.5, 0.5, 2), size / REFERENCE_PX
+    offset, scale = rng.uniform(-shift, shift, 2), size / REFERENCE_PX
     warp = [warp_px * scale * noise(rng, size, 130 * scale) / pitch for _ in range(2)]
     half = size / 2 / pitch
-    u = half * (np.cos(turn) * x - np.sin(turn) * y) + shift[0] + warp[0]
-    v = half * (np.sin(turn) * x + np.cos(turn) * y) + shift[1] + warp[1]
+    u = half * (np.cos(turn) * x - np.sin(turn) * y) + offset[0] + warp[0]
+    v = half * (np.sin(turn) * x + np.cos(turn) * y) + offset[1] + warp[1]
     return u.astype(np.float32), v.astype(np.float32)
 
 

@@ -103,6 +103,8 @@ def test_all_four_misprints_are_made() -> None:
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_good_pictures_vary_as_on_a_line(category: str) -> None:
+    # A tile's print comes back nearly in place, as in a fixture; the other two have no place at all.
+    alike = 0.97 if category == "tile" else 0.7
     pictures = np.stack([render_demo(category, seed=seed, image_size=96)[0] for seed in range(8)]).astype(float)
     means = pictures.mean(axis=(1, 2, 3))
     assert 1.0 < means.std() < 15.0
@@ -110,7 +112,7 @@ def test_good_pictures_vary_as_on_a_line(category: str) -> None:
     for i in range(len(pictures)):
         for j in range(i):
             a, b = (pictures[k] - pictures[k].mean(axis=(0, 1)) for k in (i, j))
-            assert abs((a * b).mean() / (a.std() * b.std())) < 0.7, "no copies"
+            assert abs((a * b).mean() / (a.std() * b.std())) < alike, "no copies"
     assert (pictures.max(axis=(1, 2, 3)) - pictures.min(axis=(1, 2, 3)) > 60).all()
 
 
@@ -251,3 +253,10 @@ def test_size_scales_the_whole_picture() -> None:
     # The same share of ink at either size.
     dark = [(p.mean(axis=2) < 110).mean() for p in (small_picture, large_picture)]
     assert dark[0] == pytest.approx(dark[1], rel=0.25)
+
+
+def test_a_bent_wire_is_defective_only_where_it_is_bent() -> None:
+    for seed in range(4):
+        _, mask = render_demo("grid", kind="bent", strength=0.9, seed=seed)
+        assert mask.any(axis=1).sum() < 0.4 * demo.REFERENCE_PX
+        assert np.ptp(np.flatnonzero(mask.any(axis=1))) < 0.45 * demo.REFERENCE_PX
