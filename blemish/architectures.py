@@ -42,13 +42,13 @@ def efficientnet_lite(graph: Graph, state: StateDict) -> Layers:
     channels = weight.shape[0]
     for i in range(weights.count("_blocks.{}._project_conv.weight")):
         name = f"_blocks.{i}"
-        y, width = x, channels
+        y = x
         if f"{name}._expand_conv.weight" in state:
             weight, bias = weights.fold(f"{name}._expand_conv", f"{name}._bn0")
-            y, width = graph.relu6(graph.conv(x, weight, bias)), weight.shape[0]
+            y = graph.relu6(graph.conv(x, weight, bias))
         stride = _lite_stride(weights, i)
         weight, bias = weights.fold(f"{name}._depthwise_conv", f"{name}._bn1")
-        y = graph.relu6(graph.conv(y, weight, bias, stride=stride, groups=width, same=True))
+        y = graph.relu6(graph.conv(y, weight, bias, stride=stride, same=True))
         weight, bias = weights.fold(f"{name}._project_conv", f"{name}._bn2")
         y = graph.conv(y, weight, bias)
         x = graph.sum(y, x) if stride == 1 and weight.shape[0] == channels else y
@@ -85,7 +85,7 @@ def mobilenet_v2(graph: Graph, state: StateDict) -> Layers:
             y = graph.relu6(graph.conv(y, *weights.fold(f"{conv}.0", f"{conv}.1")))
         stride = 2 if i in {2, 4, 7, 14} else 1  # table 2: the first block of the stages with s = 2
         weight, bias = weights.fold(f"{convs[-2]}.0", f"{convs[-2]}.1")
-        y = graph.relu6(graph.conv(y, weight, bias, stride=stride, groups=weight.shape[0]))
+        y = graph.relu6(graph.conv(y, weight, bias, stride=stride))
         weight, bias = weights.fold(convs[-1], f"features.{i}.conv.{len(convs)}")
         y = graph.conv(y, weight, bias)
         x = graph.sum(x, y) if stride == 1 and weight.shape[0] == channels else y
@@ -113,13 +113,11 @@ def resnet(graph: Graph, state: StateDict) -> Layers:
             n_convs = 3 if f"{name}.conv3.weight" in state else 2
             strided = 2 if n_convs == 3 else 1
             stride = 2 if layer > 1 and i == 0 else 1
-            y, width = x, weights[f"{name}.conv1.weight"].shape[1]
+            y = x
             for n in range(1, n_convs + 1):
                 weight, bias = weights.fold(f"{name}.conv{n}", f"{name}.bn{n}")
-                groups = width // weight.shape[1]
-                y = graph.conv(y, weight, bias, stride=stride if n == strided else 1, groups=groups)
+                y = graph.conv(y, weight, bias, stride=stride if n == strided else 1)
                 y = graph.relu(y) if n < n_convs else y
-                width = weight.shape[0]
             if f"{name}.downsample.0.weight" in state:
                 x = graph.conv(x, *weights.fold(f"{name}.downsample.0", f"{name}.downsample.1"), stride=stride)
             x = graph.relu(graph.sum(y, x))
@@ -184,7 +182,11 @@ class _Weights:
         if name not in self.state:
             got = f"{len(self.state)} others, such as {', '.join(sorted(self.state)[:3])}"[:160]
             raise ModelFileError(message("weights", name, got, todo="Give the weight file of this network."))
-        return self.state[name]
+        array = self.state[name]
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            got = f"{array.dtype}" if array.dtype.kind != "f" else "NaN or infinite values"
+            raise ModelFileError(message(name, "finite floating-point weights", got))
+        return array
 
     def count(self, pattern: str) -> int:
         n = 0
@@ -194,17 +196,21 @@ class _Weights:
 
     def fold(self, conv: str, norm: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return weight and bias of a convolution with its batch norm folded in."""
-        weight = self[f"{conv}.weight"]
-        if weight.ndim != 4 or self[f"{norm}.weight"].shape != weight.shape[:1]:
-            got = f"{weight.shape} and {self[f'{norm}.weight'].shape}"
+        weight = np.atleast_1d(self[f"{conv}.weight"])
+        bias = self[f"{conv}.bias"] if f"{conv}.bias" in self.state else np.zeros(len(weight), np.float32)
+        statistics = [self[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")]
+        shapes = {array.shape for array in (bias, *statistics)}
+        if weight.ndim != 4 or shapes != {weight.shape[:1]}:
+            got = f"{weight.shape} and {', '.join(str(shape) for shape in sorted(shapes))}"
             raise ModelFileError(message(f"{conv}.weight", "(out, in, k, k) and its batch norm's (out,)", got))
+        gamma, beta, mean, variance = statistics
         return fold_batch_norm(
             weight,
-            self.state.get(f"{conv}.bias"),
-            gamma=self[f"{norm}.weight"],
-            beta=self[f"{norm}.bias"],
-            mean=self[f"{norm}.running_mean"],
-            variance=self[f"{norm}.running_var"],
+            bias,
+            gamma=gamma,
+            beta=beta,
+            mean=mean,
+            variance=variance,
             epsilon=self.epsilon,
         )
 
@@ -238,5 +244,11 @@ def build_graph(
             break
     missing = [name for name in layers if name not in found]
     if missing or not layers or len(wanted) < len(layers):
-        raise InputError(message("layers", f"different names among {', '.join(found)}", ", ".join(layers) or "none"))
-    return graph.model({name: found[name] for name in layers}, n_axes=2 if LOGITS in wanted else 4)
+        got = ", ".join(layers) or "none"
+        raise InputError(message("layers", f"different names among {', '.join(found)}", got))
+    outputs: dict[str, str] = {}
+    for name in layers:
+        # "layer2" and "layer2.3" are one tensor; an ONNX output has one name.
+        again = found[name] in outputs.values()
+        outputs[name] = graph.add("Identity", [found[name]]) if again else found[name]
+    return graph.model(outputs, n_axes=2 if LOGITS in wanted else 4)

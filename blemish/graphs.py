@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from blemish.errors import InputError, message
+from blemish.errors import InputError, ModelFileError, message
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,6 +34,7 @@ class Graph:
         self.padding = padding
         self._nodes: list[onnx.NodeProto] = []
         self._weights: dict[str, onnx.TensorProto] = {}
+        self._channels: dict[str, int] = {}
 
     def image(self, mean: Sequence[float]) -> str:
         """Return the input picture as float32 (B, 3, H, W) in RGB, less `mean`, in units of the 0 to 255 scale.
@@ -43,7 +44,7 @@ class Graph:
         """
         planes = self.add("Transpose", ["image"], perm=[0, 3, 1, 2])
         numbers = self.add("Cast", [planes], to=TensorProto.FLOAT)
-        return self.add("Sub", [numbers, self.weight("mean", np.reshape(mean, (1, 3, 1, 1)))])
+        return self._noted(self.add("Sub", [numbers, self.weight("mean", np.reshape(mean, (1, 3, 1, 1)))]), 3)
 
     def conv(
         self,
@@ -52,21 +53,23 @@ class Graph:
         bias: NDArray[Any],
         *,
         stride: int = 1,
-        groups: int = 1,
         same: bool = False,
     ) -> str:
         """Return a convolution of `x`, padded so that stride 1 keeps its size.
 
         Args:
             x: name of a (B, C, H, W) tensor.
-            weight: (out, in / groups, k, k), k odd.
+            weight: (out, in / groups, k, k), k odd; how many groups there are follows from the channels of `x`.
             bias: (out,).
             stride: 1 or 2.
-            groups: as many as channels for a depthwise one.
             same: pad as TensorFlow's SAME does: at stride 2 the odd row goes to the end, and how many there are
                 depends on whether the size is even. False pads k // 2 on every side.
+
+        Raises:
+            ModelFileError: if the weights do not fit `x`.
         """
         k = weight.shape[-1]
+        groups = self._groups(x, weight)
         settings: dict[str, Any] = {"kernel_shape": [k, k], "strides": [stride, stride], "group": groups}
         uneven = same and stride > 1
         if k > 1 and self.padding != "zero":
@@ -77,7 +80,7 @@ class Graph:
             settings["pads"] = [k // 2] * 4
         name = f"conv{sum(node.op_type == 'Conv' for node in self._nodes)}"
         inputs = [x, self.weight(f"{name}.weight", weight), self.weight(f"{name}.bias", bias)]
-        return self.add("Conv", inputs, **settings)
+        return self._noted(self.add("Conv", inputs, **settings), weight.shape[0])
 
     def max_pool(self, x: str) -> str:
         """Return the maximum over 3 x 3 windows at stride 2, one row and column more on each side.
@@ -85,23 +88,37 @@ class Graph:
         The border never wins, so no kind of padding changes it, except that ResNet's Keras port pads zeros: the same
         thing after a ReLU.
         """
-        return self.add("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+        pooled = self.add("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+        return self._noted(pooled, self._channels[x])
 
     def relu(self, x: str) -> str:
         """Return max(x, 0)."""
-        return self.add("Relu", [x])
+        return self._noted(self.add("Relu", [x]), self._channels[x])
 
     def relu6(self, x: str) -> str:
         """Return x clipped to [0, 6]."""
         low, high = self.weight("zero", np.zeros(())), self.weight("six", np.full((), 6.0))
-        return self.add("Clip", [x, low, high])
+        return self._noted(self.add("Clip", [x, low, high]), self._channels[x])
 
     def sum(self, x: str, y: str) -> str:
-        """Return x + y."""
-        return self.add("Add", [x, y])
+        """Return x + y.
+
+        Raises:
+            ModelFileError: if they have different numbers of channels.
+        """
+        if self._channels[x] != self._channels[y]:
+            raise self._unfit("summands of as many channels", f"{self._channels[x]} and {self._channels[y]}")
+        return self._noted(self.add("Add", [x, y]), self._channels[x])
 
     def classify(self, x: str, weight: NDArray[Any], bias: NDArray[Any]) -> str:
-        """Return (B, classes) logits: the mean over the picture, then a dense layer of (classes, channels) weights."""
+        """Return (B, classes) logits: the mean over the picture, then a dense layer of (classes, channels) weights.
+
+        Raises:
+            ModelFileError: if the weights do not fit `x`.
+        """
+        if weight.ndim != 2 or weight.shape[1] != self._channels[x] or bias.shape != weight.shape[:1]:
+            expected = f"(classes, {self._channels[x]}) and (classes,)"
+            raise self._unfit(expected, f"{weight.shape} and {bias.shape}")
         pooled = self.add("Flatten", [self.add("GlobalAveragePool", [x])])
         inputs = [pooled, self.weight("dense.weight", weight), self.weight("dense.bias", bias)]
         return self.add("Gemm", inputs, transB=1)
@@ -141,6 +158,21 @@ class Graph:
         opset = [helper.make_opsetid("", OPSET)]
         return helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="blemish")
 
+    def _noted(self, tensor: str, channels: int) -> str:
+        self._channels[tensor] = channels
+        return tensor
+
+    def _groups(self, x: str, weight: NDArray[Any]) -> int:
+        """Return how many groups a convolution of `x` with these weights has."""
+        channels = self._channels[x]
+        out, into, *kernel = weight.shape
+        if into == 0 or channels % into or out % (channels // into) or len(set(kernel)) != 1 or kernel[0] % 2 == 0:
+            raise self._unfit(f"(out, {channels} / groups, k, k), k odd,", str(weight.shape))
+        return channels // into
+
+    def _unfit(self, expected: str, got: str) -> ModelFileError:
+        return ModelFileError(message("weights", expected, got, todo="Give the weight file of this network."))
+
     def _pad(self, x: str, n: int) -> str:
         pads = self.weight(f"pads{n}", np.array([0, 0, n, n, 0, 0, n, n]), np.int64)
         return self.add("Pad", [x, pads], mode=self.padding)
@@ -157,7 +189,7 @@ class Graph:
 
 def fold_batch_norm(
     weight: NDArray[Any],
-    bias: NDArray[Any] | None,
+    bias: NDArray[Any],
     *,
     gamma: NDArray[Any],
     beta: NDArray[Any],
@@ -169,10 +201,10 @@ def fold_batch_norm(
 
     Args:
         weight: (out, in / groups, k, k).
-        bias: (out,), or None.
+        bias: (out,).
         gamma: (out,), as beta, mean and variance.
         epsilon: what is added to the variance.
     """
     scale = gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)
-    shift = beta - mean * scale + (0.0 if bias is None else bias * scale)
+    shift = beta + (bias - mean.astype(np.float64)) * scale
     return (weight * scale[:, None, None, None]).astype(np.float32), shift.astype(np.float32)

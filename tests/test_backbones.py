@@ -34,7 +34,7 @@ def test_same_bytes_every_time():
 
 
 def test_knows_a_palace_when_it_sees_one():
-    """scikit-learn's china.jpg shows the Summer Palace (CC BY, P. Almquist)."""
+    """scikit-learn's china.jpg shows a Chinese palace."""
     running = backbones.session(backbones.build(layers=["logits"]).model.SerializeToString())
     logits = backbones.run(running, photograph("china.jpg", 224)[None])["logits"]
     assert logits.shape == (1, 1000)

@@ -1,0 +1,149 @@
+"""Random weights in the key layouts of the pretrained networks, at an eighth of their widths: the same graph, fast.
+
+NumPy alone makes them, so that the golden numbers (made with torch) and the test (without) see the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+State = dict[str, np.ndarray[Any, Any]]
+LITE_STAGES = ((1, 3), (2, 3), (2, 5), (3, 3), (3, 5), (4, 5), (1, 3))  # Lite0: repeats, kernel
+LITE2_STAGES = ((1, 3), (3, 3), (3, 5), (4, 3), (4, 5), (5, 5), (1, 3))  # depth 1.2, first and last stage fixed
+LITE_WIDTHS = (2, 3, 5, 10, 14, 24, 40)
+MOBILE_STAGES = ((1, 2, 1), (6, 3, 2), (6, 4, 3), (6, 8, 4), (6, 12, 3), (6, 20, 3), (6, 40, 1))  # t, c / 8, n
+
+
+class _Maker:
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.state: State = {}
+
+    def conv(self, name: str, out: int, into: int, k: int) -> None:
+        scale = np.sqrt(2 / (into * k * k))
+        self.state[f"{name}.weight"] = (self.rng.standard_normal((out, into, k, k)) * scale).astype(np.float32)
+
+    def norm(self, name: str, n: int) -> None:
+        self.state[f"{name}.weight"] = self.rng.uniform(0.5, 1.5, n).astype(np.float32)
+        self.state[f"{name}.bias"] = self.rng.normal(0, 0.3, n).astype(np.float32)
+        self.state[f"{name}.running_mean"] = self.rng.normal(0, 0.3, n).astype(np.float32)
+        self.state[f"{name}.running_var"] = self.rng.uniform(0.5, 1.5, n).astype(np.float32)
+        self.state[f"{name}.num_batches_tracked"] = np.array(1, np.int64)
+
+    def dense(self, name: str, out: int, into: int) -> None:
+        self.state[f"{name}.weight"] = self.rng.normal(0, 0.1, (out, into)).astype(np.float32)
+        self.state[f"{name}.bias"] = self.rng.normal(0, 0.1, out).astype(np.float32)
+
+
+def efficientnet_lite(seed: int, stages: Iterable[tuple[int, int]] = LITE_STAGES) -> State:
+    make = _Maker(seed)
+    make.conv("_conv_stem", 4, 3, 3)
+    make.norm("_bn0", 4)
+    channels, i = 4, 0
+    for (repeats, k), width in zip(stages, LITE_WIDTHS, strict=True):
+        for _ in range(repeats):
+            inner = channels * (6 if i else 1)
+            if i:
+                make.conv(f"_blocks.{i}._expand_conv", inner, channels, 1)
+                make.norm(f"_blocks.{i}._bn0", inner)
+            make.conv(f"_blocks.{i}._depthwise_conv", inner, 1, k)
+            make.norm(f"_blocks.{i}._bn1", inner)
+            make.conv(f"_blocks.{i}._project_conv", width, inner, 1)
+            make.norm(f"_blocks.{i}._bn2", width)
+            channels, i = width, i + 1
+    make.conv("_conv_head", 160, channels, 1)
+    make.norm("_bn1", 160)
+    make.dense("_fc", 10, 160)
+    return make.state
+
+
+def mobilenet_v2(seed: int) -> State:
+    make = _Maker(seed)
+    make.conv("features.0.0", 4, 3, 3)
+    make.norm("features.0.1", 4)
+    channels, i = 4, 1
+    for t, width, n in MOBILE_STAGES:
+        for _ in range(n):
+            inner = channels * t
+            part = 0
+            if t > 1:
+                make.conv(f"features.{i}.conv.0.0", inner, channels, 1)
+                make.norm(f"features.{i}.conv.0.1", inner)
+                part = 1
+            make.conv(f"features.{i}.conv.{part}.0", inner, 1, 3)
+            make.norm(f"features.{i}.conv.{part}.1", inner)
+            make.conv(f"features.{i}.conv.{part + 1}", width, inner, 1)
+            make.norm(f"features.{i}.conv.{part + 2}", width)
+            channels, i = width, i + 1
+    make.conv("features.18.0", 160, channels, 1)
+    make.norm("features.18.1", 160)
+    make.dense("classifier.1", 10, 160)
+    return make.state
+
+
+def resnet(seed: int, *, depths: tuple[int, ...], bottleneck: bool, wide: int = 1) -> State:
+    """ResNet-18: (2, 2, 2, 2) without bottlenecks; ResNet-50: (3, 4, 6, 3) with; Wide-ResNet-50-2: wide=2."""
+    make = _Maker(seed)
+    make.conv("conv1", 8, 3, 7)
+    make.norm("bn1", 8)
+    channels = 8
+    for layer, depth in enumerate(depths, start=1):
+        width = 8 * 2 ** (layer - 1)
+        out = width * (4 if bottleneck else 1)
+        for i in range(depth):
+            name = f"layer{layer}.{i}"
+            inner = width * wide
+            shapes = [(inner, channels, 1), (inner, inner, 3), (out, inner, 1)] if bottleneck else []
+            for n, (to, into, k) in enumerate(shapes or [(width, channels, 3), (width, width, 3)], start=1):
+                make.conv(f"{name}.conv{n}", to, into, k)
+                make.norm(f"{name}.bn{n}", to)
+            if i == 0 and (layer > 1 or channels != out):
+                make.conv(f"{name}.downsample.0", out, channels, 1)
+                make.norm(f"{name}.downsample.1", out)
+            channels = out
+    make.dense("fc", 10, channels)
+    return make.state
+
+
+def keras_resnet50(seed: int) -> State:
+    """Keras's names and layout: kernels (k, k, in, out), convolutions with biases."""
+    make = _Maker(seed)
+
+    def conv(name: str, norm: str, out: int, into: int, k: int) -> None:
+        make.conv(name, out, into, k)
+        make.state[f"{name}/kernel"] = make.state.pop(f"{name}.weight").transpose(2, 3, 1, 0)
+        make.state[f"{name}/bias"] = make.rng.normal(0, 0.3, out).astype(np.float32)
+        make.norm(norm, out)
+        del make.state[f"{norm}.num_batches_tracked"]
+        for ours, theirs in (("weight", "gamma"), ("bias", "beta"), ("running_mean", "moving_mean")):
+            make.state[f"{norm}/{theirs}"] = make.state.pop(f"{norm}.{ours}")
+        make.state[f"{norm}/moving_variance"] = make.state.pop(f"{norm}.running_var")
+
+    conv("conv1", "bn_conv1", 8, 3, 7)
+    # Its inputs are not divided by a deviation, so that a random first layer must do it.
+    make.state["conv1/kernel"] = make.state["conv1/kernel"] / np.float32(58)
+    channels = 8
+    for stage, depth in zip((2, 3, 4, 5), (3, 4, 6, 3), strict=True):
+        width = 8 * 2 ** (stage - 2)
+        for letter in "abcdef"[:depth]:
+            name = f"{stage}{letter}_branch"
+            conv(f"res{name}2a", f"bn{name}2a", width, channels, 1)
+            conv(f"res{name}2b", f"bn{name}2b", width, width, 3)
+            conv(f"res{name}2c", f"bn{name}2c", 4 * width, width, 1)
+            if letter == "a":
+                conv(f"res{name}1", f"bn{name}1", 4 * width, channels, 1)
+            channels = 4 * width
+    make.dense("fc1000", 10, channels)
+    make.state["fc1000/kernel"] = make.state.pop("fc1000.weight").T
+    make.state["fc1000/bias"] = make.state.pop("fc1000.bias")
+    return make.state
+
+
+def picture(seed: int, height: int, width: int) -> np.ndarray[Any, Any]:
+    """Coloured tiles with noise, (2, H, W, 3) uint8, by integers alone: no machine rounds them otherwise."""
+    rng = np.random.default_rng(seed)
+    tiles = rng.integers(20, 236, (2, -(-height // 12), -(-width // 12), 3)).repeat(12, 1).repeat(12, 2)
+    return (tiles[:, :height, :width] + rng.integers(-20, 20, (2, height, width, 3))).astype(np.uint8)
