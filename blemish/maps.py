@@ -5,7 +5,7 @@ Maps are (H, W) float32, higher is more anomalous.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
@@ -13,6 +13,9 @@ import numpy as np
 from blemish.arrays import check_array, check_number
 from blemish.errors import InputError, message
 from blemish.records import Float32, Region
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # sigma 4 px at the network's input of 224 to 256 px: Roth et al. 2022, section 3.3; amazon-science common.py.
 SIGMA_PX = 4.0
@@ -141,30 +144,42 @@ def regions(anomaly_map: Float32, threshold: float, *, min_area_px: int = 1) -> 
     check_number("threshold", threshold, low=-np.inf, high=np.inf)
     check_number("min_area_px", min_area_px, low=1, high=np.inf)
     mask = anomaly_map > threshold
-    if not mask.any():
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    if width == 0:
         return ()
-    marks = mask.view(np.uint8)
-    n, labels, stats, centroids = cv2.connectedComponentsWithStats(marks, connectivity=8, ltype=cv2.CV_32S)
+    window = np.ascontiguousarray(mask[top : top + height, left : left + width])
+    # Without statistics: OpenCV's take five times as long as the labels and what follows here.
+    n, labels = cv2.connectedComponents(window.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
+    inside = np.flatnonzero(window)
+    y = inside // width
+    x = inside - y * width
+    label = labels.reshape(-1)[inside]
+    areas = np.maximum(np.bincount(label, minlength=n), 1)
+    centroid_x = np.bincount(label, x, minlength=n) / areas + left
+    centroid_y = np.bincount(label, y, minlength=n) / areas + top
     scores = np.full(n, -np.inf, np.float32)
-    np.maximum.at(scores, labels[mask], anomaly_map[mask])
-    areas = stats[:, cv2.CC_STAT_AREA]
-    kept = [label for label in np.argsort(-scores[1:], kind="stable") + 1 if areas[label] >= min_area_px]
-    outlines = _outlines(marks, labels)
+    np.maximum.at(scores, label, anomaly_map[top : top + height, left : left + width][window])
+    first = np.zeros(n, np.int64)
+    first[label[::-1]] = np.arange(len(label))[::-1]  # the last one written stays: the first pixel in reading order
+    outlines = _outlines(window, labels)
+    offset = np.array([left, top], np.int32)
+    order = np.lexsort((first[1:], -scores[1:])) + 1
     return tuple(
-        Region(
-            box=cast("tuple[int, int, int, int]", tuple(int(value) for value in stats[label, :4])),
-            area_px=int(areas[label]),
-            score=float(scores[label]),
-            centroid_xy=(float(centroids[label, 0]), float(centroids[label, 1])),
-            contour=outlines[label],
-        )
-        for label in kept
+        _region(outlines[i] + offset, int(areas[i]), float(scores[i]), (float(centroid_x[i]), float(centroid_y[i])))
+        for i in order.tolist()
+        if areas[i] >= min_area_px
     )
 
 
-def _outlines(marks: np.ndarray, labels: np.ndarray) -> dict[int, np.ndarray]:
+def _region(contour: NDArray[np.int32], area_px: int, score: float, centroid_xy: tuple[float, float]) -> Region:
+    """Return the region; its box is that of its outline."""
+    (x, y), (right, bottom) = contour.min(axis=0).tolist(), contour.max(axis=0).tolist()
+    return Region((x, y, right + 1 - x, bottom + 1 - y), area_px, score, centroid_xy, contour)
+
+
+def _outlines(window: NDArray[np.bool_], labels: NDArray[np.int32]) -> dict[int, NDArray[np.int32]]:
     """Return the outer outline, (n, 2) int32 (x, y), of each label."""
     # RETR_CCOMP: with RETR_EXTERNAL a region inside the hole of another had no outline. Outer outlines have no parent.
-    contours, hierarchy = cv2.findContours(marks, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    contours, hierarchy = cv2.findContours(window.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     outer = [contour[:, 0] for contour, links in zip(contours, hierarchy[0], strict=True) if links[3] == -1]
     return {int(labels[contour[0, 1], contour[0, 0]]): contour for contour in outer}

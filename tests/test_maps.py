@@ -117,6 +117,14 @@ class TestRegions:
         assert [region.area_px for region in found] == [1, 4, 2]
         assert [region.area_px for region in maps.regions(anomaly_map, 0, min_area_px=2)] == [4, 2]
 
+    def test_equal_scores_keep_reading_order(self, rng):
+        anomaly_map = (rng.random((40, 50)) > 0.8).astype(np.float32)
+        labels, n = ndimage.label(anomaly_map, structure=np.ones((3, 3)))
+        first = [np.flatnonzero(labels == i)[0] for i in range(1, n + 1)]
+        tops = [region.box[1] for region in maps.regions(anomaly_map, 0.5)]
+        assert tops == [position // 50 for position in sorted(first)]
+        assert len(tops) > 20
+
     def test_a_region_in_the_hole_of_another_has_its_own_contour(self):
         anomaly_map = np.ones((9, 9), np.float32)
         anomaly_map[1:8, 1:8] = 0
@@ -141,10 +149,14 @@ class TestRegions:
         assert len(found) == n
         wanted = ndimage.maximum(anomaly_map, labels, range(1, n + 1))
         np.testing.assert_array_equal([region.score for region in found], np.sort(wanted)[::-1])
-        for region in found:
-            x, y, width, height = region.box
-            assert (region.contour.min(axis=0) == (x, y)).all()
-            assert (region.contour.max(axis=0) == (x + width - 1, y + height - 1)).all()
+        slices = ndimage.find_objects(labels)
+        boxes = {(x.start, y.start, x.stop - x.start, y.stop - y.start) for y, x in slices}
+        assert {region.box for region in found} == boxes
+        centres = ndimage.center_of_mass(np.ones_like(labels), labels, range(1, n + 1))
+        np.testing.assert_allclose(
+            sorted(region.centroid_xy[::-1] for region in found), sorted(tuple(centre) for centre in centres)
+        )
+        assert sum(region.area_px for region in found) == (anomaly_map > threshold).sum()
 
     def test_bad_input_is_named(self):
         flat = np.ones((4, 4), np.float32)
