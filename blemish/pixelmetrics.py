@@ -1,8 +1,9 @@
 """Metrics of anomaly maps against masks, at full resolution and in bounded memory: pixel AUROC, AP, F1-max and AUPRO.
 
 The maps are counted one by one into a fine histogram and forgotten, so 500 pictures of 1024 x 1024 need no more memory
-than one. The bins are the float32 numbers themselves without the last ten bits of the mantissa: 1 / 8192 to 1 / 16384
-of the score wide, wherever the scores lie, with no range to be known beforehand. Values in one bin count as equal.
+than one. The bins are the float32 numbers themselves without their last few bits, as few as the range of the scores
+allows, so no range need be known beforehand; all values in one bin count as equal. A bin is at most 1 / 8192 of the
+score wide; where the scores differ by a factor of 50, 1 / 65536; where they differ by 3 % or less, one number.
 """
 
 from __future__ import annotations
@@ -24,13 +25,49 @@ if TYPE_CHECKING:
 
     from blemish.records import Bool, Float32
 
-# 13 of the mantissa's 23 bits are kept. There are at most 2 ** 22 bins (100 MB in all); a detector's maps use about
-# 100,000 of them (2 MB).
-_DROPPED_BITS = 10
-# The histogram grows by whole octaves (factors of two of the score), so that it seldom has to.
-_OCTAVE = 1 << (23 - _DROPPED_BITS)
+# Bins are made coarser, by dropping one more bit, when there would be more than this (3 arrays of 4 MB) ...
+_MOST_BINS = 1 << 19
+# ... but no coarser than this, which keeps 13 of the mantissa's 23 bits: then there are at most 2 ** 22 (100 MB).
+_MOST_DROPPED = 10
+# Room is made for this many bins at a time, so that it seldom has to be.
+_ROOM = 1 << 13
 # Pixels are counted in blocks that stay in the processor's cache.
 _BLOCK = 1 << 16
+
+
+class _Histogram:
+    """Counts of good and defective pixels, and the overlap they stand for, in bins of keys (see `_keys`)."""
+
+    def __init__(self, low: int, high: int, dropped: int) -> None:
+        self.dropped = dropped
+        self.first = (low >> dropped) // _ROOM * _ROOM
+        size = ((high >> dropped) // _ROOM + 1) * _ROOM - self.first
+        self.good: Int64 = np.zeros(size, np.int64)
+        self.defective: Int64 = np.zeros(size, np.int64)
+        # A pixel of a region weighs 1 / area, so a region weighs 1.
+        self.overlap: Float64 = np.zeros(size, np.float64)
+
+    def covers(self, low: int, high: int) -> bool:
+        """Whether both keys have a bin."""
+        return self.first <= low >> self.dropped and (high >> self.dropped) - self.first < len(self.good)
+
+    def places(self, keys: NDArray[np.int32]) -> NDArray[np.intp]:
+        """Return the index of each key's bin."""
+        places: NDArray[np.intp] = (keys >> self.dropped).astype(np.intp)
+        places -= self.first
+        return places
+
+    def held(self) -> NDArray[np.intp]:
+        """Return the indices of the bins that hold pixels, rising."""
+        return np.flatnonzero(self.good + self.defective)
+
+    def pour(self, other: _Histogram) -> None:
+        """Add the counts of a histogram whose bins are as fine or finer: a coarse bin holds whole fine ones."""
+        held = other.held()
+        places = ((held + other.first) >> (self.dropped - other.dropped)) - self.first
+        np.add.at(self.good, places, other.good[held])
+        np.add.at(self.defective, places, other.defective[held])
+        np.add.at(self.overlap, places, other.overlap[held])
 
 
 class _Levels(NamedTuple):
@@ -69,21 +106,18 @@ class PixelCounts:
     def __init__(self) -> None:
         self.n_pictures = 0
         self.n_regions = 0
-        self._first = 0
-        self._good: Int64 = np.zeros(0, np.int64)
-        self._defective: Int64 = np.zeros(0, np.int64)
-        # A pixel of a region weighs 1 / area, so a region weighs 1.
-        self._overlap: Float64 = np.zeros(0, np.float64)
+        self._low = self._high = 0
+        self._bins = _Histogram(0, 0, 0)
 
     @property
     def n_good(self) -> int:
         """The number of good pixels."""
-        return int(self._good.sum())
+        return int(self._bins.good.sum())
 
     @property
     def n_defective(self) -> int:
         """The number of defective pixels."""
-        return int(self._defective.sum())
+        return int(self._bins.defective.sum())
 
     def add(self, anomaly_map: Float32, mask: Bool | None = None) -> None:
         """Count one picture.
@@ -99,21 +133,22 @@ class PixelCounts:
         if mask is not None:
             todo = "Resize the map to the mask, not the mask to the map."
             check_array("mask", mask, dtype=np.bool_, shape=anomaly_map.shape, todo=todo)
-        low, high = _bins(np.stack([anomaly_map.min(), anomaly_map.max()]))
-        self._widen(int(low), int(high) + 1)
+        low, high = _keys(np.stack([anomaly_map.min(), anomaly_map.max()]))
+        self._widen(int(low), int(high))
+        bins = self._bins
         flat = anomaly_map.reshape(-1)
         for block in blocks(flat.size, _BLOCK):
-            np.add.at(self._good, _bins(flat[block]) - self._first, 1)
+            np.add.at(bins.good, bins.places(_keys(flat[block])), 1)
         self.n_pictures += 1
         if mask is None or not mask.any():
             return
         n, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
         region = labels[mask]
         share = 1 / np.maximum(np.bincount(region, minlength=n), 1)
-        bins = _bins(anomaly_map[mask]) - self._first
-        np.subtract.at(self._good, bins, 1)
-        np.add.at(self._defective, bins, 1)
-        np.add.at(self._overlap, bins, share[region])
+        places = bins.places(_keys(anomaly_map[mask]))
+        np.subtract.at(bins.good, places, 1)
+        np.add.at(bins.defective, places, 1)
+        np.add.at(bins.overlap, places, share[region])
         self.n_regions += n - 1
 
     def __add__(self, other: PixelCounts) -> PixelCounts:
@@ -124,12 +159,8 @@ class PixelCounts:
         for part in (self, other):
             if not part.n_pictures:
                 continue
-            end = part._first + len(part._good)
-            both._widen(part._first, end)
-            window = slice(part._first - both._first, end - both._first)
-            both._good[window] += part._good
-            both._defective[window] += part._defective
-            both._overlap[window] += part._overlap
+            both._widen(part._low, part._high, dropped=part._bins.dropped)
+            both._bins.pour(part._bins)
             both.n_pictures += part.n_pictures
             both.n_regions += part.n_regions
         return both
@@ -228,19 +259,19 @@ class PixelCounts:
             "AUPRO_0.05": self.aupro(0.05),
         }
 
-    def _widen(self, first: int, end: int) -> None:
-        """Make room for the bins from `first` up to but not including `end`."""
-        if len(self._good):
-            first, end = min(first, self._first), max(end, self._first + len(self._good))
-        first, end = first // _OCTAVE * _OCTAVE, -(-end // _OCTAVE) * _OCTAVE
-        before, after = self._first - first, end - self._first - len(self._good)
-        if not len(self._good):
-            before, after = 0, end - first
-        if before or after:
-            self._good = np.pad(self._good, (before, after))
-            self._defective = np.pad(self._defective, (before, after))
-            self._overlap = np.pad(self._overlap, (before, after))
-        self._first = first
+    def _widen(self, low: int, high: int, *, dropped: int = 0) -> None:
+        """Make room for keys from `low` to `high`, in bins no finer than with `dropped` bits left out."""
+        if self.n_pictures:
+            low, high = min(low, self._low), max(high, self._high)
+        dropped = max(dropped, self._bins.dropped)
+        while dropped < _MOST_DROPPED and (high >> dropped) - (low >> dropped) >= _MOST_BINS:
+            dropped += 1
+        self._low, self._high = low, high
+        if dropped != self._bins.dropped or not self._bins.covers(low, high):
+            wider = _Histogram(low, high, dropped)
+            if self.n_pictures:
+                wider.pour(self._bins)
+            self._bins = wider
 
     def _levels(self) -> _Levels:
         """Return the bins that hold pixels, or raise if a metric has no meaning."""
@@ -248,8 +279,10 @@ class PixelCounts:
             got = f"{self.n_good} good and {self.n_defective} defective pixels in {self.n_pictures} pictures"
             todo = "Pixel metrics need masks that mark a part of some picture."
             raise InputError(message("masks", "both good and defective pixels", got, todo=todo))
-        held = np.flatnonzero(self._good + self._defective)[::-1]
-        return _Levels(_lowest(held + self._first), self._defective[held], self._good[held], self._overlap[held])
+        bins = self._bins
+        held = bins.held()[::-1]
+        values = _values((held + bins.first) << bins.dropped)
+        return _Levels(values, bins.defective[held], bins.good[held], bins.overlap[held])
 
 
 def pixel_auroc(maps: Iterable[Float32], masks: Iterable[Bool | None]) -> float:
@@ -296,19 +329,17 @@ def _check_limit(fpr_limit: float) -> None:
         raise InputError(message("fpr_limit", "a number above 0", "0"))
 
 
-def _bins(values: Float32) -> NDArray[np.intp]:
-    """Return the bin of each value: integers in the order of the values, negative for negative ones."""
+def _keys(values: Float32) -> NDArray[np.int32]:
+    """Return integers in the order of the values, one for each float32, negative for negative ones."""
     # As an integer, a positive float32 keeps its order and a negative one reverses it; adding 0 turns -0 into 0.
-    bits = (values + np.float32(0)).view(np.int32)
+    bits: NDArray[np.int32] = (values + np.float32(0)).view(np.int32)
     bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
-    bits >>= _DROPPED_BITS
-    bins: NDArray[np.intp] = bits.astype(np.intp)
-    return bins
+    return bits
 
 
-def _lowest(bins: Int64) -> Float64:
-    """Return the lowest value of each bin."""
-    bits = (bins << _DROPPED_BITS).astype(np.int32)
+def _values(keys: NDArray[np.intp]) -> Float64:
+    """Return the value of each key."""
+    bits = keys.astype(np.int32)
     bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
-    lowest: Float64 = bits.view(np.float32).astype(np.float64)
-    return lowest
+    values: Float64 = bits.view(np.float32).astype(np.float64)
+    return values
