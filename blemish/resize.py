@@ -60,7 +60,7 @@ def resize(picture: UInt8, height_width: tuple[int, int]) -> UInt8:
     if picture.shape[:2] == (height, width):
         return picture
     channels = 1 if picture.ndim == 2 else picture.shape[2]
-    rows = np.ascontiguousarray(picture).reshape(picture.shape[0], -1)
+    rows = picture.reshape(picture.shape[0], -1)
     middle = np.empty((height, rows.shape[1]), np.float32)
     for outputs, inputs, weights in _steps(picture.shape[0], height, 1):
         np.matmul(weights.T, rows[inputs].astype(np.float32), out=middle[outputs])
@@ -100,7 +100,9 @@ def _steps(n_in: int, n_out: int, channels: int) -> tuple[_Step, ...]:
         high = min(int(centers[-1] + support + 0.5), n_in)
         pixels = np.arange(low, high) + 0.5
         weights = _whole(np.maximum(0.0, 1.0 - np.abs(pixels[None] - centers[:, None]) / support))
-        spread = np.kron(weights, np.eye(channels)).T.astype(np.float32)
+        spread = np.zeros(((high - low) * channels, (stop - start) * channels), np.float32)
+        for channel in range(channels):
+            spread[channel::channels, channel::channels] = weights.T
         steps.append(_Step(slice(start * channels, stop * channels), slice(low * channels, high * channels), spread))
     return tuple(steps)
 

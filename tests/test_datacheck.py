@@ -174,6 +174,15 @@ def test_mixed_sizes_aspects_and_colors(root, rng):
     assert "103 colour, 1 grey" in only(check(root), "mixed-color").text
 
 
+def test_grey_stored_as_three_equal_channels_is_grey(tmp_path, rng):
+    for n in range(99):
+        grey = rng.integers(0, 256, (6, 8)).astype(np.uint8)
+        save(tmp_path / f"{n}.png", grey if n % 2 else np.repeat(grey[..., None], 3, axis=2))
+    survey = survey_dataset(Folder("grey", normal_dir=tmp_path))
+    assert survey.problems == ()
+    assert survey.summary.channels == {"grey": 99}
+
+
 @pytest.mark.parametrize(("largest", "bits"), [(1000, 10), (4095, 12), (16383, 14)])
 def test_16_bit_pictures_that_use_fewer(tmp_path, rng, largest, bits):
     for n in range(99):

@@ -66,10 +66,19 @@ def test_an_error_comes_at_its_items_turn_and_ends_the_threads():
 def test_ending_the_loop_early_drops_what_has_not_started():
     before = threading.active_count()
     started = []
-    results = prefetch(started.append, range(1000), threads=2, ahead=10)
+    release = threading.Event()
+
+    def work(n):
+        started.append(n)
+        assert n == 0 or release.wait(10)
+
+    results = prefetch(work, range(1000), threads=1, ahead=10)
     next(results)
+    timer = threading.Timer(0.2, release.set)  # while close() waits for the one that runs
+    timer.start()
     results.close()
-    assert len(started) <= 11
+    timer.join()
+    assert started in ([0], [0, 1])
     assert threading.active_count() == before
 
 
