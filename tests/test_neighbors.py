@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import threading
 
 import numpy as np
@@ -93,7 +94,7 @@ def constant(seed, n, dim):
 @given(
     made=st.sampled_from([clustered, heavy_tailed, equal_in_part, plain_noise]),
     seed=st.integers(0, 1000),
-    n=st.integers(1024, 2200),
+    n=st.integers(1536, 2500),
     dim=st.integers(1, 90),
     k=st.integers(1, 10),
     share=st.sampled_from([0.0, 0.01, 0.5, 0.99]),
@@ -106,21 +107,21 @@ def test_large_banks_equal_brute_force(made, seed, n, dim, k, share):
 
 
 def test_a_bank_of_equal_rows_gives_the_lowest_allowed():
-    exclude = np.zeros(1500, bool)
+    exclude = np.zeros(1600, bool)
     exclude[:3] = True
-    found = MemoryIndex(constant(3, 1500, 20)).search(constant(4, 5, 20), 2, exclude=exclude)
+    found = MemoryIndex(constant(3, 1600, 20)).search(constant(4, 5, 20), 2, exclude=exclude)
     np.testing.assert_array_equal(found.indices, [[3, 4]] * 5)
 
 
 @pytest.mark.parametrize("scale", [1e-22, 1e-12, 1e12, 1e15])
 def test_very_small_and_very_large_numbers_are_ordered(scale):
-    rows = plain_noise(11, 1300, 12)
+    rows = plain_noise(11, 1800, 12)
     rows = rows / np.abs(rows).max() * np.float32(scale)
-    assert_exact(rows[1200:], rows[:1200], 3)
+    assert_exact(rows[1700:], rows[:1700], 3)
 
 
 def test_a_query_far_from_the_bank_is_answered():
-    bank = plain_noise(12, 1100, 8)
+    bank = plain_noise(12, 1600, 8)
     queries = np.concatenate([bank[:3] * np.float32(1e12), bank[:3] * np.float32(1e-12), bank.mean(0)[None]])
     assert_exact(queries, bank, 2)
 
@@ -136,7 +137,7 @@ def test_the_8_bit_bound_alone_is_enough_for_features(monkeypatch):
 def test_7_bit_weights_give_the_same(monkeypatch):
     bank, queries = clustered(15, 2000, 64), clustered(16, 100, 64)
     full = MemoryIndex(bank).search(queries, 3)
-    monkeypatch.setattr("blemish.neighbors._weight_limit", lambda: 63)
+    monkeypatch.setattr("blemish.integer_scores._weight_limit", lambda: 63)
     narrow = MemoryIndex(bank).search(queries, 3)
     np.testing.assert_array_equal(full.indices, narrow.indices)
     np.testing.assert_array_equal(full.distances, narrow.distances)
@@ -201,6 +202,27 @@ def test_the_bank_may_be_a_view_and_is_not_changed():
     view = MemoryIndex(bank[::2, ::-1]).search(bank[1::2, ::-1])
     np.testing.assert_array_equal(view.indices, nearest(bank[1::2, ::-1], bank[::2, ::-1], 1)[1])
     np.testing.assert_array_equal(bank, before)
+
+
+def test_a_copy_of_an_index_gives_the_same():
+    bank, queries = clustered(10, 1600, 12), clustered(11, 9, 12)
+    index = MemoryIndex(bank)
+    copied = pickle.loads(pickle.dumps(index))
+    np.testing.assert_array_equal(copied.search(queries).indices, index.search(queries).indices)
+
+
+def test_whole_groups_may_be_excluded():
+    bank = plain_noise(20, 1600, 8)
+    query = bank.mean(axis=0, keepdims=True)
+    exclude = np.zeros(1600, bool)
+    exclude[np.argsort(np.linalg.norm(bank - query, axis=1))[:40]] = True
+    assert_exact(query, bank, 3, exclude)
+
+
+def test_numbers_that_overflow_the_bound_are_answered():
+    bank = plain_noise(19, 1600, 6) * np.float32(1e14)
+    queries = np.stack([bank.mean(axis=0, dtype=np.float64).astype(np.float32), bank[7]])
+    assert_exact(queries, bank, 2)
 
 
 def test_sizes():

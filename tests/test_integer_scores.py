@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blemish import integer_scores
+from blemish.integer_scores import IntegerScores
+
+NOTHING = np.empty(0, np.int64)
+
+
+def made(kind, seed, n, dim):
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(n, dim))
+    if kind == "few axes":
+        rows = rng.normal(size=(n, 3)) @ rng.normal(size=(3, dim)) + 0.01 * rows
+    elif kind == "rare large channels":
+        rows[:, 0] *= 500
+        rows[rng.integers(n)] *= 1000
+    elif kind == "far from the origin":
+        rows += 1e4
+    elif kind == "equal rows":
+        rows[:] = rows[0]
+    return rows.astype(np.float32)
+
+
+KINDS = ["noise", "few axes", "rare large channels", "far from the origin", "equal rows"]
+
+
+@pytest.mark.parametrize("weight_limit", [127, 63])
+@settings(max_examples=40, deadline=None)
+@given(kind=st.sampled_from(KINDS), seed=st.integers(0, 500), n=st.integers(1, 300), dim=st.integers(1, 80))
+def test_no_pair_within_reach_is_ruled_out(weight_limit, kind, seed, n, dim):
+    rows = made(kind, seed, n + 9, dim)
+    queries, bank = rows[n:], rows[:n]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(integer_scores, "_weight_limit", lambda: weight_limit)
+        patch.setattr(integer_scores, "_TOO_MANY", (1, 16))
+        scores = IntegerScores(bank, bank.mean(axis=0))
+        pairs = scores.candidates(queries, bank, 1, NOTHING, scores.take_buffers(9))
+    assert pairs is not None
+    distances = np.linalg.norm(queries[:, None].astype(np.float64) - bank, axis=2)
+    kept = np.full(distances.shape, np.inf)
+    kept[pairs] = distances[pairs]
+    np.testing.assert_array_equal(kept.min(axis=1), distances.min(axis=1))
+    assert (np.diff(pairs[0]) >= 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(kind=st.sampled_from(KINDS), seed=st.integers(0, 500), n=st.integers(16, 300), dim=st.integers(2, 80))
+def test_the_bound_holds_for_every_row(kind, seed, n, dim):
+    rows = made(kind, seed, n + 9, dim)
+    queries, bank = rows[n:], rows[:n]
+    mean = bank.mean(axis=0)
+    scores = IntegerScores(bank, mean)
+    buffers = scores.take_buffers(9)
+    scores._run(queries, buffers)
+    x, m = queries.astype(np.float64) - mean, bank.astype(np.float64) - mean
+    true = x @ m.T - 0.5 * (m * m).sum(axis=1)
+    groups = scores._column_of_row % scores.n_groups
+    dots = buffers.dots[:, scores._column_of_row].astype(np.float64)
+    bound = (dots * scores._scale[groups] + buffers.base[:, groups]) / buffers.coefficients[:, 2:3]
+    # What the search allows on its side: see `lowest_score`.
+    reach = (x * x).sum(axis=1)[:, None] + (m * m).sum(axis=1)
+    assert (bound + scores._slack * reach + 1e-30 >= true).all()
+
+
+def test_the_bound_is_not_idle():
+    rows = made("few axes", 0, 2100, 64)
+    queries, bank = rows[2000:], rows[:2000]
+    scores = IntegerScores(bank, bank.mean(axis=0))
+    pairs = scores.candidates(queries, bank, 1, NOTHING, scores.take_buffers(100))
+    assert pairs is not None
+    assert len(pairs[0]) < 50 * len(queries)
+    assert scores.width == 16
+
+
+def test_too_many_candidates_are_reported():
+    bank = made("equal rows", 0, 400, 8)
+    scores = IntegerScores(bank, bank.mean(axis=0))
+    assert scores.candidates(bank[:5], bank, 1, NOTHING, scores.take_buffers(5)) is None
+
+
+def test_a_query_at_the_mean_does_not_find_excluded_rows(monkeypatch):
+    monkeypatch.setattr(integer_scores, "_TOO_MANY", (1, 16))
+    bank = made("noise", 1, 1600, 8)
+    mean = bank.mean(axis=0)
+    scores = IntegerScores(bank, mean)
+    excluded = np.argsort(np.linalg.norm(bank - mean, axis=1))[:40:2]
+    pairs = scores.candidates(mean[None], bank, 1, excluded, scores.take_buffers(1))
+    assert pairs is not None
+    assert not np.isin(pairs[1], excluded).any()
+
+
+def test_buffers_are_used_again():
+    bank = made("noise", 2, 64, 8)
+    scores = IntegerScores(bank, bank.mean(axis=0))
+    first = scores.take_buffers(4)
+    scores.spare_buffers.append(first)
+    assert scores.take_buffers(3) is first
+    scores.spare_buffers.append(first)
+    assert len(scores.take_buffers(5).dots) == 5
+
+
+def test_this_machine_multiplies_without_saturation_or_is_told_to_use_7_bits():
+    assert integer_scores._weight_limit() in (127, 63)
