@@ -159,14 +159,13 @@ def regions(anomaly_map: Float32, threshold: float, *, min_area_px: int = 1) -> 
     centroid_y = np.bincount(label, y, minlength=n) / areas + top
     scores = np.full(n, -np.inf, np.float32)
     np.maximum.at(scores, label, anomaly_map[top : top + height, left : left + width][window])
-    first = np.zeros(n, np.int64)
-    first[label[::-1]] = np.arange(len(label))[::-1]  # the last one written stays: the first pixel in reading order
     outlines = _outlines(window, labels)
     offset = np.array([left, top], np.int32)
-    order = np.lexsort((first[1:], -scores[1:])) + 1
+    # An outline starts at the region's first pixel in reading order.
+    order = sorted(outlines, key=lambda i: (-scores[i], outlines[i][0, 1], outlines[i][0, 0]))
     return tuple(
         _region(outlines[i] + offset, int(areas[i]), float(scores[i]), (float(centroid_x[i]), float(centroid_y[i])))
-        for i in order.tolist()
+        for i in order
         if areas[i] >= min_area_px
     )
 
