@@ -48,7 +48,7 @@ def load(path: str | os.PathLike[str], *, bit_depth: int | None = None, max_pixe
     """Return a picture file as RGB, as a person would see it.
 
     PNG, JPEG, BMP, TIFF and WebP, told apart by content and not by name. Grey is repeated to three channels, alpha is
-    laid over white, EXIF orientation is applied, palettes and CMYK become RGB; of several pages or frames the first is
+    laid over white, EXIF orientation is applied, palettes and CMYK become RGB; of several pages the first is
     read. Colour profiles are not applied.
 
     Args:
@@ -316,20 +316,22 @@ class _Quiet:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        # OpenCV 5 has it in utils.logging, 4 at the top; both return the level that was.
+        self._set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
         self._depth = 0
         self._level = 0
 
     def __enter__(self) -> None:
         with self._lock:
             if self._depth == 0:
-                self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+                self._level = self._set_level(0)
             self._depth += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._depth -= 1
             if self._depth == 0:
-                cv2.utils.logging.setLogLevel(self._level)
+                self._set_level(self._level)
 
 
 _QUIET = _Quiet()

@@ -89,9 +89,8 @@ def fit_inside(height_width: tuple[int, int], limit: int) -> tuple[int, int]:
 def _steps(n_in: int, n_out: int, channels: int) -> tuple[_Step, ...]:
     """Return the blocks that take `n_in` pixels of `channels` interleaved values to `n_out`."""
     scale = n_in / n_out
-    support = max(
-        scale, 1.0
-    )  # half the triangle's width: an input pixel where it grows, an output pixel where it shrinks
+    # Half the triangle's width: an input pixel where it grows, an output pixel where it shrinks.
+    support = max(scale, 1.0)
     steps = []
     for start in range(0, n_out, BLOCK):
         stop = min(start + BLOCK, n_out)
