@@ -131,7 +131,7 @@ def regions(anomaly_map: Float32, threshold: float, *, min_area_px: int = 1) -> 
 
     Args:
         anomaly_map: (H, W) float32.
-        threshold: pixels strictly above it count.
+        threshold: pixels strictly above it, both as float32, count.
         min_area_px: regions of fewer pixels are left out.
 
     Returns:
@@ -143,7 +143,8 @@ def regions(anomaly_map: Float32, threshold: float, *, min_area_px: int = 1) -> 
     check_array("anomaly_map", anomaly_map, dtype=np.float32, shape=("H", "W"))
     check_number("threshold", threshold, low=-np.inf, high=np.inf)
     check_number("min_area_px", min_area_px, low=1, high=np.inf)
-    mask = anomaly_map > threshold
+    with np.errstate(over="ignore"):  # beyond float32 is infinity
+        mask = anomaly_map > np.float32(threshold)
     left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
     if width == 0:
         return ()

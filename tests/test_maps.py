@@ -139,6 +139,8 @@ class TestRegions:
         assert maps.regions(flat, 1.0) == ()
         assert len(maps.regions(flat, 0.999)) == 1
         assert maps.regions(flat, np.inf) == ()
+        assert maps.regions(flat, 1e300) == ()
+        assert len(maps.regions(flat, -1e300)) == 1
         assert maps.regions(flat, 0, min_area_px=17) == ()
 
     @pytest.mark.parametrize("threshold", [0.5, 0.9])
