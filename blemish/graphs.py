@@ -168,7 +168,7 @@ class Graph:
         out, into, *kernel = weight.shape
         if into == 0 or channels % into or out % (channels // into) or len(set(kernel)) != 1 or kernel[0] % 2 == 0:
             raise self._unfit(f"(out, {channels} / groups, k, k), k odd,", str(weight.shape))
-        return channels // into
+        return channels // int(into)
 
     def _unfit(self, expected: str, got: str) -> ModelFileError:
         return ModelFileError(message("weights", expected, got, todo="Give the weight file of this network."))

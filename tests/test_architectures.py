@@ -123,9 +123,7 @@ def test_one_layer_by_two_names():
 
 def test_weights_of_another_network():
     state = random_weights.mobilenet_v2(3)
-    with pytest.raises(
-        ModelFileError, match=r"weights: expected conv1.weight, got \d+ others, such as classifier.1.bias"
-    ):
+    with pytest.raises(ModelFileError, match=r"expected conv1.weight, got \d+ others, such as classifier.1.bias"):
         build_graph(resnet, state, ["layer2"])
 
 
@@ -136,14 +134,18 @@ def test_weights_of_another_network():
         (
             "layer1.0.conv2.weight",
             np.s_[:, :, :2, :2],
-            r"expected \(out, 8 / groups, k, k\), k odd,, got \(8, 8, 2, 2\)",
+            r"k odd,, got \(8, 8, 2, 2\)",
         ),
         (
             "layer1.0.bn1.running_var",
             np.s_[:3],
-            r"expected \(out, in, k, k\) and .* got \(8, 8, 3, 3\) and \(3,\), \(8,\)",
+            r"\(out, in, k, k\) and .* got \(8, 8, 3, 3\) and \(3,\), \(8,\)",
         ),
-        ("layer2.0.downsample.0.weight", np.s_[:8], r"and its batch norm's \(out,\), got \(8, 8, 1, 1\) and \(16,\)"),
+        (
+            "layer2.0.downsample.0.weight",
+            np.s_[:8],
+            r"\(out,\), got \(8, 8, 1, 1\) and \(8,\), \(16,\)",
+        ),
         ("fc.weight", np.s_[:, :3], r"expected \(classes, 64\) and \(classes,\), got \(10, 3\) and \(10,\)"),
         ("conv1.weight", np.s_[0], r"conv1.weight: expected \(out, in, k, k\) and"),
     ],

@@ -61,12 +61,10 @@ class EfficientNetLite(nn.Module):
         self._conv_stem = SameConv(3, widths[0], 3, 2, bias=False)
         self._bn0 = nn.BatchNorm2d(widths[0], eps=1e-3)
         blocks = []
-        table = zip(
-            widths, widths[1:], repeats, (3, 3, 5, 3, 5, 5, 3), (1, 2, 2, 2, 1, 2, 1), (1, *[6] * 6), strict=False
-        )
-        for into, out, n, k, stride, expansion in table:
-            for i in range(n):
-                blocks.append(LiteBlock(out if i else into, out, k, 1 if i else stride, expansion))
+        stages = zip((3, 3, 5, 3, 5, 5, 3), (1, 2, 2, 2, 1, 2, 1), (1, 6, 6, 6, 6, 6, 6), strict=True)
+        for s, (k, stride, expansion) in enumerate(stages):
+            into, out = widths[s : s + 2]
+            blocks += [LiteBlock(out if i else into, out, k, 1 if i else stride, expansion) for i in range(repeats[s])]
         self._blocks = nn.ModuleList(blocks)
         self._conv_head = SameConv(widths[7], widths[8], 1, bias=False)
         self._bn1 = nn.BatchNorm2d(widths[8], eps=1e-3)
@@ -112,11 +110,9 @@ class MobileNetV2(nn.Module):
         super().__init__()
         stem = nn.Conv2d(3, widths[0], 3, 2, 1, bias=False)
         features: list[nn.Module] = [nn.Sequential(stem, nn.BatchNorm2d(widths[0]), nn.ReLU6())]
-        for s, (t, n, stride) in enumerate(
-            ((1, 1, 1), (6, 2, 2), (6, 3, 2), (6, 4, 2), (6, 3, 1), (6, 3, 2), (6, 1, 1))
-        ):
-            for i in range(n):
-                features.append(InvertedResidual(widths[s + bool(i)], widths[s + 1], 1 if i else stride, t))
+        stages = ((1, 1, 1), (6, 2, 2), (6, 3, 2), (6, 4, 2), (6, 3, 1), (6, 3, 2), (6, 1, 1))
+        for s, (t, n, stride) in enumerate(stages):
+            features += [InvertedResidual(widths[s + bool(i)], widths[s + 1], 1 if i else stride, t) for i in range(n)]
         head = nn.Conv2d(widths[7], widths[8], 1, bias=False)
         features.append(nn.Sequential(head, nn.BatchNorm2d(widths[8]), nn.ReLU6()))
         self.features = nn.Sequential(*features)
