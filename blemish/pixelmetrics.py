@@ -159,7 +159,7 @@ class PixelCounts:
         for part in (self, other):
             if not part.n_pictures:
                 continue
-            both._widen(part._low, part._high, dropped=part._bins.dropped)
+            both._widen(part._low, part._high)
             both._bins.pour(part._bins)
             both.n_pictures += part.n_pictures
             both.n_regions += part.n_regions
@@ -264,11 +264,15 @@ class PixelCounts:
             "AUPRO_0.05": self.aupro(0.05),
         }
 
-    def _widen(self, low: int, high: int, *, dropped: int = 0) -> None:
-        """Make room for keys from `low` to `high`, in bins no finer than with `dropped` bits left out."""
+    def _widen(self, low: int, high: int) -> None:
+        """Make room for keys from `low` to `high`, in coarser bins if need be.
+
+        How coarse depends on the whole range alone, not on the order in which it was met; so the bins of a sum are
+        never finer than those of its parts.
+        """
         if self.n_pictures:
             low, high = min(low, self._low), max(high, self._high)
-        dropped = max(dropped, self._bins.dropped)
+        dropped = self._bins.dropped
         while dropped < _MOST_DROPPED and (high >> dropped) - (low >> dropped) >= _MOST_BINS:
             dropped += 1
         self._low, self._high = low, high
