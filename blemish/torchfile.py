@@ -11,7 +11,7 @@ import math
 import os
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,14 +132,8 @@ class _TorchFile:
     def resolve(self, module: str, name: str) -> Any:
         """Return what stands for a class or function that the pickle names."""
         full = f"{module}.{name}"
-        if full in {"torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"}:
-            return Global(full, _rebuild_tensor)
-        if full == "torch._utils._rebuild_parameter":
-            return Global(full, lambda arguments: arguments[0])
-        if full == "collections.OrderedDict":
-            return Global(full, _rebuild_dict)
-        if full == "torch.Size":
-            return Global(full, lambda arguments: tuple(arguments[0]))
+        if full in CALLS:
+            return Global(full, CALLS[full])
         if module in {"torch", "torch.cuda"} and name in STORAGES:
             return _StorageType(STORAGES[name])
         if self.allow_unknown:
@@ -344,6 +338,17 @@ def _rebuild_dict(arguments: tuple[Any, ...]) -> dict[Any, Any]:
     if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
         raise ValueError
     return dict(pairs)
+
+
+CALLS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_tensor": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": lambda arguments: arguments[0],
+    "torch.Size": lambda arguments: tuple(arguments[0]),
+    "collections.OrderedDict": _rebuild_dict,
+    "builtins.set": lambda arguments: list(arguments[0]),
+    "__builtin__.set": lambda arguments: list(arguments[0]),  # as protocol 2 names it
+}
 
 
 def _is_size(value: Any) -> bool:
