@@ -28,7 +28,7 @@ from blemish.architectures import (
     mobilenet_v2,
     resnet,
 )
-from blemish.arrays import check_number
+from blemish.arrays import check_number, describe
 from blemish.errors import InputError, ModelFileError, message
 from blemish.modelcheck import check_network
 from blemish.onnxfile import as_map, file_bytes, open_onnx, parse_onnx, with_outputs
@@ -192,7 +192,7 @@ def _from_file(
     size = opened.image_hw or (MEASURED_PX, MEASURED_PX)
     try:
         maps = _black(with_outputs(opened, dict.fromkeys(layers)), size, opened.batch or 1)
-    except ModelFileError as error:
+    except (ModelFileError, InputError) as error:
         raise ModelFileError(f"{error} It is {path}.") from error
     shapes = {
         layer: (as_map(opened, layer, maps[layer], side_hw=size, n_prefix_tokens=n_prefix_tokens, where=path),)
@@ -230,20 +230,26 @@ def session(model: bytes, *, threads: int | None = None) -> onnxruntime.Inferenc
 
 
 def run(running: onnxruntime.InferenceSession, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    """Return each output of a session by its name for pictures (B, H, W, 3) uint8 RGB."""
+    """Return each output of a session by its name.
+
+    Args:
+        running: out of `session`.
+        images: (B, H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: if the network does not take pictures of that type, size or number.
+    """
     names = [output.name for output in running.get_outputs()]
-    return dict(zip(names, running.run(names, {"image": images}), strict=True))
+    try:
+        return dict(zip(names, running.run(names, {"image": images}), strict=True))
+    except Exception as error:  # onnxruntime's own errors share no public base class
+        got = f"{describe(images)} ({str(error).strip().partition(chr(10))[0][:200]})"
+        raise InputError(message("image", "uint8 (B, H, W, 3) that the network takes", got)) from error
 
 
 def _black(model: onnx.ModelProto, size: tuple[int, int], n: int) -> dict[str, NDArray[np.float32]]:
     """Return what a model makes of black pictures: shapes are had from nothing surer than a run."""
-    try:
-        return run(session(model.SerializeToString()), np.zeros((n, *size, 3), np.uint8))
-    except ModelFileError:
-        raise
-    except Exception as error:  # onnxruntime's own errors share no public base class
-        got = str(error).strip().partition("\n")[0][:200]
-        raise ModelFileError(message("network", f"one that takes {size[0]} x {size[1]} pixels", got)) from error
+    return run(session(model.SerializeToString()), np.zeros((n, *size, 3), np.uint8))
 
 
 def _three(name: str, values: Sequence[float] | None, default: Sequence[float], low: float = 0.0) -> Sequence[float]:

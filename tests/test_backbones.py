@@ -14,7 +14,7 @@ import safetensors.numpy
 from sklearn.datasets import load_sample_image
 
 from blemish import backbones, weights
-from blemish.errors import ModelFileError
+from blemish.errors import InputError, ModelFileError
 from tests import random_weights
 
 # Row of ImageNet's 1000 classes, in the order that all these networks share.
@@ -148,5 +148,11 @@ def test_picture_that_the_network_does_not_take(tmp_path):
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 7
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 0
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ModelFileError, match=r"expected one that takes 224 x 224 pixels, got .*It is .*fixed.onnx"):
+    with pytest.raises(ModelFileError, match=r"expected uint8 .* got uint8 \(1, 224, 224, 3\) .*It is .*fixed.onnx"):
         backbones.build(path, layers=["blocks.4"])
+
+
+def test_pictures_that_are_none():
+    running = backbones.session(backbones.build().model.SerializeToString(), threads=1)
+    with pytest.raises(InputError, match=r"image: expected uint8 \(B, H, W, 3\) .*, got float32 \(1, 64, 64, 3\)"):
+        backbones.run(running, np.zeros((1, 64, 64, 3), np.float32))
