@@ -135,6 +135,28 @@ def test_tokens_that_make_no_grid(tmp_path):
         backbones.build(saved(tmp_path, network()), layers=["tokens"], n_prefix_tokens=2)
 
 
+def test_tokens_whose_square_does_not_divide_the_picture(tmp_path):
+    """9 patches and 16 others look like 25 patches, which 48 pixels do not hold."""
+    path = saved(tmp_path, network(sizes=("n", 3, 48, 48), n_prefix=16))
+    with pytest.raises(InputError, match=r"on 48 x 48 pixels, got 25, in .*my.onnx. Say how many are no patches"):
+        backbones.build(path, layers=["tokens"])
+    assert backbones.build(path, layers=["tokens"], n_prefix_tokens=16).strides == (16,)
+
+
+def test_network_with_a_tensor_of_our_inputs_name(tmp_path):
+    picture = random_weights.picture(8, 32, 32)
+    made = maps(backbones.build(saved(tmp_path, network(middle="image")), layers=["tokens"]), picture)["tokens"]
+    np.testing.assert_allclose(made, expected(picture, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), atol=1e-3)
+    with pytest.raises(InputError, match="expected tensors of other names than ours, got image. Rename it"):
+        backbones.build(saved(tmp_path, network(middle="image")), layers=["image"])
+
+
+def test_weights_that_no_layer_needs_are_left_out(tmp_path):
+    built = backbones.build(saved(tmp_path, network()), layers=["patches"])
+    names = {tensor.name for tensor in built.model.graph.initializer}
+    assert names == {"kernel", "bias", "blemish/offset", "blemish/scale"}
+
+
 def test_same_bytes_every_time(tmp_path):
     path = saved(tmp_path, network())
     built = [backbones.build(path, layers=["tokens"]).model.SerializeToString() for _ in range(2)]
