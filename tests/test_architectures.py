@@ -178,3 +178,17 @@ def test_weights_that_are_no_numbers(value, said):
 def test_unknown_padding():
     with pytest.raises(InputError, match="padding: expected zero or reflect or edge, got 'wrap'"):
         build_graph(resnet, {}, ["layer1"], padding="wrap")
+
+
+@pytest.mark.slow
+def test_golden_numbers_are_what_the_twins_make():
+    pytest.importorskip("torch", reason="only whoever changes a twin needs torch")
+    from tests import torch_twins
+
+    made = torch_twins.goldens()
+    assert sorted(made) == sorted(GOLDEN.files)
+    for key, array in made.items():
+        if array.dtype.kind == "f":
+            np.testing.assert_allclose(array, GOLDEN[key], rtol=1e-5, atol=1e-5, err_msg=key)
+        else:
+            np.testing.assert_array_equal(array, GOLDEN[key], err_msg=key)

@@ -147,7 +147,7 @@ def test_network_with_a_tensor_of_our_inputs_name(tmp_path):
     picture = random_weights.picture(8, 32, 32)
     made = maps(backbones.build(saved(tmp_path, network(middle="image")), layers=["tokens"]), picture)["tokens"]
     np.testing.assert_allclose(made, expected(picture, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), atol=1e-3)
-    with pytest.raises(InputError, match="expected tensors of other names than ours, got image. Rename it"):
+    with pytest.raises(InputError, match=r"expected tensors of other names than ours, got image. Rename it"):
         backbones.build(saved(tmp_path, network(middle="image")), layers=["image"])
 
 

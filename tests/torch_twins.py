@@ -1,6 +1,6 @@
 """The pretrained networks as plain torch modules, written from the papers, and the golden numbers that they make.
 
-    python -m tests.torch_twins            # with torch 2.13; needs the Lite0 package too
+    python -m tests.torch_twins            # with torch 2.13 and pytest; needs the Lite0 package too
 
 No other test needs torch: `tests/golden/backbones.npz` is what this module wrote.
 """
@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional
+import pytest
 
 from tests import random_weights
+
+# Doctests are looked for in every module, also where there is no torch.
+torch = pytest.importorskip("torch", reason="torch is not needed: the golden numbers are in tests/golden")
+nn = torch.nn
+functional = torch.nn.functional
 
 GOLDEN = Path(__file__).parent / "golden" / "backbones.npz"
 N_SAMPLED = 24
@@ -254,7 +257,8 @@ def sampled(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array.ravel()[np.linspace(0, array.size - 1, N_SAMPLED).astype(int)]
 
 
-def main() -> None:
+def goldens() -> dict[str, np.ndarray[Any, Any]]:
+    """Every array of the golden file."""
     from blemish.weights import find
 
     golden = {}
@@ -273,6 +277,11 @@ def main() -> None:
             golden[f"{key}/values"] = np.array([sampled(array) for array in maps.values()], np.float32)
             golden[f"{key}/shapes"] = np.array([(*array.shape, 0, 0)[:4] for array in maps.values()], np.int32)
             golden[f"{key}/scales"] = np.array([np.abs(array).max() for array in maps.values()], np.float32)
+    return golden
+
+
+def main() -> None:
+    golden = goldens()
     np.savez_compressed(GOLDEN, **golden)
     print(f"{len(golden)} arrays, {GOLDEN.stat().st_size} bytes")  # noqa: T201
 
