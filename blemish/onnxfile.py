@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]  # no stubs
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped, unused-ignore]  # no stubs
 from onnx import TensorProto, helper, numpy_helper
 
 from blemish.errors import InputError, ModelFileError, message
@@ -54,11 +54,20 @@ def parse_onnx(data: bytes, *, where: object) -> onnx.ModelProto:
         if unsafe:
             todo = "Export it again with standard operators and its weights inside."
             raise _refuse(*unsafe, where, todo)
+        # protobuf gives text that is not UTF-8 as bytes, which no name of a tensor may be.
+        if any(isinstance(text, bytes) for text in _texts(part)):
+            raise _refuse("an ONNX graph", "names that are no text", where)
     opset = max((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=0)
     if opset < MIN_OPSET or not model.graph.node:
         got = f"opset {opset}" if model.graph.node else "an empty one"
         raise _refuse(f"a graph of opset {MIN_OPSET} or later", got, where, "Export it again.")
     return model
+
+
+def _texts(part: Message) -> Iterator[str | bytes]:
+    for kind, value in part.ListFields():
+        if kind.type == kind.TYPE_STRING:
+            yield from [value] if isinstance(value, (str, bytes)) else value
 
 
 def open_onnx(

@@ -82,7 +82,7 @@ def _unpack(data: bytes, where: object) -> dict[str, bytes]:
                 file = tar.extractfile(member) if member.isreg() else None
                 if file is not None:
                     files[member.name] = file.read()
-    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError) as error:
         if isinstance(error, ModelFileError):
             raise
         raise _refuse("a whole .tgz", str(error)[:100], where) from None

@@ -10,7 +10,9 @@ import io
 import math
 import os
 import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 4 << 30  # the largest backbone that we know of users' having is 2.5 GB
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py: MAGIC_NUMBER
 LEGACY_PROTOCOL = 1001  # torch/serialization.py: PROTOCOL_VERSION
+# What `zipfile` raises on damaged files, found by reading some hundred thousand of them.
+ZIP_ERRORS = (zipfile.BadZipFile, EOFError, RuntimeError, OSError, ValueError, OverflowError, struct.error, zlib.error)
 AGAIN = "Copy or download the file again."
 # torch/storage.py and torch/__init__.py: the storage classes, by what their numbers are; bfloat16 is widened later.
 STORAGES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "BFloat16Storage": "bfloat16"}
@@ -200,7 +204,7 @@ class _ZipFile(_TorchFile):
         try:
             self.zip = zipfile.ZipFile(io.BytesIO(self.data))
             names = [info.filename for info in self.zip.infolist()]
-        except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+        except ZIP_ERRORS as error:
             raise _refuse("a whole zip file", str(error)[:100], self.path, AGAIN) from None
         pickles = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
         if len(pickles) != 1 or len(set(names)) < len(names):
@@ -237,7 +241,7 @@ class _ZipFile(_TorchFile):
             return self.zip.read(info)
         except KeyError:
             raise _refuse(f"{name:.40} in the zip", "nothing", self.path, AGAIN) from None
-        except (zipfile.BadZipFile, EOFError, RuntimeError, OSError, NotImplementedError, ValueError) as error:
+        except ZIP_ERRORS as error:
             if isinstance(error, ModelFileError):
                 raise
             raise _refuse("a whole zip file", str(error)[:100] or "one cut short", self.path, AGAIN) from None
@@ -248,15 +252,15 @@ class _LegacyFile(_TorchFile):
 
     def load(self) -> Any:
         self.position = 0
+        self.found: dict[str, _Storage] = {}
+        self.starts: dict[str, int] = {}
         if self._pickle() != LEGACY_MAGIC or self._pickle() != LEGACY_PROTOCOL:
             raise _refuse("a file of torch.save", "another pickle", self.path, UNSAFE)
         machine = self._pickle()
         if not isinstance(machine, dict) or machine.get("little_endian") is not True:
             raise _refuse("little-endian numbers", "others", self.path, "Save it with torch 1.6 or later.")
-        self.found: dict[str, _Storage] = {}
         tree = self._pickle()
         keys = self._pickle()
-        self.starts: dict[str, int] = {}
         for key in keys if isinstance(keys, list) else []:
             storage = self.found.get(key) if isinstance(key, str) else None
             size = int.from_bytes(self.data[self.position : self.position + 8], "little")

@@ -238,6 +238,16 @@ def test_bytes_that_are_no_graph(tmp_path, data):
         backbones.build(path, layers=["a"])
 
 
+@pytest.mark.parametrize("name", [b"patches", b"pixels", b"kernel"])
+def test_names_that_are_no_text(tmp_path, name):
+    path = tmp_path / "my.onnx"
+    path.write_bytes(network().SerializeToString().replace(name, b"\xff" * len(name)))
+    with pytest.raises(
+        ModelFileError, match=r"expected an ONNX graph, got (names that are no text|bytes that are none)"
+    ):
+        backbones.build(path, layers=["tokens"])
+
+
 def test_file_that_is_not_there(tmp_path):
     with pytest.raises(ModelFileError, match="expected a readable ONNX file, got 'No such file or directory'"):
         backbones.build(tmp_path / "none.onnx", layers=["a"])

@@ -110,6 +110,43 @@ def test_nothing_that_a_pickle_names_is_called(tmp_path, function, allow_unknown
     assert list(tmp_path.iterdir()) == []
 
 
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda inner: (
+        st.lists(inner)
+        | st.tuples(inner, inner)
+        | st.tuples(inner, inner, inner, inner)
+        | st.dictionaries(st.text() | st.integers() | st.tuples(st.integers(), st.text()), inner)
+    ),
+    max_leaves=20,
+)
+
+
+@given(tree=PLAIN, protocol=st.sampled_from([3, 4, 5]))
+def test_plain_values_come_back(tree, protocol):
+    assert read_checkpoint(zipped(pickle.dumps(tree, protocol)), where="") == tree
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_sets_come_back_as_lists(protocol):
+    tree = read_checkpoint(zipped(pickle.dumps({"a": {1}, "b": [3] * 3}, protocol)), where="")
+    assert tree == {"a": [1], "b": [3, 3, 3]}
+
+
+class Settings(dict):
+    """A class of the user's own, with items, state and keywords, as Lightning keeps its settings."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Settings, ("made of",), {"state": 1}, iter(["listed"]), iter([("key", {"inner": 2})])
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_inert_objects_keep_their_items_and_state(protocol):
+    made = read_checkpoint(zipped(pickle.dumps(Settings(), protocol)), where="", allow_unknown=True)
+    assert made.name.endswith("Settings")
+    assert (made.arguments, made.state, made.items) == (("made of",), {"state": 1}, ["listed", ("key", {"inner": 2})])
+
+
 def test_inert_objects_keep_what_they_were_given():
     made = read_checkpoint(zipped(pickle.dumps(Runs(os.system, "true"), 2)), where="", allow_unknown=True)
     assert repr(made) == f"Inert({os.system.__module__}.system)"
@@ -235,6 +272,9 @@ def test_zip_whose_files_overlap():
         (b"\x80\x02.", "got a damaged one"),
         (b"\x80\x02h\x07.", "got a damaged one"),
         (b"\x80\x02K\x01K\x02R.", "got a damaged one"),
+        (b"\x80\x02K\x01\x85\x86.", "got a damaged one"),
+        (b"\x80\x02K\x01K\x02K\x03s.", "got a damaged one"),
+        (dumped(("a", "b"))[:-1] + b"Q.", "expected a tensor's storage, got another persistent id"),
         (b"\x80\x02]}K\x01s.", "got a damaged one"),
         (b"\x80\x02X\x02\x00\x00\x00\xff\xff.", "got a damaged one"),
         (b"\x80\x02" + b"]" * 100 + b"a" * 99 + b".", "expected tensors by name, got none"),
