@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import threading
@@ -33,6 +34,7 @@ __all__ = [
     "load",
     "load_many",
     "load_mask",
+    "read_facts",
     "read_stored",
     "resize",
     "save",
@@ -131,6 +133,19 @@ def read_stored(
         ImageError: if it can't be read; `name` is what the text calls it.
     """
     return _decode_stored(_read(path, max_pixels, name), path, max_pixels, name)
+
+
+def read_facts(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], str]:
+    """Return a picture file's (height, width), turned upright, and the SHA-256 of its bytes; nothing is decoded.
+
+    Raises:
+        ImageError: if it is no whole picture file, as far as can be told without decoding, or too large.
+    """
+    data = _read(path, max_pixels)
+    header = read_header(data, where=path)
+    _check_pixels(header, max_pixels, path, "picture")
+    upright = (header.width, header.height) if header.orientation >= 5 else (header.height, header.width)
+    return upright, hashlib.sha256(data).hexdigest()
 
 
 def check_picture(array: object, name: str = "picture", *, bit_depth: int | None = None) -> UInt8:
@@ -240,9 +255,7 @@ def _read(path: str | os.PathLike[str], max_pixels: int, name: str = "picture") 
 
 def _decode_stored(data: bytes, where: object, max_pixels: int, name: str = "picture") -> tuple[Header, NDArray[Any]]:
     header = read_header(data, where=where, name=name)
-    if header.height * header.width > max_pixels:
-        got = f"{header.width:,} x {header.height:,}"
-        raise ImageError(message(name, f"at most {max_pixels:,} pixels", got, where=where, todo=MORE_PIXELS))
+    _check_pixels(header, max_pixels, where, name)
     try:
         with _QUIET:
             stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -253,6 +266,12 @@ def _decode_stored(data: bytes, where: object, max_pixels: int, name: str = "pic
     # OpenCV turns a TIFF upright whatever it is asked, and the others never with IMREAD_UNCHANGED.
     turn = 1 if header.format == "TIFF" else header.orientation
     return header, _upright(stored, turn)
+
+
+def _check_pixels(header: Header, max_pixels: int, where: object, name: str) -> None:
+    if header.height * header.width > max_pixels:
+        got = f"{header.width:,} x {header.height:,}"
+        raise ImageError(message(name, f"at most {max_pixels:,} pixels", got, where=where, todo=MORE_PIXELS))
 
 
 def _upright(stored: NDArray[Any], orientation: int) -> NDArray[Any]:

@@ -67,6 +67,11 @@ class MemoryIndex:
         return int(self._bank.shape[1])
 
     @property
+    def memory_bank(self) -> Float32:
+        """The rows that are searched, (n, D) float32."""
+        return self._bank
+
+    @property
     def nbytes(self) -> int:
         """Bytes that the index holds, the bank included."""
         return self._bank.nbytes + self._mean.nbytes + (0 if self._coarse is None else self._coarse.nbytes)

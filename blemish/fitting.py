@@ -1,0 +1,207 @@
+"""Fitting PatchCore: good pictures in; bank, levels and calibrated thresholds out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blemish.coreset import StreamingCoreset, coreset_bytes
+from blemish.embedding import Affine, Extractor, Moments, embedding_graph
+from blemish.errors import InputError, message
+from blemish.geometry import Geometry, choose_geometry
+from blemish.maps import anomaly_map
+from blemish.neighbors import MemoryIndex
+from blemish.normality import PositionLevels
+from blemish.records import Float32
+from blemish.scoring import Scorer
+from blemish.thresholds import Calibration
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from blemish.backbones import Backbone
+    from blemish.settings import PatchcoreSettings
+    from blemish.training import Progress, TrainingPictures
+
+# More scores would not move the threshold at a false-alarm rate of 1 %, and each costs a search.
+MAX_CALIBRATION = 1000
+# Measured: interpreter, libraries, the embedded network and the pictures decoded ahead.
+BASE_BYTES = 300 * 2**20
+
+FeatureMaps = Iterable[tuple[int, Float32]]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What fitting ends in, and all that predicting needs.
+
+    Attributes:
+        geometry: how a picture becomes the network's input.
+        extractor: the network, `image` to scaled `features`.
+        scorer: bank, levels, and how they make a score.
+        source: (n, 3) int32: training picture, row and column of each bank row.
+        image_calibration: of image scores.
+        pixel_calibration: of the highest value of each good picture's map.
+        names: how each training picture is called.
+        sizes_hw: (height, width) of each.
+        provenance: where the model comes from, for `model.json`.
+    """
+
+    geometry: Geometry
+    extractor: Extractor
+    scorer: Scorer
+    source: NDArray[np.int32]
+    image_calibration: Calibration
+    pixel_calibration: Calibration
+    names: tuple[str, ...]
+    sizes_hw: tuple[tuple[int, int], ...]
+    provenance: dict[str, str | int | float] = field(repr=False)
+
+
+def fit(
+    settings: PatchcoreSettings, backbone: Backbone, pictures: TrainingPictures, *, threads: int, progress: Progress
+) -> Fitted:
+    """Return the fitted detector.
+
+    Raises:
+        DataError: if fewer than two pictures can be decoded.
+        InputError: if the network does not take pictures of this size, or the bank is too small to judge by.
+    """
+    start = time.perf_counter()
+    geometry = choose_geometry(pictures.sizes_hw, backbone.image_hw or settings.image_size, settings.center_crop)
+    raw = Extractor(embedding_graph(backbone, pooling=settings.pooling).SerializeToString(), threads=threads)
+    scaling, kept = _first_pass(settings, pictures, raw, geometry, progress)
+    model = embedding_graph(backbone, pooling=settings.pooling, scaling=scaling).SerializeToString()
+    extractor = Extractor(model, threads=threads)
+
+    def maps(chosen: list[int], stage: str) -> FeatureMaps:
+        if kept is None:
+            return pictures.feature_maps(extractor, geometry, chosen, stage=stage, progress=progress)
+        return _counted(((i, kept[i]) for i in chosen), len(chosen), stage, progress)
+
+    everything = list(range(len(pictures)))
+    bank, source = _bank(settings, maps(everything, "collecting patches"), len(pictures), progress)
+    n_calibration = min(len(pictures), MAX_CALIBRATION)
+    chosen = [i * len(pictures) // n_calibration for i in range(n_calibration)]
+    scorer, scores, peaks = _calibrated(settings, geometry, bank, source, maps(chosen, "calibrating"))
+    return Fitted(
+        geometry,
+        extractor,
+        scorer,
+        source,
+        Calibration.from_scores(scores, settings.false_alarm_rate),
+        Calibration.from_scores(peaks, settings.false_alarm_rate),
+        tuple(pictures.names),
+        tuple(pictures.sizes_hw),
+        {
+            "seed": settings.seed,
+            "backbone": backbone.name,
+            "backbone_sha256": backbone.weights_sha256,
+            "n_training_files": len(pictures),
+            "training_sha256": pictures.sha256,
+            "fit_s": round(time.perf_counter() - start, 3),
+        },
+    )
+
+
+def estimated_bytes(settings: PatchcoreSettings, backbone: Backbone, n_pictures: int) -> int:
+    """Return about how much memory fitting on so many pictures takes at its peak, in bytes."""
+    size = settings.image_size
+    area = size * size if isinstance(size, int) else size[0] * size[1]
+    n_rows = n_pictures * area // backbone.strides[0] ** 2
+    n_features = sum(backbone.channels)
+    n_select = settings.bank_rows(n_rows)
+    cached = 4 * n_rows * n_features if n_rows <= settings.max_rows else 0
+    return BASE_BYTES + cached + coreset_bytes(n_rows, n_features, n_select, max_rows=settings.max_rows)
+
+
+def _first_pass(
+    settings: PatchcoreSettings, pictures: TrainingPictures, raw: Extractor, geometry: Geometry, progress: Progress
+) -> tuple[Affine, list[Float32] | None]:
+    """Return the scaling of features, and all scaled feature maps if they fit into `max_rows`.
+
+    Pictures that can't be decoded are left out of `pictures` from here on.
+    """
+    moments: Moments | None = None
+    kept: list[Float32] | None = []
+    good = []
+    everything = range(len(pictures))
+    stage = "reading pictures"
+    for i, features in pictures.feature_maps(raw, geometry, everything, stage=stage, progress=progress):
+        rows = features.reshape(-1, features.shape[-1])
+        moments = moments or Moments(rows.shape[1])
+        moments.add(rows)
+        good.append(i)
+        if kept is not None:
+            kept.append(features)
+            if len(pictures) * len(rows) > settings.max_rows:
+                kept = None
+    pictures.keep(good)
+    assert moments is not None, "keep() raises where no picture was good"
+    scaling = moments.scaling(settings.scaling, settings.shrinkage)
+    for features in kept or ():
+        rows = features.reshape(-1, features.shape[-1])
+        rows[:] = rows @ scaling.weight.T + scaling.bias
+    return scaling, kept
+
+
+def _counted(maps: Iterator[tuple[int, Float32]], total: int, stage: str, progress: Progress) -> FeatureMaps:
+    for done, item in enumerate(maps, start=1):
+        yield item
+        progress(stage, done, total)
+
+
+def _bank(
+    settings: PatchcoreSettings, maps: FeatureMaps, n_pictures: int, progress: Progress
+) -> tuple[Float32, NDArray[np.int32]]:
+    """Return the memory bank, (n, D) float32, and the picture, row and column of each of its rows, (n, 3) int32."""
+    coreset: StreamingCoreset | None = None
+    for i, features in maps:
+        height, width, n_features = features.shape
+        if coreset is None:
+            n_rows = n_pictures * height * width
+            most = settings.bank_rows(n_rows)
+            coreset = StreamingCoreset(most, n_rows=n_rows, max_rows=settings.max_rows, seed=settings.seed)
+        rows, columns = np.mgrid[:height, :width].reshape(2, -1)
+        source = np.column_stack([np.full(rows.shape, i), rows, columns]).astype(np.int32)
+        coreset.add(features.reshape(-1, n_features), source)
+    assert coreset is not None, "there are at least two pictures"
+    n_select = min(coreset.n_select, settings.bank_rows(coreset.n_seen))
+    selected = coreset.finish(n_select, progress=lambda done, total: progress("coreset", done, total))
+    return selected.features, selected.source
+
+
+def _calibrated(
+    settings: PatchcoreSettings, geometry: Geometry, bank: Float32, source: NDArray[np.int32], maps: FeatureMaps
+) -> tuple[Scorer, list[float], list[float]]:
+    """Return the scorer, and the image score and highest map value of each picture, judged by the others alone."""
+    index = MemoryIndex(bank)
+    distances, weights = [], []
+    plain = Scorer(index, settings.num_neighbors, None, settings.score_sigma)
+    for i, features in maps:
+        own = source[:, 0] == i
+        if index.n_rows - int(own.sum()) < settings.num_neighbors:
+            todo = "Raise coreset_sampling_ratio or coreset_size, or give more good pictures."
+            got = f"{index.n_rows} rows, {int(own.sum())} of them from one picture"
+            raise InputError(
+                message("memory_bank", f"{settings.num_neighbors} rows from other pictures", got, todo=todo)
+            )
+        found = plain.distances(features, exclude=own)
+        distances.append(found.distances)
+        weights.append(found.weight)
+    stacked = np.stack(distances)
+    if settings.position_sigma is None:
+        levels = None
+        parts = stacked
+    else:
+        levels = PositionLevels.from_maps(stacked, settings.position_sigma)
+        parts = np.stack([one / levels.level(without=one) for one in stacked])
+    scorer = Scorer(index, settings.num_neighbors, None if levels is None else levels.level(), settings.score_sigma)
+    scores = [scorer.image_score(part, weight) for part, weight in zip(parts, weights, strict=True)]
+    size = geometry.network_hw
+    peaks = [float(anomaly_map(part, size, size, settings.map_sigma_px).max()) for part in parts]
+    return scorer, scores, peaks

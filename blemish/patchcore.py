@@ -1,0 +1,283 @@
+"""PatchCore: a memory bank of good patches, and how far each patch of a new picture is from it (Roth et al. 2022)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blemish import backbones
+from blemish.errors import ImageError, InputError, NotFittedError, message
+from blemish.fitting import Fitted, estimated_bytes, fit
+from blemish.maps import peak, regions
+from blemish.modelfile import load_model, save_model
+from blemish.patchcore_file import fitted_from, fitted_to
+from blemish.prefetch import prefetch
+from blemish.records import GoodPatch, Prediction, Problem, UInt8
+from blemish.settings import PatchcoreSettings
+from blemish.thresholds import Calibration
+from blemish.training import Picture, Progress, TrainingPictures, no_progress, path_of, read_picture
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from blemish.embedding import Scaling
+    from blemish.scoring import PatchDistances
+
+
+class Patchcore:
+    """PatchCore: fits on good pictures without training, predicts a score and a map.
+
+    Args:
+        backbone: a name out of `blemish backbones`, or an ONNX file.
+        layers: layers of it, finest first; None for its usual two.
+        weights: a weight file for a named backbone, instead of the installed or fetched one.
+        pre_trained: True; PatchCore has nothing to say with random weights.
+        image_size: the network's input: (height, width), or one number n for about n * n pixels in the pictures' own
+            aspect if they share one, else square. The whole picture is resized, antialiased.
+        center_crop: (height, width) or one number: the centre of that which the network sees; None for all of it.
+        coreset_sampling_ratio: share of good patches that the bank keeps, at most 20,000 patches in all.
+        coreset_size: number of patches that the bank keeps, instead.
+        num_neighbors: bank rows that re-weight the image score (Roth et al. 2022, equation 7); 1 for the plain maximum.
+        pooling: neighbourhood that each patch feature is averaged over, in cells of its layer.
+        scaling: "standard" divides each channel by its deviation in good pictures, "whiten" also removes
+            correlations, "none" leaves features as they are.
+        shrinkage: with "whiten": how far weak directions are kept from being blown up.
+        position_sigma: smoothing, in cells, of the level of normality that distances are divided by at each position;
+            None to divide by nothing.
+        score_sigma: smoothing of the patch map, in cells, before its maximum becomes the image score.
+        map_sigma_px: smoothing of the anomaly map, in pixels of the network's input.
+        false_alarm_rate: share of good pictures that may be called defective.
+        bit_depth: how many bits 16-bit pictures really use (12 for most industrial cameras); None for all 16.
+        max_rows: patches held in memory while fitting; beyond it, pictures are read again for each pass and the coreset
+            is taken in two levels.
+        seed: of the first pick of the coreset.
+        threads: for decoding and for the network; None for one per core.
+
+    Raises:
+        InputError: if a setting is out of range, or the backbone or a layer has no such name.
+        ModelFileError: if the backbone's weights are absent (it says how to get them) or damaged.
+
+    Attributes:
+        problems: the training pictures that the last fit left out, and why.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: str | os.PathLike[str] = backbones.DEFAULT,
+        layers: Sequence[str] | None = None,
+        weights: str | os.PathLike[str] | None = None,
+        pre_trained: bool = True,
+        image_size: int | tuple[int, int] = 320,
+        center_crop: int | tuple[int, int] | None = None,
+        coreset_sampling_ratio: float = 0.02,
+        coreset_size: int | None = None,
+        num_neighbors: int = 1,
+        pooling: int = 3,
+        scaling: Scaling = "whiten",
+        shrinkage: float = 0.1,
+        position_sigma: float | None = 1.0,
+        score_sigma: float = 0.7,
+        map_sigma_px: float = 4.0,
+        false_alarm_rate: float = 0.01,
+        bit_depth: int | None = None,
+        max_rows: int = 500_000,
+        seed: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        if not pre_trained:
+            todo = "Leave it out; for weights of your own give weights=, or an ONNX file as backbone=."
+            raise InputError(message("pre_trained", "True", "False", todo=todo))
+        self._backbone: backbones.Backbone | None = backbones.build(backbone, layers=layers, weights=weights)
+        self.settings = PatchcoreSettings(
+            backbone=os.fspath(backbone),
+            layers=self._backbone.layers,
+            image_size=image_size,
+            center_crop=center_crop,
+            coreset_sampling_ratio=coreset_sampling_ratio,
+            coreset_size=coreset_size,
+            num_neighbors=num_neighbors,
+            pooling=pooling,
+            scaling=scaling,
+            shrinkage=shrinkage,
+            position_sigma=position_sigma,
+            score_sigma=score_sigma,
+            map_sigma_px=map_sigma_px,
+            false_alarm_rate=Calibration.from_scores([0.0], false_alarm_rate).false_alarm_rate,
+            bit_depth=bit_depth,
+            max_rows=max_rows,
+            seed=seed,
+        )
+        self.threads = threads or os.cpu_count() or 1
+        self.problems: tuple[Problem, ...] = ()
+        self._fitted: Fitted | None = None
+
+    def fit(self, samples: Iterable[Picture], *, progress: Progress | None = None) -> Patchcore:
+        """Fit on good pictures: samples, paths or arrays, uint8 (H, W, 3) RGB or (H, W) grey; return self.
+
+        Broken pictures are left out and listed in `problems`. What was fitted before is kept until all is done.
+
+        Args:
+            samples: the good pictures, at least two; 100 or more for a false-alarm rate of 1 %.
+            progress: called now and then as progress(stage, done, total).
+
+        Raises:
+            DataError: if fewer than two can be read.
+            InputError: if an array is no picture, or the detector was loaded without its backbone.
+
+        Cost: network and coreset; 264 pictures of 1024 x 1024 in benchmarks/fit_predict.py.
+        """
+        if self._backbone is None:
+            chosen = self.settings
+            self._backbone = backbones.build(chosen.backbone, layers=chosen.layers)
+        pictures = TrainingPictures(list(samples), bit_depth=self.settings.bit_depth, threads=self.threads)
+        self._fitted = fit(
+            self.settings, self._backbone, pictures, threads=self.threads, progress=progress or no_progress
+        )
+        self.problems = tuple(pictures.problems)
+        return self
+
+    def estimated_bytes(self, n_pictures: int) -> int:
+        """Return about how much memory `fit` on so many pictures takes at its peak, in bytes."""
+        assert self._backbone is not None, "only a loaded detector has none, and it is fitted already"
+        return estimated_bytes(self.settings, self._backbone, n_pictures)
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it can predict."""
+        return self._fitted is not None
+
+    @property
+    def fitted(self) -> Fitted:
+        """What fitting ended in: bank, levels, calibrations.
+
+        Raises:
+            NotFittedError: before `fit` or `load`.
+        """
+        if self._fitted is None:
+            todo = "Call fit() with good pictures, or load() a model folder."
+            raise NotFittedError(message("Patchcore", "a fitted detector", "one that was never fitted", todo=todo))
+        return self._fitted
+
+    @property
+    def calibration(self) -> Calibration:
+        """Good pictures' scores and the image threshold that they give."""
+        return self.fitted.image_calibration
+
+    @property
+    def threshold(self) -> float:
+        """The image threshold: scores above it are called defective."""
+        return self.fitted.image_calibration.threshold
+
+    @property
+    def pixel_threshold(self) -> float:
+        """The threshold of the anomaly map: no more good pictures than stated have any pixel above it."""
+        return self.fitted.pixel_calibration.threshold
+
+    def set_false_alarm_rate(self, false_alarm_rate: float) -> None:
+        """Move both thresholds to another false-alarm rate, from the calibration scores that the model holds.
+
+        Raises:
+            InputError: if the rate is not between 0 and 1.
+        """
+        image = self.fitted.image_calibration.with_rate(false_alarm_rate)
+        pixel = self.fitted.pixel_calibration.with_rate(false_alarm_rate)
+        self._fitted = replace(self.fitted, image_calibration=image, pixel_calibration=pixel)
+        self.settings = replace(self.settings, false_alarm_rate=image.false_alarm_rate)
+
+    def predict(self, image: Picture) -> Prediction:
+        """Return what the detector says of one picture: a path, a sample or an array; no file is written.
+
+        Raises:
+            ImageError: if the file can't be read.
+            InputError: if the array is no picture.
+            NotFittedError: before `fit` or `load`.
+        """
+        fitted = self.fitted
+        return self._predict(read_picture(image, self.settings.bit_depth), path_of(image), fitted)
+
+    def predict_many(self, images: Iterable[Picture]) -> Iterator[Prediction | Problem]:
+        """Yield the prediction of each picture in order, or what is wrong with it; the next ones are decoded meanwhile.
+
+        Raises:
+            InputError: if an array is no picture.
+            NotFittedError: before `fit` or `load`.
+        """
+        fitted = self.fitted
+
+        def read(item: Picture) -> tuple[Path | None, UInt8 | ImageError]:
+            path = path_of(item)
+            try:
+                return path, read_picture(item, self.settings.bit_depth)
+            except ImageError as error:
+                return path, error
+
+        return (
+            Problem(path or Path(), "unreadable", str(picture))
+            if isinstance(picture, ImageError)
+            else self._predict(picture, path, fitted)
+            for path, picture in prefetch(read, images, threads=self.threads)
+        )
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the model folder; a kill at any moment leaves the old one or the new one.
+
+        Raises:
+            NotFittedError: before `fit` or `load`.
+            SaveError: if it can't be written; what was there is still there.
+        """
+        fitted = self.fitted
+        header, tensors = fitted_to(self.settings, fitted)
+        return save_model(folder, header=header, network=fitted.extractor.model, tensors=tensors)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], *, threads: int | None = None) -> Patchcore:
+        """Return the detector in a model folder; nothing in the folder is executed.
+
+        Raises:
+            ModelFileError: if it is absent, damaged, unsafe, from a newer version or of another detector.
+        """
+        model = load_model(folder)
+        detector = cls.__new__(cls)
+        detector.threads = threads or os.cpu_count() or 1
+        detector.settings, detector._fitted = fitted_from(model, threads=detector.threads)
+        detector._backbone = None
+        detector.problems = ()
+        return detector
+
+    def header(self) -> dict[str, Any]:
+        """Return what `model.json` says of this detector: settings, input, thresholds, provenance."""
+        return fitted_to(self.settings, self.fitted)[0]
+
+    def _predict(self, picture: UInt8, path: Path | None, fitted: Fitted) -> Prediction:
+        picture_hw = picture.shape[0], picture.shape[1]
+        found = fitted.scorer.distances(fitted.extractor.features(fitted.geometry.prepare(picture)))
+        patch_map = fitted.scorer.patch_map(found.distances)
+        score = fitted.scorer.image_score(patch_map, found.weight)
+        anomaly_map = fitted.geometry.restore(patch_map, picture_hw, self.settings.map_sigma_px)
+        limit = fitted.pixel_calibration.threshold
+        return Prediction(
+            score=score,
+            label=score > fitted.image_calibration.threshold,
+            threshold=fitted.image_calibration.threshold,
+            p_value=fitted.image_calibration.p_value(score),
+            anomaly_map=anomaly_map,
+            mask=anomaly_map > np.float32(limit),
+            pixel_threshold=limit,
+            regions=regions(anomaly_map, limit),
+            peak_xy=peak(anomaly_map),
+            nearest_good=_nearest_good(fitted, found, int(patch_map.argmax())),
+            path=path,
+        )
+
+
+def _nearest_good(fitted: Fitted, found: PatchDistances, worst: int) -> GoodPatch:
+    """Return the good patch that the most anomalous patch was compared with."""
+    grid_hw = found.distances.shape[0], found.distances.shape[1]
+    picture, row, column = fitted.source[found.rows.reshape(-1)[worst]].tolist()
+    box = fitted.geometry.patch_box(row, column, grid_hw, fitted.sizes_hw[picture])
+    return GoodPatch(fitted.names[picture], box, float(found.distances.reshape(-1)[worst]))

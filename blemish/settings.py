@@ -1,0 +1,73 @@
+"""What a PatchCore detector can be told: one frozen record, checked when it is made, written into every model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from blemish.arrays import check_number
+from blemish.embedding import SCALINGS, Scaling
+from blemish.errors import InputError, message
+
+# A larger bank makes every prediction slower and, measured in benchmarks/ablation.py, hardly any better.
+MAX_BANK_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class PatchcoreSettings:
+    """Settings of `Patchcore`, which documents them; every one is in the model folder.
+
+    Raises:
+        InputError: if one is out of range.
+    """
+
+    backbone: str
+    layers: tuple[str, ...]
+    image_size: int | tuple[int, int]
+    center_crop: int | tuple[int, int] | None
+    coreset_sampling_ratio: float
+    coreset_size: int | None
+    num_neighbors: int
+    pooling: int
+    scaling: Scaling
+    shrinkage: float
+    position_sigma: float | None
+    score_sigma: float
+    map_sigma_px: float
+    false_alarm_rate: float
+    bit_depth: int | None
+    max_rows: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Check every number; names of backbones and layers are checked where they are looked up."""
+        if self.scaling not in SCALINGS:
+            raise InputError(message("scaling", " or ".join(SCALINGS), repr(self.scaling)))
+        if self.coreset_sampling_ratio == 0:
+            raise InputError(message("coreset_sampling_ratio", "a number above 0", "0"))
+        limits: dict[str, tuple[float, float]] = {
+            "coreset_sampling_ratio": (0, 1),
+            "num_neighbors": (1, 100),
+            "pooling": (1, 15),
+            "shrinkage": (0, 1000),
+            "score_sigma": (0, 100),
+            "map_sigma_px": (0, 100),
+            "max_rows": (1000, 10**8),
+            "seed": (0, 2**63 - 1),
+        }
+        for name, (low, high) in limits.items():
+            check_number(name, getattr(self, name), low=low, high=high)
+        if self.coreset_size is not None:
+            check_number("coreset_size", self.coreset_size, low=1, high=self.max_rows // 2)
+        if self.position_sigma is not None:
+            check_number("position_sigma", self.position_sigma, low=0, high=100)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `model.json` holds."""
+        return asdict(self)
+
+    def bank_rows(self, n_rows: int) -> int:
+        """Return how many of `n_rows` patches the bank keeps."""
+        if self.coreset_size is not None:
+            return min(self.coreset_size, n_rows)
+        return max(1, min(int(self.coreset_sampling_ratio * n_rows), MAX_BANK_ROWS, self.max_rows // 2))
