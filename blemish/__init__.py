@@ -1,5 +1,83 @@
-"""Blemish: visual anomaly detection for industry."""
+"""Blemish: visual anomaly detection for industry.
+
+The public names are loaded when they are first used, so that `import blemish` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from blemish._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from blemish.datasets import Folder, Manifest, MVTec, MVTecAD
+    from blemish.engine import Engine
+    from blemish.errors import (
+        BlemishError,
+        DataError,
+        FetchError,
+        ImageError,
+        InputError,
+        ModelFileError,
+        NotFittedError,
+        SaveError,
+    )
+    from blemish.patchcore import Patchcore
+    from blemish.records import Prediction, Report, Sample
+
+_HOMES = {
+    "BlemishError": "errors",
+    "DataError": "errors",
+    "Engine": "engine",
+    "FetchError": "errors",
+    "Folder": "datasets",
+    "ImageError": "errors",
+    "InputError": "errors",
+    "MVTec": "datasets",
+    "MVTecAD": "datasets",
+    "Manifest": "datasets",
+    "ModelFileError": "errors",
+    "NotFittedError": "errors",
+    "Patchcore": "patchcore",
+    "Prediction": "records",
+    "Report": "records",
+    "Sample": "records",
+    "SaveError": "errors",
+}
+
+__all__ = [
+    "BlemishError",
+    "DataError",
+    "Engine",
+    "FetchError",
+    "Folder",
+    "ImageError",
+    "InputError",
+    "MVTec",
+    "MVTecAD",
+    "Manifest",
+    "ModelFileError",
+    "NotFittedError",
+    "Patchcore",
+    "Prediction",
+    "Report",
+    "Sample",
+    "SaveError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its module at its first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'blemish' has no attribute {name!r}")
+    from importlib import import_module
+
+    found = getattr(import_module(f"blemish.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return list(__all__)

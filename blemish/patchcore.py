@@ -174,6 +174,11 @@ class Patchcore:
         return self.fitted.image_calibration.threshold
 
     @property
+    def false_alarm_rate(self) -> float:
+        """Share of good pictures that may be called defective, as it was asked for."""
+        return self.settings.false_alarm_rate
+
+    @property
     def pixel_threshold(self) -> float:
         """The threshold of the anomaly map: no more good pictures than stated have any pixel above it."""
         return self.fitted.pixel_calibration.threshold
