@@ -1,0 +1,138 @@
+"""Text on pictures: crisp letters of any script where OpenCV has a font for them, plain ASCII where it has not."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING, Any, Literal
+
+import cv2
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Colour = tuple[int, int, int]
+
+# OpenCV 5 carries an antialiased variable font with Latin, Greek, Cyrillic, Chinese, Japanese and Korean letters; 4.x
+# only the single-stroke Hershey letters, which are ASCII.
+HAS_FONT = hasattr(cv2, "FontFace")
+ELLIPSIS = "…"
+# What Unicode does not decompose into ASCII, but file names and our own captions hold.
+_ASCII = str.maketrans(
+    {
+        "ß": "ss", "æ": "ae", "Æ": "AE", "ø": "o", "Ø": "O", "œ": "oe", "Œ": "OE", "ł": "l", "Ł": "L", "đ": "d",
+        "Đ": "D", "ð": "d", "þ": "th", "\u0131": "i", "\u2010": "-", "\u2011": "-", "\u2013": "-", "\u2014": "-",
+        "\xb7": "-", "\xd7": "x", "≤": "<=", "≥": ">=", "\xb5": "u", "\u03bc": "u", "\u2018": "'", "\u2019": "'",
+        "\u201c": '"', "\u201d": '"', ELLIPSIS: "...",
+    }
+)  # fmt: skip
+
+
+def printable(text: str) -> str:
+    r"""Return the text on one line without what a font cannot show; in ASCII where OpenCV has no better font.
+
+    Control and formatting characters become spaces (one of them can turn a file name round), and what has no letter a
+    question mark. Half a surrogate pair, as in a file name that is not UTF-8, would end the process inside OpenCV 5.
+
+    >>> printable("part\n7\udce9.png")
+    'part 7?.png'
+    """
+    kept = (_shown(character) for character in unicodedata.normalize("NFC", text))
+    line = " ".join("".join(kept).split())
+    return line if HAS_FONT else ascii_letters(line)
+
+
+def ascii_letters(text: str) -> str:
+    """Return the text in ASCII: accents dropped, some letters spelt out, a question mark for what has no such form.
+
+    >>> ascii_letters("Größe Łódź 检")
+    'Grosse Lodz ?'
+    """
+    decomposed = unicodedata.normalize("NFKD", text.translate(_ASCII))
+    without_accents = "".join(c for c in decomposed if not unicodedata.combining(c))
+    return without_accents.encode("ascii", "replace").decode()
+
+
+def text_width(text: str, size_px: int, *, bold: bool = False) -> int:
+    """Return how many pixels wide `draw_text` draws the text."""
+    line = printable(text)
+    if HAS_FONT:
+        return int(cv2.getTextSize((0, 0), line, (0, 0), _font(), size_px, _weight(bold))[2])
+    scale, thickness = _hershey(size_px, bold)
+    return int(cv2.getTextSize(line, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)[0][0])
+
+
+def shorten(text: str, width_px: int, size_px: int, *, bold: bool = False) -> str:
+    """Return the text, its middle left out if it is wider than `width_px`: a file name keeps its end.
+
+    >>> shorten("000.png", 500, 16)
+    '000.png'
+    """
+    line = printable(text)
+    if text_width(line, size_px, bold=bold) <= width_px:
+        return line
+    low, high = 0, len(line)
+    while low < high:
+        kept = (low + high + 1) // 2
+        if text_width(_without_middle(line, kept), size_px, bold=bold) <= width_px:
+            low = kept
+        else:
+            high = kept - 1
+    return _without_middle(line, low) if low else ""
+
+
+def draw_text(
+    picture: NDArray[np.uint8],
+    text: str,
+    xy: tuple[int, int],
+    size_px: int,
+    colour: Colour,
+    *,
+    bold: bool = False,
+    align: Literal["left", "center", "right"] = "left",
+) -> None:
+    """Write one line of text into `picture`, in place.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB, contiguous.
+        text: any string.
+        xy: where the base line starts, is centred or ends.
+        size_px: height of a line; capital letters are about 0.7 of it.
+        colour: RGB.
+        bold: heavier letters.
+        align: which point of the line `xy` is.
+    """
+    line = printable(text)
+    shift = {"left": 0.0, "center": 0.5, "right": 1.0}[align]
+    x = round(xy[0] - shift * text_width(line, size_px, bold=bold)) if shift else xy[0]
+    if HAS_FONT:
+        cv2.putText(picture, line, (x, xy[1]), colour, _font(), size_px, _weight(bold))
+    else:
+        scale, thickness = _hershey(size_px, bold)
+        cv2.putText(picture, line, (x, xy[1]), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA)
+
+
+def _shown(character: str) -> str:
+    category = unicodedata.category(character)
+    if category in {"Cs", "Co", "Cn"}:
+        return "?"
+    return " " if category[0] in "CZ" else character
+
+
+def _without_middle(line: str, kept: int) -> str:
+    head = kept // 3
+    return line[:head] + ELLIPSIS + line[len(line) - (kept - head) :]
+
+
+def _font() -> Any:
+    return cv2.FontFace("sans")  # 3 µs: OpenCV keeps the font itself
+
+
+def _weight(bold: bool) -> int:
+    return 600 if bold else 400
+
+
+def _hershey(size_px: int, bold: bool) -> tuple[float, int]:
+    thickness = max(1, round(size_px / 18)) + bold
+    # Capital letters are 22 px high at scale 1.
+    return size_px * 0.62 / 22, thickness
