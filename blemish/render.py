@@ -223,7 +223,7 @@ def panels(
         caption = "Marked by people" if mask.any() else "Marked by people: nothing"
         shown.append(Panel(caption, draw_mask(small, scaled_mask(mask, size), thickness=line)))
     shown.append(Panel(HEAT_MAP, overlay(small, scaled_map(prediction.anomaly_map, size), low, high)))
-    caption = "Called defective" if prediction.mask.any() else "No area above the threshold"
+    caption = "Called defective" if prediction.mask.any() else "Called defective: no area"
     shown.append(Panel(caption, contours(small, scaled_mask(prediction.mask, size), thickness=line)))
     if good_picture is not None and prediction.nearest_good is not None:
         check_array("good_picture", good_picture, dtype=np.uint8, shape=("h", "w", 3))
