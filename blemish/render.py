@@ -155,10 +155,12 @@ def contours(picture: UInt8, mask: Bool, colour: Colour = FOUND, *, thickness: i
     check_number("thickness", line, low=1, high=1000)
     if not mask.any():
         return drawn
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (line + 2, line + 2))
+    edges = line + 2 + line // 2
+    side = 2 * (edges // 2 + 2) + 1  # half the edges' width and a pixel for their soft rim on each side
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     grown = cv2.dilate(mask.astype(np.uint8), kernel)
     outlines, _ = cv2.findContours(grown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(drawn, outlines, -1, EDGE, line + 2 + line // 2, cv2.LINE_AA)
+    cv2.drawContours(drawn, outlines, -1, EDGE, edges, cv2.LINE_AA)
     cv2.drawContours(drawn, outlines, -1, colour, line, cv2.LINE_AA)
     return drawn
 

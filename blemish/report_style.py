@@ -76,7 +76,8 @@ details { margin-top: 14px; } summary { cursor: pointer; color: var(--quiet); } 
 ul.problems { margin: 0; padding: 0; list-style: none; font-size: 15px; }
 ul.problems li { padding: 8px 0; border-bottom: 1px solid var(--rule); overflow-wrap: anywhere; }
 ul.problems li:last-child { border-bottom: 0; }
-@media (max-width: 820px) { .charts { grid-template-columns: 1fr; } .charts > :last-child svg { margin: 0 auto; } }
+@media (max-width: 820px) { .charts { grid-template-columns: minmax(0, 1fr); }
+  .charts > :last-child svg { margin: 0 auto; } }
 @media (max-width: 600px) { main { padding: 22px 10px 40px; } .card { padding: 20px 16px 22px; border-radius: 12px; }
   h1 { font-size: 26px; padding: 0 6px; } header p { padding: 0 6px; } h2 { font-size: 22px; }
   .headline { font-size: 17px; }

@@ -53,6 +53,13 @@ def test_a_gauge_stays_in_its_box(score: float) -> None:
     assert (page < 255).any()
 
 
+def test_the_score_stands_over_its_marker() -> None:
+    page = blank(80, 340)
+    draw_gauge(page, (20, 10, 300, 60), 25.0, 20.0)
+    columns = np.flatnonzero((page[10:24] < 200).any(axis=(0, 2)))
+    assert (columns[0] + columns[-1]) / 2 == pytest.approx(20 + 300 * 0.625, abs=4)
+
+
 @pytest.mark.parametrize(
     ("height_width", "size"),
     [((100, 100), (384, 384)), ((1024, 768), (384, 288)), ((3000, 4000), (288, 384)), ((1, 1), (384, 384)),

@@ -123,6 +123,13 @@ def test_outlines_grow_with_the_picture_and_change_nothing_else() -> None:
     assert widths[2] < 0.03 * 3000
 
 
+def test_a_small_defect_is_not_hidden_under_its_outline() -> None:
+    mask = np.zeros((100, 100), bool)
+    mask[40:50, 40:50] = True
+    drawn = contours(picture_of(100, 100), mask)
+    assert (drawn[mask] == 128).all(axis=1).mean() > 0.9
+
+
 def test_a_single_pixel_gets_an_outline_and_an_empty_mask_none() -> None:
     mask = np.zeros((50, 50), bool)
     np.testing.assert_array_equal(contours(picture_of(50, 50), mask), picture_of(50, 50))

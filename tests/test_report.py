@@ -90,7 +90,9 @@ def test_the_page_loads_nothing_and_is_well_formed() -> None:
     assert "link" not in page.tags
     assert len(page.ids) == len(set(page.ids))
     source = report_html([report])
-    assert "default-src 'none'" in source
+    assert """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:;""" in source
+    assert 'fill="url(#heat)"' in report_html([report], figures={"bottle": [figure_of(report.tested[0])]})
+    assert "heat" in page.ids
     assert not re.search(r"url\((?!#)|@import|https?://", source)
 
 

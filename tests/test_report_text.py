@@ -63,7 +63,7 @@ def test_pictures_are_counted_by_what_they_are_and_what_they_are_called() -> Non
 @pytest.mark.parametrize(
     ("good", "alarms", "rate", "text"),
     [
-        (20, 5, 0.01, "more false alarms than chance explains"),
+        (20, 3, 0.01, "more false alarms than chance explains"),
         (20, 1, 0.01, "With 20 good pictures that many false alarms are within what chance allows."),
         (20, 0, 0.01, "20 good pictures are too few to check that rate; it takes about 300."),
         (5, 0, 0.001, f"it takes about 3{NO_BREAK}000."),
