@@ -156,7 +156,7 @@ def contours(picture: UInt8, mask: Bool, colour: Colour = FOUND, *, thickness: i
     if not mask.any():
         return drawn
     edges = line + 2 + line // 2
-    side = 2 * (edges // 2 + 2) + 1  # half the edges' width and a pixel for their soft rim on each side
+    side = 2 * (edges // 2 + 3) + 1  # half the width of the edges, and their soft rim
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     grown = cv2.dilate(mask.astype(np.uint8), kernel)
     outlines, _ = cv2.findContours(grown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
