@@ -12,7 +12,7 @@ from blemish.resize import resize
 
 if TYPE_CHECKING:
     from blemish.lettering import Colour
-    from blemish.records import Bool, Float32, UInt8
+    from blemish.records import Bool, Float32, Prediction, UInt8
 
 Box = tuple[int, int, int, int]
 PAPER: Colour = (255, 255, 255)
@@ -119,6 +119,20 @@ def draw_colour_bar(page: UInt8, box: Box, colours: UInt8, tick: float) -> None:
     page[y - 3 : y + height + 3, at] = INK
 
 
+def draw_verdict(page: UInt8, prediction: Prediction, y: int, margin: int) -> None:
+    """Write verdict and p-value at the left from row `y` on and draw the gauge at the right, in place: 68 px high."""
+    page[y - 8, margin:-margin] = RULE
+    colour = DEFECTIVE if prediction.label else GOOD
+    x = margin + draw_pill(page, "DEFECTIVE" if prediction.label else "GOOD", (margin, y + 14), colour) + 18
+    draw_text(page, f"p = {prediction.p_value:.2g}", (x, y + 28), 16, INK, bold=True)
+    share = f"at most {100 * prediction.p_value:.2g} % of good parts score so high"
+    draw_text(page, share, (x, y + 50), 15, QUIET)
+    x += text_width(share, 15)
+    gauge_w = min(420, page.shape[1] - margin - x - 24)
+    box = (page.shape[1] - margin - gauge_w, y, gauge_w, 60)
+    draw_gauge(page, box, prediction.score, prediction.threshold)
+
+
 def fitted(height_width: tuple[int, ...], height: int, width: int) -> tuple[int, int]:
     """Return the largest (height, width) of the same shape inside a box; a side under 12 px is stretched."""
     scale = min(height / height_width[0], width / height_width[1])
@@ -144,6 +158,22 @@ def panel_columns(n_panels: int, relative_width: float) -> int:
         return 1
     most = 4 if relative_width > 0.6 else 6
     return n_panels if n_panels <= most else -(-n_panels // 2)
+
+
+def cut_around(picture: UInt8, xy: tuple[int, int], height_width: tuple[int, int]) -> tuple[UInt8, tuple[int, int]]:
+    """Return a part of the picture of at most this size around `xy`, moved inside, and (x, y) of its first pixel."""
+    height, width = (max(1, min(wanted, got)) for wanted, got in zip(height_width, picture.shape[:2], strict=True))
+    top = min(max(xy[1] - height // 2, 0), picture.shape[0] - height)
+    left = min(max(xy[0] - width // 2, 0), picture.shape[1] - width)
+    return picture[top : top + height, left : left + width], (left, top)
+
+
+def in_the_middle(picture: UInt8, height_width: tuple[int, int], ground: Colour) -> UInt8:
+    """Return a picture of this size with a smaller one in its middle."""
+    around = np.full((*height_width, 3), ground, np.uint8)
+    top, left = ((wanted - got) // 2 for wanted, got in zip(height_width, picture.shape[:2], strict=True))
+    around[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return around
 
 
 def scaled(picture: UInt8, height_width: tuple[int, int]) -> UInt8:

@@ -14,16 +14,14 @@ import numpy as np
 
 from blemish.arrays import check_array, check_number
 from blemish.drawing import (
-    DEFECTIVE,
-    GOOD,
     INK,
     PAPER,
     QUIET,
-    RULE,
+    cut_around,
     draw_colour_bar,
-    draw_gauge,
-    draw_pill,
+    draw_verdict,
     fitted,
+    in_the_middle,
     panel_columns,
     panel_size,
     paste,
@@ -32,7 +30,7 @@ from blemish.drawing import (
     scaled_mask,
 )
 from blemish.errors import InputError, message
-from blemish.lettering import draw_text, shorten, text_width
+from blemish.lettering import draw_text, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -193,20 +191,22 @@ def panels(
     prediction: Prediction,
     *,
     mask: Bool | None = None,
+    good_patch: UInt8 | None = None,
     good_picture: UInt8 | None = None,
     size_px: int = 384,
 ) -> tuple[Panel, ...]:
     """Return the panels of a strip, all of one size: picture, marked defect, heat map, what is called defective.
 
-    With `good_picture` two more follow: the surroundings of the most anomalous pixel, and of the good patch that it was
-    compared with, both at one scale and outlined.
+    With `good_patch` or `good_picture` two more follow, at one scale: the surroundings of the most anomalous pixel,
+    and the good patch that it was compared with.
 
     Args:
         picture: (H, W, 3) uint8 RGB, any size.
         prediction: what the detector said of it.
         mask: (H, W) bool, the defect as people marked it; its panel is left out if there is none.
-        good_picture: (h, w, 3) uint8 RGB, the whole training picture that `prediction.nearest_good` names; it does
-            nothing if the prediction names none.
+        good_patch: (h, w, 3) uint8 RGB, the nearest good patch alone.
+        good_picture: (h, w, 3) uint8 RGB, the whole training picture that `prediction.nearest_good` names: better than
+            `good_patch`, since the surroundings are shown too. It does nothing if the prediction names none.
         size_px: about how large a panel is; pictures up to 1.6 times as wide as high (or high as wide) fit into a
             square of that size, others get more room.
 
@@ -227,12 +227,7 @@ def panels(
     shown.append(Panel(HEAT_MAP, overlay(small, scaled_map(prediction.anomaly_map, size), low, high)))
     caption = "Called defective" if prediction.mask.any() else "Called defective: no area"
     shown.append(Panel(caption, contours(small, scaled_mask(prediction.mask, size), thickness=line)))
-    if good_picture is not None and prediction.nearest_good is not None:
-        check_array("good_picture", good_picture, dtype=np.uint8, shape=("h", "w", 3))
-        x, y, width, height = prediction.nearest_good.box
-        around = ((picture, prediction.peak_xy, FOUND), (good_picture, (x + width // 2, y + height // 2), PAPER))
-        for caption, (whole, xy, colour) in zip(("Most anomalous part", "Nearest good part"), around, strict=True):
-            shown.append(Panel(caption, _zoomed(whole, xy, (height, width), size, colour)))
+    shown += _comparison(picture, prediction, good_patch, good_picture, size)
     return tuple(shown)
 
 
@@ -241,8 +236,9 @@ def figure(
     prediction: Prediction,
     *,
     mask: Bool | None = None,
-    good_picture: UInt8 | None = None,
     title: str = "",
+    good_patch: UInt8 | None = None,
+    good_picture: UInt8 | None = None,
     size_px: int = 384,
 ) -> UInt8:
     """Return the strip of `panels` as one picture, with captions, the verdict, and the score against its threshold.
@@ -251,8 +247,8 @@ def figure(
         picture: (H, W, 3) uint8 RGB, any size.
         prediction: what the detector said of it.
         mask: (H, W) bool, the defect as people marked it, if it is known.
-        good_picture: (h, w, 3) uint8 RGB, the whole training picture that `prediction.nearest_good` names, if at hand.
         title: a line above, such as the file's name.
+        good_patch, good_picture: what the part was compared with, as for `panels`.
         size_px: about how large a panel is.
 
     Returns:
@@ -261,7 +257,7 @@ def figure(
     Raises:
         InputError: if an array has another form.
     """
-    shown = panels(picture, prediction, mask=mask, good_picture=good_picture, size_px=size_px)
+    shown = panels(picture, prediction, mask=mask, good_patch=good_patch, good_picture=good_picture, size_px=size_px)
     height, width = shown[0].picture.shape[:2]
     cell_w = max(width, 190)
     n_columns = panel_columns(len(shown), cell_w / size_px)
@@ -276,7 +272,7 @@ def figure(
         draw_text(page, shorten(panel.caption, cell_w, 15), (x, y + 19), 15, QUIET)
         if panel.caption == HEAT_MAP and cell_w >= 240:
             draw_colour_bar(page, (x + cell_w - 110, y + 10, 110, 8), _inferno()[None], _TICK)
-    _draw_footer(page, prediction, page.shape[0] - _FOOTER + 4)
+    draw_verdict(page, prediction, page.shape[0] - _FOOTER + 4, _MARGIN)
     return page
 
 
@@ -358,22 +354,41 @@ def _position(anomaly_map: Float32, low: float, high: float) -> Float32:
     return clipped
 
 
+def _comparison(
+    picture: UInt8, prediction: Prediction, good_patch: UInt8 | None, good_picture: UInt8 | None, size: tuple[int, int]
+) -> list[Panel]:
+    """Return the panels of the most anomalous part and of the nearest good one, of this (height, width), if any."""
+    captions, nearest = ("Most anomalous part", "Nearest good part"), prediction.nearest_good
+    if good_picture is not None and nearest is not None:
+        check_array("good_picture", good_picture, dtype=np.uint8, shape=("h", "w", 3))
+        x, y, width, height = nearest.box
+        places = ((picture, prediction.peak_xy, FOUND), (good_picture, (x + width // 2, y + height // 2), PAPER))
+        pair = [_zoomed(whole, xy, (height, width), size, colour) for whole, xy, colour in places]
+    elif good_patch is not None:
+        height, width, _ = check_array("good_patch", good_patch, dtype=np.uint8, shape=("h", "w", 3)).shape
+        inner = fitted((height, width), *size)
+        worst, _ = cut_around(picture, prediction.peak_xy, (height, width))
+        inner = fitted((height, width), *size)
+        pair = [in_the_middle(scaled(part, inner), size, _GROUND) for part in (worst, good_patch)]
+    else:
+        return []
+    return [Panel(caption, part) for caption, part in zip(captions, pair, strict=True)]
+
+
 def _zoomed(
     picture: UInt8, xy: tuple[int, int], patch: tuple[int, int], size: tuple[int, int], colour: Colour
 ) -> UInt8:
     """Return the surroundings of `xy` at this (height, width), with the patch of that (height, width) outlined."""
     zoom = min(size[0] / patch[0], size[1] / patch[1]) / 5  # two patches' width to see on each side
     zoom = max(zoom, size[0] / picture.shape[0], size[1] / picture.shape[1])
-    height, width = (max(1, min(round(size[i] / zoom), picture.shape[i])) for i in (0, 1))
-    top = min(max(xy[1] - height // 2, 0), picture.shape[0] - height)
-    left = min(max(xy[0] - width // 2, 0), picture.shape[1] - width)
-    around = scaled(picture[top : top + height, left : left + width], size)
-    corner = [(xy[1] - top - patch[0] / 2) * size[0] / height, (xy[0] - left - patch[1] / 2) * size[1] / width]
-    first = [max(0, round(value)) for value in corner]
-    last = [round(value + patch[i] * size[i] / (height, width)[i]) for i, value in enumerate(corner)]
+    around, (left, top) = cut_around(picture, xy, (round(size[0] / zoom), round(size[1] / zoom)))
     marked = np.zeros(size, np.bool_)
-    marked[first[0] : max(last[0], first[0] + 1), first[1] : max(last[1], first[1] + 1)] = True
-    return contours(around, marked, colour, thickness=2)
+    spans = []
+    for at, length, shown, cut in zip((xy[1] - top, xy[0] - left), patch, size, around.shape[:2], strict=True):
+        first = max(0, round((at - length / 2) * shown / cut))
+        spans.append(slice(first, max(first + 1, round((at + length / 2) * shown / cut))))
+    marked[spans[0], spans[1]] = True
+    return contours(scaled(around, size), marked, colour, thickness=2)
 
 
 def _page(title: str, width: int, body_h: int) -> UInt8:
@@ -383,17 +398,3 @@ def _page(title: str, width: int, body_h: int) -> UInt8:
         shown = shorten(title, width - 2 * _MARGIN, 24, bold=True)
         draw_text(page, shown, (_MARGIN, _MARGIN + 22), 24, INK, bold=True)
     return page
-
-
-def _draw_footer(page: UInt8, prediction: Prediction, y: int) -> None:
-    """Write verdict and p-value at the left and draw the gauge at the right."""
-    page[y - 8, _MARGIN:-_MARGIN] = RULE
-    colour = DEFECTIVE if prediction.label else GOOD
-    x = _MARGIN + draw_pill(page, "DEFECTIVE" if prediction.label else "GOOD", (_MARGIN, y + 14), colour) + 18
-    draw_text(page, f"p = {prediction.p_value:.2g}", (x, y + 28), 16, INK, bold=True)
-    share = f"at most {100 * prediction.p_value:.2g} % of good parts score so high"
-    draw_text(page, share, (x, y + 50), 15, QUIET)
-    x += text_width(share, 15)
-    gauge_w = min(420, page.shape[1] - _MARGIN - x - 24)
-    box = (page.shape[1] - _MARGIN - gauge_w, y, gauge_w, 60)
-    draw_gauge(page, box, prediction.score, prediction.threshold)

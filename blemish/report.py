@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish.charts import gauge_chart, roc_chart, score_chart
+from blemish.charts import roc_chart, score_chart
 from blemish.drawing import short_number
 from blemish.files import atomic_write
 from blemish.markup import (
@@ -26,7 +25,7 @@ from blemish.markup import (
     table,
 )
 from blemish.metrics import roc_curve
-from blemish.render import HEAT_MAP, Panel, heat_map, to_jpeg
+from blemish.report_figures import Closest, Figure, Kind, Worst, closest, figures_html, heat_gradient, kind_of, worst
 from blemish.report_style import STYLE
 from blemish.report_text import (
     METRICS,
@@ -34,6 +33,7 @@ from blemish.report_text import (
     caution,
     counts,
     headline,
+    measure,
     percent,
     reason_absent,
     wilson_interval,
@@ -44,7 +44,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from blemish.records import Report, Tested
+    from blemish.records import Report
+
+__all__ = ["Closest", "Figure", "Kind", "Worst", "closest", "kind_of", "report_html", "worst", "write_report"]
 
 # Even text that slipped through the escaping could load nothing and run nothing.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -53,46 +55,6 @@ _PICTURES_LISTED = 5000
 _RATES = {"false_alarm_rate", "miss_rate", "n", "n_pictures"}
 # The columns of the overview; the rest stands with each category.
 _COMPARED = ("image_AUROC", "image_F1Max", "pixel_AUROC", "pixel_F1Max", "AUPRO", "AUPRO_0.05")
-_SCALE = (
-    '<svg class="scale" viewBox="0 0 84 12" role="img" aria-label="low to high; the line is the threshold">'
-    '<rect y="3" width="84" height="6" rx="3" fill="url(#heat)"/><line x1="28" x2="28" y1="0" y2="12"/></svg>'
-)
-
-
-class Figure(NamedTuple):
-    """One picture of a report.
-
-    Attributes:
-        tested: its result.
-        panels: what `render.panels` made of it.
-    """
-
-    tested: Tested
-    panels: tuple[Panel, ...]
-
-
-class Worst(NamedTuple):
-    """The pictures of a report that are worth a look, worst first.
-
-    Attributes:
-        misses: defective pictures called good, lowest score first; if there are none, the lowest defective scores.
-        false_alarms: good pictures called defective, highest score first; if there are none, the highest good scores.
-    """
-
-    misses: tuple[Tested, ...]
-    false_alarms: tuple[Tested, ...]
-
-
-def worst(report: Report, n: int = 3) -> Worst:
-    """Return up to `n` of the worst misses and of the worst false alarms, or the closest calls where there are none.
-
-    Whether they are misses or close calls is seen by their `label`.
-    """
-    defective = sorted((t for t in report.tested if t.sample.is_defective), key=lambda t: t.score)
-    good = sorted((t for t in report.tested if not t.sample.is_defective), key=lambda t: -t.score)
-    misses = [t for t in defective if not t.label] or defective
-    false_alarms = [t for t in good if t.label] or good
-    return Worst(tuple(misses[:n]), tuple(false_alarms[:n]))
 
 
 def report_html(
@@ -106,7 +68,7 @@ def report_html(
 
     Args:
         reports: one per category.
-        figures: category to pictures that are worth a look, such as those that `worst` names.
+        figures: category to pictures that are worth a look, such as those that `worst` and `closest` name.
         title: the page's heading.
         provenance: what the figures were made with: version, seed, backbone, data set, ...
     """
@@ -121,7 +83,7 @@ def report_html(
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}"><meta name="referrer" content="no-referrer">
 <title>{escaped(title)}</title><style>{STYLE}</style></head>
-<body>{_heat_colours()}<main><header><h1>{escaped(title)}</h1>
+<body>{heat_gradient()}<main><header><h1>{escaped(title)}</h1>
 <p class="quiet">Thresholds come from good training pictures alone; no test picture had a part in them.
 Metrics are computed on raw scores.</p></header>
 {"".join(sections)}
@@ -181,7 +143,7 @@ def _category(report: Report, anchor: str, figures: Sequence[Figure]) -> str:
         _charts(report),
         _metrics(report) if report.tested else "",
         _defects(report) if report.tested else "",
-        _figures(report, figures),
+        figures_html(figures, report.threshold),
         _problems(report),
         _times(report),
         _pictures(report) if report.tested else "",
@@ -278,47 +240,6 @@ def _defects(report: Report) -> str:
     return f"<h3>By kind of defect</h3>{table(heads, rows, range(1, len(heads)))}"
 
 
-def _figures(report: Report, figures: Sequence[Figure]) -> str:
-    """Return the pictures in up to four groups: misses, false alarms, and close calls of either kind."""
-    groups = [
-        ("Worst misses", True, False, "Defective pictures that were called good, lowest score first."),
-        ("Worst false alarms", False, True, "Good pictures that were called defective, highest score first."),
-        ("Defects found most narrowly", True, True, "Defective pictures nearest to the threshold."),
-        ("Good pictures nearest to an alarm", False, False, "They were called good."),
-    ]
-    parts = []
-    for title, is_defective, label, note in groups:
-        members = [f for f in figures if (f.tested.sample.is_defective, f.tested.label) == (is_defective, label)]
-        if members:
-            shown = "".join(_figure(figure, report.threshold) for figure in members)
-            parts.append(f'<h3>{title}</h3><p class="why">{note}</p>{shown}')
-    return "".join(parts)
-
-
-def _figure(figure: Figure, threshold: float) -> str:
-    result = figure.tested
-    wrong = result.label != result.sample.is_defective
-    verdict = {(True, True): "MISSED", (False, True): "FALSE ALARM", (True, False): "FOUND", (False, False): "GOOD"}
-    pill = f'<span class="pill {_kind(wrong)}">{verdict[result.sample.is_defective, wrong]}</span>'
-    panels = []
-    for panel in figure.panels:
-        scale = _SCALE if panel.caption == HEAT_MAP else ""
-        data = base64.b64encode(to_jpeg(panel.picture)).decode()
-        alt = escaped(f"{panel.caption}: {result.sample.path.name}")
-        height, width = panel.picture.shape[:2]
-        image = f'<img alt="{alt}" width="{width}" height="{height}" src="data:image/jpeg;base64,{data}">'
-        panels.append(f'<div class="panel"><span>{escaped(panel.caption)}{scale}</span>{image}</div>')
-    height, width = figure.panels[0].picture.shape[:2] if figure.panels else (1, 1)
-    shape = "wide" if width > 2 * height else "narrow" if height > 2 * width else "square"
-    shape += " two-rows" if len(figure.panels) > 4 else ""
-    return (
-        f'<figure><figcaption>{pill}<span class="file">{file_name(result.sample.path)}</span>'
-        f'<span class="why">{escaped(result.sample.defect)}, p = {result.p_value:.2g}</span>'
-        f'<span class="gauge">{gauge_chart(result.score, threshold)}</span></figcaption>'
-        f'<div class="panels {shape}">{"".join(panels)}</div></figure>'
-    )
-
-
 def _problems(report: Report) -> str:
     if not report.problems:
         return ""
@@ -334,15 +255,12 @@ def _problems(report: Report) -> str:
 
 
 def _times(report: Report) -> str:
-    shown = []
-    for name, value in report.timings.items():
-        unit = "s" if name.endswith("_s") else "ms" if name.endswith("_ms") else ""
-        shown.append((TIMINGS.get(name, name), f"{value:.3g}{NO_BREAK}{unit}"))
+    shown = [(TIMINGS.get(name, name), measure(name, value)) for name, value in report.timings.items()]
     each = sorted(1000 * t.predict_s for t in report.tested)
     if each and "predict_ms" not in report.timings:
-        shown.append((TIMINGS["predict_ms"], f"{np.median(each):.3g}{NO_BREAK}ms (median)"))
+        shown.append((TIMINGS["predict_ms"], f"{measure('_ms', float(np.median(each)))} (median)"))
     if len(each) >= 20:
-        shown.append(("Slowest of 20", f"{np.quantile(each, 0.95):.3g}{NO_BREAK}ms"))
+        shown.append(("Slowest of 20", measure("_ms", float(np.quantile(each, 0.95)))))
     return f"<h3>Time taken</h3>{definitions(shown)}" if shown else ""
 
 
@@ -371,15 +289,3 @@ def _pictures(report: Report) -> str:
 def _explained(title: str, meaning: str) -> str:
     why = f' <span class="why">{escaped(meaning)}</span>' if meaning else ""
     return cell(f"<b>{escaped(title)}</b>{why}", "explained")
-
-
-def _kind(is_bad: bool) -> str:
-    return "bad" if is_bad else "good"
-
-
-def _heat_colours() -> str:
-    """Return the colours of the heat maps as an SVG gradient, once for all the small scales of a page."""
-    colours = heat_map(np.linspace(0, 1, 13, dtype=np.float32)[None], 0.0, 1.0)[0].tolist()
-    stops = (f'<stop offset="{i / 12:.3f}" stop-color="rgb({r},{g},{b})"/>' for i, (r, g, b) in enumerate(colours))
-    gradient = f'<linearGradient id="heat">{"".join(stops)}</linearGradient>'
-    return f'<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>{gradient}</defs></svg>'

@@ -27,7 +27,15 @@ METRICS = {
     ),
     "AUPRO_0.05": ("AUPRO, strict", "the same at up to 5" + NO_BREAK + "% false pixels"),
 }
-TIMINGS = {"fit_s": "Fitting", "test_s": "Testing", "predict_ms": "Per picture"}
+TIMINGS = {
+    "n_train": "Training pictures",
+    "n_test": "Test pictures",
+    "fit_s": "Fitting",
+    "test_s": "Testing",
+    "predict_ms": "Per picture",
+}
+
+_UNITS = {"_ms": "ms", "_s": "s", "_mb": "MB", "_gb": "GB", "_px": "px"}
 
 
 class Counts(NamedTuple):
@@ -60,6 +68,22 @@ def percent(share: float) -> str:
     ('1 %', '98.4 %')
     """
     return f"{100 * share:.3g}{NO_BREAK}%"
+
+
+def measure(name: str, value: float) -> str:
+    """Return a value with the unit that the end of its name says: _s, _ms, _mb, _px; n_ at the start is a number.
+
+    >>> [measure(*pair).replace(NO_BREAK, " ") for pair in (("fit_s", 12.34), ("fit_s", 4321.0), ("n_train", 1234.0))]
+    ['12.3 s', '72 min 1 s', '1 234']
+    """
+    if name.endswith("_s") and value >= 119.5:
+        minutes, seconds = divmod(round(value), 60)
+        return f"{minutes:,}{NO_BREAK}min {seconds}{NO_BREAK}s".replace(",", NO_BREAK)
+    unit = next((unit for end, unit in _UNITS.items() if name.endswith(end)), "")
+    digits = (
+        f"{value:,.0f}" if abs(value) >= 1000 or (name.startswith("n_") and value == int(value)) else f"{value:.3g}"
+    )
+    return digits.replace(",", NO_BREAK) + (NO_BREAK + unit if unit else "")
 
 
 def wilson_interval(n_hits: int, n: int) -> tuple[float, float]:
@@ -104,25 +128,30 @@ def headline(report: Report) -> str:
     n_defective, n_found, n_good, n_alarms = counts(report)
     if not n_defective and not n_good:
         return "No picture was tested."
-    parts = []
-    if n_defective == 0:
-        parts.append("There were no defective pictures, so nothing is known of misses.")
+    if not n_defective:
+        found = "there were no defective pictures, so nothing is known of misses"
     elif n_defective == 1:
-        parts.append("The one defective picture was " + ("found." if n_found else "missed."))
-    elif n_found == n_defective:
-        parts.append(f"All {n_defective} defective pictures were found.")
+        found = f"the one defective picture was {'found' if n_found else 'missed'}"
     else:
-        number = f"{n_found} {'was' if n_found == 1 else 'were'}" if n_found else "none was"
-        parts.append(f"Of {n_defective} defective pictures {number} found.")
-    if n_good == 0:
-        parts.append("There were no good pictures, so nothing is known of false alarms.")
+        found = f"{_of(n_found, n_defective, 'defective pictures')} found"
+    if not n_good:
+        alarms = "there were no good pictures, so nothing is known of false alarms"
     elif n_good == 1:
-        parts.append("The one good picture was " + ("called defective." if n_alarms else "called good."))
+        alarms = f"the one good picture was called {'defective' if n_alarms else 'good'}"
     else:
-        number = f"{n_alarms} {'was' if n_alarms == 1 else 'were'}" if n_alarms else "none was"
-        parts.append(f"Of {n_good} good ones {number} called defective.")
-    parts.append(f"You asked for at most {percent(report.false_alarm_rate_set)} false alarms.")
-    return " ".join(parts)
+        alarms = f"{_of(n_alarms, n_good, 'good ones' if n_defective else 'good pictures')} called defective"
+        alarms += f" ({100 * n_alarms / n_good:.1f}{NO_BREAK}%)" if n_alarms else ""
+    asked = f"You asked for at most {percent(report.false_alarm_rate_set)} false alarms."
+    return f"{found[0].upper()}{found[1:]}; {alarms}. {asked}"
+
+
+def _of(n_hits: int, n: int, of_what: str) -> str:
+    """Return the beginning of a sentence about some of at least two, up to its verb."""
+    if n_hits == n:
+        return f"{'both' if n == 2 else f'all {n}'} {of_what} were"
+    if not n_hits:
+        return f"none of {n} {of_what} was"
+    return f"{n_hits} of {n} {of_what} {'was' if n_hits == 1 else 'were'}"
 
 
 def caution(report: Report) -> str:

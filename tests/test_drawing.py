@@ -3,9 +3,11 @@ import pytest
 
 from blemish.drawing import (
     PAPER,
+    cut_around,
     draw_gauge,
     fitted,
     gauge_position,
+    in_the_middle,
     panel_columns,
     panel_size,
     rounded_box,
@@ -97,3 +99,22 @@ def test_no_small_defect_is_lost_when_a_mask_shrinks() -> None:
 def test_a_constant_map_stays_that_constant() -> None:
     for size in ((3, 5), (90, 60)):
         np.testing.assert_array_equal(scaled_map(np.full((30, 20), 7.25, np.float32), size), np.float32(7.25))
+
+
+@pytest.mark.parametrize(
+    ("xy", "size", "start"), [((15, 10), (4, 6), (12, 8)), ((0, 0), (4, 6), (0, 0)), ((29, 19), (4, 6), (24, 16)),
+                              ((15, 10), (99, 6), (12, 0)), ((15, 10), (0, 0), (15, 10))],
+)  # fmt: skip
+def test_a_part_stays_inside_its_picture(xy: tuple[int, int], size: tuple[int, int], start: tuple[int, int]) -> None:
+    picture = np.arange(20 * 30 * 3, dtype=np.int64).astype(np.uint8).reshape(20, 30, 3)
+    part, corner = cut_around(picture, xy, size)
+    assert corner == start
+    height, width = (max(1, min(a, b)) for a, b in zip(size, (20, 30), strict=True))
+    np.testing.assert_array_equal(part, picture[start[1] : start[1] + height, start[0] : start[0] + width])
+
+
+def test_a_small_picture_lies_in_the_middle() -> None:
+    around = in_the_middle(np.zeros((2, 4, 3), np.uint8), (6, 8), (9, 9, 9))
+    assert around.shape == (6, 8, 3)
+    assert not around[2:4, 2:6].any()
+    assert (around == 9).all(axis=2).sum() == 6 * 8 - 8

@@ -170,6 +170,21 @@ def test_the_nearest_good_part_is_left_out_where_the_detector_knows_none() -> No
     assert [panel.caption for panel in shown] == ["Picture", "Heat map", "Called defective"]
 
 
+def test_a_good_patch_alone_is_shown_beside_as_much_of_the_picture() -> None:
+    picture = picture_of(200, 200, 0)
+    picture[70:90, 110:130] = (255, 0, 0)
+    shown = panels(picture, prediction_of(blob(200, 200)), good_patch=picture_of(40, 20, 77))
+    assert [panel.caption for panel in shown[-2:]] == ["Most anomalous part", "Nearest good part"]
+    worst, good = (panel.picture for panel in shown[-2:])
+    assert worst.shape == good.shape == (384, 384, 3)
+    # 40 x 20 px of each, as high as the panel and half as wide.
+    for part, colour in ((worst, (255, 0, 0)), (good, (77, 77, 77))):
+        assert part[192, 192].tolist() == list(colour)
+        assert (part[:, :90] == (240, 241, 244)).all()
+    assert (good[:, 100:280] == 77).all()
+    assert not worst[20, 100:280].any()
+
+
 def test_the_worst_part_is_cut_from_around_the_peak() -> None:
     picture = picture_of(200, 200, 0)
     picture[70:90, 110:130] = (255, 0, 0)
@@ -249,6 +264,10 @@ def test_a_contact_sheet_has_a_cell_for_each_picture() -> None:
         (
             lambda: contact_sheet([picture_of(2, 2)[..., 0]], ["a"]),
             r"pictures\[0\]: expected uint8 \(H, W, 3\), got uint8 \(2, 2\)",
+        ),
+        (
+            lambda: figure(picture_of(8, 8), prediction_of(blob(8, 8)), good_patch=np.zeros((4, 4), np.uint8)),
+            r"good_patch: expected uint8 \(h, w, 3\), got uint8 \(4, 4\)",
         ),
         (lambda: to_jpeg(picture_of(1, 70_000)), "picture: expected at most 65500 px a side, got 70000 x 1 px"),
     ],

@@ -11,7 +11,7 @@ from blemish import files, records
 from blemish.errors import SaveError
 from blemish.records import Problem, Report, Sample
 from blemish.render import Panel
-from blemish.report import Figure, report_html, worst, write_report
+from blemish.report import Figure, closest, kind_of, report_html, worst, write_report
 
 VOID = {"meta", "br", "img"}
 
@@ -78,7 +78,9 @@ def usual() -> Report:
 
 def figure_of(result: records.Tested) -> Figure:
     picture = np.full((40, 60, 3), 120, np.uint8)
-    return Figure(result, (Panel("Picture", picture), Panel("Heat map", picture)))
+    return Figure(
+        kind_of(result), result.sample.path.name, (Panel("Picture", picture), Panel("Heat map", picture)), result
+    )
 
 
 def test_the_page_loads_nothing_and_is_well_formed() -> None:
@@ -98,7 +100,7 @@ def test_the_page_loads_nothing_and_is_well_formed() -> None:
 
 def test_the_numbers_are_on_the_page() -> None:
     text = re.sub(r"\s+", " ", Page(report_html([usual()])).text)
-    assert "Of 3 defective pictures 1 was found. Of 3 good ones 2 were called defective." in text
+    assert "1 of 3 defective pictures was found; 2 of 3 good ones were called defective (66.7 %)." in text
     assert "more false alarms than chance explains" in text
     for part in ("Image AUROC", "0.988", "0.900 to 1.000", "12.3 s", "45.6 ms", "Miss rate", "66.7 %", "0.940 AUPRO"):
         assert part in text, part
@@ -114,28 +116,38 @@ def test_worst_names_misses_and_false_alarms_worst_first() -> None:
     assert [len(group) for group in worst(usual(), 1)] == [1, 1]
 
 
-def test_worst_names_the_closest_calls_where_nothing_went_wrong() -> None:
+def test_closest_names_what_was_right_most_narrowly() -> None:
     report = report_of(
-        result_of("g0.png", 10.0),
-        result_of("g1.png", 15.0),
-        result_of("c0.png", 30.0, "cut"),
-        result_of("c1.png", 22.0, "cut"),
-    )
-    misses, false_alarms = worst(report)
-    assert [t.sample.path.name for t in misses] == ["c1.png", "c0.png"]
-    assert [t.sample.path.name for t in false_alarms] == ["g1.png", "g0.png"]
-    figures = [figure_of(t) for t in (*misses, *false_alarms)]
-    text = Page(report_html([report], figures={"bottle": figures})).text
-    assert "Defects found most narrowly" in text
-    assert "Good pictures nearest to an alarm" in text
+        result_of("g0.png", 10.0), result_of("g1.png", 15.0), result_of("g2.png", 21.0),
+        result_of("c0.png", 30.0, "cut"), result_of("c1.png", 22.0, "cut"), result_of("c2.png", 2.0, "cut"),
+    )  # fmt: skip
+    found, good = closest(report)
+    assert [t.sample.path.name for t in found] == ["c1.png", "c0.png"]
+    assert [t.sample.path.name for t in good] == ["g1.png", "g0.png"]
+    assert [len(group) for group in closest(report, 1)] == [1, 1]
+    text = Page(report_html([report], figures={"bottle": [figure_of(t) for t in (*found, *good)]})).text
+    assert "Close calls" in text
     assert "Worst misses" not in text
     assert "Worst false alarms" not in text
-    assert worst(report_of()) == ((), ())
+    assert [text.count(f" {verdict} ") for verdict in ("FOUND", "GOOD")] == [2, 2]
+    assert worst(report_of()) == closest(report_of()) == ((), ())
+
+
+def test_a_figure_needs_no_result_and_may_be_one_picture() -> None:
+    picture = np.full((40, 60, 3), 120, np.uint8)
+    figures = [Figure(kind, f"the {kind}", picture) for kind in ("example", "close call", "false alarm", "miss")]
+    page = Page(report_html([usual()], figures={"bottle": figures}))
+    assert sum(link.startswith("data:image/jpeg;base64,") for link in page.links) == 4
+    titles = [page.text.index(title) for title in ("Worst misses", "Worst false alarms", "Close calls", "Examples")]
+    assert titles == sorted(titles)
+    for text in ("the miss", "MISSED", "FALSE ALARM", "CLOSE CALL", "EXAMPLE"):
+        assert text in page.text
 
 
 def test_pictures_that_went_wrong_are_labelled() -> None:
     report = usual()
     misses, false_alarms = worst(report)
+    assert [kind_of(t) for t in (*misses, *false_alarms)] == ["miss"] * 2 + ["false alarm"] * 2
     source = report_html([report], figures={"bottle": [figure_of(t) for t in (*misses, *false_alarms)]})
     assert source.count(">MISSED<") == 2
     assert source.count(">FALSE ALARM<") == 2
@@ -152,7 +164,7 @@ def test_every_text_from_outside_is_escaped() -> None:
     )  # fmt: skip
     panels = (Panel(NASTY, np.zeros((4, 4, 3), np.uint8)),)
     source = report_html(
-        [report, usual()], figures={NASTY: [Figure(t, panels) for t in report.tested]}, title=NASTY,
+        [report, usual()], figures={NASTY: [Figure(kind_of(t), NASTY, panels, t) for t in report.tested]}, title=NASTY,
         provenance={NASTY: NASTY},
     )  # fmt: skip
     page = Page(source)
@@ -165,8 +177,8 @@ def test_every_text_from_outside_is_escaped() -> None:
     ("results", "text"),
     [
         ([], "No picture was tested."),
-        ([result_of("g.png", 10.0)], "The one good picture was called good."),
-        ([result_of("c.png", 10.0, "cut")], "The one defective picture was missed."),
+        ([result_of("g.png", 10.0)], "the one good picture was called good."),
+        ([result_of("c.png", 10.0, "cut")], "The one defective picture was missed;"),
         ([result_of("g.png", 10.0), result_of("h.png", 10.0)], "no defective pictures"),
         ([result_of("c.png", 20.0, "cut"), result_of("d.png", 20.0, "cut")], "no good pictures"),
     ],

@@ -10,6 +10,7 @@ from blemish.report_text import (
     caution,
     counts,
     headline,
+    measure,
     percent,
     reason_absent,
     tail_probability,
@@ -33,23 +34,23 @@ def report_of(
 @pytest.mark.parametrize(
     ("numbers", "text"),
     [
-        ((20, 1, 63, 61), "Of 63 defective pictures 61 were found. Of 20 good ones 1 was called defective."),
-        ((20, 0, 63, 63), "All 63 defective pictures were found. Of 20 good ones none was called defective."),
-        ((20, 2, 63, 1), "Of 63 defective pictures 1 was found. Of 20 good ones 2 were called defective."),
-        ((1, 0, 2, 0), "Of 2 defective pictures none was found. The one good picture was called good."),
-        ((1, 1, 1, 1), "The one defective picture was found. The one good picture was called defective."),
-        ((2, 2, 1, 0), "The one defective picture was missed. Of 2 good ones 2 were called defective."),
+        ((20, 1, 63, 61), "61 of 63 defective pictures were found; 1 of 20 good ones was called defective (5.0 %)."),
+        ((20, 0, 63, 63), "All 63 defective pictures were found; none of 20 good ones was called defective."),
+        ((20, 2, 63, 1), "1 of 63 defective pictures was found; 2 of 20 good ones were called defective (10.0 %)."),
+        ((1, 0, 2, 0), "None of 2 defective pictures was found; the one good picture was called good."),
+        ((1, 1, 1, 1), "The one defective picture was found; the one good picture was called defective."),
+        ((2, 2, 1, 0), "The one defective picture was missed; both good ones were called defective (100.0 %)."),
         (
             (0, 0, 3, 3),
-            "All 3 defective pictures were found. There were no good pictures, so nothing is known",
+            "All 3 defective pictures were found; there were no good pictures, so nothing is known of false",
         ),
-        ((3, 0, 0, 0), "There were no defective pictures, so nothing is known of misses. Of 3 good ones none was"),
+        ((3, 0, 0, 0), "There were no defective pictures, so nothing is known of misses; none of 3 good pictures was"),
     ],
 )
 def test_the_headline_says_what_happened(numbers: tuple[int, int, int, int], text: str) -> None:
-    said = headline(report_of(*numbers))
+    said = headline(report_of(*numbers)).replace(NO_BREAK, " ")
     assert said.startswith(text)
-    assert said.endswith(f"You asked for at most 1{NO_BREAK}% false alarms.")
+    assert said.endswith("You asked for at most 1 % false alarms.")
 
 
 def test_nothing_tested_is_said() -> None:
@@ -107,3 +108,16 @@ def test_an_absent_metric_has_a_reason(report: Report, metric: str, reason: str)
 
 def test_percent_keeps_three_digits() -> None:
     assert [percent(x).replace(NO_BREAK, " ") for x in (0, 0.001, 0.98413, 1)] == ["0 %", "0.1 %", "98.4 %", "100 %"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("fit_s", 12.34, "12.3 s"), ("fit_s", 119.4, "119 s"), ("fit_s", 119.6, "2 min 0 s"),
+        ("fit_s", 76_543.0, "1 275 min 43 s"), ("predict_ms", 45.67, "45.7 ms"), ("predict_ms", 4567.8, "4 568 ms"),
+        ("n_train", 264.0, "264"), ("n_test", 12_345.0, "12 345"), ("peak_mb", 812.5, "812 MB"),
+        ("image_size_px", 320.0, "320 px"), ("other", 0.123456, "0.123"), ("fit_s", float("nan"), "nan s"),
+    ],
+)  # fmt: skip
+def test_units_come_from_the_end_of_the_name(name: str, value: float, text: str) -> None:
+    assert measure(name, value).replace(NO_BREAK, " ") == text
