@@ -6,9 +6,9 @@ import unicodedata
 from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
+import numpy as np
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 Colour = tuple[int, int, int]
@@ -17,6 +17,8 @@ Colour = tuple[int, int, int]
 # only the single-stroke Hershey letters, which are ASCII.
 HAS_FONT = hasattr(cv2, "FontFace")
 ELLIPSIS = "…"
+# How much larger the Hershey letters are drawn than shown.
+_FINE = 4
 # What Unicode does not decompose into ASCII, but file names and our own captions hold.
 _ASCII = str.maketrans(
     {
@@ -59,7 +61,7 @@ def text_width(text: str, size_px: int, *, bold: bool = False) -> int:
     if HAS_FONT:
         return int(cv2.getTextSize((0, 0), line, (0, 0), _font(), size_px, _weight(bold))[2])
     scale, thickness = _hershey(size_px, bold)
-    return int(cv2.getTextSize(line, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)[0][0])
+    return -(-int(cv2.getTextSize(line, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)[0][0]) // _FINE)
 
 
 def shorten(text: str, width_px: int, size_px: int, *, bold: bool = False) -> str:
@@ -108,8 +110,7 @@ def draw_text(
     if HAS_FONT:
         cv2.putText(picture, line, (x, xy[1]), colour, _font(), size_px, _weight(bold))
     else:
-        scale, thickness = _hershey(size_px, bold)
-        cv2.putText(picture, line, (x, xy[1]), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA)
+        _draw_hershey(picture, line, (x, xy[1]), size_px, colour, bold=bold)
 
 
 def _shown(character: str) -> str:
@@ -133,6 +134,24 @@ def _weight(bold: bool) -> int:
 
 
 def _hershey(size_px: int, bold: bool) -> tuple[float, int]:
-    thickness = max(1, round(size_px / 18)) + bold
+    """Return scale and thickness of letters that are `_FINE` times as large as wanted."""
     # Capital letters are 22 px high at scale 1.
-    return size_px * 0.62 / 22, thickness
+    return _FINE * size_px * 0.62 / 22, max(1, round(_FINE * size_px * (0.11 if bold else 0.07)))
+
+
+def _draw_hershey(
+    picture: NDArray[np.uint8], line: str, xy: tuple[int, int], size_px: int, colour: Colour, *, bold: bool
+) -> None:
+    """Draw single-stroke letters large, shrink them and mix them in: small ones are then as even as a font's."""
+    scale, thickness = _hershey(size_px, bold)
+    margin = -(-thickness // _FINE)
+    width, height = text_width(line, size_px, bold=bold) + 2 * margin, 2 * size_px
+    large = np.zeros((_FINE * height, _FINE * width), np.uint8)
+    start = (_FINE * margin, _FINE * (height - size_px // 2))
+    cv2.putText(large, line, start, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, thickness, cv2.LINE_AA)
+    cover = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    left, top = xy[0] - margin, xy[1] - (height - size_px // 2)
+    first_x, first_y = max(left, 0), max(top, 0)
+    part = picture[first_y : max(top + height, 0), first_x : max(left + width, 0)]
+    cover = cover[first_y - top :, first_x - left :][: part.shape[0], : part.shape[1], None]
+    part[:] = np.rint(part + cover * (np.array(colour, np.float32) - part))

@@ -222,10 +222,10 @@ def panels(
     shown = [Panel("Picture", small)]
     if mask is not None:
         _check_pair(picture, mask, "mask", np.bool_)
-        caption = "Marked by people" if mask.any() else "Marked by people: nothing"
+        caption = "Marked by people" if mask.any() else "Marked by people: none"
         shown.append(Panel(caption, draw_mask(small, scaled_mask(mask, size), thickness=line)))
     shown.append(Panel(HEAT_MAP, overlay(small, scaled_map(prediction.anomaly_map, size), low, high)))
-    caption = "Called defective" if prediction.mask.any() else "Called defective: no area"
+    caption = "Called defective" if prediction.mask.any() else "Called defective: none"
     shown.append(Panel(caption, contours(small, scaled_mask(prediction.mask, size), thickness=line)))
     shown += _comparison(picture, prediction, good_patch, good_picture, size)
     return tuple(shown)
@@ -268,7 +268,7 @@ def figure(
     for i, panel in enumerate(shown):
         x = (page.shape[1] - panels_w) // 2 + i % n_columns * (cell_w + _GAP)
         y = top + i // n_columns * row_h
-        paste(page, panel.picture, (x, y + _CAPTION, cell_w, height))
+        paste(page, panel.picture, (x, y + _CAPTION, width, height))
         draw_text(page, shorten(panel.caption, cell_w, 15), (x, y + 19), 15, QUIET)
         if panel.caption == HEAT_MAP and cell_w >= 240:
             draw_colour_bar(page, (x + cell_w - 110, y + 10, 110, 8), _inferno()[None], _TICK)

@@ -34,7 +34,7 @@ from blemish.report_text import (
     counts,
     headline,
     measure,
-    percent,
+    observed,
     reason_absent,
     wilson_interval,
 )
@@ -53,7 +53,9 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _PICTURES_LISTED = 5000
 # Names under which these may come with the metrics; they are counted from the pictures here.
 _RATES = {"false_alarm_rate", "miss_rate", "n", "n_pictures"}
-# The columns of the overview; the rest stands with each category.
+_LIMITS = "number limits"
+# The columns per kind of defect and of the overview: as many as a page is wide.
+_BY_DEFECT = ("image_AUROC", "pixel_AUROC", "AUPRO", "AUPRO_0.05")
 _COMPARED = ("image_AUROC", "image_F1Max", "pixel_AUROC", "pixel_F1Max", "AUPRO", "AUPRO_0.05")
 
 
@@ -143,7 +145,7 @@ def _category(report: Report, anchor: str, figures: Sequence[Figure]) -> str:
         _charts(report),
         _metrics(report) if report.tested else "",
         _defects(report) if report.tested else "",
-        figures_html(figures, report.threshold),
+        figures_html(report, figures),
         _problems(report),
         _times(report),
         _pictures(report) if report.tested else "",
@@ -187,7 +189,7 @@ def _charts(report: Report) -> str:
             "false-alarm rate that was asked for.</p>"
         )
         chart = roc_chart(curve, point, report.false_alarm_rate_set)
-        roc = f"<div><h3>ROC curve: every possible threshold</h3>{chart}{note}</div>"
+        roc = f"<div><h3>ROC curve</h3>{chart}{note}</div>"
     note = '<p class="why">What stands right of the line is called defective.</p>'
     scores = f'<div><h3>Scores of all pictures</h3><div class="scroll">{histogram}</div>{note}</div>'
     return f'<div class="charts">{scores}{roc}</div>'
@@ -201,20 +203,19 @@ def _metrics(report: Report) -> str:
     rates.append(("False-alarm rate", n_alarms, n_good, "no good pictures"))
     for name, n_hits, n, reason in rates:
         low, high = wilson_interval(n_hits, n)
-        value, limits = percent(n_hits / n) if n else absent(reason), f"{100 * low:.3g} to {percent(high)}"
-        rows.append(
-            row([_explained(name, "at the calibrated threshold"), number(value), number(limits if n else DASH)])
-        )
+        limits = f"{100 * low:.1f} to {observed(high)}" if n else DASH
+        value = observed(n_hits / n) if n else absent(reason)
+        rows.append(row([_explained(name, "at the calibrated threshold"), number(value), cell(limits, _LIMITS)]))
     others = sorted(set(report.metrics) - set(METRICS) - _RATES)
     for name in (*METRICS, *others):
-        title, meaning = METRICS.get(name, (name, ""))
         low_high = report.intervals.get(name)
         value = metric(report.metrics.get(name), reason_absent(report, name))
-        rows.append(row([_explained(title, meaning), number(value), number(interval(*low_high) if low_high else DASH)]))
+        limits = interval(*low_high) if low_high else DASH
+        rows.append(row([_explained(*METRICS.get(name, (name, ""))), number(value), cell(limits, _LIMITS)]))
     heads = ["Metric", "Value", f"95{NO_BREAK}% interval"]
     note = (
-        '<p class="why">Intervals: Wilson for rates, bootstrap over pictures for metrics. The bootstrap of a perfect '
-        "score has no spread, which does not make it certain.</p>"
+        '<p class="why">Intervals: Wilson for rates, bootstrap over pictures for image metrics, none for pixel '
+        "metrics. The bootstrap of a perfect score has no spread, which does not make it certain.</p>"
     )
     return f"<h3>Metrics</h3>{table(heads, rows, range(1, 3))}{note if report.intervals else ''}"
 
@@ -223,7 +224,7 @@ def _defects(report: Report) -> str:
     """Return the table with a row per kind of picture, good ones first."""
     kinds = sorted({t.sample.defect for t in report.tested}, key=lambda kind: (kind != "good", kind))
     used = {name for values in report.by_defect.values() for name in values} - _RATES
-    names = [name for name in METRICS if name in used] + sorted(used - set(METRICS))
+    names = [name for name in _BY_DEFECT if name in used] + sorted(used - set(METRICS))
     rows = []
     for kind in kinds:
         results = [t for t in report.tested if t.sample.defect == kind]
@@ -255,12 +256,14 @@ def _problems(report: Report) -> str:
 
 
 def _times(report: Report) -> str:
-    shown = [(TIMINGS.get(name, name), measure(name, value)) for name, value in report.timings.items()]
+    names = [name for name in TIMINGS if name in report.timings]
+    names += [name for name in report.timings if name not in TIMINGS]
+    shown = [(TIMINGS.get(name, name), measure(name, report.timings[name])) for name in names]
     each = sorted(1000 * t.predict_s for t in report.tested)
     if each and "predict_ms" not in report.timings:
         shown.append((TIMINGS["predict_ms"], f"{measure('_ms', float(np.median(each)))} (median)"))
     if len(each) >= 20:
-        shown.append(("Slowest of 20", measure("_ms", float(np.quantile(each, 0.95)))))
+        shown.append(("19 of 20 within", measure("_ms", float(np.quantile(each, 0.95)))))
     return f"<h3>Time taken</h3>{definitions(shown)}" if shown else ""
 
 

@@ -21,7 +21,7 @@ Kind = Literal["miss", "false alarm", "close call", "example"]
 _GROUPS: dict[Kind, tuple[str, str]] = {
     "miss": ("Worst misses", "Defective pictures that were called good, lowest score first."),
     "false alarm": ("Worst false alarms", "Good pictures that were called defective, highest score first."),
-    "close call": ("Close calls", "Called rightly, and nearest to the threshold of their kind."),
+    "close call": ("Close calls", "Called right, but nearest to the threshold."),
     "example": ("Examples", "Pictures as the detector sees them."),
 }
 _VERDICTS = {"miss": "MISSED", "false alarm": "FALSE ALARM", "close call": "CLOSE CALL", "example": "EXAMPLE"}
@@ -94,13 +94,14 @@ def kind_of(tested: Tested) -> Kind:
     return "miss" if tested.sample.is_defective else "false alarm"
 
 
-def figures_html(figures: Sequence[Figure], threshold: float) -> str:
-    """Return the pictures as HTML in up to four groups, each in the order given; `threshold` is for the gauges."""
-    parts = []
+def figures_html(report: Report, figures: Sequence[Figure]) -> str:
+    """Return the pictures of a report as HTML in up to four groups, each in the order given."""
+    parts, n_wrong = [], {kind: sum(kind_of(t) == kind for t in report.tested) for kind in ("miss", "false alarm")}
     for kind, (title, note) in _GROUPS.items():
-        shown = "".join(_figure(figure, threshold) for figure in figures if figure.kind == kind)
+        shown = [_figure(figure, report.threshold) for figure in figures if figure.kind == kind]
         if shown:
-            parts.append(f'<h3>{title}</h3><p class="why">{note}</p>{shown}')
+            left_out = f" ({len(shown)} of {n_wrong[kind]})" if n_wrong.get(kind, 0) > len(shown) else ""
+            parts.append(f'<h3>{title}{left_out}</h3><p class="why">{note}</p>{"".join(shown)}')
     return "".join(parts)
 
 

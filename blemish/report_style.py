@@ -13,7 +13,7 @@ h1 { font-size: 32px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -.015em
 h2 { font-size: 25px; line-height: 1.25; margin: 0 0 8px; letter-spacing: -.01em; overflow-wrap: anywhere; }
 h3 { font-size: 17px; margin: 34px 0 10px; }
 p { margin: 0 0 10px; }
-a { color: var(--good); text-decoration-thickness: 1px; text-underline-offset: 3px; }
+a { color: var(--good); text-decoration-thickness: 1px; text-underline-offset: 5px; }
 .quiet, .why { color: var(--quiet); }
 .why { font-size: 13px; line-height: 1.4; }
 .card { background: var(--paper); border: 1px solid var(--rule); border-radius: 14px; padding: 28px 32px 32px;
@@ -62,13 +62,15 @@ figcaption .gauge { flex: 0 1 300px; margin-left: auto; min-width: 220px; }
   color: var(--paper); background: var(--quiet); white-space: nowrap; }
 .pill.good { background: var(--good); } .pill.bad { background: var(--bad); }
 .panels { display: grid; align-items: end; gap: 14px 16px;
-  grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); }
 .panels.square.two-rows { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 .panels.wide { grid-template-columns: 1fr; }
 .panels.narrow { grid-template-columns: repeat(auto-fit, minmax(90px, 160px)); }
 .panel span { display: flex; justify-content: space-between; gap: 12px; align-items: center; font-size: 13.5px;
   color: var(--quiet); margin-bottom: 5px; }
 .panel img { display: block; width: 100%; height: auto; border-radius: 5px; outline: 1px solid var(--rule); }
+.strip { overflow-x: auto; } .strip img { display: block; max-width: 100%; min-width: min(100%, 700px); height: auto;
+  border-radius: 8px; }
 .scale { flex: 0 0 84px; height: 12px; } .scale line { stroke: var(--ink); stroke-width: 1.5; }
 dl { display: grid; grid-template-columns: minmax(9em, max-content) 1fr; gap: 5px 22px; margin: 0; font-size: 15px; }
 dt { color: var(--quiet); } dd { margin: 0; overflow-wrap: anywhere; }
@@ -85,8 +87,8 @@ ul.problems li:last-child { border-bottom: 0; }
   .panels.square, .panels.square.two-rows { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 10px; }
   td.explained b, td.explained .why { display: block; }
   figure { padding: 12px; } figcaption .gauge { margin: 0 auto; } th, td { padding-right: 14px; }
-  .bar { display: none; }
-  .scroll > svg { min-width: 540px; }
+  .bar { display: none; } .number.limits { white-space: normal; min-width: 5.5em; }
+  .scroll > svg { min-width: 540px; } .strip img { min-width: 700px; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 8px; } .scale { flex-basis: 56px; } }
 @media print { :root { color-scheme: light; --paper: #fff; --page: #fff; --ink: #1c1f24; --quiet: #5f6772;
   --rule: #d5d9df; --good: #0072b2; --bad: #c44d00; --good-soft: #e3f0f8; --bad-soft: #fcebdf; }

@@ -70,6 +70,15 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g}{NO_BREAK}%"
 
 
+def observed(share: float) -> str:
+    """Return a share that was counted in percent with one decimal: few pictures say no more.
+
+    >>> observed(0.05).replace(NO_BREAK, " ")
+    '5.0 %'
+    """
+    return f"{100 * share:.1f}{NO_BREAK}%"
+
+
 def measure(name: str, value: float) -> str:
     """Return a value with the unit that the end of its name says: _s, _ms, _mb, _px; n_ at the start is a number.
 
@@ -140,7 +149,7 @@ def headline(report: Report) -> str:
         alarms = f"the one good picture was called {'defective' if n_alarms else 'good'}"
     else:
         alarms = f"{_of(n_alarms, n_good, 'good ones' if n_defective else 'good pictures')} called defective"
-        alarms += f" ({100 * n_alarms / n_good:.1f}{NO_BREAK}%)" if n_alarms else ""
+        alarms += f" ({observed(n_alarms / n_good)})" if n_alarms else ""
     asked = f"You asked for at most {percent(report.false_alarm_rate_set)} false alarms."
     return f"{found[0].upper()}{found[1:]}; {alarms}. {asked}"
 

@@ -160,7 +160,7 @@ def test_panels_have_one_size_and_say_what_they_show() -> None:
     assert {panel.picture.shape for panel in shown} == {(288, 384, 3)}
     calm = panels(picture, prediction_of(blob(120, 160, 9), score=9.0), mask=np.zeros((120, 160), bool))
     assert [panel.caption for panel in calm] == [
-        "Picture", "Marked by people: nothing", "Heat map", "Called defective: no area"
+        "Picture", "Marked by people: none", "Heat map", "Called defective: none"
     ]  # fmt: skip
     assert (calm[0].picture == calm[2].picture).all()
 
