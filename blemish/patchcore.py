@@ -81,7 +81,7 @@ class Patchcore:
         scaling: Scaling = "whiten",
         shrinkage: float = 0.1,
         position_sigma: float | None = 1.0,
-        score_sigma: float = 0.7,
+        score_sigma: float = 0.0,
         map_sigma_px: float = 4.0,
         false_alarm_rate: float = 0.01,
         bit_depth: int | None = None,
