@@ -264,7 +264,7 @@ def _times(report: Report) -> str:
         shown.append((TIMINGS["predict_ms"], f"{measure('_ms', float(np.median(each)))} (median)"))
     if len(each) >= 20:
         shown.append(("19 of 20 within", measure("_ms", float(np.quantile(each, 0.95)))))
-    return f"<h3>Time taken</h3>{definitions(shown)}" if shown else ""
+    return f"<h3>Counts and times</h3>{definitions(shown)}" if shown else ""
 
 
 def _pictures(report: Report) -> str:
@@ -286,7 +286,8 @@ def _pictures(report: Report) -> str:
     body = table(["Picture", "Kind", "Score", "p", "Called", ""], rows, range(2, 4))
     left_out = len(ordered) - len(rows)
     more = f'<p class="why">{left_out} more were left out here.</p>' if left_out else ""
-    return f"<details><summary>All {len(ordered)} pictures with their scores</summary>{body}{more}</details>"
+    title = f"All {len(ordered)} pictures with their scores" if len(ordered) > 1 else "The picture with its score"
+    return f"<details><summary>{title}</summary>{body}{more}</details>"
 
 
 def _explained(title: str, meaning: str) -> str:

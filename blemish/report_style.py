@@ -19,7 +19,7 @@ a { color: var(--good); text-decoration-thickness: 1px; text-underline-offset: 5
 .card { background: var(--paper); border: 1px solid var(--rule); border-radius: 14px; padding: 28px 32px 32px;
   margin-top: 28px; box-shadow: 0 1px 3px var(--shade); }
 .headline { font-size: 19px; line-height: 1.5; max-width: 58em; margin-bottom: 4px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 12px; margin: 22px 0 6px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(210px, 1fr)); gap: 12px; margin: 22px 0 6px; }
 .tile { background: var(--page); border-radius: 10px; padding: 14px 18px; }
 .tile.good { background: var(--good-soft); } .tile.bad { background: var(--bad-soft); }
 .tile b { display: block; font-size: 27px; line-height: 1.25; font-weight: 650; letter-spacing: -.01em; }

@@ -134,7 +134,7 @@ def test_batches_and_sizes_share_one_graph():
     for i in range(2):
         alone = backbones.run(running, pictures[i : i + 1])["blocks.4"]
         np.testing.assert_allclose(both[i], alone[0], atol=1e-4 * np.abs(alone).max())
-    assert backbones.run(running, pictures[:, :33, :71])["blocks.10"].shape == (2, 112, 3, 5)
+    assert backbones.run(running, pictures[:, :33, :71])["blocks.7"].shape == (2, 80, 3, 5)
 
 
 def test_bytes_that_are_no_graph():
