@@ -100,7 +100,7 @@ def choose_geometry(
         InputError: if a size is out of range, or the crop is larger than the picture it is cut from.
 
     >>> choose_geometry([(1080, 1920)], 320, None)
-    Geometry(resize_hw=(224, 416), crop_hw=None)
+    Geometry(resize_hw=(256, 416), crop_hw=None)
     >>> choose_geometry([(900, 900)], (256, 256), 224)
     Geometry(resize_hw=(256, 256), crop_hw=(224, 224))
     """
