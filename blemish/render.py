@@ -366,7 +366,6 @@ def _comparison(
         pair = [_zoomed(whole, xy, (height, width), size, colour) for whole, xy, colour in places]
     elif good_patch is not None:
         height, width, _ = check_array("good_patch", good_patch, dtype=np.uint8, shape=("h", "w", 3)).shape
-        inner = fitted((height, width), *size)
         worst, _ = cut_around(picture, prediction.peak_xy, (height, width))
         inner = fitted((height, width), *size)
         pair = [in_the_middle(scaled(part, inner), size, _GROUND) for part in (worst, good_patch)]

@@ -94,7 +94,13 @@ ul.problems li:last-child { border-bottom: 0; }
   --rule: #d5d9df; --good: #0072b2; --bad: #c44d00; --good-soft: #e3f0f8; --bad-soft: #fcebdf; }
   * { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
   body { font-size: 12px; } main { max-width: none; padding: 0; } .card { border: 0; padding: 0; box-shadow: none; }
-  .tile { border: 1px solid var(--rule); } section.card { break-before: page; }
-  header + section.card { break-before: auto; }
-  figure, .tile, .chart, tr { break-inside: avoid; } h2, h3 { break-after: avoid; } }
+  .headline { font-size: 16px; } .tiles { grid-template-columns: repeat(4, 1fr); }
+  .tile { border: 1px solid var(--rule); } .tile b { font-size: 21px; }
+  .charts { grid-template-columns: minmax(0, 2fr) minmax(0, 1fr); gap: 20px; }
+  table, dl { font-size: 11px; } th { font-size: 10px; } th, td { padding: 4px 10px 4px 0; } .why { font-size: 10px; }
+  .scroll { overflow: visible; } .scroll > svg { min-width: 0; } .bar { width: 40px; } .panel span { font-size: 10px; }
+  .panels.square, .panels.square.two-rows { grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 8px; }
+  section.card[id] { break-before: page; } header + section.card[id] { break-before: auto; }
+  details:not([open]) { display: none; } figure, .tile, .chart, tr { break-inside: avoid; }
+  h2, h3, h3 + .why { break-after: avoid; } }
 """

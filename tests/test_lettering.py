@@ -74,3 +74,11 @@ def test_a_long_name_keeps_its_end(letters: str) -> None:
 def test_a_name_that_fits_stays_and_one_that_cannot_is_empty(letters: str) -> None:
     assert shorten("000.png", 200, 16) == "000.png"
     assert shorten("000.png", 1, 16) == ""
+
+
+@pytest.mark.parametrize("xy", [(-30, 40), (370, 40), (100, 4), (100, 66), (-500, 20), (100, -90)])
+def test_text_that_sticks_out_is_cut_off_and_not_moved(letters: str, xy: tuple[int, int]) -> None:
+    page, larger = np.full((60, 400, 3), 255, np.uint8), np.full((400, 1600, 3), 255, np.uint8)
+    draw_text(page, "Score 0.25", xy, 20, (0, 0, 0))
+    draw_text(larger, "Score 0.25", (xy[0] + 600, xy[1] + 150), 20, (0, 0, 0))
+    np.testing.assert_array_equal(page, larger[150:210, 600:1000])

@@ -187,6 +187,7 @@ def test_few_pictures_make_a_page(results: list[records.Tested], text: str) -> N
     bare = report_of(*results, metrics={}, by_defect={}, intervals={}, timings={})
     assert text in Page(report_html([bare])).text
     assert text in Page(report_html([bare, usual()])).text
+    assert ("The picture with its score" in Page(report_html([bare])).text) == (len(results) == 1)
 
 
 def test_no_category_makes_a_page() -> None:
@@ -227,6 +228,7 @@ def test_all_pictures_are_listed_wrong_ones_first(monkeypatch: pytest.MonkeyPatc
 def test_the_slowest_of_twenty_is_named_where_there_are_twenty() -> None:
     results = [result_of(f"{i}.png", 10.0) for i in range(20)]
     text = Page(report_html([report_of(*results, timings={})])).text
+    assert "All 20 pictures with their scores" in text
     assert "45\xa0ms (median)" in text
     assert "19 of 20 within" in text
     assert "19 of 20 within" not in Page(report_html([usual()])).text
