@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Strides of every backbone's layers divide it; other sizes would cut the coarse grid differently from the fine one.
 MULTIPLE_PX = 32
+MAX_SIDE_PX = 4096
 SAME_ASPECT = 1.05
 
 
@@ -107,7 +108,7 @@ def choose_geometry(
     if isinstance(image_size, tuple):
         resize_hw = _check_pair("image_size", image_size)
     else:
-        side = int(check_number("image_size", image_size, low=MULTIPLE_PX, high=4096))
+        side = int(check_number("image_size", image_size, low=MULTIPLE_PX, high=MAX_SIDE_PX))
         aspects = [height / width for height, width in pictures_hw]
         shared = max(aspects) / min(aspects) <= SAME_ASPECT
         aspect = float(np.median(aspects)) if shared else 1.0
@@ -129,5 +130,5 @@ def _rounded(size: float) -> int:
 def _check_pair(name: str, pair: tuple[int, ...]) -> tuple[int, int]:
     if len(pair) != 2:
         raise InputError(message(name, "one number or (height, width)", str(pair)))
-    height, width = (int(check_number(name, size, low=MULTIPLE_PX, high=4096)) for size in pair)
+    height, width = (int(check_number(name, size, low=MULTIPLE_PX, high=MAX_SIDE_PX)) for size in pair)
     return height, width

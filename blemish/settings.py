@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from blemish.arrays import check_number
 from blemish.embedding import SCALINGS, Scaling
 from blemish.errors import InputError, message
+from blemish.geometry import MAX_SIDE_PX, choose_geometry
 
 # A larger bank makes every prediction slower and, measured in benchmarks/ablation.py, hardly any better.
 MAX_BANK_ROWS = 20_000
@@ -47,20 +50,25 @@ class PatchcoreSettings:
             raise InputError(message("coreset_sampling_ratio", "a number above 0", "0"))
         limits: dict[str, tuple[float, float]] = {
             "coreset_sampling_ratio": (0, 1),
-            "num_neighbors": (1, 100),
-            "pooling": (1, 15),
             "shrinkage": (0, 1000),
             "score_sigma": (0, 100),
             "map_sigma_px": (0, 100),
-            "max_rows": (1000, 10**8),
-            "seed": (0, 2**63 - 1),
         }
         for name, (low, high) in limits.items():
             check_number(name, getattr(self, name), low=low, high=high)
-        if self.coreset_size is not None:
-            check_number("coreset_size", self.coreset_size, low=1, high=self.max_rows // 2)
         if self.position_sigma is not None:
             check_number("position_sigma", self.position_sigma, low=0, high=100)
+        _check_whole("num_neighbors", self.num_neighbors, 1, 100)
+        _check_whole("pooling", self.pooling, 1, 15)
+        _check_whole("max_rows", self.max_rows, 1000, 10**8)
+        _check_whole("seed", self.seed, 0, 2**63 - 1)
+        if self.coreset_size is not None:
+            _check_whole("coreset_size", self.coreset_size, 1, self.max_rows // 2)
+        if self.bit_depth is not None:
+            _check_whole("bit_depth", self.bit_depth, 9, 16)
+        # Which geometry it will be depends on the pictures; what no picture allows is refused here.
+        choose_geometry([(1, 1)], self.image_size, None)
+        choose_geometry([(1, 1)], (MAX_SIDE_PX, MAX_SIDE_PX), self.center_crop)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `model.json` holds."""
@@ -71,3 +79,9 @@ class PatchcoreSettings:
         if self.coreset_size is not None:
             return min(self.coreset_size, n_rows)
         return max(1, min(int(self.coreset_sampling_ratio * n_rows), MAX_BANK_ROWS, self.max_rows // 2))
+
+
+def _check_whole(name: str, value: int, low: int, high: int) -> None:
+    """Raise unless `value` is an integer from `low` to `high`: 2.5 neighbours would fail in the first search."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
+        raise InputError(message(name, f"a whole number from {low} to {high}", repr(value)))
