@@ -70,14 +70,17 @@ class Moments:
         if kind == "none":
             return Affine(np.eye(size, dtype=np.float32), np.zeros(size, np.float32))
         if kind == "standard":
-            deviations = np.sqrt(np.maximum(np.diag(covariance), 0))
-            # A channel that never moves in good pictures says nothing yet; it counts as it is.
-            weight = np.diag(1 / np.where(deviations > 1e-6 * max(deviations.max(), 1e-30), deviations, 1.0))
+            weight = np.diag(1 / _deviations(np.diag(covariance)))
         else:
             values, axes = np.linalg.eigh(covariance)
-            floor = max(float(values.mean()), 1e-12) * shrinkage
-            weight = (axes / np.sqrt(np.maximum(values, 0) + floor)).T
+            weight = (axes / _deviations(np.maximum(values, 0) + max(float(values.mean()), 0.0) * shrinkage)).T
         return Affine(weight.astype(np.float32), (-weight @ centre).astype(np.float32))
+
+
+def _deviations(variances: Float64) -> Float64:
+    """Return the square roots; 1 for what never moves in good pictures: it says nothing yet, and counts as it is."""
+    deviations: Float64 = np.sqrt(np.maximum(variances, 0))
+    return np.where(deviations > 1e-6 * max(deviations.max(), 1e-30), deviations, 1.0)
 
 
 def embedding_graph(backbone: Backbone, *, pooling: int = 3, scaling: Affine | None = None) -> onnx.ModelProto:
