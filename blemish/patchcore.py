@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from blemish.embedding import Scaling
     from blemish.scoring import PatchDistances
 
+MAX_THREADS = 256
+
 
 class Patchcore:
     """PatchCore: fits on good pictures without training, predicts a score and a map.
@@ -112,7 +114,7 @@ class Patchcore:
             max_rows=max_rows,
             seed=seed,
         )
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = _checked_threads(threads)
         self.problems: tuple[Problem, ...] = ()
         self._fitted: Fitted | None = None
 
@@ -127,24 +129,20 @@ class Patchcore:
 
         Raises:
             DataError: if fewer than two can be read.
-            InputError: if an array is no picture, or the detector was loaded without its backbone.
+            InputError: if an array is no picture, or a loaded detector's backbone has other weights here.
+            ModelFileError: if a loaded detector's backbone is not here.
 
         Cost: network and coreset; 264 pictures of 1024 x 1024 in benchmarks/fit_predict.py.
         """
-        if self._backbone is None:
-            chosen = self.settings
-            self._backbone = backbones.build(chosen.backbone, layers=chosen.layers)
+        backbone = self._network()
         pictures = TrainingPictures(list(samples), bit_depth=self.settings.bit_depth, threads=self.threads)
-        self._fitted = fit(
-            self.settings, self._backbone, pictures, threads=self.threads, progress=progress or no_progress
-        )
+        self._fitted = fit(self.settings, backbone, pictures, threads=self.threads, progress=progress or no_progress)
         self.problems = tuple(pictures.problems)
         return self
 
     def estimated_bytes(self, n_pictures: int) -> int:
         """Return about how much memory `fit` on so many pictures takes at its peak, in bytes."""
-        assert self._backbone is not None, "only a loaded detector has none, and it is fitted already"
-        return estimated_bytes(self.settings, self._backbone, n_pictures)
+        return estimated_bytes(self.settings, self._network(), n_pictures)
 
     @property
     def is_fitted(self) -> bool:
@@ -248,7 +246,7 @@ class Patchcore:
         """
         model = load_model(folder)
         detector = cls.__new__(cls)
-        detector.threads = threads or os.cpu_count() or 1
+        detector.threads = _checked_threads(threads)
         detector.settings, detector._fitted = fitted_from(model, threads=detector.threads)
         detector._backbone = None
         detector.problems = ()
@@ -257,6 +255,18 @@ class Patchcore:
     def header(self) -> dict[str, Any]:
         """Return what `model.json` says of this detector: settings, input, thresholds, provenance."""
         return fitted_to(self.settings, self.fitted)[0]
+
+    def _network(self) -> backbones.Backbone:
+        """Return the backbone; that of a loaded detector is built when it is first needed."""
+        if self._backbone is None:
+            built = backbones.build(self.settings.backbone, layers=self.settings.layers)
+            known = self.fitted.provenance.get("backbone_sha256")
+            if built.weights_sha256 != known:
+                todo = "Make a new Patchcore with weights= of that file."
+                wanted, got = f"those of the model, SHA-256 {known!s:.16}...", f"{built.weights_sha256:.16}..."
+                raise InputError(message("weights", wanted, got, todo=todo))
+            self._backbone = built
+        return self._backbone
 
     def _predict(self, picture: UInt8, path: Path | None, fitted: Fitted) -> Prediction:
         picture_hw = picture.shape[0], picture.shape[1]
@@ -278,6 +288,15 @@ class Patchcore:
             nearest_good=_nearest_good(fitted, found, int(patch_map.argmax())),
             path=path,
         )
+
+
+def _checked_threads(threads: int | None) -> int:
+    """Return how many threads to use: those asked for, or one per core."""
+    if threads is None:
+        return os.cpu_count() or 1
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
+        raise InputError(message("threads", f"a whole number from 1 to {MAX_THREADS}", repr(threads)))
+    return threads
 
 
 def _nearest_good(fitted: Fitted, found: PatchDistances, worst: int) -> GoodPatch:

@@ -60,6 +60,8 @@ class PatchcoreSettings:
             check_number("position_sigma", self.position_sigma, low=0, high=100)
         _check_whole("num_neighbors", self.num_neighbors, 1, 100)
         _check_whole("pooling", self.pooling, 1, 15)
+        if self.pooling % 2 == 0:
+            raise InputError(message("pooling", "an odd number", str(self.pooling)))
         _check_whole("max_rows", self.max_rows, 1000, 10**8)
         _check_whole("seed", self.seed, 0, 2**63 - 1)
         if self.coreset_size is not None:

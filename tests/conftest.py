@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+
+from tests.pictures import small_patchcore, write_goods
+
+if TYPE_CHECKING:
+    from blemish import Patchcore
 
 
 @pytest.fixture
@@ -24,3 +30,21 @@ def data_root() -> Path:
     path = Path(root)
     assert path.is_dir(), f"BLEMISH_DATA is set to {root}, which is no folder"
     return path
+
+
+@pytest.fixture(scope="session")
+def good_paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Twelve good pictures of one material, 96 x 96, as files."""
+    return write_goods(tmp_path_factory.mktemp("good"))
+
+
+@pytest.fixture(scope="session")
+def fitted(good_paths: list[Path]) -> Patchcore:
+    """A detector fitted on `good_paths`; no test changes it."""
+    return small_patchcore().fit(good_paths)
+
+
+@pytest.fixture(scope="session")
+def saved(fitted: Patchcore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model folder of `fitted`; no test changes it."""
+    return fitted.save(tmp_path_factory.mktemp("saved") / "model")

@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+
+from blemish import Patchcore
 
 if TYPE_CHECKING:
     from blemish.records import Bool, UInt8
 
 SIDE = 96
 N_GOOD = 12
+# Every setting is written down, so that tests say the same whatever the defaults become.
+SETTINGS: dict[str, Any] = {
+    "backbone": "efficientnet_lite0",
+    "layers": ("blocks.4", "blocks.10"),
+    "image_size": 96,
+    "center_crop": None,
+    "coreset_sampling_ratio": 0.1,
+    "coreset_size": None,
+    "num_neighbors": 1,
+    "pooling": 3,
+    "scaling": "whiten",
+    "shrinkage": 0.1,
+    "position_sigma": 1.0,
+    "score_sigma": 0.0,
+    "map_sigma_px": 4.0,
+    "false_alarm_rate": 0.1,
+    "bit_depth": None,
+    "max_rows": 500_000,
+    "seed": 0,
+    "threads": 2,
+}
+
+
+def small_patchcore(**changes: Any) -> Patchcore:
+    return Patchcore(**{**SETTINGS, **changes})
 
 
 def good(seed: int, height: int = SIDE, width: int = SIDE) -> UInt8:

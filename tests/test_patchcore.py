@@ -1,81 +1,405 @@
+"""Patchcore as its users meet it: fit, predict, save, load, and what it says of things that cannot be."""
+
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from blemish import DataError, Engine, ModelFileError, MVTecAD, NotFittedError, Patchcore
-from blemish.demo import make_demo
+from blemish import DataError, InputError, ModelFileError, NotFittedError, Patchcore, Sample, SaveError, backbones
+from blemish.errors import ImageError
 from blemish.records import Prediction, Problem
+from tests.pictures import N_GOOD, SETTINGS, good, goods, scratched, small_patchcore, write, write_goods
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> MVTecAD:
-    root = make_demo(tmp_path_factory.mktemp("demo") / "d", image_size=128, n_train=12, categories=("tile",))
-    return MVTecAD(root, category="tile")
+def same(one: Prediction, other: Prediction) -> bool:
+    """Whether two predictions are equal to the bit, whatever they are called."""
+    names = ("score", "label", "threshold", "p_value", "pixel_threshold", "peak_xy", "nearest_good")
+    return (
+        all(getattr(one, name) == getattr(other, name) for name in names)
+        and np.array_equal(one.anomaly_map, other.anomaly_map)
+        and np.array_equal(one.mask, other.mask)
+        and [r.box for r in one.regions] == [r.box for r in other.regions]
+    )
 
 
-@pytest.fixture(scope="module")
-def model(data: MVTecAD) -> Patchcore:
-    return Patchcore(image_size=128).fit(data.train)
+# What a prediction says
 
 
-def test_a_saved_model_predicts_bit_for_bit(model: Patchcore, data: MVTecAD, tmp_path: Path):
-    loaded = Patchcore.load(model.save(tmp_path / "m"))
-    for sample in data.test[:3]:
-        first, second = model.predict(sample), loaded.predict(sample.path)
-        assert first.score == second.score
-        assert (first.anomaly_map == second.anomaly_map).all()
-        assert first.anomaly_map.shape == (128, 128)
-        assert first.label == (first.score > first.threshold)
-        assert first.nearest_good is not None
-        assert Path(first.nearest_good.path) in {s.path for s in data.train}
+def test_a_scratch_is_found_where_it_is(fitted: Patchcore):
+    picture, mask = scratched(99)
+    found = fitted.predict(picture)
+    assert found.label
+    assert found.score > 3 * found.threshold
+    assert mask[found.peak_xy[1], found.peak_xy[0]]
+    assert found.mask[mask].all()
+    assert found.regions[0].score == found.anomaly_map.max()
 
 
-def test_a_changed_byte_is_named(model: Patchcore, tmp_path: Path):
-    folder = model.save(tmp_path / "m")
-    bank = folder / "bank.safetensors"
-    content = bytearray(bank.read_bytes())
-    content[-1] ^= 1
-    bank.write_bytes(bytes(content))
-    with pytest.raises(ModelFileError, match=r"bank\.safetensors"):
-        Patchcore.load(folder)
+def test_good_pictures_are_let_through(fitted: Patchcore):
+    found = [fitted.predict(good(seed)) for seed in range(100, 110)]
+    assert sum(one.label for one in found) <= 4  # the rate is 0.1; 4 of 10 would come once in 80 times
+    assert max(one.score for one in found) < fitted.predict(scratched(99)[0]).score / 3
 
 
-def test_engine_gives_the_metrics(model: Patchcore, data: MVTecAD):
-    (results,) = Engine().test(model=model, datamodule=data)
-    assert {"image_AUROC", "pixel_AUROC", "AUPRO", "AUPRO_0.05", "false_alarm_rate", "miss_rate"} <= set(results)
-    assert results["image_AUROC"] > 0.7
+@pytest.mark.parametrize("picture", [good(50), scratched(51)[0], scratched(52, 70, 130)[0]])
+def test_labels_and_masks_follow_from_scores(fitted: Patchcore, picture: np.ndarray):
+    found = fitted.predict(picture)
+    assert found.label == (found.score > found.threshold)
+    assert (found.threshold, found.pixel_threshold) == (fitted.threshold, fitted.pixel_threshold)
+    np.testing.assert_array_equal(found.mask, found.anomaly_map > np.float32(found.pixel_threshold))
+    assert (found.anomaly_map.shape, found.anomaly_map.dtype) == (picture.shape[:2], np.float32)
+    assert found.mask.any() == bool(found.regions)
+    assert found.p_value == fitted.calibration.p_value(found.score)
+    assert 0 < found.p_value <= 1
+    assert found.anomaly_map[found.peak_xy[1], found.peak_xy[0]] == found.anomaly_map.max()
+    assert json.loads(json.dumps(found.to_dict()))["label"] == found.label
 
 
-def test_one_broken_picture_is_left_out(data: MVTecAD, tmp_path: Path):
+def test_p_values_are_those_of_the_calibration(fitted: Patchcore):
+    assert fitted.predict(scratched(99)[0]).p_value == 1 / (N_GOOD + 1)
+    assert fitted.calibration.n == N_GOOD
+
+
+def test_nearest_good_is_the_row_that_was_found(fitted: Patchcore, good_paths: list[Path]):
+    picture, _ = scratched(99)
+    inside = fitted.fitted
+    features = inside.extractor.features(inside.geometry.prepare(picture)).astype(np.float64)
+    distances = np.linalg.norm(features[:, :, None] - inside.scorer.index.memory_bank, axis=3)
+    level = inside.scorer.level
+    assert level is not None
+    row, column = np.unravel_index((distances.min(axis=2) / level).argmax(), level.shape)
+    nearest = int(distances[row, column].argmin())
+    picture_index, source_row, source_column = inside.source[nearest].tolist()
+    found = fitted.predict(picture).nearest_good
+    assert found is not None
+    assert found.path == str(good_paths[picture_index])
+    assert found.box == (8 * source_column, 8 * source_row, 8, 8)
+    assert found.distance == pytest.approx(distances[row, column, nearest], rel=1e-5)
+
+
+def test_score_is_the_highest_relative_distance(good_paths: list[Path]):
+    plain = small_patchcore(position_sigma=None, map_sigma_px=0.0).fit(good_paths)
+    found = plain.predict(scratched(99)[0])
+    assert found.nearest_good is not None
+    assert found.score == found.nearest_good.distance
+    assert found.anomaly_map.max() == pytest.approx(found.score, rel=0.03)  # no pixel lies on the centre of a cell
+
+
+# How pictures may come
+
+
+def test_paths_samples_and_arrays_give_the_same(fitted: Patchcore, tmp_path: Path):
+    picture, _ = scratched(99)
+    path = write(tmp_path / "a.png", picture)
+    from_array = fitted.predict(picture)
+    assert from_array.path is None
+    for item in (path, str(path), Sample(path, "test", "scratch")):
+        found = fitted.predict(item)
+        assert same(found, from_array)
+        assert found.path == path
+
+
+def test_fitting_on_arrays_samples_and_paths_gives_the_same(fitted: Patchcore, good_paths: list[Path]):
+    picture, _ = scratched(99)
+    expected = fitted.predict(picture)
+    for items in (goods(), [Sample(path, "train") for path in good_paths], (str(path) for path in good_paths)):
+        found = small_patchcore().fit(items).predict(picture)
+        assert (found.score, found.threshold) == (expected.score, expected.threshold)
+        np.testing.assert_array_equal(found.anomaly_map, expected.anomaly_map)
+
+
+def test_grey_pictures_are_their_three_equal_channels(fitted: Patchcore, tmp_path: Path):
+    grey = good(99)[..., 1]
+    expected = fitted.predict(np.repeat(grey[..., None], 3, axis=2))
+    assert same(fitted.predict(grey), expected)
+    assert same(fitted.predict(grey[..., None]), expected)
+    assert same(fitted.predict(write(tmp_path / "grey.png", grey)), expected)
+
+
+def test_16_bit_pictures_are_scaled_by_their_full_range(fitted: Patchcore, tmp_path: Path):
+    picture, _ = scratched(99)
+    deep = picture.astype(np.uint16) * 257
+    assert same(fitted.predict(deep), fitted.predict(picture))
+    assert same(fitted.predict(write(tmp_path / "deep.png", deep)), fitted.predict(picture))
+
+
+def test_12_bit_pictures_are_scaled_by_what_is_stated():
+    def twelve(picture: np.ndarray) -> np.ndarray:
+        return ((picture.astype(np.int64) * 4095 + 127) // 255).astype(np.uint16)
+
+    model = small_patchcore(bit_depth=12).fit([twelve(picture) for picture in goods(6)])
+    found = model.predict(twelve(scratched(99)[0]))
+    assert found.score == small_patchcore().fit(goods(6)).predict(scratched(99)[0]).score
+    with pytest.raises(ImageError, match=r"picture: expected values up to 4095 \(bit_depth=12\), got 65535"):
+        model.predict(np.full((96, 96), 65535, np.uint16))
+
+
+@pytest.mark.parametrize("height_width", [(96, 96), (33, 210), (1, 1), (500, 20)])
+def test_maps_have_the_size_of_the_picture(fitted: Patchcore, height_width: tuple[int, int]):
+    assert fitted.predict(good(99, *height_width)).anomaly_map.shape == height_width
+
+
+def test_mixed_sizes_are_fitted_as_squares(tmp_path: Path):
+    pictures = [good(seed, 96, 96 if seed % 2 else 192) for seed in range(8)]
+    model = small_patchcore().fit(pictures)
+    assert model.fitted.geometry.resize_hw == (96, 96)
+    assert model.fitted.sizes_hw == tuple(picture.shape[:2] for picture in pictures)
+    found = model.predict(scratched(99, 96, 192)[0]).nearest_good
+    assert found is not None
+    x, y, width, height = found.box
+    whole = pictures[int(found.path.removeprefix("array "))].shape
+    assert min(x, y) >= 0
+    assert x + width <= whole[1]
+    assert y + height <= whole[0]
+
+
+def test_wide_pictures_keep_their_aspect():
+    model = small_patchcore().fit([good(seed, 64, 256) for seed in range(6)])
+    assert model.fitted.geometry.resize_hw == (64, 192)
+
+
+def test_names_that_are_not_ascii(tmp_path: Path):
+    folder = tmp_path / "größe 日本 ñ"
+    paths = write_goods(folder / "gut", 6)
+    picture = write(folder / "Kratzer №1.png", scratched(99)[0])
+    model = small_patchcore().fit(paths)
+    loaded = Patchcore.load(model.save(folder / "modèle"))
+    found = loaded.predict(picture)
+    assert same(found, model.predict(picture))
+    assert found.nearest_good is not None
+    assert Path(found.nearest_good.path) in paths
+
+
+@pytest.mark.parametrize(
+    ("array", "text"),
+    [
+        (np.zeros((8, 8, 3)), r"picture: expected uint8 or uint16 .*got float64 .*If it runs from 0 to 1"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "use predict_many"),
+        (np.zeros((3, 8, 8), np.uint8), "Channels come last"),
+        (np.zeros((8, 8, 4), np.uint8), "Leave alpha out"),
+        (np.zeros((8,), np.uint8), r"got uint8 \(8,\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"got uint8 \(0, 4, 3\)"),
+        (np.full((4, 4), "x"), r"got <U1 \(4, 4\)"),
+    ],
+)
+def test_arrays_that_are_no_pictures(fitted: Patchcore, array: np.ndarray, text: str):
+    with pytest.raises(InputError, match=text):
+        fitted.predict(array)
+    with pytest.raises(InputError, match=text):
+        list(fitted.predict_many([array]))
+    with pytest.raises(InputError, match=text):
+        small_patchcore().fit([*goods(3), array])
+
+
+def test_files_that_are_no_pictures(fitted: Patchcore, tmp_path: Path):
+    (tmp_path / "broken.png").write_bytes(b"")
+    for name in ("broken.png", "absent.png", "."):
+        with pytest.raises(ImageError, match=re.escape(str(tmp_path / name))):
+            fitted.predict(tmp_path / name)
+
+
+# Many pictures
+
+
+def test_many_go_on_after_a_broken_one(fitted: Patchcore, tmp_path: Path):
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"")
-    fitted = Patchcore(image_size=128).fit([*(s.path for s in data.train), broken])
-    assert [p.path for p in fitted.problems] == [broken]
-    found = list(fitted.predict_many([data.test[0], broken, data.test[1]]))
-    assert [type(f) for f in found] == [Prediction, Problem, Prediction]
+    broken.write_bytes(b"no picture")
+    whole = write(tmp_path / "whole.png", scratched(99)[0])
+    items = [whole, broken, good(98), str(broken), Sample(whole)]
+    found = list(fitted.predict_many(items))
+    assert [type(one) for one in found] == [Prediction, Problem, Prediction, Problem, Prediction]
+    for one in (found[1], found[3]):
+        assert isinstance(one, Problem)
+        assert (one.path, one.kind, one.fatal) == (broken, "unreadable", False)
+        assert str(broken) in one.text
+    for item, one in zip((items[0], items[2]), (found[0], found[2]), strict=True):
+        assert isinstance(one, Prediction)
+        assert same(one, fitted.predict(item))
 
 
-def test_too_few_pictures(data: MVTecAD):
-    with pytest.raises(DataError, match="good pictures: expected at least 2, got 1 that can be read"):
-        Patchcore(image_size=128).fit(data.train[:1])
+def test_many_are_taken_as_they_are_needed(fitted: Patchcore):
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(1)
+            yield good(0, 32, 32)
+
+    results = fitted.predict_many(endless())
+    next(results)
+    assert len(taken) < 20
+    results.close()
 
 
-def test_predicting_before_fitting():
-    with pytest.raises(NotFittedError, match="never fitted"):
-        Patchcore().predict(np.zeros((64, 64, 3), np.uint8))
+# Thresholds
 
 
-def test_the_false_alarm_rate_moves_the_threshold(model: Patchcore):
+def test_false_alarm_rate_moves_both_thresholds(saved: Path):
+    model = Patchcore.load(saved)
+    rates = (0.1, 0.2, 0.35, 0.5, 0.75, 0.9)
+    found = []
+    for rate in rates:
+        model.set_false_alarm_rate(rate)
+        assert model.false_alarm_rate == model.settings.false_alarm_rate == rate
+        found.append((model.threshold, model.pixel_threshold))
+        prediction = model.predict(good(99))
+        assert (prediction.threshold, prediction.pixel_threshold) == found[-1]
+    assert found == sorted(found, reverse=True)
+    assert found[0][0] > found[-1][0]
+    assert found[0][1] > found[-1][1]
+    model.set_false_alarm_rate(rates[0])
+    assert (model.threshold, model.pixel_threshold) == found[0]
+
+
+def test_false_alarm_rate_is_saved(saved: Path, tmp_path: Path):
+    model = Patchcore.load(saved)
+    model.set_false_alarm_rate(0.4)
+    again = Patchcore.load(model.save(tmp_path / "m"))
+    assert (again.false_alarm_rate, again.threshold) == (0.4, model.threshold)
+
+
+@pytest.mark.parametrize("rate", [0, 1, -0.1, 2, "a", None, float("nan")])
+def test_rates_that_no_threshold_can_promise(saved: Path, rate: Any):
+    model = Patchcore.load(saved)
     before = model.threshold
-    model.set_false_alarm_rate(0.5)
-    assert model.threshold < before
-    model.set_false_alarm_rate(0.01)
+    with pytest.raises(InputError, match="false_alarm_rate: expected a number"):
+        model.set_false_alarm_rate(rate)
     assert model.threshold == before
+    with pytest.raises(InputError, match="false_alarm_rate: expected a number"):
+        small_patchcore(false_alarm_rate=rate)
 
 
-def test_many_rows_are_reduced_in_two_levels(data: MVTecAD):
-    fitted = Patchcore(image_size=128, max_rows=1000, coreset_size=200).fit(data.train)
-    assert fitted.fitted.scorer.index.n_rows == 200
+# The model folder
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_neighbors": 9, "score_sigma": 0.7},
+        {"position_sigma": None, "scaling": "standard"},
+        {"center_crop": 64, "scaling": "none", "pooling": 1},
+    ],
+)
+def test_a_saved_model_predicts_bit_for_bit(changes: dict[str, Any], tmp_path: Path):
+    model = small_patchcore(**changes).fit(goods(6))
+    folder = model.save(tmp_path / "m")
+    loaded = Patchcore.load(folder, threads=2)
+    assert loaded.settings == model.settings
+    assert loaded.is_fitted
+    for picture in (good(99), scratched(98)[0], scratched(97, 50, 140)[0]):
+        assert same(loaded.predict(picture), model.predict(picture))
+    again = loaded.save(tmp_path / "again")
+    for path in folder.iterdir():
+        assert path.read_bytes() == (again / path.name).read_bytes()
+
+
+def test_same_pictures_and_seed_give_the_same_bytes(saved: Path, good_paths: list[Path], tmp_path: Path):
+    again = small_patchcore().fit(good_paths).save(tmp_path / "again")
+    assert sorted(p.name for p in again.iterdir()) == ["bank.safetensors", "model.json", "network.onnx"]
+    for name in ("bank.safetensors", "network.onnx"):
+        assert (again / name).read_bytes() == (saved / name).read_bytes()
+    headers = [json.loads((folder / "model.json").read_text()) for folder in (saved, again)]
+    for header in headers:
+        assert header["provenance"].pop("fit_s") > 0  # the time it took is all that differs
+    assert headers[0] == headers[1]
+
+
+def test_another_seed_gives_another_bank(saved: Path, good_paths: list[Path], tmp_path: Path):
+    other = small_patchcore(seed=1).fit(good_paths).save(tmp_path / "other")
+    assert (other / "bank.safetensors").read_bytes() != (saved / "bank.safetensors").read_bytes()
+
+
+def test_the_header_says_where_the_model_comes_from(fitted: Patchcore, good_paths: list[Path]):
+    header = fitted.header()
+    settings = dict(SETTINGS)
+    del settings["threads"]
+    assert header["settings"] == settings
+    provenance = header["provenance"]
+    assert (provenance["seed"], provenance["backbone"]) == (0, "efficientnet_lite0")
+    assert provenance["n_training_files"] == N_GOOD
+    assert re.fullmatch("[0-9a-f]{64}", provenance["backbone_sha256"])
+    assert re.fullmatch("[0-9a-f]{64}", provenance["training_sha256"])
+    assert [one["path"] for one in header["training"]] == [str(path) for path in good_paths]
+    assert header["thresholds"]["image"] == fitted.threshold
+
+
+def test_saving_over_strangers_files_is_refused(fitted: Patchcore, tmp_path: Path):
+    (tmp_path / "holiday.jpg").write_bytes(b"mine")
+    with pytest.raises(SaveError, match=r"holiday\.jpg"):
+        fitted.save(tmp_path)
+    assert (tmp_path / "holiday.jpg").read_bytes() == b"mine"
+
+
+def test_a_loaded_detector_can_be_fitted_again_and_says_what_it_takes(saved: Path, fitted: Patchcore):
+    loaded = Patchcore.load(saved)
+    assert loaded.estimated_bytes(100) == fitted.estimated_bytes(100)
+    loaded.fit(goods())
+    assert loaded.threshold == fitted.threshold
+
+
+def test_a_loaded_detector_is_not_fitted_again_with_other_weights(saved: Path, monkeypatch: pytest.MonkeyPatch):
+    loaded = Patchcore.load(saved)
+    build = backbones.build
+    monkeypatch.setattr(backbones, "build", lambda *a, **k: replace(build(*a, **k), weights_sha256="0" * 64))
+    with pytest.raises(InputError, match=r"weights: expected those of the model, SHA-256 5793.*, got 0000"):
+        loaded.fit(goods())
+    assert loaded.predict(good(0)).score > 0
+
+
+# Before and instead
+
+
+def test_nothing_works_before_fitting(tmp_path: Path):
+    model = small_patchcore()
+    assert not model.is_fitted
+    calls = (
+        lambda: model.predict(good(0)),
+        lambda: model.predict_many([good(0)]),
+        lambda: model.save(tmp_path / "m"),
+        lambda: model.set_false_alarm_rate(0.1),
+        model.header,
+        lambda: model.threshold,
+        lambda: model.pixel_threshold,
+        lambda: model.calibration,
+    )
+    for call in calls:
+        with pytest.raises(NotFittedError, match=r"Patchcore: expected a fitted detector.*Call fit\(\)"):
+            call()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"pre_trained": False}, InputError, "pre_trained: expected True, got False"),
+        ({"backbone": "resnet1"}, InputError, "resnet1"),
+        ({"backbone": "absent.onnx"}, ModelFileError, r"absent\.onnx"),
+        ({"layers": ["blocks.99"]}, InputError, r"blocks\.99"),
+        ({"pooling": 2}, InputError, "pooling: expected an odd number, got 2"),
+        ({"image_size": 8}, InputError, "image_size: expected a number from 32 to 4096, got 8"),
+        ({"num_neighbors": 0}, InputError, "num_neighbors"),
+        ({"weights": "absent.pth"}, ModelFileError, r"absent\.pth"),
+        ({"threads": -1}, InputError, "threads: expected a whole number from 1 to 256, got -1"),
+        ({"threads": 1.5}, InputError, "threads: expected a whole number from 1 to 256, got 1.5"),
+    ],
+)
+def test_a_detector_that_cannot_work_is_not_made(changes: dict[str, Any], error: type[Exception], text: str):
+    with pytest.raises(error, match=text):
+        small_patchcore(**changes)
+
+
+def test_there_is_no_model(tmp_path: Path):
+    with pytest.raises(ModelFileError, match=r"model: expected a model folder, got nothing there, in .*absent"):
+        Patchcore.load(tmp_path / "absent")
+
+
+def test_fitting_needs_pictures():
+    with pytest.raises(DataError, match="good pictures: expected at least 2, got 0"):
+        small_patchcore().fit([])

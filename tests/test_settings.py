@@ -54,6 +54,7 @@ def made(**changes: Any) -> PatchcoreSettings:
         ({"max_rows": 2000.5}, "max_rows: expected a whole number from 1000 to 100000000, got 2000.5"),
         ({"seed": 0.5}, "seed: expected a whole number from 0 to .*, got 0.5"),
         ({"pooling": 3.0}, "pooling: expected a whole number from 1 to 15, got 3.0"),
+        ({"pooling": 4}, "pooling: expected an odd number, got 4"),
         ({"pooling": 17}, "pooling: expected .* from 1 to 15, got 17"),
         ({"shrinkage": -1}, "shrinkage: expected a number from 0 to 1000, got -1"),
         ({"position_sigma": -1}, "position_sigma: expected a number from 0 to 100, got -1"),
