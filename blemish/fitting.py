@@ -109,9 +109,15 @@ def fit(
 
 
 def estimated_bytes(settings: PatchcoreSettings, backbone: Backbone, n_pictures: int) -> int:
-    """Return about how much memory fitting on so many pictures takes at its peak, in bytes."""
-    size = settings.image_size
-    area = size * size if isinstance(size, int) else size[0] * size[1]
+    """Return about how much memory fitting on so many pictures takes at its peak, in bytes.
+
+    Raises:
+        InputError: if `n_pictures` is not a whole number of at least 1.
+    """
+    if isinstance(n_pictures, bool) or not isinstance(n_pictures, int) or n_pictures < 1:
+        raise InputError(message("n_pictures", "a whole number of at least 1", repr(n_pictures)))
+    size = backbone.image_hw or settings.center_crop or settings.image_size
+    area = size[0] * size[1] if isinstance(size, tuple) else size * size
     n_rows = n_pictures * area // backbone.strides[0] ** 2
     n_features = sum(backbone.channels)
     n_select = settings.bank_rows(n_rows)
