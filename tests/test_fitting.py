@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blemish import DataError, InputError, Patchcore
+from blemish import DataError, InputError, Patchcore, training
 from blemish.coreset import coreset_bytes, greedy_coreset
 from blemish.fitting import BASE_BYTES
 from blemish.normality import PositionLevels
@@ -65,6 +65,8 @@ def test_pixel_scores_are_the_highest_of_each_map(fitted: Patchcore):
     assert len(scores) == N_GOOD
     assert (scores < fitted.fitted.image_calibration.scores * 1.0001).all()  # smoothing lowers a maximum
     assert fitted.pixel_threshold in scores
+    unsmoothed = small_patchcore(map_sigma_px=0.0).fit(goods()).fitted.pixel_calibration.scores
+    assert (scores < 0.98 * unsmoothed).all()
 
 
 def test_nine_neighbours_weigh_the_score(good_paths: list[Path]):
@@ -78,6 +80,16 @@ def test_nine_neighbours_weigh_the_score(good_paths: list[Path]):
     )
     assert found.label
     assert mask[found.peak_xy[1], found.peak_xy[0]]
+
+
+def test_nine_neighbours_weigh_the_calibration_too(good_paths: list[Path]):
+    nine = small_patchcore(num_neighbors=9, position_sigma=None).fit(good_paths)
+    inside = nine.fitted
+    scores = []
+    for i, picture in enumerate(goods()):
+        found = inside.scorer.distances(features_of(nine, picture), exclude=inside.source[:, 0] == i)
+        scores.append(float(found.distances.max()) * found.weight)
+    np.testing.assert_allclose(inside.image_calibration.scores, sorted(scores), rtol=2e-3)
 
 
 def test_a_crop_sees_the_middle_alone(good_paths: list[Path]):
@@ -132,6 +144,20 @@ def test_two_levels_are_close_to_one(fitted: Patchcore, good_paths: list[Path]):
     found = model.predict(picture)
     assert found.score == pytest.approx(fitted.predict(picture).score, rel=0.25)
     assert mask[found.peak_xy[1], found.peak_xy[0]]
+
+
+def test_pictures_are_read_again_only_where_their_patches_do_not_fit(
+    good_paths: list[Path], monkeypatch: pytest.MonkeyPatch
+):
+    n_read = []
+    load = training.load
+    monkeypatch.setattr(
+        training, "load", lambda path, bit_depth: n_read.append(path) or load(path, bit_depth=bit_depth)
+    )
+    small_patchcore().fit(good_paths)
+    assert len(n_read) == N_GOOD
+    small_patchcore(max_rows=1000).fit(good_paths)
+    assert len(n_read) == N_GOOD + 3 * N_GOOD
 
 
 def test_reading_again_changes_nothing_where_the_patches_fit(good_paths: list[Path], fitted: Patchcore):

@@ -159,6 +159,19 @@ def test_mixed_sizes_are_fitted_as_squares(tmp_path: Path):
     assert y + height <= whole[0]
 
 
+def test_the_box_of_the_good_patch_is_in_that_pictures_pixels():
+    model = small_patchcore().fit([good(seed, 192, 192) for seed in range(6)])
+    found = model.predict(scratched(99)[0]).nearest_good
+    assert found is not None
+    assert found.box[2:] == (16, 16)
+
+
+def test_maps_are_smoothed(fitted: Patchcore, good_paths: list[Path]):
+    rough = small_patchcore(map_sigma_px=0.0).fit(good_paths).predict(good(99))
+    assert np.abs(np.diff(fitted.predict(good(99)).anomaly_map)).max() < 0.9 * np.abs(np.diff(rough.anomaly_map)).max()
+    assert fitted.predict(good(99)).score == rough.score
+
+
 def test_wide_pictures_keep_their_aspect():
     model = small_patchcore().fit([good(seed, 64, 256) for seed in range(6)])
     assert model.fitted.geometry.resize_hw == (64, 192)
