@@ -17,7 +17,7 @@ from blemish.modelfile import load_model, save_model
 from blemish.patchcore_file import fitted_from, fitted_to
 from blemish.prefetch import prefetch
 from blemish.records import GoodPatch, Prediction, Problem, UInt8
-from blemish.settings import PatchcoreSettings
+from blemish.settings import PatchcoreSettings, check_whole
 from blemish.thresholds import Calibration
 from blemish.training import Picture, Progress, TrainingPictures, no_progress, path_of, read_picture
 
@@ -242,6 +242,7 @@ class Patchcore:
         """Return the detector in a model folder; nothing in the folder is executed.
 
         Raises:
+            InputError: if `threads` is out of range.
             ModelFileError: if it is absent, damaged, unsafe, from a newer version or of another detector.
         """
         model = load_model(folder)
@@ -292,11 +293,7 @@ class Patchcore:
 
 def _checked_threads(threads: int | None) -> int:
     """Return how many threads to use: those asked for, or one per core."""
-    if threads is None:
-        return os.cpu_count() or 1
-    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
-        raise InputError(message("threads", f"a whole number from 1 to {MAX_THREADS}", repr(threads)))
-    return threads
+    return (os.cpu_count() or 1) if threads is None else check_whole("threads", threads, 1, MAX_THREADS)
 
 
 def _nearest_good(fitted: Fitted, found: PatchDistances, worst: int) -> GoodPatch:

@@ -7,21 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from blemish.arrays import check_number, describe
 from blemish.embedding import Extractor
 from blemish.errors import BlemishError, InputError, ModelFileError, message
 from blemish.fitting import Fitted
 from blemish.geometry import Geometry, choose_geometry
+from blemish.modelfile import NETWORK
 from blemish.neighbors import MemoryIndex
 from blemish.scoring import Scorer
-from blemish.settings import PatchcoreSettings
+from blemish.settings import PatchcoreSettings, check_whole
 from blemish.thresholds import Calibration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from blemish.modelfile import ModelFolder
 
 BANK = "bank.safetensors"
+# Scores are float32 distances, and maps are compared with thresholds as float32.
+LARGEST_SCORE = float(np.finfo(np.float32).max)
+# What a level cannot be: its mean is 1, and the prior keeps it above 4 / 1004. Dividing by less could overflow.
+LEAST_LEVEL = 1e-6
 
 
 def fitted_to(
@@ -75,23 +81,14 @@ def _fitted_from(model: ModelFolder, threads: int) -> tuple[PatchcoreSettings, F
     settings = _settings(header["settings"])
     size, crop = header["input"]["resize_hw"], header["input"]["crop_hw"]
     geometry = choose_geometry([(1, 1)], (*size,), None if crop is None else (*crop,))
+    image, pixel = (_calibration(header["thresholds"], name, settings) for name in ("image", "pixel"))
+    names, sizes_hw = _training(header["training"])
     extractor = Extractor(model.network, threads=threads)
-    level = tensors.get("level")
-    _check_parts(model, geometry, extractor, level)
-    thresholds = header["thresholds"]
-    training = header["training"]
-    fitted = Fitted(
-        geometry,
-        extractor,
-        Scorer(MemoryIndex(tensors["memory_bank"]), settings.num_neighbors, level, settings.score_sigma),
-        tensors["source"],
-        Calibration.from_scores(thresholds["image_scores"], thresholds["false_alarm_rate"]),
-        Calibration.from_scores(thresholds["pixel_scores"], thresholds["false_alarm_rate"]),
-        tuple(str(one["path"]) for one in training),
-        tuple((int(one["height_width"][0]), int(one["height_width"][1])) for one in training),
-        dict(header["provenance"]),
-    )
-    return settings, fitted
+    _check_parts(model, settings, geometry, extractor)
+    index = MemoryIndex(tensors["memory_bank"])
+    scorer = Scorer(index, settings.num_neighbors, tensors.get("level"), settings.score_sigma)
+    provenance = dict(header["provenance"])
+    return settings, Fitted(geometry, extractor, scorer, tensors["source"], image, pixel, names, sizes_hw, provenance)
 
 
 def _settings(stored: Mapping[str, Any]) -> PatchcoreSettings:
@@ -102,29 +99,76 @@ def _settings(stored: Mapping[str, Any]) -> PatchcoreSettings:
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
     }
+    if not isinstance(values["backbone"], str):
+        raise InputError(message("backbone", "a name", repr(values["backbone"])))
+    layers = values["layers"]
+    if not (isinstance(layers, tuple) and layers and all(isinstance(layer, str) for layer in layers)):
+        raise InputError(message("layers", "names", repr(layers)))
     return PatchcoreSettings(**values)
 
 
-def _check_parts(model: ModelFolder, geometry: Geometry, extractor: Extractor, level: Any) -> None:
+def _calibration(stored: Mapping[str, Any], name: str, settings: PatchcoreSettings) -> Calibration:
+    """Return the calibration of the `name` scores; rate and threshold must be the ones that follow from them."""
+    found = Calibration.from_scores(stored[f"{name}_scores"], stored["false_alarm_rate"])
+    for score in found.scores[[0, -1]]:
+        check_number(f"thresholds.{name}_scores", float(score), low=-LARGEST_SCORE, high=LARGEST_SCORE)
+    if settings.false_alarm_rate != found.false_alarm_rate:
+        expected = f"{found.false_alarm_rate} as thresholds say"
+        raise InputError(message("false_alarm_rate", expected, repr(settings.false_alarm_rate)))
+    if stored[name] != found.threshold:
+        todo = "Move thresholds with set_false_alarm_rate, and save."
+        expected = f"{found.threshold}, which follows from its scores"
+        raise InputError(message(f"thresholds.{name}", expected, repr(stored[name]), todo=todo))
+    return found
+
+
+def _training(stored: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
+    """Return path and (height, width) of each training picture."""
+    if not isinstance(stored, list):
+        raise InputError(message("training", "a list of pictures", type(stored).__name__))
+    sizes_hw = []
+    for one in stored:
+        if not isinstance(one["path"], str):
+            raise InputError(message("path", "text", repr(one["path"])))
+        height, width = one["height_width"]
+        most = 2**31 - 1
+        sizes_hw.append((check_whole("height_width", height, 1, most), check_whole("height_width", width, 1, most)))
+    return tuple(one["path"] for one in stored), tuple(sizes_hw)
+
+
+def _check_parts(model: ModelFolder, settings: PatchcoreSettings, geometry: Geometry, extractor: Extractor) -> None:
     """Raise unless network, bank, level and source belong together; one black picture is run to see it."""
     tensors = model.tensors[BANK]
     bank, source = tensors["memory_bank"], tensors["source"]
     features = extractor.features(np.zeros((*geometry.network_hw, 3), np.uint8))
     height, width, n_features = features.shape
-    n_training = len(model.header["training"])
+    limits = len(model.header["training"]), height, width
 
-    def refuse(name: str, expected: str, got: str) -> ModelFileError:
-        return ModelFileError(message(name, expected, got, where=model.path / BANK, todo="Fit again."))
+    def refuse(name: str, expected: str, got: str, file: str = BANK) -> ModelFileError:
+        return ModelFileError(message(name, expected, got, where=model.path / file, todo="Fit again."))
 
+    if features.dtype != np.float32 or not np.isfinite(features).all():
+        raise refuse("features", "finite float32 (h, w, D)", describe(features), NETWORK)
     if bank.shape[1] != n_features or len(bank) == 0:
         raise refuse("memory_bank", f"(n, {n_features}) as the network gives", str(bank.shape))
+    if len(bank) < settings.num_neighbors:
+        raise refuse("memory_bank", f"at least {settings.num_neighbors} rows, as num_neighbors says", str(len(bank)))
     if source.shape != (len(bank), 3):
         raise refuse("source", f"({len(bank)}, 3)", str(source.shape))
-    if source.min() < 0 or (source.max(axis=0) >= (n_training, height, width)).any():
-        raise refuse("source", f"rows below ({n_training}, {height}, {width})", str(source.max(axis=0).tolist()))
-    if level is None:
-        return
-    if level.shape != (height, width) or level.dtype != np.float32:
-        raise refuse("level", f"float32 ({height}, {width})", f"{level.dtype} {level.shape}")
-    if not (np.isfinite(level).all() and level.min() > 0):
-        raise refuse("level", "finite numbers above 0", f"{level.min()} to {level.max()}")
+    if source.min() < 0 or (source.max(axis=0) >= limits).any():
+        got = f"{source.min(axis=0).tolist()} to {source.max(axis=0).tolist()}"
+        raise refuse("source", f"rows from (0, 0, 0) to below {limits}", got)
+    wrong = _wrong_level(tensors.get("level"), (height, width), settings)
+    if wrong:
+        raise refuse("level", *wrong)
+
+
+def _wrong_level(level: Any, grid_hw: tuple[int, int], settings: PatchcoreSettings) -> tuple[str, str] | None:
+    """Return (expected, got) if this is not the level that the settings ask for."""
+    if settings.position_sigma is None:
+        return None if level is None else ("nothing as position_sigma is not set", describe(level))
+    if level is None or level.shape != grid_hw or level.dtype != np.float32:
+        return f"float32 {grid_hw} as position_sigma is set", "nothing" if level is None else describe(level)
+    if not (level.min() >= LEAST_LEVEL and level.max() <= 1 / LEAST_LEVEL):
+        return "numbers around 1", f"{level.min()} to {level.max()}"
+    return None

@@ -58,16 +58,16 @@ class PatchcoreSettings:
             check_number(name, getattr(self, name), low=low, high=high)
         if self.position_sigma is not None:
             check_number("position_sigma", self.position_sigma, low=0, high=100)
-        _check_whole("num_neighbors", self.num_neighbors, 1, 100)
-        _check_whole("pooling", self.pooling, 1, 15)
+        check_whole("num_neighbors", self.num_neighbors, 1, 100)
+        check_whole("pooling", self.pooling, 1, 15)
         if self.pooling % 2 == 0:
             raise InputError(message("pooling", "an odd number", str(self.pooling)))
-        _check_whole("max_rows", self.max_rows, 1000, 10**8)
-        _check_whole("seed", self.seed, 0, 2**63 - 1)
+        check_whole("max_rows", self.max_rows, 1000, 10**8)
+        check_whole("seed", self.seed, 0, 2**63 - 1)
         if self.coreset_size is not None:
-            _check_whole("coreset_size", self.coreset_size, 1, self.max_rows // 2)
+            check_whole("coreset_size", self.coreset_size, 1, self.max_rows // 2)
         if self.bit_depth is not None:
-            _check_whole("bit_depth", self.bit_depth, 9, 16)
+            check_whole("bit_depth", self.bit_depth, 9, 16)
         # Which geometry it will be depends on the pictures; what no picture allows is refused here.
         choose_geometry([(1, 1)], self.image_size, None)
         choose_geometry([(1, 1)], (MAX_SIDE_PX, MAX_SIDE_PX), self.center_crop)
@@ -83,7 +83,12 @@ class PatchcoreSettings:
         return max(1, min(int(self.coreset_sampling_ratio * n_rows), MAX_BANK_ROWS, self.max_rows // 2))
 
 
-def _check_whole(name: str, value: int, low: int, high: int) -> None:
-    """Raise unless `value` is an integer from `low` to `high`: 2.5 neighbours would fail in the first search."""
+def check_whole(name: str, value: int, low: int, high: int) -> int:
+    """Return `value` if it is an integer from `low` to `high`, or raise: 2.5 neighbours would fail in a first search.
+
+    Raises:
+        InputError: if it is outside, or no integer.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
         raise InputError(message(name, f"a whole number from {low} to {high}", repr(value)))
+    return int(value)
