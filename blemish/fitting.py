@@ -205,7 +205,7 @@ def _calibrated(
         parts = stacked
     else:
         levels = PositionLevels.from_maps(stacked, settings.position_sigma)
-        parts = np.stack([one / levels.level(without=one) for one in stacked])
+        parts = np.stack([levels.level(without=one).deviations(one) for one in stacked])
     scorer = Scorer(index, settings.num_neighbors, None if levels is None else levels.level(), settings.score_sigma)
     scores = [scorer.image_score(part, weight) for part, weight in zip(parts, weights, strict=True)]
     size = geometry.network_hw

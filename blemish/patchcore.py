@@ -48,8 +48,8 @@ class Patchcore:
         scaling: "standard" divides each channel by its deviation in good pictures, "whiten" also removes
             correlations, "none" leaves features as they are.
         shrinkage: with "whiten": how far weak directions are kept from being blown up.
-        position_sigma: smoothing, in cells, of the level of normality that distances are divided by at each position;
-            None to divide by nothing.
+        position_sigma: smoothing, in cells, of the usual distance and its deviation at each position, which scores are
+            relative to; None for plain distances.
         score_sigma: smoothing of the patch map, in cells, before its maximum becomes the image score.
         map_sigma_px: smoothing of the anomaly map, in pixels of the network's input.
         false_alarm_rate: share of good pictures that may be called defective.

@@ -14,6 +14,7 @@ from blemish.fitting import Fitted
 from blemish.geometry import Geometry, choose_geometry
 from blemish.modelfile import NETWORK
 from blemish.neighbors import MemoryIndex
+from blemish.normality import Level
 from blemish.scoring import Scorer
 from blemish.settings import PatchcoreSettings, check_whole
 from blemish.thresholds import Calibration
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 BANK = "bank.safetensors"
 # Scores are float32 distances, and maps are compared with thresholds as float32.
 LARGEST_SCORE = float(np.finfo(np.float32).max)
-# What a level cannot be: its mean is 1, and the prior keeps it above 4 / 1004. Dividing by less could overflow.
-LEAST_LEVEL = 1e-6
+# Dividing by less could overflow.
+LEAST_SPREAD = 1e-12
 
 
 def fitted_to(
@@ -53,7 +54,7 @@ def fitted_to(
     }
     tensors = {"memory_bank": fitted.scorer.index.memory_bank, "source": fitted.source}
     if level is not None:
-        tensors["level"] = level
+        tensors["level"] = np.stack(level)
     return header, {BANK: tensors}
 
 
@@ -86,7 +87,8 @@ def _fitted_from(model: ModelFolder, threads: int) -> tuple[PatchcoreSettings, F
     extractor = Extractor(model.network, threads=threads)
     _check_parts(model, settings, geometry, extractor)
     index = MemoryIndex(tensors["memory_bank"])
-    scorer = Scorer(index, settings.num_neighbors, tensors.get("level"), settings.score_sigma)
+    level = Level(*tensors["level"]) if "level" in tensors else None
+    scorer = Scorer(index, settings.num_neighbors, level, settings.score_sigma)
     provenance = dict(header["provenance"])
     return settings, Fitted(geometry, extractor, scorer, tensors["source"], image, pixel, names, sizes_hw, provenance)
 
@@ -167,8 +169,10 @@ def _wrong_level(level: Any, grid_hw: tuple[int, int], settings: PatchcoreSettin
     """Return (expected, got) if this is not the level that the settings ask for."""
     if settings.position_sigma is None:
         return None if level is None else ("nothing as position_sigma is not set", describe(level))
-    if level is None or level.shape != grid_hw or level.dtype != np.float32:
-        return f"float32 {grid_hw} as position_sigma is set", "nothing" if level is None else describe(level)
-    if not (level.min() >= LEAST_LEVEL and level.max() <= 1 / LEAST_LEVEL):
-        return "numbers around 1", f"{level.min()} to {level.max()}"
+    if level is None or level.shape != (2, *grid_hw) or level.dtype != np.float32:
+        return f"float32 {(2, *grid_hw)} as position_sigma is set", "nothing" if level is None else describe(level)
+    usual, spread = level
+    if not (usual.min() >= 0 and spread.min() >= LEAST_SPREAD and level.max() <= 1 / LEAST_SPREAD):
+        expected = f"distances of 0 or more, and deviations of at least {LEAST_SPREAD}"
+        return expected, f"{usual.min()} to {usual.max()}, and {spread.min()} to {spread.max()}"
     return None

@@ -10,6 +10,7 @@ from blemish.normality import blurred
 
 if TYPE_CHECKING:
     from blemish.neighbors import MemoryIndex
+    from blemish.normality import Level
     from blemish.records import Bool, Float32, Int64
 
 
@@ -33,11 +34,11 @@ class Scorer:
     Args:
         index: of the memory bank.
         n_neighbors: how many neighbours of the nearest bank row re-weight the image score; 1 for none.
-        level: (h, w) float32, what distances are divided by at each position; None for nothing.
+        level: what good patches have at each position, for distances to be relative to; None for nothing.
         score_sigma: smoothing of the patch map, in cells of the grid, before its maximum is the image score.
     """
 
-    def __init__(self, index: MemoryIndex, n_neighbors: int, level: Float32 | None, score_sigma: float) -> None:
+    def __init__(self, index: MemoryIndex, n_neighbors: int, level: Level | None, score_sigma: float) -> None:
         self.index = index
         self.n_neighbors = n_neighbors
         self.level = level
@@ -56,13 +57,13 @@ class Scorer:
         distances, rows = found.distances.reshape(height, width), found.indices.reshape(height, width)
         weight = 1.0
         if self.n_neighbors > 1:
-            worst = int((distances if self.level is None else distances / self.level).argmax())
+            worst = int(self.patch_map(distances).argmax())
             weight = self._weight(queries[worst], int(found.indices[worst, 0]), exclude)
         return PatchDistances(distances, rows, weight)
 
     def patch_map(self, distances: Float32) -> Float32:
-        """Return the distances relative to what good patches have at their position, (h, w) float32."""
-        return distances if self.level is None else distances / self.level
+        """Return the (h, w) float32 distances, in deviations beyond the usual if there is a level; 0 or more."""
+        return distances if self.level is None else self.level.deviations(distances)
 
     def image_score(self, patch_map: Float32, weight: float) -> float:
         """Return the image score of a patch map: its maximum after smoothing, times the weight."""

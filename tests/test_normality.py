@@ -1,4 +1,4 @@
-"""Levels of normality: what each position's distances are divided by."""
+"""Levels of normality: what each position's distances are relative to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from blemish.normality import PositionLevels, blurred
+from blemish.normality import COMMON_VARIANCE, PRIOR_PICTURES, Level, PositionLevels, blurred
 
 
 @pytest.fixture
@@ -16,52 +16,102 @@ def maps(rng: np.random.Generator) -> np.ndarray:
     return rng.uniform(0.5, 2, (6, 5, 7)).astype(np.float32)
 
 
+def same(one: Level, other: Level) -> None:
+    np.testing.assert_allclose(one.usual, other.usual, rtol=1e-5)
+    np.testing.assert_allclose(one.spread, other.spread, rtol=1e-5)
+
+
+def plain_level(maps: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """The definition, position by position and picture by picture."""
+    n = len(maps)
+    overall = maps.mean(dtype=np.float64)
+    usual, own = np.zeros(maps.shape[1:]), np.zeros(maps.shape[1:])
+    for at in np.ndindex(usual.shape):
+        values = [float(one[at]) for one in maps]
+        usual[at] = (sum(values) + PRIOR_PICTURES * overall) / (n + PRIOR_PICTURES)
+        own[at] = sum((value - usual[at]) ** 2 for value in values) / n
+    variance = (n * own + PRIOR_PICTURES * own.mean()) / (n + PRIOR_PICTURES)
+    if sigma:
+        usual, variance = (gaussian_filter(one, sigma, mode="reflect") for one in (usual, variance))
+    return usual, np.sqrt(variance + COMMON_VARIANCE * own.mean() + (0.01 * overall) ** 2)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 1.0])
+def test_level_is_its_definition(maps: np.ndarray, sigma: float):
+    found = PositionLevels.from_maps(maps, sigma).level()
+    usual, spread = plain_level(maps, sigma)
+    np.testing.assert_allclose(found.usual, usual, atol=3e-3 if sigma else 1e-6)
+    np.testing.assert_allclose(found.spread, spread, atol=3e-3 if sigma else 1e-6)
+    assert found.usual.dtype == found.spread.dtype == np.float32
+
+
 @pytest.mark.parametrize("sigma", [0.0, 1.0])
 def test_without_one_is_the_level_of_the_others(maps: np.ndarray, sigma: float):
     levels = PositionLevels.from_maps(maps, sigma)
     for i, own in enumerate(maps):
-        others = PositionLevels.from_maps(np.delete(maps, i, axis=0), sigma)
-        np.testing.assert_allclose(levels.level(without=own), others.level(), rtol=1e-5)
+        same(levels.level(without=own), PositionLevels.from_maps(np.delete(maps, i, axis=0), sigma).level())
 
 
-@given(value=st.floats(1e-6, 1e6), n=st.integers(1, 5), sigma=st.sampled_from([0.0, 0.8, 3.0]))
-def test_constant_maps_have_level_1(value: float, n: int, sigma: float):
+@given(value=st.floats(1e-6, 1e6), n=st.integers(2, 5), sigma=st.sampled_from([0.0, 0.8, 3.0]))
+def test_copies_of_one_picture_have_a_spread_of_a_hundredth(value: float, n: int, sigma: float):
     maps = np.full((n, 4, 6), value, np.float32)
     levels = PositionLevels.from_maps(maps, sigma)
-    np.testing.assert_allclose(levels.level(), 1, rtol=1e-5)
-    np.testing.assert_allclose(levels.level(without=maps[0]), 1, rtol=1e-5)
+    for level in (levels.level(), levels.level(without=maps[0])):
+        np.testing.assert_allclose(level.usual, np.float32(value), rtol=1e-5)
+        np.testing.assert_allclose(level.spread, 0.01 * value, rtol=1e-3)
 
 
-def test_maps_of_zeros_have_level_1():
+def test_maps_of_zeros_leave_distances_as_they_are():
     level = PositionLevels.from_maps(np.zeros((3, 2, 2), np.float32), 1.0).level()
-    np.testing.assert_array_equal(level, np.ones((2, 2), np.float32))
+    distances = np.float32([[0, 1], [2, 3]])
+    np.testing.assert_array_equal(level.deviations(distances), distances)
 
 
-def test_one_picture_without_itself_has_level_1():
-    own = np.float32([[1, 2], [3, 4]])
-    np.testing.assert_array_equal(PositionLevels.from_maps(own[None], 0.0).level(without=own), 1)
+def test_one_picture_without_itself_leaves_distances_as_they_are(rng: np.random.Generator):
+    own = rng.uniform(0, 1, (3, 3)).astype(np.float32)
+    level = PositionLevels.from_maps(own[None], 0.0).level(without=own)
+    np.testing.assert_array_equal(level.deviations(own), own)
 
 
-def test_a_position_twice_as_far_as_the_rest_tends_to_its_own_level(rng: np.random.Generator):
+def test_one_picture_alone_has_a_spread(maps: np.ndarray):
+    level = PositionLevels.from_maps(maps[:1], 0.0).level()
+    assert level.spread.min() > 0.05
+
+
+def test_a_position_far_from_the_rest_tends_to_its_own_level():
     pattern = np.ones((8, 8), np.float32)
     pattern[2, 3] = 4
     pattern /= pattern.mean()
-    few, many = (PositionLevels.from_maps(np.repeat(pattern[None], n, 0), 0.0).level()[2, 3] for n in (4, 400))
+    few, many = (PositionLevels.from_maps(np.repeat(pattern[None], n, 0), 0.0).level().usual[2, 3] for n in (4, 400))
     assert 1 < few < many < pattern[2, 3]
     assert few == pytest.approx(1 + (pattern[2, 3] - 1) / 2, rel=1e-5)  # four pictures weigh as much as the prior
     assert many == pytest.approx(pattern[2, 3], rel=0.02)
 
 
-def test_level_is_positive_float32_of_mean_1(maps: np.ndarray):
-    level = PositionLevels.from_maps(maps, 1.0).level()
-    assert level.dtype == np.float32
-    assert level.min() > 0
-    assert PositionLevels.from_maps(maps, 0.0).level().mean() == pytest.approx(1, rel=1e-5)
+def test_one_speck_on_a_quiet_background_counts_less_than_a_broken_restless_rim(rng: np.random.Generator):
+    maps = np.ones((100, 10, 10), np.float32)
+    maps[:, :5] += rng.normal(0, 0.2, (100, 5, 10)).astype(
+        np.float32
+    )  # a rim that varies over a background that does not
+    level = PositionLevels.from_maps(maps, 0.0).level()
+    new = np.ones((10, 10), np.float32)
+    new[2, 2], new[7, 7] = 3, 1.5
+    deviations = level.deviations(new)
+    assert deviations[2, 2] > deviations[7, 7] > 0
+
+
+def test_deviations_are_never_below_zero(maps: np.ndarray):
+    deviations = PositionLevels.from_maps(maps, 1.0).level().deviations(np.zeros(maps.shape[1:], np.float32))
+    assert deviations.dtype == np.float32
+    assert not deviations.any()
 
 
 def test_scale_of_the_distances_changes_nothing(maps: np.ndarray):
-    one, thousand = (PositionLevels.from_maps(maps * np.float32(s), 1.0).level() for s in (1, 1000))
-    np.testing.assert_allclose(one, thousand, rtol=1e-5)
+    one, thousand = (
+        PositionLevels.from_maps(maps * np.float32(s), 1.0).level().deviations(maps[0] * np.float32(s))
+        for s in (1, 1000)
+    )
+    np.testing.assert_allclose(one, thousand, rtol=1e-3, atol=1e-5)
 
 
 def test_blurred_is_a_gaussian_that_reflects(rng: np.random.Generator):

@@ -73,7 +73,7 @@ def test_nearest_good_is_the_row_that_was_found(fitted: Patchcore, good_paths: l
     distances = np.linalg.norm(features[:, :, None] - inside.scorer.index.memory_bank, axis=3)
     level = inside.scorer.level
     assert level is not None
-    row, column = np.unravel_index((distances.min(axis=2) / level).argmax(), level.shape)
+    row, column = np.unravel_index(level.deviations(distances.min(axis=2)).argmax(), level.usual.shape)
     nearest = int(distances[row, column].argmin())
     picture_index, source_row, source_column = inside.source[nearest].tolist()
     found = fitted.predict(picture).nearest_good

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blemish.neighbors import MemoryIndex
-from blemish.normality import blurred
+from blemish.normality import Level, blurred
 from blemish.scoring import Scorer
 
 
@@ -25,10 +25,12 @@ def all_distances(features: np.ndarray, bank: np.ndarray) -> np.ndarray:
     return np.linalg.norm(features[:, :, None].astype(np.float64) - bank, axis=3)
 
 
-def paper_weight(features: np.ndarray, bank: np.ndarray, b: int, level: np.ndarray | None = None) -> float:
+def paper_weight(features: np.ndarray, bank: np.ndarray, b: int, level: Level | None = None) -> float:
     """Roth et al. 2022, section 3.3, written down: equations 6 and 7."""
     distances = all_distances(features, bank)
-    nearest = distances.min(axis=2) / (1 if level is None else level)
+    nearest = distances.min(axis=2)
+    if level is not None:
+        nearest = (nearest - level.usual) / level.spread
     i, j = np.unravel_index(nearest.argmax(), nearest.shape)
     m_star = int(distances[i, j].argmin())
     to_m_star = np.linalg.norm(bank.astype(np.float64) - bank[m_star], axis=1)
@@ -54,8 +56,8 @@ def test_weight_is_the_papers(features: np.ndarray, bank: np.ndarray, n_neighbor
 
 def test_weight_is_that_of_the_worst_patch_at_its_position(features: np.ndarray, bank: np.ndarray):
     nearest = all_distances(features, bank).min(axis=2)
-    level = np.ones(nearest.shape, np.float32)
-    level[np.unravel_index(nearest.argmax(), nearest.shape)] = 10
+    level = Level(np.zeros(nearest.shape, np.float32), np.ones(nearest.shape, np.float32))
+    level.spread[np.unravel_index(nearest.argmax(), nearest.shape)] = 10
     found = Scorer(MemoryIndex(bank), 4, level, 0.0).distances(features)
     assert found.weight == pytest.approx(paper_weight(features, bank, 4, level), rel=1e-5)
     assert found.weight != pytest.approx(paper_weight(features, bank, 4), rel=1e-3)
@@ -78,10 +80,13 @@ def test_far_patches_do_not_overflow(bank: np.ndarray):
     assert 0 <= weight <= 1
 
 
-def test_patch_map_is_relative_to_the_level(features: np.ndarray, bank: np.ndarray):
-    level = np.full((4, 3), 2, np.float32)
+def test_patch_map_is_deviations_beyond_the_usual(features: np.ndarray, bank: np.ndarray):
+    level = Level(np.full((4, 3), 1.5, np.float32), np.full((4, 3), 2, np.float32))
     distances = Scorer(MemoryIndex(bank), 1, None, 0.0).distances(features).distances
-    np.testing.assert_array_equal(Scorer(MemoryIndex(bank), 1, level, 0.0).patch_map(distances), distances / 2)
+    relative = Scorer(MemoryIndex(bank), 1, level, 0.0).patch_map(distances)
+    np.testing.assert_array_equal(relative, np.maximum((distances - 1.5) / 2, 0))
+    assert (relative == 0).any()
+    assert (relative > 0).any()
     np.testing.assert_array_equal(Scorer(MemoryIndex(bank), 1, None, 0.0).patch_map(distances), distances)
 
 
