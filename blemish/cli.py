@@ -1,4 +1,8 @@
-"""The command line. Heavy libraries are loaded by the command that needs them."""
+"""The command line. Heavy libraries are loaded by the command that needs them.
+
+Exit codes: 0 done; 1 the answer is no (`check` found what stops a run, `predict --fail-on-defect` a defect); 2
+something could not be read, written or understood; 130 interrupted.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from blemish import cli_options as option
 from blemish._version import __version__
 from blemish.errors import BlemishError
 
@@ -19,18 +24,24 @@ if TYPE_CHECKING:
     from blemish.engine import Engine
     from blemish.patchcore import Patchcore
     from blemish.records import Report
-    from blemish.report import Figure
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+backbones_app = typer.Typer(no_args_is_help=True, help="List pretrained networks, and fetch their weights.")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Category = Annotated[str | None, typer.Option(help="Category of a folder that holds several.")]
-ImageSize = Annotated[int, typer.Option(help="Side of the network's input in pixels.")]
-Backbone = Annotated[str, typer.Option(help="A name out of `blemish backbones list`, or an ONNX file.")]
-Layers = Annotated[str, typer.Option(help="Layers of the backbone, with commas; empty for its usual ones.")]
-Rate = Annotated[float, typer.Option(help="Share of good pictures that may be called defective.")]
-Ratio = Annotated[float, typer.Option(help="Share of good patches that the bank keeps.")]
-Seed = Annotated[int, typer.Option(help="Of every random choice.")]
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"blemish {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _blemish(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Find defects in pictures of things that should all look alike, from good pictures alone."""
 
 
 def _say(as_json: bool, document: Any, *lines: str) -> None:
@@ -51,92 +62,44 @@ def _engine() -> Engine:
     return Engine(progress=Bars())
 
 
-def _model(backbone: str, layers: str, image_size: int, ratio: float, rate: float, seed: int) -> Patchcore:
-    from blemish.patchcore import Patchcore
+def _write(path: Path | None, text: str) -> None:
+    from blemish.files import atomic_write
 
-    return Patchcore(
-        backbone=backbone,
-        layers=tuple(layers.split(",")) if layers else None,
-        image_size=image_size,
-        coreset_sampling_ratio=ratio,
-        false_alarm_rate=rate,
-        seed=seed,
-    )
-
-
-def _figures(model: Patchcore, report: Report) -> list[Figure]:
-    """Return the worst misses and false alarms, and the closest calls, as figures."""
-    from blemish.engine import mask_of
-    from blemish.images import load
-    from blemish.records import Problem
-    from blemish.render import panels
-    from blemish.report import Figure, closest, kind_of, worst
-
-    figures = []
-    for tested in (one for group in (*worst(report), *closest(report)) for one in group):
-        picture = load(tested.sample.path, bit_depth=model.settings.bit_depth)
-        mask = mask_of(tested.sample, (picture.shape[0], picture.shape[1]))
-        shown = panels(picture, model.predict(tested.sample), mask=None if isinstance(mask, Problem) else mask)
-        figures.append(Figure(kind_of(tested), tested.sample.path.name, shown, tested))
-    return figures
-
-
-def _write_report(path: Path, models: Sequence[Patchcore], reports: Sequence[Report]) -> None:
-    from blemish.report import write_report
-
-    figures = {report.category: _figures(model, report) for model, report in zip(models, reports, strict=True)}
-    provenance = {name: str(value) for name, value in models[0].fitted.provenance.items()}
-    write_report(path, reports, figures=figures, provenance={"Blemish": __version__, **provenance})
-
-
-def _numbers(report: Report) -> dict[str, float]:
-    return {**report.metrics, **report.timings}
-
-
-def _table(rows: dict[str, dict[str, float]]) -> list[str]:
-    """Return lines of a table: one row per category, the figures that people compare."""
-    columns = ("image_AUROC", "pixel_AUROC", "AUPRO", "false_alarm_rate", "miss_rate", "fit_s", "predict_ms")
-    width = max(len(name) for name in rows)
-    lines = [" " * width + "  " + "  ".join(f"{column:>16}" for column in columns)]
-    for name, row in rows.items():
-        cells = [f"{row[column]:16.3f}" if column in row else f"{'-':>16}" for column in columns]
-        lines.append(f"{name:<{width}}  " + "  ".join(cells))
-    return lines
-
-
-def _run(engine: Engine, model: Patchcore, data: DataSet) -> Report:
-    engine.fit(model, data)
-    return engine.evaluate(model, data)
+    if path is not None:
+        atomic_write(path, text.encode("utf-8", "surrogateescape"), name="results")
 
 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("blemish-demo"),
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    seed: option.Seed = 0,
+    as_json: option.AsJson = False,
 ) -> None:
     """Make three small categories, fit, test, and write a report. Example: blemish demo"""
     from blemish.datasets import MVTecAD
     from blemish.demo import CATEGORIES, make_demo
-    from blemish.engine import average
     from blemish.patchcore import Patchcore
+    from blemish.results import table, with_average, write_html
 
-    make_demo(out / "pictures", seed=seed)
     engine, models, reports = _engine(), [], []
+    make_demo(
+        out / "pictures", seed=seed, progress=lambda done, total: engine.progress("drawing pictures", done, total)
+    )
     for category in CATEGORIES:
         model = Patchcore(seed=seed)
-        reports.append(_run(engine, model, MVTecAD(out / "pictures", category)))
+        data = MVTecAD(out / "pictures", category)
+        engine.fit(model, data)
+        reports.append(engine.evaluate(model, data))
         model.save(out / "models" / category)
         models.append(model)
-    _write_report(out / "report.html", models, reports)
-    rows = {report.category: _numbers(report) for report in reports}
-    table = _table({**rows, "average": average(reports)})
-    document = {"report": str(out / "report.html"), "categories": rows, "average": average(reports)}
-    _say(as_json, document, *table, f"Report: {out / 'report.html'}")
+    report = write_html(out / "report.html", models, reports)
+    rows = with_average(reports)
+    document = {"report": str(report), "categories": {one.category: rows[one.category] for one in reports}}
+    _say(as_json, {**document, "average": rows["average"]}, *table(rows), f"Report: {report}")
 
 
 @app.command()
-def check(data: Path, category: Category = None, as_json: AsJson = False) -> None:
+def check(data: Path, category: option.Category = None, as_json: option.AsJson = False) -> None:
     """Say what would be read as what, and what is wrong. Example: blemish check pictures/"""
     from blemish.datacheck import survey_dataset
 
@@ -144,13 +107,9 @@ def check(data: Path, category: Category = None, as_json: AsJson = False) -> Non
     problems = [
         {"path": str(one.path), "kind": one.kind, "text": one.text, "fatal": one.fatal} for one in survey.problems
     ]
-    lines = [f"{name}: {value}" for name, value in survey.summary.to_dict().items()]
-    _say(
-        as_json,
-        {"summary": survey.summary.to_dict(), "problems": problems},
-        *lines,
-        *(str(p["text"]) for p in problems),
-    )
+    summary = survey.summary.to_dict()
+    lines = [f"{name}: {value}" for name, value in summary.items()]
+    _say(as_json, {"summary": summary, "problems": problems}, *lines, *(one.text for one in survey.problems))
     if any(one.fatal for one in survey.problems):
         raise typer.Exit(1)
 
@@ -159,32 +118,54 @@ def check(data: Path, category: Category = None, as_json: AsJson = False) -> Non
 def fit(
     data: Path,
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
-    category: Category = None,
-    backbone: Backbone = "efficientnet_lite0",
-    layers: Layers = "",
-    image_size: ImageSize = 320,
-    coreset_ratio: Ratio = 0.02,
-    false_alarm_rate: Rate = 0.01,
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    category: option.Category = None,
+    backbone: option.Backbone = "efficientnet_lite0",
+    layers: option.Layers = "",
+    weights: option.Weights = None,
+    image_size: option.ImageSize = 320,
+    center_crop: option.CenterCrop = None,
+    coreset_ratio: option.Ratio = 0.02,
+    coreset_size: option.CoresetSize = None,
+    neighbors: option.Neighbors = 1,
+    false_alarm_rate: option.Rate = 0.01,
+    bit_depth: option.BitDepth = None,
+    seed: option.Seed = 0,
+    threads: option.Threads = None,
+    as_json: option.AsJson = False,
 ) -> None:
     """Fit PatchCore on good pictures. Example: blemish fit pictures/good --out model"""
+    from blemish.modelfile import check_target
+
     chosen = _data(data, category)
-    model = _model(backbone, layers, image_size, coreset_ratio, false_alarm_rate, seed)
-    megabytes = model.estimated_bytes(len(chosen.train)) / 2**20
+    check_target(out)
+    model = option.patchcore(
+        backbone=backbone,
+        layers=layers,
+        weights=weights,
+        image_size=image_size,
+        center_crop=center_crop,
+        coreset_ratio=coreset_ratio,
+        coreset_size=coreset_size,
+        neighbors=neighbors,
+        false_alarm_rate=false_alarm_rate,
+        bit_depth=bit_depth,
+        seed=seed,
+        threads=threads,
+    )
+    megabytes = model.estimated_bytes(len(chosen.train)) / 2**20 if chosen.train else 0
     print(f"{len(chosen.train)} good pictures, about {megabytes:.0f} MB of memory.", file=sys.stderr)
     _engine().fit(model, chosen)
     model.save(out)
     left_out = [one.text for one in model.problems]
-    promised = model.calibration.false_alarm_rate_promised
+    promised, warning = model.calibration.false_alarm_rate_promised, model.calibration.warning
     document = {
         "model": str(out),
         "threshold": model.threshold,
         "false_alarm_rate_promised": promised,
         "left_out": left_out,
-        "warning": model.calibration.warning,
+        "warning": warning,
     }
-    lines = [*left_out, *([model.calibration.warning] if model.calibration.warning else [])]
+    lines = [*left_out, *([warning] if warning else [])]
     lines.append(f"Threshold {model.threshold:.3f}, at most {100 * promised:.2g} % false alarms. Saved in {out}.")
     _say(as_json, document, *lines)
 
@@ -193,18 +174,22 @@ def fit(
 def test(
     model: Path,
     data: Path,
-    category: Category = None,
-    report: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
-    as_json: AsJson = False,
+    category: option.Category = None,
+    report: option.ReportOut = None,
+    scores: Annotated[Path | None, typer.Option("--csv", help="CSV file to write, one line per picture.")] = None,
+    threads: option.Threads = None,
+    as_json: option.AsJson = False,
 ) -> None:
     """Test a model on pictures whose defects are known. Example: blemish test model pictures/ --report report.html"""
     from blemish.patchcore import Patchcore
+    from blemish.results import numbers, scores_csv, table, write_html
 
-    loaded = Patchcore.load(model)
+    loaded = Patchcore.load(model, threads=threads)
     found = _engine().evaluate(loaded, _data(data, category))
+    _write(scores, scores_csv([found]))
     if report is not None:
-        _write_report(report, [loaded], [found])
-    _say(as_json, _numbers(found), *_table({found.category: _numbers(found)}), *(one.text for one in found.problems))
+        write_html(report, [loaded], [found])
+    _say(as_json, numbers(found), *table({found.category: numbers(found)}), *(one.text for one in found.problems))
 
 
 @app.command()
@@ -212,8 +197,10 @@ def predict(
     model: Path,
     pictures: list[Path],
     out: Annotated[Path | None, typer.Option(help="Folder for one figure per picture.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Folder for one mask per picture: white where defective.")] = None,
     fail_on_defect: Annotated[bool, typer.Option(help="Exit with 1 if a picture is called defective.")] = False,
-    as_json: AsJson = False,
+    threads: option.Threads = None,
+    as_json: option.AsJson = False,
 ) -> None:
     """Say of each picture whether it is defective, and where. Example: blemish predict model part.png --out figures"""
     from blemish.datasets import open_dataset
@@ -221,8 +208,10 @@ def predict(
     from blemish.patchcore import Patchcore
     from blemish.records import Problem
     from blemish.render import figure
+    from blemish.results import compared_with
 
-    loaded = Patchcore.load(model)
+    loaded = Patchcore.load(model, threads=threads)
+    bit_depth = loaded.settings.bit_depth
     paths = [
         one for path in pictures for one in ([s.path for s in open_dataset(path).train] if path.is_dir() else [path])
     ]
@@ -234,9 +223,13 @@ def predict(
             continue
         n_defective += found.label
         rows.append(found.to_dict())
+        name = f"{i:04d}-{paths[i].stem}.png"
         if out is not None:
-            drawn = figure(load(paths[i], bit_depth=loaded.settings.bit_depth), found, title=paths[i].name)
-            save(out / f"{i:04d}-{paths[i].stem}.png", drawn)
+            beside = compared_with(found.nearest_good, bit_depth)
+            drawn = figure(load(paths[i], bit_depth=bit_depth), found, title=paths[i].name, good_picture=beside)
+            save(out / name, drawn)
+        if masks is not None:
+            save(masks / name, found.mask)
         if not as_json:
             verdict = "DEFECTIVE" if found.label else "good"
             print(f"{verdict:9}  {found.score:8.3f} of {found.threshold:.3f}  p {found.p_value:.3f}  {paths[i]}")
@@ -253,52 +246,90 @@ def benchmark(
     root: Annotated[Path, typer.Option(help="Folder of categories in MVTec AD's layout.")],
     categories: Annotated[list[str] | None, typer.Option(help="Names, after one option or several.")] = None,
     model: Annotated[str, typer.Option(help="The detector: patchcore.")] = "patchcore",
-    backbone: Backbone = "efficientnet_lite0",
-    layers: Layers = "",
-    image_size: ImageSize = 320,
-    coreset_ratio: Ratio = 0.02,
-    false_alarm_rate: Rate = 0.01,
-    seed: Seed = 0,
-    json_out: Annotated[Path | None, typer.Option("--json", help="JSON file to write.")] = None,
-    csv_out: Annotated[Path | None, typer.Option("--csv", help="CSV file to write.")] = None,
-    report: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
+    backbone: option.Backbone = "efficientnet_lite0",
+    layers: option.Layers = "",
+    weights: option.Weights = None,
+    image_size: option.ImageSize = 320,
+    center_crop: option.CenterCrop = None,
+    coreset_ratio: option.Ratio = 0.02,
+    coreset_size: option.CoresetSize = None,
+    neighbors: option.Neighbors = 1,
+    false_alarm_rate: option.Rate = 0.01,
+    bit_depth: option.BitDepth = None,
+    seed: option.Seed = 0,
+    threads: option.Threads = None,
+    json_out: option.JsonOut = None,
+    csv_out: option.CsvOut = None,
+    report: option.ReportOut = None,
 ) -> None:
     """Fit and test each category, and the average. Example: blemish benchmark --root R --categories grid bottle"""
-    from blemish.datasets import MVTecAD
     from blemish.datasets import categories as all_categories
-    from blemish.engine import average
-    from blemish.files import atomic_write
 
     if model != "patchcore":
         raise typer.BadParameter(f"{model} is no detector here; there is patchcore", param_hint="--model")
-    chosen = [name for part in categories or () for name in part.split(",")] or all_categories(root)
-    engine, models, reports = _engine(), [], []
-    for name in chosen:
-        detector = _model(backbone, layers, image_size, coreset_ratio, false_alarm_rate, seed)
-        reports.append(_run(engine, detector, MVTecAD(root, name)))
+
+    def made() -> Patchcore:
+        return option.patchcore(
+            backbone=backbone,
+            layers=layers,
+            weights=weights,
+            image_size=image_size,
+            center_crop=center_crop,
+            coreset_ratio=coreset_ratio,
+            coreset_size=coreset_size,
+            neighbors=neighbors,
+            false_alarm_rate=false_alarm_rate,
+            bit_depth=bit_depth,
+            seed=seed,
+            threads=threads,
+        )
+
+    made()  # what is wrong with the options is said before a picture is read
+    engine, models, reports, n_failed = _engine(), [], [], 0
+    for name in [name for part in categories or () for name in part.split(",")] or all_categories(root):
+        detector = made()
+        try:
+            reports.append(_fit_and_test(engine, detector, root, name))
+        except BlemishError as error:
+            n_failed += 1
+            print(f"error: {name}: {error}", file=sys.stderr)
+            continue
         models.append(detector)
-    rows = {one.category: _numbers(one) for one in reports}
-    mean = average(reports)
-    print("\n".join(_table({**rows, "average": mean})))
-    if json_out is not None:
-        text = json.dumps({"categories": rows, "average": mean}, indent=1) + "\n"
-        atomic_write(json_out, text.encode(), name="results")
-    if csv_out is not None:
-        columns = sorted({name for row in rows.values() for name in row})
-        table = {**rows, "average": mean}
-        csv_lines = ["category," + ",".join(columns)]
-        csv_lines += [",".join([name, *(str(row.get(c, "")) for c in columns)]) for name, row in table.items()]
-        atomic_write(csv_out, ("\n".join(csv_lines) + "\n").encode(), name="results")
-    if report is not None:
-        _write_report(report, models, reports)
+        _write_results(reports, json_out, csv_out)
+    _finish(models, reports, report, n_failed)
 
 
-backbones_app = typer.Typer(no_args_is_help=True, help="List pretrained networks, and fetch their weights.")
-app.add_typer(backbones_app, name="backbones")
+def _fit_and_test(engine: Engine, model: Patchcore, root: Path, category: str) -> Report:
+    from blemish.datasets import MVTecAD
+
+    data = MVTecAD(root, category)
+    engine.fit(model, data)
+    return engine.evaluate(model, data)
+
+
+def _write_results(reports: Sequence[Report], json_out: Path | None, csv_out: Path | None) -> None:
+    """Write what is known so far: a run over fifteen categories may be stopped at any of them."""
+    from blemish.engine import average
+    from blemish.results import numbers, rows_csv
+
+    rows, mean = {one.category: numbers(one) for one in reports}, average(reports)
+    _write(json_out, json.dumps({"categories": rows, "average": mean}, indent=1) + "\n")
+    _write(csv_out, rows_csv({**rows, "average": mean}))
+
+
+def _finish(models: Sequence[Patchcore], reports: Sequence[Report], report: Path | None, n_failed: int) -> None:
+    from blemish.results import table, with_average, write_html
+
+    if reports:
+        print("\n".join(table(with_average(reports))))
+        if report is not None:
+            write_html(report, models, reports)
+    if n_failed:
+        raise typer.Exit(2)
 
 
 @backbones_app.command("list")
-def list_backbones(as_json: AsJson = False) -> None:
+def list_backbones(as_json: option.AsJson = False) -> None:
     """List the networks. Example: blemish backbones list"""
     from blemish.backbones import available
 
@@ -312,12 +343,18 @@ def list_backbones(as_json: AsJson = False) -> None:
 
 @backbones_app.command("fetch")
 def fetch_backbone(
-    name: str, url: Annotated[str | None, typer.Option(help="Another place for the same file.")] = None
+    name: str,
+    url: Annotated[str | None, typer.Option(help="Another place for the same file.")] = None,
+    as_json: option.AsJson = False,
 ) -> None:
     """Download a network's weights and check their hash. Example: blemish backbones fetch resnet50"""
     from blemish.backbones import fetch
 
-    print(fetch(name, url=url))
+    path = fetch(name, url=url)
+    _say(as_json, {"name": name, "path": str(path)}, str(path))
+
+
+app.add_typer(backbones_app, name="backbones")
 
 
 def _several_values(arguments: Sequence[str]) -> list[str]:
@@ -335,9 +372,6 @@ def _several_values(arguments: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """Run the command line; errors that we raise on purpose become one line and exit code 2."""
-    if sys.argv[1:] == ["--version"]:
-        print(f"blemish {__version__}")
-        return
     try:
         app(args=_several_values(sys.argv[1:]))
     except BlemishError as error:

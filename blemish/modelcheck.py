@@ -1,4 +1,4 @@
-"""Checks of the two binary parts of a model, ONNX and safetensors, before anything is built from their bytes."""
+"""Checks of a model's parts, ONNX, safetensors and JSON, before anything is built from their bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped, unused-ignore]  # no stubs
 
-from blemish.errors import ModelFileError, message
+from blemish.errors import InputError, ModelFileError, message
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,8 +49,8 @@ def check_network(data: bytes, *, name: str, outputs: Sequence[str] = (), where:
         model.ParseFromString(data)
     except DecodeError:
         raise refuse("an ONNX graph", "bytes that are none", "Copy the whole folder again, or fit again.") from None
-    for part in _parts(model):
-        unsafe = _unsafe(part)
+    for part in parts(model):
+        unsafe = unsafe_part(part)
         if unsafe:
             raise refuse(*unsafe)
     try:
@@ -139,7 +139,7 @@ def _view(data: bytes, offset: int, entry: _Entry) -> NDArray[Any]:
     return array if array.flags.aligned else array.copy()
 
 
-def _parts(model: Message) -> Iterator[Message]:
+def parts(model: Message) -> Iterator[Message]:
     """Yield every message inside a model, however deep: graphs, nodes, attributes, tensors, functions."""
     stack: list[Message] = [model]
     while stack:
@@ -150,7 +150,7 @@ def _parts(model: Message) -> Iterator[Message]:
                 stack.extend([value] if isinstance(value, Message) else value)
 
 
-def _unsafe(part: Any) -> tuple[str, str] | None:
+def unsafe_part(part: Any) -> tuple[str, str] | None:
     """Return (expected, got) if this part of a graph is one that we refuse."""
     if isinstance(part, onnx.TensorProto):
         if part.data_location != onnx.TensorProto.DEFAULT or len(part.external_data):
@@ -179,3 +179,21 @@ def _wrong_input(graph: Any) -> str:
         names = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
         return f"{names.get(kind.elem_type, 'unknown')} ({', '.join(str(size) for size in sizes)})"
     return ""
+
+
+def plain_json(value: Any, where: str) -> Any:
+    """Return `value` as JSON would give it back, or raise InputError naming the entry that it cannot hold."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, (list, tuple)):
+        return [plain_json(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, np.ndarray):
+        return plain_json(value.tolist(), where)
+    if isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
+        return {k: plain_json(v, f"{where}.{k}") for k, v in value.items()}
+    got = repr(value) if isinstance(value, float) else type(value).__name__
+    raise InputError(message(where, "finite numbers, text, lists and dicts with text keys", got))

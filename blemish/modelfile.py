@@ -26,6 +26,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,7 @@ import safetensors.numpy
 from blemish._version import __version__
 from blemish.errors import InputError, ModelFileError, SaveError, message
 from blemish.files import save_error, sync_folder, write_synced
-from blemish.modelcheck import check_network, read_tensors
+from blemish.modelcheck import check_network, plain_json, read_tensors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -121,6 +122,21 @@ def save_model(
     return Path(folder)
 
 
+def check_target(folder: str | os.PathLike[str]) -> None:
+    """Raise unless a model could be saved there: better known before an hour of fitting than after.
+
+    Raises:
+        SaveError: if the folder holds other files, or cannot be written.
+    """
+    target = Path(os.path.realpath(folder))
+    try:
+        _check_replaceable(target)
+        with tempfile.TemporaryDirectory(dir=next(path for path in target.parents if path.exists())):
+            pass
+    except OSError as error:
+        raise save_error("model", target, error) from error
+
+
 def load_model(folder: str | os.PathLike[str]) -> ModelFolder:
     """Return a model folder's content after checking all of it; nothing in it is executed.
 
@@ -146,7 +162,7 @@ def _contents(
     reserved = {"format_version", "files"} & set(header)
     if reserved:
         raise InputError(message("header", "no reserved field", ", ".join(sorted(reserved))))
-    fields = _plain(header, "header")
+    fields = plain_json(header, "header")
     fields["provenance"] = {"library_version": __version__, **_section(fields, "provenance", InputError, "header")}
     _check_fields(fields, InputError, "header")
     contents = {NETWORK: bytes(network)}
@@ -160,24 +176,6 @@ def _contents(
     fields["files"] = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     contents[HEADER] = (json.dumps(fields, sort_keys=True, indent=1, allow_nan=False) + "\n").encode("ascii")
     return contents
-
-
-def _plain(value: Any, where: str) -> Any:
-    """Return `value` as JSON would give it back, or raise InputError naming the entry that it cannot hold."""
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    if isinstance(value, (int, np.integer)):
-        return int(value)
-    if isinstance(value, (float, np.floating)) and math.isfinite(value):
-        return float(value)
-    if isinstance(value, (list, tuple)):
-        return [_plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist(), where)
-    if isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
-        return {k: _plain(v, f"{where}.{k}") for k, v in value.items()}
-    got = repr(value) if isinstance(value, float) else type(value).__name__
-    raise InputError(message(where, "finite numbers, text, lists and dicts with text keys", got))
 
 
 def _section(fields: Any, name: str, error: type[Exception], where: object) -> dict[str, Any]:

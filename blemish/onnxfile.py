@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, Message  # type: ignore[import-
 from onnx import TensorProto, helper, numpy_helper
 
 from blemish.errors import InputError, ModelFileError, message
-from blemish.modelcheck import _parts, _unsafe
+from blemish.modelcheck import parts, unsafe_part
 
 MAX_ONNX_BYTES = 1 << 30  # protobuf ends at 2 GiB, and a copy is made; ViT-L/14 in float32 is 1.2 GB, ViT-B 350 MB
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
@@ -49,8 +49,8 @@ def parse_onnx(data: bytes, *, where: object) -> onnx.ModelProto:
         model.ParseFromString(data)
     except DecodeError:
         raise _refuse("an ONNX graph", "bytes that are none", where) from None
-    for part in _parts(model):
-        unsafe = _unsafe(part)
+    for part in parts(model):
+        unsafe = unsafe_part(part)
         if unsafe:
             todo = "Export it again with standard operators and its weights inside."
             raise _refuse(*unsafe, where, todo)

@@ -35,7 +35,7 @@ class Patchcore:
 
     Args:
         backbone: a name out of `blemish backbones`, or an ONNX file.
-        layers: layers of it, finest first; None for its usual two.
+        layers: layers of it, finest first; None for its usual ones.
         weights: a weight file for a named backbone, instead of the installed or fetched one.
         pre_trained: True; PatchCore has nothing to say with random weights.
         image_size: the network's input: (height, width), or one number n for about n * n pixels in the pictures' own
@@ -79,7 +79,7 @@ class Patchcore:
         coreset_sampling_ratio: float = 0.02,
         coreset_size: int | None = None,
         num_neighbors: int = 1,
-        pooling: int = 3,
+        pooling: int = 1,
         scaling: Scaling = "whiten",
         shrinkage: float = 0.1,
         position_sigma: float | None = 1.0,

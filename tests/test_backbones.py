@@ -31,8 +31,8 @@ def photograph(name: str, side: int) -> np.ndarray:
 
 def test_default_is_there_with_known_layers():
     lite = backbones.build()
-    assert (lite.name, lite.layers) == ("efficientnet_lite0", ("blocks.4", "blocks.7"))
-    assert (lite.channels, lite.strides) == ((40, 80), (8, 16))
+    assert (lite.name, lite.layers) == ("efficientnet_lite0", ("blocks.4", "blocks.7", "blocks.10"))
+    assert (lite.channels, lite.strides) == ((40, 80, 112), (8, 16, 16))
     assert lite.weights_sha256.startswith("579344248a93e230")
 
 
