@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 # 0.13 GB at 152 values a row, and as many rows as 195 pictures of 1,024 patches.
 MAX_ROWS = 200_000
 
-# Sizes measured on two cores at 200,000 x 152 and x 456 (benchmarks/coreset.py); none of them changes a pick.
+# Chosen on two cores at 200,000 x 152 and x 456, where half or twice costs little; none of them changes a pick.
 _BATCH = 2048  # rows brought up to date at a time
 _TILE = 1024  # rows and picks of one matrix product: its result stays in cache
 _REVIEW = 64  # picks after which a batch drops the rows that can no longer be picked

@@ -24,7 +24,7 @@ from onnx import TensorProto, helper
 from blemish import modelfile
 from blemish._version import __version__
 from blemish.errors import InputError, ModelFileError, SaveError
-from blemish.modelfile import load_model, save_model
+from blemish.modelfile import check_target, load_model, save_model
 from tests.models import bank, header, network, save_small
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX links, pipes and fork")
@@ -243,6 +243,28 @@ def test_read_only_model_is_not_replaced(folder: Path, monkeypatch: pytest.Monke
     with pytest.raises(SaveError, match="You may not write there"):
         save_small(folder, 2.0)
     assert first_value(folder) == 1.0
+
+
+def test_a_target_can_be_checked_without_leaving_a_trace(folder: Path, tmp_path: Path) -> None:
+    check_target(folder)
+    check_target(tmp_path / "new" / "deep" / "model")
+    assert not (tmp_path / "new").exists()
+    assert first_value(folder) == 1.0
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(SaveError, match=r"other files: thesis\.tex"):
+        check_target(tmp_path / "other")
+    with pytest.raises(SaveError, match="thesis"):
+        check_target(tmp_path / "other" / "thesis.tex" / "model")
+
+
+def test_a_target_on_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "mkdir", full)
+    with pytest.raises(SaveError, match="space"):
+        check_target(tmp_path / "model")
 
 
 @POSIX
