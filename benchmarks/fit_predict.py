@@ -27,14 +27,14 @@ import numpy as np
 FIT = """
 import json, resource, sys, time
 start = time.perf_counter()
+from pathlib import Path
 from blemish import Patchcore
-from blemish.folder import Folder
 stages, last = {}, [time.perf_counter(), "start"]
 def progress(stage, done, total):
     now = time.perf_counter()
     stages[stage] = stages.get(stage, 0) + now - last[0]
     last[0] = now
-paths = Folder(normal_dir=sys.argv[1]).train
+paths = sorted(Path(sys.argv[1]).iterdir())
 model = Patchcore()
 estimate = model.estimated_bytes(len(paths))
 fit_start = time.perf_counter()
@@ -85,7 +85,7 @@ def write_pictures(folder, n, size, ending, seed):
 
 def run(code, *paths):
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code, *map(str, paths)], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, *map(str, paths)], check=True, stdout=subprocess.PIPE, text=True)
     return time.perf_counter() - start, done.stdout
 
 

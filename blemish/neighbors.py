@@ -15,7 +15,7 @@ import numpy as np
 from blemish.arrays import blocks, check_array
 from blemish.errors import InputError, message
 from blemish.integer_scores import IntegerScores, largest_columns, lowest_score
-from blemish.records import Bool, Float32, Float64, Int64, Neighbors
+from blemish.records import Bool, Float32, Int64, Neighbors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -185,15 +185,36 @@ def _best_of_pairs(
     queries: Float32, bank: Float32, rows: NDArray[np.intp], columns: NDArray[np.intp], k: int
 ) -> tuple[Float32, Int64]:
     """Return the k nearest of the pairs (query row, bank column) of each query; `rows` is sorted, k or more of each."""
-    squares: Float64 = np.empty(len(rows), np.float64)
-    for part in blocks(len(rows), max(1, _PAIR_VALUES // queries.shape[1])):
-        # A float32 difference is off by 6e-8 of itself at most, so only the sum needs float64.
-        difference = bank.take(columns[part], axis=0)
-        difference -= queries.take(rows[part], axis=0)
-        wide = difference.astype(np.float64)
-        np.einsum("ij,ij->i", wide, wide, out=squares[part])
+    rows, columns = _nearest_of_pairs(queries, bank, rows, columns, k)
+    # A float32 difference is off by 6e-8 of itself at most, so only the sum needs float64.
+    wide = (bank[columns] - queries[rows]).astype(np.float64)
+    squares = np.einsum("ij,ij->i", wide, wide)
     distances = np.sqrt(squares).astype(np.float32)
     order = np.lexsort((columns, distances, rows))
     first = np.searchsorted(rows, np.arange(len(queries)))
     best = order[first[:, None] + np.arange(k)]
     return distances[best], columns[best].astype(np.int64)
+
+
+def _nearest_of_pairs(
+    queries: Float32, bank: Float32, rows: NDArray[np.intp], columns: NDArray[np.intp], k: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the pairs that are not farther in float32 than the k-th of their query by more than rounding.
+
+    Summed in float32, D terms are off by D * 6e-8 of their sum at most, and each by what underflows.
+    """
+    first = np.searchsorted(rows, np.arange(len(queries) + 1))
+    if len(rows) == k * len(queries):
+        return rows, columns
+    squares = np.empty(len(rows), np.float32)
+    for part in blocks(len(rows), max(1, _PAIR_VALUES // queries.shape[1])):
+        difference = bank.take(columns[part], axis=0)
+        difference -= queries.take(rows[part], axis=0)
+        np.einsum("ij,ij->i", difference, difference, out=squares[part])
+    if k == 1:
+        limit = np.minimum.reduceat(squares, first[:-1])
+    else:
+        limit = squares[np.lexsort((squares, rows))[first[:-1] + k - 1]]
+    kind, n_terms = np.finfo(np.float32), np.float32(4 * (queries.shape[1] + 8))
+    near = np.flatnonzero(squares <= (limit * (1 + n_terms * kind.eps) + n_terms * kind.tiny)[rows])
+    return rows[near], columns[near]
