@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -73,7 +74,7 @@ class Engine:
 
     def __init__(self, *, progress: Progress | None = None) -> None:
         self.progress: Progress = progress or no_progress
-        self._fit_s: dict[int, float] = {}
+        self._fit_s: WeakKeyDictionary[Detector, float] = WeakKeyDictionary()
 
     def fit(self, model: Detector, datamodule: DataSet) -> None:
         """Fit a detector on a data set's good training pictures; nothing else of it is looked at.
@@ -83,7 +84,7 @@ class Engine:
         """
         start = time.perf_counter()
         model.fit(datamodule.train, progress=self.progress)
-        self._fit_s[id(model)] = time.perf_counter() - start
+        self._fit_s[model] = time.perf_counter() - start
 
     def test(self, model: Detector, datamodule: DataSet) -> list[dict[str, float]]:
         """Return one dictionary of metrics on the test pictures, in a list as anomalib's users know it.
@@ -124,8 +125,8 @@ class Engine:
             "n_train": float(len(datamodule.train) - len(model.problems)),
             "n_test": float(len(tally.tested)),
         }
-        if id(model) in self._fit_s:
-            timings["fit_s"] = self._fit_s[id(model)]
+        if model in self._fit_s:
+            timings["fit_s"] = self._fit_s[model]
         return _report(model, datamodule, tally, timings)
 
     def predict(self, model: Detector, data: DataSet | Iterable[Picture]) -> Iterator[Prediction | Problem]:
