@@ -109,7 +109,8 @@ def check(data: Path, category: option.Category = None, as_json: option.AsJson =
     ]
     summary = survey.summary.to_dict()
     lines = [f"{name}: {value}" for name, value in summary.items()]
-    _say(as_json, {"summary": summary, "problems": problems}, *lines, *(one.text for one in survey.problems))
+    found = [one.text if str(one.path) in one.text else f"{one.path}: {one.text}" for one in survey.problems]
+    _say(as_json, {"summary": summary, "problems": problems}, *lines, *found)
     if any(one.fatal for one in survey.problems):
         raise typer.Exit(1)
 

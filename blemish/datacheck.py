@@ -306,9 +306,7 @@ def _depths(facts: Sequence[_Facts], place: Path) -> list[Problem]:
         return []
     problems = []
     if len(deep) < len(facts):
-        text = (
-            f"{len(deep)} pictures have 16 bits a channel and {len(facts) - len(deep)} have 8. Brightness may differ."
-        )
+        text = f"Pictures of 16 bits a channel: {len(deep)}; of 8: {len(facts) - len(deep)}. Brightness may differ."
         problems.append(Problem(place, "mixed-depth", text))
     largest = max(fact.largest for fact in deep)
     bits = next((bits for bits in CAMERA_BITS if largest < 2**bits), 16)

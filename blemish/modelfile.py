@@ -133,6 +133,8 @@ def check_target(folder: str | os.PathLike[str]) -> None:
         _check_replaceable(target)
         with tempfile.TemporaryDirectory(dir=next(path for path in target.parents if path.exists())):
             pass
+    except SaveError:
+        raise
     except OSError as error:
         raise save_error("model", target, error) from error
 

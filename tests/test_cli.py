@@ -201,6 +201,10 @@ def test_check_names_what_is_wrong_before_a_run(run, tmp_path: Path):
         "empty.png", "cut.png", "text.jpg",
     }  # fmt: skip
     assert code == int(any(one["fatal"] for one in said["problems"]))
+    (tmp_path / "good" / "again.png").write_bytes((tmp_path / "good" / "001.png").read_bytes())
+    _, out, _ = run("check", tmp_path / "good")
+    assert all(str(tmp_path / "good") in line for line in out.splitlines() if "same pixels" in line)
+    assert "same pixels" in out
 
 
 def test_one_good_picture_is_not_enough(run, tmp_path: Path):

@@ -195,7 +195,10 @@ def test_16_bit_pictures_that_use_fewer(tmp_path, rng, largest, bits):
     assert cv2.imwrite(str(tmp_path / "98.png"), deep)
     assert check_dataset(Folder("deep", normal_dir=tmp_path)) == ()
     save(tmp_path / "99.png", rng.integers(0, 256, (6, 8)).astype(np.uint8))
-    assert "99 pictures have 16 bits" in only(check_dataset(Folder("deep", normal_dir=tmp_path)), "mixed-depth").text
+    assert (
+        "16 bits a channel: 99; of 8: 1."
+        in only(check_dataset(Folder("deep", normal_dir=tmp_path)), "mixed-depth").text
+    )
 
 
 def test_files_that_are_not_looked_at_are_counted(root):

@@ -252,7 +252,9 @@ def test_a_target_can_be_checked_without_leaving_a_trace(folder: Path, tmp_path:
     assert first_value(folder) == 1.0
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    with pytest.raises(SaveError, match=r"other files: thesis\.tex"):
+    with pytest.raises(
+        SaveError, match=r"^model: expected a model folder to replace, got other files: thesis\.tex, in "
+    ):
         check_target(tmp_path / "other")
     with pytest.raises(SaveError, match="thesis"):
         check_target(tmp_path / "other" / "thesis.tex" / "model")
