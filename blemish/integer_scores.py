@@ -32,7 +32,7 @@ _AXES_ROWS = 4096
 # Finding the main axes takes the cube of their number: beyond this it would take longer than it saves.
 _MOST_AXES = 512
 # Shares of the groups, and of the groups' number in rows, beyond which a float32 product is faster.
-_TOO_MANY = (1 / 16, 1 / 4)
+_TOO_MANY = (1 / 2, 1.0)
 _BLOCKED = -(2**30)
 
 
@@ -113,6 +113,8 @@ class IntegerScores:
         squares = np.square(coefficients[:, 0] / per_scale)
         with np.errstate(over="ignore"):
             limit = per_scale * lowest_score(queries, bank[self._row_of_column[seeds]], squares, self._slack)
+        if not (np.isfinite(limit).all() and np.isfinite(base).all()):
+            return None
         hits = np.flatnonzero(bounds >= limit[:, None])
         if len(hits) > n * (k + self.n_groups * _TOO_MANY[0]):
             return None
