@@ -193,7 +193,7 @@ def what_bounds(index, queries, bank):
             "integer product alone": 1e3 * product_s,
             "rotate, round, bound": 1e3 * (graph_s - product_s),
             "group maxima, survivors": 1e3 * (candidates_s - graph_s),
-            "distances of survivors in float64": 1e3 * finish_s,
+            "distances of survivors": 1e3 * finish_s,
         },
         "integer_product_gop_per_s_one_thread": operations / product_s / 1e9,
         "float32_product_gop_per_s_all_threads": 2 * left.size * right.shape[1] / float32_s / 1e9,

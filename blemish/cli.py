@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -116,22 +117,12 @@ def check(data: Path, category: option.Category = None, as_json: option.AsJson =
 
 
 @app.command()
+@option.of_detector
 def fit(
+    make: Callable[[], Patchcore],
     data: Path,
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
     category: option.Category = None,
-    backbone: option.Backbone = "efficientnet_lite0",
-    layers: option.Layers = "",
-    weights: option.Weights = None,
-    image_size: option.ImageSize = 320,
-    center_crop: option.CenterCrop = None,
-    coreset_ratio: option.Ratio = 0.02,
-    coreset_size: option.CoresetSize = None,
-    neighbors: option.Neighbors = 1,
-    false_alarm_rate: option.Rate = 0.01,
-    bit_depth: option.BitDepth = None,
-    seed: option.Seed = 0,
-    threads: option.Threads = None,
     as_json: option.AsJson = False,
 ) -> None:
     """Fit PatchCore on good pictures. Example: blemish fit pictures/good --out model"""
@@ -139,20 +130,7 @@ def fit(
 
     chosen = _data(data, category)
     check_target(out)
-    model = option.patchcore(
-        backbone=backbone,
-        layers=layers,
-        weights=weights,
-        image_size=image_size,
-        center_crop=center_crop,
-        coreset_ratio=coreset_ratio,
-        coreset_size=coreset_size,
-        neighbors=neighbors,
-        false_alarm_rate=false_alarm_rate,
-        bit_depth=bit_depth,
-        seed=seed,
-        threads=threads,
-    )
+    model = make()
     megabytes = model.estimated_bytes(len(chosen.train)) / 2**20 if chosen.train else 0
     print(f"{len(chosen.train)} good pictures, about {megabytes:.0f} MB of memory.", file=sys.stderr)
     _engine().fit(model, chosen)
@@ -243,22 +221,12 @@ def predict(
 
 
 @app.command()
+@option.of_detector
 def benchmark(
+    make: Callable[[], Patchcore],
     root: Annotated[Path, typer.Option(help="Folder of categories in MVTec AD's layout.")],
     categories: Annotated[list[str] | None, typer.Option(help="Names, after one option or several.")] = None,
     model: Annotated[str, typer.Option(help="The detector: patchcore.")] = "patchcore",
-    backbone: option.Backbone = "efficientnet_lite0",
-    layers: option.Layers = "",
-    weights: option.Weights = None,
-    image_size: option.ImageSize = 320,
-    center_crop: option.CenterCrop = None,
-    coreset_ratio: option.Ratio = 0.02,
-    coreset_size: option.CoresetSize = None,
-    neighbors: option.Neighbors = 1,
-    false_alarm_rate: option.Rate = 0.01,
-    bit_depth: option.BitDepth = None,
-    seed: option.Seed = 0,
-    threads: option.Threads = None,
     json_out: option.JsonOut = None,
     csv_out: option.CsvOut = None,
     report: option.ReportOut = None,
@@ -269,26 +237,10 @@ def benchmark(
     if model != "patchcore":
         raise typer.BadParameter(f"{model} is no detector here; there is patchcore", param_hint="--model")
 
-    def made() -> Patchcore:
-        return option.patchcore(
-            backbone=backbone,
-            layers=layers,
-            weights=weights,
-            image_size=image_size,
-            center_crop=center_crop,
-            coreset_ratio=coreset_ratio,
-            coreset_size=coreset_size,
-            neighbors=neighbors,
-            false_alarm_rate=false_alarm_rate,
-            bit_depth=bit_depth,
-            seed=seed,
-            threads=threads,
-        )
-
-    made()  # what is wrong with the options is said before a picture is read
+    make()  # what is wrong with the options is said before a picture is read
     engine, models, reports, n_failed = _engine(), [], [], 0
     for name in [name for part in categories or () for name in part.split(",")] or all_categories(root):
-        detector = made()
+        detector = make()
         try:
             reports.append(_fit_and_test(engine, detector, root, name))
         except BlemishError as error:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -31,18 +34,18 @@ Weights = Annotated[Path | None, typer.Option(help="Weight file of the backbone,
 
 def patchcore(
     *,
-    backbone: str,
-    layers: str,
-    weights: Path | None,
-    image_size: int,
-    center_crop: int | None,
-    coreset_ratio: float,
-    coreset_size: int | None,
-    neighbors: int,
-    false_alarm_rate: float,
-    bit_depth: int | None,
-    seed: int,
-    threads: int | None,
+    backbone: Backbone = "efficientnet_lite0",
+    layers: Layers = "",
+    weights: Weights = None,
+    image_size: ImageSize = 320,
+    center_crop: CenterCrop = None,
+    coreset_ratio: Ratio = 0.02,
+    coreset_size: CoresetSize = None,
+    neighbors: Neighbors = 1,
+    false_alarm_rate: Rate = 0.01,
+    bit_depth: BitDepth = None,
+    seed: Seed = 0,
+    threads: Threads = None,
 ) -> Patchcore:
     """Return the detector that these options describe."""
     from blemish.patchcore import Patchcore
@@ -61,3 +64,24 @@ def patchcore(
         seed=seed,
         threads=threads,
     )
+
+
+def of_detector(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with the options of `patchcore` as its own; it gets `make`, which makes that detector."""
+    # Typer reads signatures; the class is loaded only when a detector is made, and no option is of it.
+    later = {"Patchcore": object}
+    own, shared = (inspect.signature(function).parameters for function in (command, patchcore))
+    hints = {**get_type_hints(command, localns=later, include_extras=True)}
+    hints |= get_type_hints(patchcore, localns=later, include_extras=True)
+    names = [*(name for name in own if name != "make"), *shared]
+    parameters = {**own, **shared}
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        command(make=partial(patchcore, **{name: given.pop(name) for name in shared}), **given)
+
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [parameters[name].replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY) for name in names]
+    )
+    run.__annotations__ = {name: hints[name] for name in names}
+    return run

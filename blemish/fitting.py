@@ -18,6 +18,7 @@ from blemish.neighbors import MemoryIndex
 from blemish.normality import PositionLevels
 from blemish.records import Float32
 from blemish.scoring import Scorer
+from blemish.settings import check_whole
 from blemish.thresholds import Calibration
 
 if TYPE_CHECKING:
@@ -112,10 +113,9 @@ def estimated_bytes(settings: PatchcoreSettings, backbone: Backbone, n_pictures:
     """Return about how much memory fitting on so many pictures takes at its peak, in bytes.
 
     Raises:
-        InputError: if `n_pictures` is not a whole number of at least 1.
+        InputError: if `n_pictures` is no whole number, or below 1.
     """
-    if isinstance(n_pictures, bool) or not isinstance(n_pictures, int) or n_pictures < 1:
-        raise InputError(message("n_pictures", "a whole number of at least 1", repr(n_pictures)))
+    check_whole("n_pictures", n_pictures, 1, 10**9)
     size = backbone.image_hw or settings.center_crop or settings.image_size
     area = size[0] * size[1] if isinstance(size, tuple) else size * size
     n_rows = n_pictures * area // backbone.strides[0] ** 2

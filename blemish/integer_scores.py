@@ -113,6 +113,7 @@ class IntegerScores:
         squares = np.square(coefficients[:, 0] / per_scale)
         with np.errstate(over="ignore"):
             limit = per_scale * lowest_score(queries, bank[self._row_of_column[seeds]], squares, self._slack)
+        # Beyond what float32 holds the bound compares nothing, and would rule out everything.
         if not (np.isfinite(limit).all() and np.isfinite(base).all()):
             return None
         hits = np.flatnonzero(bounds >= limit[:, None])

@@ -49,10 +49,9 @@ def check_network(data: bytes, *, name: str, outputs: Sequence[str] = (), where:
         model.ParseFromString(data)
     except DecodeError:
         raise refuse("an ONNX graph", "bytes that are none", "Copy the whole folder again, or fit again.") from None
-    for part in parts(model):
-        unsafe = unsafe_part(part)
-        if unsafe:
-            raise refuse(*unsafe)
+    unsafe = unsafe_part(model)
+    if unsafe:
+        raise refuse(*unsafe)
     try:
         onnx.checker.check_model(data)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
@@ -139,6 +138,11 @@ def _view(data: bytes, offset: int, entry: _Entry) -> NDArray[Any]:
     return array if array.flags.aligned else array.copy()
 
 
+def unsafe_part(model: Message) -> tuple[str, str] | None:
+    """Return (expected, got) of the first part of a graph, however deep, that we refuse."""
+    return next(filter(None, map(_unsafe, parts(model))), None)
+
+
 def parts(model: Message) -> Iterator[Message]:
     """Yield every message inside a model, however deep: graphs, nodes, attributes, tensors, functions."""
     stack: list[Message] = [model]
@@ -150,7 +154,7 @@ def parts(model: Message) -> Iterator[Message]:
                 stack.extend([value] if isinstance(value, Message) else value)
 
 
-def unsafe_part(part: Any) -> tuple[str, str] | None:
+def _unsafe(part: Any) -> tuple[str, str] | None:
     """Return (expected, got) if this part of a graph is one that we refuse."""
     if isinstance(part, onnx.TensorProto):
         if part.data_location != onnx.TensorProto.DEFAULT or len(part.external_data):

@@ -208,7 +208,6 @@ def _nearest_of_pairs(
 
     Summed in float32, D terms are off by D * 6e-8 of their sum at most, and each by what underflows.
     """
-    first = np.searchsorted(rows, np.arange(len(queries) + 1))
     if len(rows) == k * len(queries):
         return rows, columns
     squares = np.empty(len(rows), np.float32)
@@ -216,10 +215,8 @@ def _nearest_of_pairs(
         difference = bank.take(columns[part], axis=0)
         difference -= queries.take(rows[part], axis=0)
         np.einsum("ij,ij->i", difference, difference, out=squares[part])
-    if k == 1:
-        limit = np.minimum.reduceat(squares, first[:-1])
-    else:
-        limit = squares[np.lexsort((squares, rows))[first[:-1] + k - 1]]
+    first = np.searchsorted(rows, np.arange(len(queries)))
+    limit = np.minimum.reduceat(squares, first) if k == 1 else squares[np.lexsort((squares, rows))[first + k - 1]]
     kind, n_terms = np.finfo(np.float32), np.float32(4 * (queries.shape[1] + 8))
     near = np.flatnonzero(squares <= (limit * (1 + n_terms * kind.eps) + n_terms * kind.tiny)[rows])
     return rows[near], columns[near]

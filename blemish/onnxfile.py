@@ -49,14 +49,13 @@ def parse_onnx(data: bytes, *, where: object) -> onnx.ModelProto:
         model.ParseFromString(data)
     except DecodeError:
         raise _refuse("an ONNX graph", "bytes that are none", where) from None
-    for part in parts(model):
-        unsafe = unsafe_part(part)
-        if unsafe:
-            todo = "Export it again with standard operators and its weights inside."
-            raise _refuse(*unsafe, where, todo)
-        # protobuf gives text that is not UTF-8 as bytes, which no name of a tensor may be.
-        if any(isinstance(text, bytes) for text in _texts(part)):
-            raise _refuse("an ONNX graph", "names that are no text", where)
+    unsafe = unsafe_part(model)
+    if unsafe:
+        todo = "Export it again with standard operators and its weights inside."
+        raise _refuse(*unsafe, where, todo)
+    # protobuf gives text that is not UTF-8 as bytes, which no name of a tensor may be.
+    if any(isinstance(text, bytes) for part in parts(model) for text in _texts(part)):
+        raise _refuse("an ONNX graph", "names that are no text", where)
     opset = max((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=0)
     if opset < MIN_OPSET or not model.graph.node:
         got = f"opset {opset}" if model.graph.node else "an empty one"

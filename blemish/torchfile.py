@@ -13,6 +13,7 @@ import stat
 import struct
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +120,7 @@ class _Tensor:
     strides: tuple[int, ...]
 
 
-class _TorchFile:
+class _TorchFile(ABC):
     """What both of torch's formats share: which names mean something, and how a tensor is cut out of its storage."""
 
     def __init__(self, data: bytes, path: object, allow_unknown: bool) -> None:
@@ -129,9 +130,9 @@ class _TorchFile:
         self.left = 4 * len(data) + (1 << 20)  # bytes that may still be allocated for copies of tensors
         self.arrays: dict[_Tensor, NDArray[Any]] = {}
 
+    @abstractmethod
     def storage(self, storage: _Storage) -> NDArray[Any]:
         """Return the (size,) elements of a storage; bfloat16 as uint16."""
-        raise NotImplementedError
 
     def resolve(self, module: str, name: str) -> Any:
         """Return what stands for a class or function that the pickle names."""
