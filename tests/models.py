@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +52,17 @@ def bank(value: float = 1.0) -> dict[str, dict[str, Any]]:
 def save_small(folder: Path, value: float = 1.0) -> Path:
     """Save a small model whose bank holds `value`."""
     return save_model(folder, header=header(), network=network().SerializeToString(), tensors=bank(value))
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change model.json, which nothing signs."""
+    path = folder / "model.json"
+    header = json.loads(path.read_text())
+    change(header)
+    path.write_text(json.dumps(header))
+
+
+def replace_file(folder: Path, name: str, data: bytes) -> None:
+    """Replace a file and its SHA-256, as an attacker would."""
+    (folder / name).write_bytes(data)
+    rewrite(folder, lambda header: header["files"].update({name: hashlib.sha256(data).hexdigest()}))

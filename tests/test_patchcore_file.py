@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import json
 import random
 import re
@@ -21,7 +20,7 @@ from onnx import TensorProto, helper
 
 from blemish import ModelFileError, Patchcore, patchcore_file
 from blemish.embedding import Extractor
-from tests.models import network
+from tests.models import network, replace_file, rewrite
 from tests.pictures import good
 
 Change = Callable[[dict[str, Any]], object]
@@ -32,20 +31,6 @@ FILES = (BANK, "model.json", "network.onnx")
 @pytest.fixture
 def folder(saved: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "model"))
-
-
-def rewrite(folder: Path, change: Change) -> None:
-    """Change model.json, which nothing signs."""
-    path = folder / "model.json"
-    header = json.loads(path.read_text())
-    change(header)
-    path.write_text(json.dumps(header))
-
-
-def replace_file(folder: Path, name: str, data: bytes) -> None:
-    """Replace a file and its SHA-256, as an attacker would."""
-    (folder / name).write_bytes(data)
-    rewrite(folder, lambda header: header["files"].update({name: hashlib.sha256(data).hexdigest()}))
 
 
 def replace_tensors(folder: Path, **changes: np.ndarray | None) -> None:

@@ -10,29 +10,12 @@ import pytest
 
 from blemish.errors import InputError
 from blemish.settings import MAX_BANK_ROWS, PatchcoreSettings
+from tests.pictures import SETTINGS
 
 
 def made(**changes: Any) -> PatchcoreSettings:
-    values = {
-        "backbone": "lite",
-        "layers": ("a", "b"),
-        "image_size": 64,
-        "center_crop": None,
-        "coreset_sampling_ratio": 0.1,
-        "coreset_size": None,
-        "num_neighbors": 1,
-        "pooling": 3,
-        "scaling": "whiten",
-        "shrinkage": 0.1,
-        "position_sigma": 1.0,
-        "score_sigma": 0.0,
-        "map_sigma_px": 4.0,
-        "false_alarm_rate": 0.01,
-        "bit_depth": None,
-        "max_rows": 10_000,
-        "seed": 0,
-    }
-    return PatchcoreSettings(**{**values, **changes})
+    settings = {name: value for name, value in SETTINGS.items() if name != "threads"}
+    return PatchcoreSettings(**{**settings, "max_rows": 10_000, **changes})
 
 
 @pytest.mark.parametrize(
