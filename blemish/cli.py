@@ -127,6 +127,7 @@ def fit(
 ) -> None:
     """Fit PatchCore on good pictures. Example: blemish fit pictures/good --out model"""
     from blemish.modelfile import check_target
+    from blemish.thresholds import percent
 
     chosen = _data(data, category)
     check_target(out)
@@ -145,7 +146,7 @@ def fit(
         "warning": warning,
     }
     lines = [*left_out, *([warning] if warning else [])]
-    lines.append(f"Threshold {model.threshold:.3f}, at most {100 * promised:.2g} % false alarms. Saved in {out}.")
+    lines.append(f"Threshold {model.threshold:.3f}, at most {percent(promised)} false alarms. Saved in {out}.")
     _say(as_json, document, *lines)
 
 

@@ -15,6 +15,7 @@ from blemish.errors import ImageError
 from blemish.images import load_mask, read_stored
 from blemish.prefetch import prefetch
 from blemish.records import Problem, Sample
+from blemish.thresholds import percent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -212,7 +213,7 @@ def _mask_problem(sample: Sample, height_width: tuple[int, int]) -> Problem | No
 def _good_pictures(train: Sequence[_Facts], test: Sequence[_Facts], place: Path) -> list[Problem]:
     problems = []
     n = len(train)
-    rate = f"A false-alarm rate below {100 / (n + 1):.2g} % cannot be promised"
+    rate = f"A false-alarm rate below {percent(1 / (n + 1))} cannot be promised"
     if n == 0:
         problems.append(
             Problem(place, "no-good", "There is no good picture that can be read. Nothing can be learnt.", fatal=True)

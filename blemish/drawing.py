@@ -9,6 +9,7 @@ import numpy as np
 
 from blemish.lettering import draw_text, text_width
 from blemish.resize import resize
+from blemish.thresholds import percent
 
 if TYPE_CHECKING:
     from blemish.lettering import Colour
@@ -125,7 +126,7 @@ def draw_verdict(page: UInt8, prediction: Prediction, y: int, margin: int) -> No
     colour = DEFECTIVE if prediction.label else GOOD
     x = margin + draw_pill(page, "DEFECTIVE" if prediction.label else "GOOD", (margin, y + 14), colour) + 18
     draw_text(page, f"p = {prediction.p_value:.2g}", (x, y + 28), 16, INK, bold=True)
-    share = f"at most {100 * prediction.p_value:.2g} % of good parts score so high"
+    share = f"at most {percent(prediction.p_value)} of good parts score so high"
     draw_text(page, share, (x, y + 50), 15, QUIET)
     x += text_width(share, 15)
     gauge_w = min(420, page.shape[1] - margin - x - 24)

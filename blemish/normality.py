@@ -76,7 +76,7 @@ class PositionLevels:
         if without is not None:
             n, total, squares = n - 1, total - without, squares - np.square(without, dtype=np.float64)
         overall = float(total.mean()) / max(n, 1)
-        if n == 0 or overall <= 0:  # every good patch is in the bank, and anything else is far
+        if overall <= 0:  # every good patch is in the bank, and anything else is far
             return Level(np.zeros(total.shape, np.float32), np.ones(total.shape, np.float32))
         mean = (total + PRIOR_PICTURES * overall) / (n + PRIOR_PICTURES)
         # About the mean that is used, not the pictures' own: one picture alone then has a variance too.

@@ -90,8 +90,8 @@ class Calibration:
         needed = math.ceil(1 / self.false_alarm_rate - 1e-9) - 1
         pictures = "1 good picture supports" if self.n == 1 else f"{self.n} good pictures support"
         return (
-            f"{pictures} a false-alarm rate of {_percent(self.false_alarm_rate_promised)} at best; "
-            f"{_percent(self.false_alarm_rate)} was asked for and needs at least {needed}. "
+            f"{pictures} a false-alarm rate of {percent(self.false_alarm_rate_promised)} at best; "
+            f"{percent(self.false_alarm_rate)} was asked for and needs at least {needed}. "
             "The threshold is the highest score of the good pictures."
         )
 
@@ -199,5 +199,10 @@ def _like(given: float | Float64, values: Float64) -> float | Float64:
     return float(values) if np.ndim(given) == 0 else values
 
 
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.2g} %"
+def percent(share: float) -> str:
+    """Return a share in percent with two digits, as people read it.
+
+    >>> percent(0.0123), percent(0.5), percent(0.996), percent(1.0)
+    ('1.2 %', '50 %', '100 %', '100 %')
+    """
+    return f"{100 * share:.2g} %" if share < 0.995 else "100 %"
