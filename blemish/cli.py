@@ -10,18 +10,20 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from blemish import cli_options as option
 from blemish._version import __version__
+from blemish.console import say
 from blemish.errors import BlemishError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from blemish.datasets import DataSet
+    from blemish.detectors import Detector
     from blemish.engine import Engine
     from blemish.patchcore import Patchcore
     from blemish.records import Report
@@ -45,11 +47,6 @@ def _blemish(
     """Find defects in pictures of things that should all look alike, from good pictures alone."""
 
 
-def _say(as_json: bool, document: Any, *lines: str) -> None:
-    """Print the document as JSON, or the lines."""
-    print(json.dumps(document, indent=1) if as_json else "\n".join(lines))
-
-
 def _data(path: Path, category: str | None) -> DataSet:
     from blemish.datasets import open_dataset
 
@@ -61,13 +58,6 @@ def _engine() -> Engine:
     from blemish.engine import Engine
 
     return Engine(progress=Bars())
-
-
-def _write(path: Path | None, text: str) -> None:
-    from blemish.files import atomic_write
-
-    if path is not None:
-        atomic_write(path, text.encode("utf-8", "surrogateescape"), name="results")
 
 
 @app.command()
@@ -96,7 +86,7 @@ def demo(
     report = write_html(out / "report.html", models, reports)
     rows = with_average(reports)
     document = {"report": str(report), "categories": {one.category: rows[one.category] for one in reports}}
-    _say(as_json, {**document, "average": rows["average"]}, *table(rows), f"Report: {report}")
+    say(as_json, {**document, "average": rows["average"]}, *table(rows), f"Report: {report}")
 
 
 @app.command()
@@ -111,7 +101,7 @@ def check(data: Path, category: option.Category = None, as_json: option.AsJson =
     summary = survey.summary.to_dict()
     lines = [f"{name}: {value}" for name, value in summary.items()]
     found = [one.text if str(one.path) in one.text else f"{one.path}: {one.text}" for one in survey.problems]
-    _say(as_json, {"summary": summary, "problems": problems}, *lines, *found)
+    say(as_json, {"summary": summary, "problems": problems}, *lines, *found)
     if any(one.fatal for one in survey.problems):
         raise typer.Exit(1)
 
@@ -147,7 +137,7 @@ def fit(
     }
     lines = [*left_out, *([warning] if warning else [])]
     lines.append(f"Threshold {model.threshold:.3f}, at most {percent(promised)} false alarms. Saved in {out}.")
-    _say(as_json, document, *lines)
+    say(as_json, document, *lines)
 
 
 @app.command()
@@ -161,15 +151,16 @@ def test(
     as_json: option.AsJson = False,
 ) -> None:
     """Test a model on pictures whose defects are known. Example: blemish test model pictures/ --report report.html"""
-    from blemish.patchcore import Patchcore
-    from blemish.results import numbers, scores_csv, table, write_html
+    from blemish.detectors import load_detector
+    from blemish.results import numbers, scores_csv, table, write_html, write_text
 
-    loaded = Patchcore.load(model, threads=threads)
+    loaded = load_detector(model, threads=threads)
     found = _engine().evaluate(loaded, _data(data, category))
-    _write(scores, scores_csv([found]))
+    if scores is not None:
+        write_text(scores, scores_csv([found]))
     if report is not None:
         write_html(report, [loaded], [found])
-    _say(as_json, numbers(found), *table({found.category: numbers(found)}), *(one.text for one in found.problems))
+    say(as_json, numbers(found), *table({found.category: numbers(found)}), *(one.text for one in found.problems))
 
 
 @app.command()
@@ -184,14 +175,14 @@ def predict(
 ) -> None:
     """Say of each picture whether it is defective, and where. Example: blemish predict model part.png --out figures"""
     from blemish.datasets import open_dataset
+    from blemish.detectors import load_detector
     from blemish.images import load, save
-    from blemish.patchcore import Patchcore
     from blemish.records import Problem
     from blemish.render import figure
     from blemish.results import compared_with
 
-    loaded = Patchcore.load(model, threads=threads)
-    bit_depth = loaded.settings.bit_depth
+    loaded = load_detector(model, threads=threads)
+    bit_depth = loaded.bit_depth
     paths = [
         one for path in pictures for one in ([s.path for s in open_dataset(path).train] if path.is_dir() else [path])
     ]
@@ -253,7 +244,7 @@ def benchmark(
     _finish(models, reports, report, n_failed)
 
 
-def _fit_and_test(engine: Engine, model: Patchcore, root: Path, category: str) -> Report:
+def _fit_and_test(engine: Engine, model: Detector, root: Path, category: str) -> Report:
     from blemish.datasets import MVTecAD
 
     data = MVTecAD(root, category)
@@ -264,14 +255,16 @@ def _fit_and_test(engine: Engine, model: Patchcore, root: Path, category: str) -
 def _write_results(reports: Sequence[Report], json_out: Path | None, csv_out: Path | None) -> None:
     """Write what is known so far: a run over fifteen categories may be stopped at any of them."""
     from blemish.engine import average
-    from blemish.results import numbers, rows_csv
+    from blemish.results import numbers, rows_csv, write_text
 
     rows, mean = {one.category: numbers(one) for one in reports}, average(reports)
-    _write(json_out, json.dumps({"categories": rows, "average": mean}, indent=1) + "\n")
-    _write(csv_out, rows_csv({**rows, "average": mean}))
+    if json_out is not None:
+        write_text(json_out, json.dumps({"categories": rows, "average": mean}, indent=1) + "\n")
+    if csv_out is not None:
+        write_text(csv_out, rows_csv({**rows, "average": mean}))
 
 
-def _finish(models: Sequence[Patchcore], reports: Sequence[Report], report: Path | None, n_failed: int) -> None:
+def _finish(models: Sequence[Detector], reports: Sequence[Report], report: Path | None, n_failed: int) -> None:
     from blemish.results import table, with_average, write_html
 
     if reports:
@@ -292,7 +285,7 @@ def list_backbones(as_json: option.AsJson = False) -> None:
         for one in available()
     ]
     lines = [f"{r['name']:20} {'here' if r['present'] else '-':5} {r['mb']:6} MB  {r['licence']}" for r in rows]
-    _say(as_json, rows, *lines)
+    say(as_json, rows, *lines)
 
 
 @backbones_app.command("fetch")
@@ -305,7 +298,7 @@ def fetch_backbone(
     from blemish.backbones import fetch
 
     path = fetch(name, url=url)
-    _say(as_json, {"name": name, "path": str(path)}, str(path))
+    say(as_json, {"name": name, "path": str(path)}, str(path))
 
 
 app.add_typer(backbones_app, name="backbones")

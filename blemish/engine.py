@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,28 +20,7 @@ from blemish.training import Picture, Progress, no_progress
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-
-class Detector(Protocol):
-    """What `Engine` needs of a model; `Patchcore` is one."""
-
-    problems: tuple[Problem, ...]
-
-    def fit(self, samples: Iterable[Picture], *, progress: Progress | None = None) -> object:
-        """Fit on good pictures."""
-
-    def predict(self, image: Picture) -> Prediction:
-        """Return what the detector says of one picture."""
-
-    def predict_many(self, images: Iterable[Picture]) -> Iterator[Prediction | Problem]:
-        """Yield the prediction of each picture, or what is wrong with it."""
-
-    @property
-    def threshold(self) -> float:
-        """The image threshold."""
-
-    @property
-    def false_alarm_rate(self) -> float:
-        """Share of good pictures that may be called defective."""
+    from blemish.detectors import Detector
 
 
 @dataclass

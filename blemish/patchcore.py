@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from blemish.embedding import Scaling
+    from blemish.modelfile import ModelFolder
     from blemish.scoring import PatchDistances
 
 MAX_THREADS = 256
@@ -177,6 +178,11 @@ class Patchcore:
         return self.settings.false_alarm_rate
 
     @property
+    def bit_depth(self) -> int | None:
+        """How many bits 16-bit pictures really use; None for all."""
+        return self.settings.bit_depth
+
+    @property
     def pixel_threshold(self) -> float:
         """The threshold of the anomaly map: no more good pictures than stated have any pixel above it."""
         return self.fitted.pixel_calibration.threshold
@@ -245,7 +251,16 @@ class Patchcore:
             InputError: if `threads` is out of range.
             ModelFileError: if it is absent, damaged, unsafe, from a newer version or of another detector.
         """
-        model = load_model(folder)
+        return cls.from_model(load_model(folder), threads=threads)
+
+    @classmethod
+    def from_model(cls, model: ModelFolder, *, threads: int | None = None) -> Patchcore:
+        """Return the detector in a model folder that was read.
+
+        Raises:
+            InputError: if `threads` is out of range.
+            ModelFileError: if it is of another detector, or its parts do not fit each other.
+        """
         detector = cls.__new__(cls)
         detector.threads = _checked_threads(threads)
         detector.settings, detector._fitted = fitted_from(model, threads=detector.threads)

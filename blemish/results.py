@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from blemish._version import __version__
 from blemish.engine import average, mask_of
 from blemish.errors import ImageError
+from blemish.files import atomic_write
 from blemish.images import load
 from blemish.records import Problem
 from blemish.render import panels
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from blemish.patchcore import Patchcore
+    from blemish.detectors import Detector
     from blemish.records import GoodPatch, Report, Tested, UInt8
 
 COLUMNS = ("image_AUROC", "pixel_AUROC", "AUPRO", "false_alarm_rate", "miss_rate", "fit_s", "predict_ms")
@@ -60,6 +61,15 @@ def scores_csv(reports: Iterable[Report]) -> str:
     return _csv(head, lines)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write results; an interrupted write leaves the old file.
+
+    Raises:
+        SaveError: if it can't be written.
+    """
+    atomic_write(path, text.encode("utf-8", "surrogateescape"), name="results")
+
+
 def compared_with(nearest: GoodPatch | None, bit_depth: int | None) -> UInt8 | None:
     """Return the training picture that a prediction was compared with, or None where it is no longer there."""
     if nearest is None:
@@ -70,14 +80,14 @@ def compared_with(nearest: GoodPatch | None, bit_depth: int | None) -> UInt8 | N
         return None
 
 
-def figures_of(model: Patchcore, report: Report) -> list[Figure]:
+def figures_of(model: Detector, report: Report) -> list[Figure]:
     """Return the worst misses and false alarms as figures; the closest calls where there was none."""
     wrong, close = worst(report), closest(report)
     shown = (*(wrong.misses or close.found), *(wrong.false_alarms or close.good))
     return [_figure(model, tested) for tested in shown]
 
 
-def write_html(path: Path, models: Sequence[Patchcore], reports: Sequence[Report]) -> Path:
+def write_html(path: Path, models: Sequence[Detector], reports: Sequence[Report]) -> Path:
     """Write the report on models and what testing them said, with figures, and return its path.
 
     Raises:
@@ -85,19 +95,19 @@ def write_html(path: Path, models: Sequence[Patchcore], reports: Sequence[Report
         ImageError: if a test picture is gone since.
     """
     figures = {report.category: figures_of(model, report) for model, report in zip(models, reports, strict=True)}
-    provenance = {name: str(value) for name, value in models[0].fitted.provenance.items()}
+    provenance = {name: str(value) for name, value in models[0].header()["provenance"].items()}
     return write_report(path, reports, figures=figures, provenance={"Blemish": __version__, **provenance})
 
 
-def _figure(model: Patchcore, tested: Tested) -> Figure:
-    picture = load(tested.sample.path, bit_depth=model.settings.bit_depth)
+def _figure(model: Detector, tested: Tested) -> Figure:
+    picture = load(tested.sample.path, bit_depth=model.bit_depth)
     mask = mask_of(tested.sample, (picture.shape[0], picture.shape[1]))
     found = model.predict(picture)
     strip = panels(
         picture,
         found,
         mask=None if isinstance(mask, Problem) else mask,
-        good_picture=compared_with(found.nearest_good, model.settings.bit_depth),
+        good_picture=compared_with(found.nearest_good, model.bit_depth),
         size_px=_PANEL_PX,
     )
     return Figure(kind_of(tested), tested.sample.path.name, strip, tested)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from blemish.console import Bars
+from blemish.console import Bars, say
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def bars_on(is_terminal: bool) -> tuple[Bars, io.StringIO]:
@@ -35,3 +40,10 @@ def test_a_file_gets_nothing():
 
 def test_bars_do_not_mix_with_what_is_printed():
     assert Bars()._console.stderr
+
+
+def test_a_document_or_lines_are_printed(capsys: pytest.CaptureFixture[str]):
+    say(True, {"a": 1}, "one", "two")
+    assert json.loads(capsys.readouterr().out) == {"a": 1}
+    say(False, {"a": 1}, "one", "two")
+    assert capsys.readouterr().out == "one\ntwo\n"

@@ -72,6 +72,7 @@ FLOORS: dict[str, float] = {
     "fitting": 5.3,
     "patchcore_file": 5.4,
     "patchcore": 6,
+    "detectors": 6.5,
     "engine": 7,
     "cli_options": 8,
     "console": 8,
