@@ -16,7 +16,7 @@ from blemish.maps import peak, regions
 from blemish.modelfile import load_model, save_model
 from blemish.patchcore_file import fitted_from, fitted_to
 from blemish.prefetch import prefetch
-from blemish.records import GoodPatch, Prediction, Problem, UInt8
+from blemish.records import Float32, GoodPatch, Prediction, Problem, UInt8
 from blemish.settings import PatchcoreSettings, check_whole
 from blemish.thresholds import Calibration
 from blemish.training import Picture, Progress, TrainingPictures, no_progress, path_of, read_picture
@@ -209,6 +209,20 @@ class Patchcore:
         fitted = self.fitted
         return self._predict(read_picture(image, self.settings.bit_depth), path_of(image), fitted)
 
+    def predict_with_features(self, image: Picture) -> tuple[Prediction, Float32]:
+        """Return what `predict` does, and the (h, w, D) float32 patch features that it was judged by.
+
+        Raises:
+            ImageError: if the file can't be read.
+            InputError: if the array is no picture.
+            NotFittedError: before `fit` or `load`.
+        """
+        fitted = self.fitted
+        picture = read_picture(image, self.settings.bit_depth)
+        features = fitted.extractor.features(fitted.geometry.prepare(picture))
+        hw = picture.shape[0], picture.shape[1]
+        return self._judged(features, hw, path_of(image), fitted), features
+
     def predict_many(self, images: Iterable[Picture]) -> Iterator[Prediction | Problem]:
         """Yield the prediction of each picture in order, or what is wrong with it; the next ones are decoded meanwhile.
 
@@ -285,8 +299,11 @@ class Patchcore:
         return self._backbone
 
     def _predict(self, picture: UInt8, path: Path | None, fitted: Fitted) -> Prediction:
-        picture_hw = picture.shape[0], picture.shape[1]
-        found = fitted.scorer.distances(fitted.extractor.features(fitted.geometry.prepare(picture)))
+        features = fitted.extractor.features(fitted.geometry.prepare(picture))
+        return self._judged(features, (picture.shape[0], picture.shape[1]), path, fitted)
+
+    def _judged(self, features: Float32, picture_hw: tuple[int, int], path: Path | None, fitted: Fitted) -> Prediction:
+        found = fitted.scorer.distances(features)
         patch_map = fitted.scorer.patch_map(found.distances)
         score = fitted.scorer.image_score(patch_map, found.weight)
         anomaly_map = fitted.geometry.restore(patch_map, picture_hw, self.settings.map_sigma_px)

@@ -40,6 +40,14 @@ def test_a_scratch_is_found_where_it_is(fitted: Patchcore):
     assert found.regions[0].score == found.anomaly_map.max()
 
 
+def test_features_come_with_the_same_prediction(fitted: Patchcore):
+    picture, _ = scratched(99)
+    found, features = fitted.predict_with_features(picture)
+    assert same(found, fitted.predict(picture))
+    inside = fitted.fitted
+    np.testing.assert_array_equal(features, inside.extractor.features(inside.geometry.prepare(picture)))
+
+
 def test_good_pictures_are_let_through(fitted: Patchcore):
     found = [fitted.predict(good(seed)) for seed in range(100, 110)]
     assert sum(one.label for one in found) <= 4  # the rate is 0.1; 4 of 10 would come once in 80 times
