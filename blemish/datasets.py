@@ -60,9 +60,9 @@ class MVTecAD:
     Args:
         root: the folder that holds the categories.
         category: the folder of one of them.
-        train_batch_size: taken so that calls written for anomalib work; there are no batches to set here.
+        train_batch_size: taken so that calls written for anomalib work; pictures go through the network one by one.
         eval_batch_size: as `train_batch_size`.
-        num_workers: as `train_batch_size`; threads are chosen where the pictures are read.
+        num_workers: as `train_batch_size`; pictures are decoded ahead in `threads=` of the detector.
 
     Raises:
         DataError: if the folders are not there; the text says what is.

@@ -11,8 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 from blemish.arrays import check_number
 from blemish.backbones import Backbone, run, session
 from blemish.errors import InputError, message
+from blemish.inner_resize import resizing_inside
 
 if TYPE_CHECKING:
+    from blemish.geometry import Geometry
     from blemish.records import Float32, Float64, UInt8
 
 Scaling = Literal["none", "standard", "whiten"]
@@ -83,7 +85,9 @@ def _deviations(variances: Float64) -> Float64:
     return np.where(deviations > 1e-6 * max(deviations.max(), 1e-30), deviations, 1.0)
 
 
-def embedding_graph(backbone: Backbone, *, pooling: int = 3, scaling: Affine | None = None) -> onnx.ModelProto:
+def embedding_graph(
+    backbone: Backbone, *, pooling: int = 3, scaling: Affine | None = None, like_anomalib: Geometry | None = None
+) -> onnx.ModelProto:
     """Return the graph from `image` to `features`, (B, D, h, w) float32, on the first layer's grid.
 
     Each layer is averaged over `pooling` x `pooling` neighbours (the frame does not count: Roth et al. 2022, section
@@ -93,6 +97,7 @@ def embedding_graph(backbone: Backbone, *, pooling: int = 3, scaling: Affine | N
         backbone: the network.
         pooling: size of the neighbourhood, odd; 1 for none.
         scaling: a linear map of the joined vectors, or None.
+        like_anomalib: the geometry if the graph shall resize the picture itself and count the frame when it averages.
 
     Raises:
         InputError: if `pooling` is not odd.
@@ -101,6 +106,8 @@ def embedding_graph(backbone: Backbone, *, pooling: int = 3, scaling: Affine | N
         raise InputError(message("pooling", "an odd number", str(pooling)))
     model = onnx.ModelProto()
     model.CopyFrom(backbone.model)
+    if like_anomalib is not None:
+        model = resizing_inside(model, like_anomalib.resize_hw, like_anomalib.crop_hw)
     nodes, constants = model.graph.node, model.graph.initializer
 
     def node(operator: str, inputs: list[str], output: str, **attributes: object) -> str:
@@ -111,7 +118,9 @@ def embedding_graph(backbone: Backbone, *, pooling: int = 3, scaling: Affine | N
         constants.append(numpy_helper.from_array(array, name))
         return name
 
-    side = {"kernel_shape": [pooling] * 2, "pads": [pooling // 2] * 4, "strides": [1, 1], "count_include_pad": 0}
+    # Counting the frame damps patches at the border: anomalib's AvgPool2d(3, 1, 1).
+    framed = int(like_anomalib is not None)
+    side = {"kernel_shape": [pooling] * 2, "pads": [pooling // 2] * 4, "strides": [1, 1], "count_include_pad": framed}
     pooled = [
         node("AveragePool", [layer], f"pooled:{i}", **side) if pooling > 1 else layer
         for i, layer in enumerate(backbone.layers)

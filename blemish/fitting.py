@@ -12,8 +12,6 @@ import numpy as np
 from blemish.coreset import StreamingCoreset, coreset_bytes
 from blemish.embedding import Affine, Extractor, Moments, embedding_graph
 from blemish.errors import InputError, message
-from blemish.geometry import Geometry, choose_geometry
-from blemish.maps import anomaly_map
 from blemish.neighbors import MemoryIndex
 from blemish.normality import PositionLevels
 from blemish.records import Float32
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from blemish.backbones import Backbone
+    from blemish.geometry import Geometry
     from blemish.settings import PatchcoreSettings
     from blemish.training import Progress, TrainingPictures
 
@@ -73,11 +72,14 @@ def fit(
         InputError: if the network does not take pictures of this size, or the bank is too small to judge by.
     """
     start = time.perf_counter()
-    geometry = choose_geometry(pictures.sizes_hw, backbone.image_hw or settings.image_size, settings.center_crop)
-    raw = Extractor(embedding_graph(backbone, pooling=settings.pooling).SerializeToString(), threads=threads)
+    geometry = settings.geometry(pictures.sizes_hw, backbone.image_hw)
+    inside = geometry if geometry.like_anomalib else None
+    plain = embedding_graph(backbone, pooling=settings.pooling, like_anomalib=inside)
+    raw = Extractor(plain.SerializeToString(), threads=threads)
     scaling, kept = _first_pass(settings, pictures, raw, geometry, progress)
-    model = embedding_graph(backbone, pooling=settings.pooling, scaling=scaling).SerializeToString()
-    extractor = Extractor(model, threads=threads)
+    linear = None if settings.scaling == "none" else scaling
+    scaled = embedding_graph(backbone, pooling=settings.pooling, scaling=linear, like_anomalib=inside)
+    extractor = Extractor(scaled.SerializeToString(), threads=threads)
 
     def maps(chosen: list[int], stage: str) -> FeatureMaps:
         if kept is None:
@@ -88,7 +90,7 @@ def fit(
     bank, source = _bank(settings, maps(everything, "collecting patches"), len(pictures), progress)
     n_calibration = min(len(pictures), MAX_CALIBRATION)
     chosen = [i * len(pictures) // n_calibration for i in range(n_calibration)]
-    scorer, scores, peaks = _calibrated(settings, geometry, bank, source, maps(chosen, "calibrating"))
+    scorer, scores, peaks = calibrated(settings, geometry, bank, source, maps(chosen, "calibrating"))
     return Fitted(
         geometry,
         extractor,
@@ -181,10 +183,21 @@ def _bank(
     return selected.features, selected.source
 
 
-def _calibrated(
+def calibrated(
     settings: PatchcoreSettings, geometry: Geometry, bank: Float32, source: NDArray[np.int32], maps: FeatureMaps
 ) -> tuple[Scorer, list[float], list[float]]:
-    """Return the scorer, and the image score and highest map value of each picture, judged by the others alone."""
+    """Return the scorer, and the image score and highest map value of each picture, judged by the others alone.
+
+    Args:
+        settings: of the detector.
+        geometry: how pictures become the network's input, and maps come back.
+        bank: (n, D) float32, the memory bank.
+        source: (n, 3) int32: picture, row and column of each bank row.
+        maps: index and (h, w, D) feature map of each picture.
+
+    Raises:
+        InputError: if too few bank rows are from other pictures.
+    """
     index = MemoryIndex(bank)
     distances, weights = [], []
     plain = Scorer(index, settings.num_neighbors, None, settings.score_sigma)
@@ -208,6 +221,5 @@ def _calibrated(
         parts = np.stack([levels.level(without=one).deviations(one) for one in stacked])
     scorer = Scorer(index, settings.num_neighbors, None if levels is None else levels.level(), settings.score_sigma)
     scores = [scorer.image_score(part, weight) for part, weight in zip(parts, weights, strict=True)]
-    size = geometry.network_hw
-    peaks = [float(anomaly_map(part, size, size, settings.map_sigma_px).max()) for part in parts]
+    peaks = [float(geometry.network_map(part, settings.map_sigma_px).max()) for part in parts]
     return scorer, scores, peaks

@@ -44,9 +44,9 @@ class Folder:
         normal_split_ratio: share of the good pictures held out for the test (at least one), in [0, 1). 0.2 is
             anomalib's test_split_ratio.
         seed: picks which ones are held out; the same files and seed give the same ones.
-        train_batch_size: taken so that calls written for anomalib work; there are no batches to set here.
+        train_batch_size: taken so that calls written for anomalib work; pictures go through the network one by one.
         eval_batch_size: as `train_batch_size`.
-        num_workers: as `train_batch_size`; threads are chosen where the pictures are read.
+        num_workers: as `train_batch_size`; pictures are decoded ahead in `threads=` of the detector.
 
     Raises:
         DataError: if a folder is missing, holds no pictures or is named twice, or two masks fit one picture.

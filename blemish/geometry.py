@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from blemish.arrays import check_number
 from blemish.errors import InputError, message
-from blemish.maps import anomaly_map
+from blemish.maps import anomalib_map, anomaly_map, smooth, upsample
 from blemish.resize import resize
 
 if TYPE_CHECKING:
@@ -32,10 +32,13 @@ class Geometry:
     Attributes:
         resize_hw: (height, width) in pixels.
         crop_hw: (height, width) of the centre that the network sees, or None for all of it.
+        like_anomalib: whether the network's graph resizes and crops instead, in float32, and maps are made as
+            anomalib's.
     """
 
     resize_hw: tuple[int, int]
     crop_hw: tuple[int, int] | None = None
+    like_anomalib: bool = field(default=False, repr=False)
 
     @property
     def network_hw(self) -> tuple[int, int]:
@@ -44,6 +47,8 @@ class Geometry:
 
     def prepare(self, picture: UInt8) -> UInt8:
         """Return the network's input, uint8 (h, w, 3), of a picture, uint8 (H, W, 3)."""
+        if self.like_anomalib:
+            return picture
         whole = resize(picture, self.resize_hw)
         top, left = self._corner()
         height, width = self.network_hw
@@ -57,13 +62,19 @@ class Geometry:
             picture_hw: (H, W) of the picture.
             sigma: Gaussian smoothing in pixels of the network's input. Outside of a crop the map is 0.
         """
+        seen = self.network_map(patch_map, sigma)
         if self.crop_hw is None:
-            return anomaly_map(patch_map, self.network_hw, picture_hw, sigma)
-        seen = anomaly_map(patch_map, self.network_hw, self.network_hw, sigma)
+            return upsample(seen, picture_hw)
         whole = np.zeros(self.resize_hw, np.float32)
         top, left = self._corner()
         whole[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
         return anomaly_map(whole, self.resize_hw, picture_hw, 0.0)
+
+    def network_map(self, patch_map: Float32, sigma: float) -> Float32:
+        """Return the map of the network's size: upsampled and smoothed."""
+        if self.like_anomalib:
+            return anomalib_map(patch_map, self.network_hw, sigma)
+        return smooth(upsample(patch_map, self.network_hw), sigma)
 
     def patch_box(
         self, row: int, column: int, grid_hw: tuple[int, int], picture_hw: tuple[int, int]

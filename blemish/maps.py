@@ -44,6 +44,42 @@ def anomaly_map(
     return upsample(smooth(upsample(patch_map, network_hw), sigma), picture_hw)
 
 
+def anomalib_map(patch_map: Float32, network_hw: tuple[int, int], sigma: float = SIGMA_PX) -> Float32:
+    """Return the map at the network's size as anomalib makes it: each patch a square of one value, then smoothed.
+
+    Args:
+        patch_map: (h, w) float32, one value per patch.
+        network_hw: height and width of the network's input, each more than the kernel's radius, 4 * sigma.
+        sigma: of the smoothing, in pixels of the network's input; 0 for none.
+
+    Returns:
+        (H, W) float32, a new array.
+
+    Raises:
+        InputError: if the map is not finite float32 (h, w), a size is too small, or sigma is negative.
+
+    Source: anomalib 2.7, patchcore/anomaly_map.py: `F.interpolate` with its default mode, nearest, then a Gaussian cut
+        at 4 sigma, reflected at the borders without repeating them (d c b | a b c d | c b a).
+    """
+    check_array("patch_map", patch_map, dtype=np.float32, shape=("h", "w"))
+    check_number("sigma", sigma, low=0, high=np.inf)
+    radius = int(4 * sigma + 0.5)
+    height, width = (int(check_number("network_hw", size, low=radius + 1, high=np.inf)) for size in network_hw)
+    rows, columns = (_nearest(n, cells) for n, cells in zip((height, width), patch_map.shape, strict=True))
+    seen: Float32 = patch_map[rows[:, None], columns]
+    if radius == 0:
+        return seen
+    size = (2 * radius + 1, 2 * radius + 1)
+    return cast("Float32", cv2.GaussianBlur(seen, size, sigma, borderType=cv2.BORDER_REFLECT_101))
+
+
+def _nearest(n: int, cells: int) -> NDArray[np.int64]:
+    """Return which of `cells` each of `n` pixels takes its value from, rounded as torch does: in float32."""
+    places = np.floor(np.arange(n, dtype=np.float32) * np.float32(cells / n))
+    chosen: NDArray[np.int64] = np.minimum(places, cells - 1).astype(np.int64)
+    return chosen
+
+
 def upsample(patch_map: Float32, height_width: tuple[int, int]) -> Float32:
     """Return the map at another size, by bilinear interpolation between the centres of its cells.
 

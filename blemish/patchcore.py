@@ -14,10 +14,10 @@ from blemish.errors import ImageError, InputError, NotFittedError, message
 from blemish.fitting import Fitted, estimated_bytes, fit
 from blemish.maps import peak, regions
 from blemish.modelfile import load_model, save_model
-from blemish.patchcore_file import fitted_from, fitted_to
+from blemish.patchcore_file import UNKNOWN, fitted_from, fitted_to
 from blemish.prefetch import prefetch
 from blemish.records import Float32, GoodPatch, Prediction, Problem, UInt8
-from blemish.settings import PatchcoreSettings, check_whole
+from blemish.settings import Arithmetic, PatchcoreSettings, check_whole
 from blemish.thresholds import Calibration
 from blemish.training import Picture, Progress, TrainingPictures, no_progress, path_of, read_picture
 
@@ -58,6 +58,8 @@ class Patchcore:
         max_rows: patches held in memory while fitting; beyond it, pictures are read again for each pass and the coreset
             is taken in two levels.
         seed: of the first pick of the coreset.
+        arithmetic: "anomalib" to agree with it to four digits of a score, which `blemish import` and `blemish compare`
+            use: the network resizes in float32, pooling counts the frame, and each patch is a square of the map.
         threads: for decoding and for the network; None for one per core.
 
     Raises:
@@ -90,6 +92,7 @@ class Patchcore:
         bit_depth: int | None = None,
         max_rows: int = 500_000,
         seed: int = 0,
+        arithmetic: Arithmetic = "blemish",
         threads: int | None = None,
     ) -> None:
         if not pre_trained:
@@ -114,6 +117,7 @@ class Patchcore:
             bit_depth=bit_depth,
             max_rows=max_rows,
             seed=seed,
+            arithmetic=arithmetic,
         )
         self.threads = _checked_threads(threads)
         self.problems: tuple[Problem, ...] = ()
@@ -328,9 +332,11 @@ def _checked_threads(threads: int | None) -> int:
     return (os.cpu_count() or 1) if threads is None else check_whole("threads", threads, 1, MAX_THREADS)
 
 
-def _nearest_good(fitted: Fitted, found: PatchDistances, worst: int) -> GoodPatch:
-    """Return the good patch that the most anomalous patch was compared with."""
+def _nearest_good(fitted: Fitted, found: PatchDistances, worst: int) -> GoodPatch | None:
+    """Return the good patch that the most anomalous patch was compared with; None if an import does not say which."""
     grid_hw = found.distances.shape[0], found.distances.shape[1]
     picture, row, column = fitted.source[found.rows.reshape(-1)[worst]].tolist()
+    if picture == UNKNOWN:
+        return None
     box = fitted.geometry.patch_box(row, column, grid_hw, fitted.sizes_hw[picture])
     return GoodPatch(fitted.names[picture], box, float(found.distances.reshape(-1)[worst]))

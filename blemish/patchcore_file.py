@@ -29,6 +29,8 @@ BANK = "bank.safetensors"
 LARGEST_SCORE = float(np.finfo(np.float32).max)
 # Dividing by less could overflow.
 LEAST_SPREAD = 1e-12
+# Picture, row and column of a bank row that came from another program, which does not say whence it took it.
+UNKNOWN = -1
 
 
 def fitted_to(
@@ -82,6 +84,7 @@ def _fitted_from(model: ModelFolder, threads: int) -> tuple[PatchcoreSettings, F
     settings = _settings(header["settings"])
     size, crop = header["input"]["resize_hw"], header["input"]["crop_hw"]
     geometry = choose_geometry([(1, 1)], (*size,), None if crop is None else (*crop,))
+    geometry = dataclasses.replace(geometry, like_anomalib=settings.arithmetic == "anomalib")
     image, pixel = (_calibration(header["thresholds"], name, settings) for name in ("image", "pixel"))
     names, sizes_hw = _training(header["training"])
     extractor = Extractor(model.network, threads=threads)
@@ -157,9 +160,10 @@ def _check_parts(model: ModelFolder, settings: PatchcoreSettings, geometry: Geom
         raise refuse("memory_bank", f"at least {settings.num_neighbors} rows, as num_neighbors says", str(len(bank)))
     if source.shape != (len(bank), 3):
         raise refuse("source", f"({len(bank)}, 3)", str(source.shape))
-    if source.min() < 0 or (source.max(axis=0) >= limits).any():
-        got = f"{source.min(axis=0).tolist()} to {source.max(axis=0).tolist()}"
-        raise refuse("source", f"rows from (0, 0, 0) to below {limits}", got)
+    known = source[(source != UNKNOWN).any(axis=1)]
+    if known.size and (known.min() < 0 or (known.max(axis=0) >= limits).any()):
+        got = f"{known.min(axis=0).tolist()} to {known.max(axis=0).tolist()}"
+        raise refuse("source", f"rows from (0, 0, 0) to below {limits}, or of {UNKNOWN}", got)
     wrong = _wrong_level(tensors.get("level"), (height, width), settings)
     if wrong:
         raise refuse("level", *wrong)

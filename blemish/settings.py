@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from blemish.arrays import check_number
 from blemish.embedding import SCALINGS, Scaling
 from blemish.errors import InputError, message
-from blemish.geometry import MAX_SIDE_PX, choose_geometry
+from blemish.geometry import MAX_SIDE_PX, Geometry, choose_geometry
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Arithmetic: TypeAlias = Literal["blemish", "anomalib"]
+ARITHMETICS = ("blemish", "anomalib")
 # A larger bank makes every prediction slower and, measured in benchmarks/ablation.py, hardly any better.
 MAX_BANK_ROWS = 20_000
 
@@ -41,11 +46,14 @@ class PatchcoreSettings:
     bit_depth: int | None
     max_rows: int
     seed: int
+    arithmetic: Arithmetic = "blemish"
 
     def __post_init__(self) -> None:
         """Check every number; names of backbones and layers are checked where they are looked up."""
         if self.scaling not in SCALINGS:
             raise InputError(message("scaling", " or ".join(SCALINGS), repr(self.scaling)))
+        if self.arithmetic not in ARITHMETICS:
+            raise InputError(message("arithmetic", " or ".join(ARITHMETICS), repr(self.arithmetic)))
         if self.coreset_sampling_ratio == 0:
             raise InputError(message("coreset_sampling_ratio", "a number above 0", "0"))
         limits: dict[str, tuple[float, float]] = {
@@ -71,6 +79,16 @@ class PatchcoreSettings:
         # Which geometry it will be depends on the pictures; what no picture allows is refused here.
         choose_geometry([(1, 1)], self.image_size, None)
         choose_geometry([(1, 1)], (MAX_SIDE_PX, MAX_SIDE_PX), self.center_crop)
+
+    def geometry(self, pictures_hw: Sequence[tuple[int, int]], image_hw: tuple[int, int] | None) -> Geometry:
+        """Return what the network sees of pictures of these sizes.
+
+        Args:
+            pictures_hw: (height, width) of each.
+            image_hw: the one size that the network takes, or None for any.
+        """
+        chosen = choose_geometry(pictures_hw, image_hw or self.image_size, self.center_crop)
+        return replace(chosen, like_anomalib=self.arithmetic == "anomalib")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `model.json` holds."""

@@ -34,6 +34,7 @@ SETTINGS: dict[str, Any] = {
     "bit_depth": None,
     "max_rows": 500_000,
     "seed": 0,
+    "arithmetic": "blemish",
     "threads": 2,
 }
 

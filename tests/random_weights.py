@@ -84,14 +84,17 @@ def mobilenet_v2(seed: int) -> State:
     return make.state
 
 
-def resnet(seed: int, *, depths: tuple[int, ...], bottleneck: bool, wide: int = 1) -> State:
-    """ResNet-18: (2, 2, 2, 2) without bottlenecks; ResNet-50: (3, 4, 6, 3) with; Wide-ResNet-50-2: wide=2."""
+def resnet(seed: int, *, depths: tuple[int, ...], bottleneck: bool, wide: int = 1, base: int = 8) -> State:
+    """ResNet-18: (2, 2, 2, 2) without bottlenecks; ResNet-50: (3, 4, 6, 3) with; Wide-ResNet-50-2: wide=2.
+
+    base: channels after the stem; 64 is the full width.
+    """
     make = _Maker(seed)
-    make.conv("conv1", 8, 3, 7)
-    make.norm("bn1", 8)
-    channels = 8
+    make.conv("conv1", base, 3, 7)
+    make.norm("bn1", base)
+    channels = base
     for layer, depth in enumerate(depths, start=1):
-        width = 8 * 2 ** (layer - 1)
+        width = base * 2 ** (layer - 1)
         out = width * (4 if bottleneck else 1)
         for i in range(depth):
             name = f"layer{layer}.{i}"

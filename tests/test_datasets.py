@@ -86,8 +86,10 @@ def test_anomalibs_arguments_are_taken_with_a_warning(mvtec):
         MVTecAD(root=mvtec, category="grid", train_batch_size=32, num_workers=8)
     assert len(caught) == 1
     assert caught[0].filename == __file__
-    with pytest.warns(UserWarning, match=r"^Folder: eval_batch_size taken"):
+    with pytest.warns(UserWarning, match=r"^Folder: eval_batch_size taken .* one by one, .* detector's threads= says"):
         Folder("a", normal_dir=mvtec / "grid/train", eval_batch_size=1)
+    with pytest.raises(InputError, match=r"^train_batch_size: expected .*, got 0"):
+        MVTecAD(mvtec, "grid", train_batch_size=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         MVTecAD(mvtec, "grid")

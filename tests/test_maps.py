@@ -176,3 +176,18 @@ def test_peak_is_the_first_of_the_highest():
     anomaly_map = np.zeros((3, 5), np.float32)
     anomaly_map[1, 4] = anomaly_map[2, 0] = 1
     assert maps.peak(anomaly_map) == (4, 1)
+
+
+def test_anomalibs_map_is_squares_smoothed():
+    patch_map = np.arange(12, dtype=np.float32).reshape(3, 4)
+    np.testing.assert_array_equal(maps.anomalib_map(patch_map, (6, 8), 0.0), patch_map.repeat(2, 0).repeat(2, 1))
+    smoothed = maps.anomalib_map(patch_map, (48, 64), 4.0)
+    squares = patch_map.repeat(16, 0).repeat(16, 1).astype(float)
+    # The mirror image at the border does not repeat the outermost pixel.
+    expected = ndimage.gaussian_filter(squares, 4.0, mode="mirror", truncate=4.0)
+    np.testing.assert_allclose(smoothed, expected, atol=1e-4)
+
+
+def test_anomalibs_map_must_be_larger_than_the_kernel():
+    with pytest.raises(InputError, match=r"network_hw: expected"):
+        maps.anomalib_map(np.ones((2, 2), np.float32), (16, 64), 4.0)

@@ -13,6 +13,7 @@ import pytest
 from blemish import InputError, Patchcore, Sample
 from blemish.errors import ImageError
 from blemish.records import Prediction, Problem
+from blemish.resize import resize
 from tests.pictures import N_GOOD, good, goods, scratched, small_patchcore, write, write_goods
 
 
@@ -293,3 +294,21 @@ def test_rates_that_no_threshold_can_promise(saved: Path, rate: Any):
     assert model.threshold == before
     with pytest.raises(InputError, match="false_alarm_rate: expected a number"):
         small_patchcore(false_alarm_rate=rate)
+
+
+def test_anomalibs_arithmetic_resizes_in_the_network(tmp_path: Path):
+    model = small_patchcore(arithmetic="anomalib", scaling="none", position_sigma=None).fit(
+        [*goods(5), good(9, 70, 120)]
+    )
+    again = Patchcore.load(model.save(tmp_path / "m"))
+    picture = good(20, 300, 200)
+    found = again.predict(picture)
+    # What the network was given is the picture itself; its own resizing gives the grid of every other picture.
+    np.testing.assert_array_equal(again.fitted.geometry.prepare(picture), picture)
+    assert again.fitted.extractor.features(picture).shape == (12, 12, 152)
+    assert found.anomaly_map.shape == (300, 200)
+    assert found.score == model.predict(picture).score
+    # A rounded resize before the network would be almost the same, and is not.
+    rounded = again.predict(resize(picture, (96, 96))).score
+    assert found.score == pytest.approx(rounded, rel=0.05)
+    assert found.score != rounded

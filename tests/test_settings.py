@@ -23,6 +23,7 @@ def made(**changes: Any) -> PatchcoreSettings:
     [
         ({"scaling": "zca"}, "scaling: expected none or standard or whiten, got 'zca'"),
         ({"scaling": ["none"]}, "scaling: expected none or standard or whiten"),
+        ({"arithmetic": "exact"}, "arithmetic: expected blemish or anomalib, got 'exact'"),
         ({"coreset_sampling_ratio": 0}, "coreset_sampling_ratio: expected a number above 0, got 0"),
         ({"coreset_sampling_ratio": 1.5}, "coreset_sampling_ratio: expected a number from 0 to 1, got 1.5"),
         ({"coreset_sampling_ratio": -0.1}, "coreset_sampling_ratio: expected a number from 0 to 1"),

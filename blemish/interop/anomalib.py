@@ -1,0 +1,60 @@
+"""anomalib's detectors: checkpoints in, checkpoints out, and its PatchCore with our coreset and neighbours."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from blemish.errors import ModelFileError, message
+from blemish.interop.patchcore_checkpoint import MEMORY_BANK, import_patchcore
+from blemish.torchfile import read_checkpoint, read_file
+from blemish.training import Progress, no_progress
+
+if TYPE_CHECKING:
+    from blemish.detectors import Detector
+    from blemish.training import Picture
+
+
+def import_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    good: Sequence[Picture] = (),
+    false_alarm_rate: float = 0.01,
+    threads: int | None = None,
+    progress: Progress = no_progress,
+) -> Detector:
+    """Return the detector in a Lightning checkpoint of anomalib: the same pictures get the same scores.
+
+    The file is read as data: nothing in it is imported or executed.
+
+    Args:
+        path: the .ckpt file.
+        good: good pictures to calibrate thresholds on, the training pictures or others. Without them the checkpoint's
+            own thresholds are kept: anomalib chose them on test pictures, and they promise no false-alarm rate.
+        false_alarm_rate: share of good pictures that may be called defective.
+        threads: for decoding and for the network; None for one per core.
+        progress: called now and then as progress(stage, done, total).
+
+    Raises:
+        DataError: if fewer than two of the good pictures can be read.
+        InputError: if the backbone is none that Blemish has.
+        ModelFileError: if the file is damaged or another model's, or says what a model folder can't express.
+    """
+    data = read_file(path)
+    tree = read_checkpoint(data, where=path, allow_unknown=True)
+    state = tree.get("state_dict") if isinstance(tree, Mapping) else None
+    if not isinstance(state, Mapping) or MEMORY_BANK not in state:
+        got = f"one with {', '.join(sorted(map(str, state))[:3])}"[:120] if isinstance(state, Mapping) else "none"
+        todo = "Other models can't be imported: fit with Blemish on the same pictures."
+        raise ModelFileError(message("checkpoint", "PatchCore's state_dict of anomalib", got, where=path, todo=todo))
+    return import_patchcore(
+        tree,
+        where=path,
+        sha256=hashlib.sha256(data).hexdigest(),
+        good=good,
+        false_alarm_rate=false_alarm_rate,
+        threads=threads or os.cpu_count() or 1,
+        progress=progress,
+    )

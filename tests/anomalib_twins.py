@@ -1,0 +1,158 @@
+"""What the real anomalib makes of pictures and weights that we can make again: its checkpoints, scores and maps.
+
+    python -m tests.anomalib_twins patchcore     # in an environment with anomalib 2.7: benchmarks/torchvision_shim.py
+
+No other test needs anomalib: `tests/golden/anomalib` is what this module wrote. A checkpoint is kept without its large
+tensors: those are weights that NumPy or the embedded backbone's package give again, and `checkpoint` puts them back.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests import random_weights
+
+GOLDEN = Path(__file__).parent / "golden" / "anomalib"
+SIZES = ((256, 256), (300, 400), (180, 140), (512, 640))
+N_TRAIN = 4
+STEP = 8  # of the map's pixels that are kept
+LARGE = 1000  # bytes of a tensor from which on it is made again, if it can be
+LITE_STD = (128 / 255,) * 3
+LITE_MEAN = (127 / 255,) * 3
+
+
+def picture(number: int, height: int, width: int) -> np.ndarray[Any, Any]:
+    """Picture `number` of one material, uint8 (height, width, 3): the same tiles, other noise, brighter by number."""
+    tiles = random_weights.picture(8, height, width)[0].astype(int)
+    noise = np.random.default_rng(number).integers(-20, 20, (height, width, 3))
+    return np.clip(tiles + noise + 3 * number, 0, 255).astype(np.uint8)
+
+
+def scored() -> list[np.ndarray[Any, Any]]:
+    """The pictures that are scored: of each size, with a square of other tiles, each its own."""
+    pictures = [picture(100 + i, *size) for i, size in enumerate(SIZES)]
+    for i, one in enumerate(pictures):
+        side = 24 + 8 * i
+        one[40 : 40 + side, 50 : 50 + side] = random_weights.picture(20 + i, side, side)[0]
+    return pictures
+
+
+def weights(case: str) -> dict[str, np.ndarray[Any, Any]]:
+    """The weights of a case, by the checkpoint's names."""
+    if case == "resnet18":
+        return random_weights.resnet(3, depths=(2, 2, 2, 2), bottleneck=False, base=64)
+    from blemish.interop.timm_names import network, to_timm
+    from blemish.torchfile import load_state_dict
+    from blemish.weights import find
+
+    path = find("efficientnet_lite0")
+    assert path is not None
+    return to_timm(network("tf_efficientnet_lite0"), load_state_dict(path))
+
+
+def checkpoint(case: str, path: Path) -> Path:
+    """Write the checkpoint that anomalib wrote for `case`, byte for byte in its content, and return its path."""
+    golden = np.load(GOLDEN / f"{case}.npz")
+    made = weights(case)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", golden["pickle"].tobytes())
+        for entry in golden.files:
+            kind, _, key = entry.partition("/")
+            if kind == "kept":
+                file.writestr(f"archive/data/{key}", golden[entry].tobytes())
+            elif kind == "made":
+                file.writestr(f"archive/data/{key}", made[str(golden[entry])].tobytes())
+    return path
+
+
+def split(data: bytes, made: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    """Return a checkpoint's pickle and tensors, those that can be made again by their names alone."""
+    names = {array.tobytes(): name for name, array in made.items() if array.nbytes >= LARGE}
+    parts: dict[str, np.ndarray[Any, Any]] = {}
+    with zipfile.ZipFile(io.BytesIO(data)) as file:
+        for member in file.namelist():
+            content = file.read(member)
+            if member.endswith("/data.pkl"):
+                parts["pickle"] = np.frombuffer(content, np.uint8)
+            elif "/data/" in member:
+                key = member.rpartition("/")[2]
+                again = names.get(content)
+                parts[f"made/{key}" if again else f"kept/{key}"] = (
+                    np.array(again) if again else np.frombuffer(content, np.uint8)
+                )
+    return parts
+
+
+def write_pictures(root: Path) -> None:
+    """Write a category of the pictures in MVTec AD's layout."""
+    from tests.pictures import write
+
+    for i in range(N_TRAIN):
+        write(root / "tiles" / "train" / "good" / f"{i:03}.png", picture(i, *SIZES[i % len(SIZES)]))
+    for i, one in enumerate(scored()):
+        write(root / "tiles" / "test" / "square" / f"{i:03}.png", one)
+        mask = np.zeros(one.shape[:2], bool)
+        mask[40 : 64 + 8 * i, 50 : 74 + 8 * i] = True
+        write(root / "tiles" / "ground_truth" / "square" / f"{i:03}_mask.png", mask)
+        write(root / "tiles" / "test" / "good" / f"{i:03}.png", picture(50 + i, *SIZES[i]))
+
+
+def fitted_patchcore(case: str, root: Path) -> Any:
+    """Return anomalib's PatchCore, fitted on the pictures in `root` by its own engine."""
+    import torch
+    from anomalib.data import MVTecAD
+    from anomalib.engine import Engine
+    from anomalib.models import Patchcore
+    from anomalib.pre_processing import PreProcessor
+    from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
+
+    torch.manual_seed(0)
+    told: dict[str, Any] = {"backbone": "resnet18", "coreset_sampling_ratio": 0.01}
+    if case == "lite0":
+        steps = [Resize((256, 256), antialias=True), CenterCrop((224, 224)), Normalize(mean=LITE_MEAN, std=LITE_STD)]
+        told = {"backbone": "tf_efficientnet_lite0", "layers": ("blocks.2", "blocks.4"), "num_neighbors": 3}
+        told |= {"coreset_sampling_ratio": 0.03, "pre_processor": PreProcessor(transform=Compose(steps))}
+    model = Patchcore(**told, pre_trained=False, visualizer=False)
+    state = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in weights(case).items()}
+    model.model.feature_extractor.feature_extractor.load_state_dict(state, strict=False)
+    engine = Engine(default_root_dir=root / "results", accelerator="cpu", logger=False, enable_progress_bar=False)
+    batches = {"train_batch_size": 1, "eval_batch_size": 1, "num_workers": 0}
+    engine.fit(model=model, datamodule=MVTecAD(root=root, category="tiles", **batches))
+    engine.trainer.save_checkpoint(root / "model.ckpt")
+    return model.eval()
+
+
+def raw(model: Any, one: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+    """Return anomalib's raw score and (h, w) map of a picture, before its normalisation."""
+    import torch
+
+    pixels = torch.from_numpy(one).permute(2, 0, 1)[None].float() / 255  # as anomalib.data.utils.read_image
+    with torch.no_grad():
+        found = model.model(model.pre_processor.transform(pixels))
+    return float(found.pred_score.reshape(-1)[0]), found.anomaly_map[0].squeeze().numpy()
+
+
+def write_patchcore(case: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_pictures(root)
+        model = fitted_patchcore(case, root)
+        parts = split((root / "model.ckpt").read_bytes(), weights(case))
+    found = [raw(model, one) for one in scored()]
+    parts["scores"] = np.array([score for score, _ in found])
+    parts["maps"] = np.stack([part[::STEP, ::STEP] for _, part in found])
+    GOLDEN.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(GOLDEN / f"{case}.npz", **parts)
+    print(case, parts["scores"], (GOLDEN / f"{case}.npz").stat().st_size)
+
+
+if __name__ == "__main__":
+    for chosen in {"patchcore": ("resnet18", "lite0")}[sys.argv[1]]:
+        write_patchcore(chosen)
