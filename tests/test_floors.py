@@ -75,6 +75,7 @@ FLOORS: dict[str, float] = {
     "fitting": 5.3,
     "patchcore_file": 5.4,
     "patchcore": 6,
+    "teacher": 6,
     "detectors": 6.5,
     "engine": 7,
     "interop.__init__": 7,
