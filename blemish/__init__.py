@@ -21,13 +21,16 @@ if TYPE_CHECKING:
         ModelFileError,
         NotFittedError,
         SaveError,
+        StoreError,
     )
     from blemish.patchcore import Patchcore
     from blemish.records import Prediction, Report, Sample
+    from blemish.search import DefectStore
 
 _HOMES = {
     "BlemishError": "errors",
     "DataError": "errors",
+    "DefectStore": "search",
     "Engine": "engine",
     "FetchError": "errors",
     "Folder": "datasets",
@@ -43,11 +46,13 @@ _HOMES = {
     "Report": "records",
     "Sample": "records",
     "SaveError": "errors",
+    "StoreError": "errors",
 }
 
 __all__ = [
     "BlemishError",
     "DataError",
+    "DefectStore",
     "Engine",
     "FetchError",
     "Folder",
@@ -63,6 +68,7 @@ __all__ = [
     "Report",
     "Sample",
     "SaveError",
+    "StoreError",
     "__version__",
 ]
 

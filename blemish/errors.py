@@ -7,7 +7,8 @@
     +-- ImageError (OSError)            one picture or mask could not be read
     +-- ModelFileError (ValueError)     a model folder or weight file is damaged, unsafe or too new
     +-- FetchError (OSError)            a download that was asked for failed or had another hash
-    `-- SaveError (OSError)             a result could not be written; what was there before is still there
+    +-- SaveError (OSError)             a result could not be written; what was there before is still there
+    `-- StoreError (OSError)            a store of defects is in use, unreachable, damaged or of another model
 
 Everything here can be caught as `BlemishError`. Nothing else is raised on purpose.
 """
@@ -45,6 +46,10 @@ class FetchError(BlemishError, OSError):
 
 class SaveError(BlemishError, OSError):
     """A result could not be written; what was there before is still there."""
+
+
+class StoreError(BlemishError, OSError):
+    """A store of defects is in use, unreachable, damaged, or of another model or version."""
 
 
 def message(name: str, expected: str, got: str, *, where: object = None, todo: str = "") -> str:

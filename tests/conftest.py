@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.pictures import small_patchcore, write_goods
+from tests.qdrant_server import VARIABLE, QdrantServer, binary
 
 if TYPE_CHECKING:
     from blemish import Patchcore
@@ -48,3 +50,14 @@ def fitted(good_paths: list[Path]) -> Patchcore:
 def saved(fitted: Patchcore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model folder of `fitted`; no test changes it."""
     return fitted.save(tmp_path_factory.mktemp("saved") / "model")
+
+
+@pytest.fixture(scope="session")
+def qdrant_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Qdrant server; a test that asks for it is skipped, and says so, where no program is named."""
+    program = binary()
+    if program is None:
+        pytest.skip(f"{VARIABLE} is not set: this test needs a Qdrant server's program")
+    server = QdrantServer(program, tmp_path_factory.mktemp("qdrant")).start()
+    yield server.url
+    server.stop()

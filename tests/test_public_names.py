@@ -13,6 +13,7 @@ import blemish
 PUBLIC = [
     "BlemishError",
     "DataError",
+    "DefectStore",
     "Engine",
     "FetchError",
     "Folder",
@@ -28,9 +29,10 @@ PUBLIC = [
     "Report",
     "Sample",
     "SaveError",
+    "StoreError",
     "__version__",
 ]
-HEAVY = ("cv2", "matplotlib", "numpy", "onnx", "onnxruntime", "qdrant_client", "rich", "torch", "typer")
+HEAVY = ("cv2", "matplotlib", "numpy", "onnx", "onnxruntime", "qdrant_client", "qdrant_edge", "rich", "torch", "typer")
 
 
 def loaded_after(code: str) -> set[str]:
@@ -59,7 +61,7 @@ def test_each_name_is_there_and_documented(name: str):
     assert not text.startswith(f"{name}(")
 
 
-@pytest.mark.parametrize("name", ["Engine", "Folder", "MVTecAD", "Manifest", "Patchcore"])
+@pytest.mark.parametrize("name", ["DefectStore", "Engine", "Folder", "MVTecAD", "Manifest", "Patchcore"])
 def test_each_public_method_is_documented(name: str):
     members = inspect.getmembers_static(getattr(blemish, name)) if sys.version_info >= (3, 11) else ()
     for member, value in members:
@@ -82,4 +84,14 @@ def test_importing_loads_nothing_heavy():
 
 def test_patchcore_needs_no_torch_and_no_plots():
     loaded = loaded_after("from blemish import Engine, MVTecAD, Patchcore\nPatchcore()")
-    assert not loaded & {"torch", "matplotlib", "qdrant_client", "rich", "typer", "sklearn", "scipy", "pandas"}
+    assert not loaded & {
+        "torch",
+        "matplotlib",
+        "qdrant_client",
+        "qdrant_edge",
+        "rich",
+        "typer",
+        "sklearn",
+        "scipy",
+        "pandas",
+    }
