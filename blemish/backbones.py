@@ -170,7 +170,7 @@ def _from_name(
     path = Path(weights) if weights is not None else find(known.name)
     if path is None:
         raise missing(known.name)
-    state, digest = _read_weights(path, known, chosen=weights is not None)
+    state, digest = read_weights(path, known, chosen=weights is not None)
     network = keras_resnet50 if "conv1/kernel" in state else NETWORKS[known.name]
     wanted = tuple(layers) if layers is not None else known.layers
     try:
@@ -262,7 +262,7 @@ def _three(name: str, values: Sequence[float] | None, default: Sequence[float], 
     return [check_number(name, value, low=low, high=1.0) for value in values]
 
 
-def _read_weights(path: Path, known: Source, *, chosen: bool) -> tuple[StateDict, str]:
+def read_weights(path: Path, known: Source, *, chosen: bool) -> tuple[StateDict, str]:
     """Return the weights in a file by name, and the SHA-256 of the file that holds them.
 
     A file that we found ourselves must have the hash that is known; one that the user named may be any.

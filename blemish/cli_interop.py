@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -42,3 +44,56 @@ def import_checkpoint(
         lines.insert(0, "It promises no false-alarm rate: give --good to set it by good pictures.")
     document = {"model": str(out), "detector": model.header()["detector"], "threshold": model.threshold}
     say(as_json, {**document, "thresholds_from": source}, *lines)
+
+
+@app.command("export-anomalib")
+def export_anomalib(
+    model: Path,
+    out: Annotated[Path, typer.Argument(help="Checkpoint to write: a .ckpt that anomalib loads.")],
+    as_json: option.AsJson = False,
+) -> None:
+    """Write a checkpoint that gives the same scores in anomalib. Example: blemish export-anomalib model out.ckpt"""
+    from blemish.detectors import load_detector
+    from blemish.interop.anomalib import export_checkpoint
+
+    path = export_checkpoint(load_detector(model), out)
+    megabytes = path.stat().st_size / 2**20
+    say(as_json, {"checkpoint": str(path), "mb": megabytes}, f"Saved in {path}, {megabytes:.1f} MB.")
+
+
+@app.command()
+def compare(
+    root: Annotated[Path, typer.Option(help="Folder of categories in MVTec AD's layout.")],
+    categories: Annotated[list[str] | None, typer.Option(help="Names, after one option or several.")] = None,
+    model: Annotated[str, typer.Option(help="The detector: patchcore.")] = "patchcore",
+    backbone: Annotated[str, typer.Option(help="A network that both have; both get the weights that are here.")] = (
+        "efficientnet_lite0"
+    ),
+    layers: option.Layers = "",
+    image_size: Annotated[int, typer.Option(help="Side of the network's input in pixels, for both.")] = 256,
+    coreset_ratio: Annotated[float, typer.Option(help="Share of good patches that both banks keep.")] = 0.1,
+    neighbors: option.Neighbors = 9,
+    seed: option.Seed = 0,
+    json_out: option.JsonOut = None,
+    chart: Annotated[Path | None, typer.Option(help="PNG file to write: the comparison as bars.")] = None,
+) -> None:
+    """Fit and test the installed anomalib and Blemish. Example: blemish compare --root R --categories grid"""
+    from blemish.datasets import categories as all_categories
+    from blemish.interop.compare import Settings, check_categories, table
+    from blemish.interop.compare import compare as run
+    from blemish.results import write_text
+
+    if model != "patchcore":
+        raise typer.BadParameter(f"{model} can't be compared; patchcore can", param_hint="--model")
+    names = [name for part in categories or () for name in part.split(",")] or all_categories(root)
+    check_categories(root, names)
+    told = Settings(backbone, tuple(layers.split(",")) if layers else None, image_size, coreset_ratio, neighbors, seed)
+    found = run(root, names, settings=told, say=lambda line: print(line, file=sys.stderr))
+    if json_out is not None:
+        write_text(json_out, json.dumps(found.to_dict(), indent=1) + "\n")
+    if chart is not None:
+        from blemish.images import save
+        from blemish.interop.compare_chart import draw
+
+        save(chart, draw(found))
+    say(False, None, *table(found))

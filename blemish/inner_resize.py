@@ -6,7 +6,6 @@ pixels to four digits (`arithmetic="anomalib"`) can't have that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,32 +46,6 @@ def resizing_inside(
     return made.result(wide)
 
 
-def normalised_as(
-    model: onnx.ModelProto,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    built_mean: Sequence[float],
-    built_std: Sequence[float],
-) -> onnx.ModelProto:
-    """Return a graph that was built for one mean and deviation of the pixels so that it takes off others.
-
-    Args:
-        model: as `resizing_inside` takes it.
-        mean: of red, green and blue on the 0 to 255 scale, to be taken off.
-        std: to be divided by.
-        built_mean: what the graph takes off.
-        built_std: what the graph divides by.
-
-    Raises:
-        InputError: if the graph does not start with a picture that is made float32.
-    """
-    made = _Inserted(model)
-    scale = np.divide(built_std, std)
-    scaled = made.node("Mul", [made.pixels, made.colours(scale)])
-    return made.result(made.node("Add", [scaled, made.colours(np.asarray(built_mean) - np.asarray(mean) * scale)]))
-
-
 class _Inserted:
     """Nodes to be put between the float32 pixels of a graph and what reads them.
 
@@ -90,12 +63,10 @@ class _Inserted:
         self._model = onnx.ModelProto()
         self._model.CopyFrom(model)
         self._start = casts[0]
-        # One picture can be resized and then normalised: names of both must differ.
-        self._prefix = f"inner:{len(nodes)}"
         self._out = nodes[self._start].output[0]
         self._nodes: list[onnx.NodeProto] = []
         self._n = 0
-        self.pixels = f"{self._prefix}:pixels"
+        self.pixels = "inner:pixels"
 
     def node(self, operator: str, inputs: list[str], **attributes: object) -> str:
         name = self._name()
@@ -104,9 +75,6 @@ class _Inserted:
 
     def number(self, value: float) -> str:
         return self._constant(np.array(value, np.float32))
-
-    def colours(self, values: NDArray[np.float64]) -> str:
-        return self._constant(values.astype(np.float32).reshape(1, 3, 1, 1))
 
     def whole(self, values: list[int]) -> str:
         return self._constant(np.array(values, np.int64))
@@ -142,4 +110,4 @@ class _Inserted:
 
     def _name(self) -> str:
         self._n += 1
-        return f"{self._prefix}:{self._n}"
+        return f"inner:{self._n}"

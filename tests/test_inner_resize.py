@@ -8,7 +8,7 @@ import pytest
 from blemish import backbones
 from blemish.errors import InputError
 from blemish.graphs import Graph
-from blemish.inner_resize import normalised_as, resizing_inside
+from blemish.inner_resize import resizing_inside
 from tests.models import network
 from tests.random_weights import picture
 
@@ -52,23 +52,6 @@ def test_the_centre_is_cut_out():
     image = picture(8, 100, 90)[:1]
     whole = run(resizing_inside(pixels(), (64, 96), None), image)
     np.testing.assert_allclose(run(resizing_inside(pixels(), (64, 96), (32, 64)), image), whole[16:48, 16:80])
-
-
-def test_pixels_are_normalised_as_asked():
-    image = picture(8, 50, 60)[:1]
-    built = {"built_mean": (10.0, 20.0, 30.0), "built_std": (50.0, 60.0, 70.0)}
-    mean, std = (127.0, 126.0, 125.0), (128.0, 64.0, 32.0)
-    model = normalised_as(pixels(built["built_mean"]), mean=mean, std=std, **built)
-    # The graph takes off its own mean; its first convolution would divide by its own deviation.
-    found = run(model, image) / built["built_std"]
-    np.testing.assert_allclose(found, (image[0] - mean) / np.array(std), atol=1e-5)
-
-
-def test_both_go_together():
-    image = picture(8, 50, 60)[:1]
-    model = normalised_as(pixels(), mean=(0,) * 3, std=(2,) * 3, built_mean=(0,) * 3, built_std=(1,) * 3)
-    found = run(resizing_inside(model, (32, 32), None), image)
-    np.testing.assert_allclose(2 * found, run(resizing_inside(pixels(), (32, 32), None), image), rtol=1e-6)
 
 
 def test_a_graph_that_starts_otherwise_is_refused():

@@ -5,12 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blemish.errors import ModelFileError, message
+from blemish.errors import InputError, ModelFileError, message
+from blemish.files import atomic_write
+from blemish.interop.acceleration import accelerate
+from blemish.interop.checkpoint_writer import checkpoint_bytes
 from blemish.interop.patchcore_checkpoint import MEMORY_BANK, import_patchcore
+from blemish.interop.patchcore_export import patchcore_checkpoint
+from blemish.patchcore import Patchcore
 from blemish.torchfile import read_checkpoint, read_file
 from blemish.training import Progress, no_progress
+
+__all__ = ["accelerate", "export_checkpoint", "import_checkpoint"]
 
 if TYPE_CHECKING:
     from blemish.detectors import Detector
@@ -58,3 +66,17 @@ def import_checkpoint(
         threads=threads or os.cpu_count() or 1,
         progress=progress,
     )
+
+
+def export_checkpoint(model: Detector, path: str | os.PathLike[str]) -> Path:
+    """Write a Lightning checkpoint that anomalib 2.7 loads and that gives the same scores there; return its path.
+
+    Raises:
+        InputError: if anomalib's arithmetic can't express the detector; the text says what does not fit.
+        NotFittedError: if it was never fitted.
+        SaveError: if it can't be written; what was there before is still there.
+    """
+    if not isinstance(model, Patchcore):
+        raise InputError(message("model", "PatchCore", type(model).__name__))
+    data = checkpoint_bytes(patchcore_checkpoint(model))
+    return atomic_write(Path(path), data, name="checkpoint")

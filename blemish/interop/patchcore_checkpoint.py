@@ -15,9 +15,8 @@ from blemish.backbones import Backbone
 from blemish.embedding import Extractor, embedding_graph
 from blemish.errors import ModelFileError, message
 from blemish.fitting import Fitted, calibrated
-from blemish.inner_resize import normalised_as
 from blemish.interop.preprocessing import Preparation, preparation
-from blemish.interop.timm_names import Network, network, to_ours
+from blemish.interop.timm_names import Network, network, renormalised, to_ours
 from blemish.modelfile import ModelFolder
 from blemish.neighbors import MemoryIndex
 from blemish.patchcore import Patchcore
@@ -200,7 +199,7 @@ def _backbone(known: Network, layers: tuple[str, ...], weights: Mapping[str, Any
     # What a checkpoint takes off the pixels need not be what our graph does.
     mean, std = (tuple(255 * number for number in numbers) for numbers in (prepared.mean, prepared.std))
     if not np.allclose([mean, std], [known.mean, known.std], rtol=1e-6):
-        model = normalised_as(model, mean=mean, std=std, built_mean=known.mean, built_std=known.std)
+        renormalised(model, known, mean, std)
     return Backbone(known.name, layers, (), (), "", model)
 
 

@@ -6,15 +6,18 @@ One list per network, in the order of our graphs, serves all directions: a check
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from onnx import numpy_helper
 
 from blemish.architectures import IMAGENET_MEAN, IMAGENET_STD, efficientnet_lite, mobilenet_v2, resnet
 from blemish.errors import InputError, message
 
 if TYPE_CHECKING:
+    import onnx
+
     from blemish.architectures import Layers, StateDict
     from blemish.graphs import Graph
 
@@ -23,12 +26,21 @@ PARTS = ("weight", "bias", "running_mean", "running_var")
 
 
 class Conv(NamedTuple):
-    """One convolution and the batch norm behind it, by our names and by timm's."""
+    """One convolution and the batch norm behind it, by our names and by timm's.
+
+    Attributes:
+        ours: the convolution.
+        our_norm: the batch norm.
+        theirs: the convolution, by timm's name.
+        their_norm: the batch norm, likewise.
+        shape: of its weights where timm asks for them also behind the last layer that is used; () where it does not.
+    """
 
     ours: str
     our_norm: str
     theirs: str
     their_norm: str
+    shape: tuple[int, ...] = ()
 
 
 class Network(NamedTuple):
@@ -94,6 +106,25 @@ def to_timm(found: Network, state: StateDict) -> dict[str, np.ndarray[Any, Any]]
     return {theirs: np.asarray(state[ours]) for ours, theirs in _pairs(found) if ours in state}
 
 
+def renormalised(model: onnx.ModelProto, found: Network, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Change a graph of `found` in place so that it takes other means off the pixels, and divides by other deviations.
+
+    Args:
+        model: the graph, as `build_graph` makes it: a constant "mean", and deviations in the first convolution.
+        found: the network.
+        mean: of red, green and blue on the 0 to 255 scale.
+        std: as `mean`.
+    """
+    for tensor in model.graph.initializer:
+        if tensor.name == "mean":
+            changed = np.reshape(mean, (1, 3, 1, 1))
+        elif tensor.name == "conv0.weight":
+            changed = numpy_helper.to_array(tensor) * np.divide(found.std, std).reshape(1, 3, 1, 1)
+        else:
+            continue
+        tensor.CopyFrom(numpy_helper.from_array(changed.astype(np.float32), tensor.name))
+
+
 def _pairs(found: Network) -> list[tuple[str, str]]:
     pairs = []
     for conv in found.convs:
@@ -114,12 +145,6 @@ RESNETS: dict[str, tuple[tuple[int, ...], bool]] = {
     "resnext50_32x4d": ((3, 4, 6, 3), True),
     "resnext101_32x8d": ((3, 4, 23, 3), True),
 }
-LITES: dict[str, tuple[int, ...]] = {
-    "tf_efficientnet_lite0": (1, 2, 2, 3, 3, 4, 1),
-    "tf_efficientnet_lite1": (1, 3, 3, 4, 4, 5, 1),
-    "tf_efficientnet_lite2": (1, 3, 3, 4, 4, 5, 1),
-}
-MOBILE_STAGES = (1, 2, 3, 4, 3, 3, 1)  # Sandler et al. 2018, table 2
 
 
 def _resnet(depths: tuple[int, ...], bottleneck: bool) -> tuple[Conv, ...]:
@@ -133,41 +158,74 @@ def _resnet(depths: tuple[int, ...], bottleneck: bool) -> tuple[Conv, ...]:
     return tuple(Conv(conv, norm, conv, norm) for conv, norm in names)
 
 
-def _timm_blocks(stages: tuple[int, ...]) -> list[list[tuple[str, str]]]:
-    """Return (convolution, batch norm) of each block by timm's names; the first block has no expansion."""
-    blocks = [[("blocks.0.0.conv_dw", "blocks.0.0.bn1"), ("blocks.0.0.conv_pw", "blocks.0.0.bn2")]]
-    for stage, depth in enumerate(stages[1:], start=1):
-        for i in range(depth):
-            block = f"blocks.{stage}.{i}"
-            blocks.append([(f"{block}.{conv}", f"{block}.bn{n}") for n, conv in enumerate(CONVS, start=1)])
-    return blocks
+class _Blocks(NamedTuple):
+    """The stages of a network of inverted bottlenecks.
+
+    Attributes:
+        depths: blocks of each stage.
+        widths: channels behind each stage.
+        kernels: of the depthwise convolutions of each stage.
+    """
+
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    kernels: tuple[int, ...]
+
+    def convs(self) -> list[list[tuple[str, str, tuple[int, ...]]]]:
+        """Return convolution, batch norm and shape of each block by timm's names; the first block does not expand."""
+        blocks: list[list[tuple[str, str, tuple[int, ...]]]] = []
+        into = STEM
+        for stage, (depth, width, kernel) in enumerate(zip(self.depths, self.widths, self.kernels, strict=True)):
+            for i in range(depth):
+                block = f"blocks.{stage}.{i}"
+                inner = into * (EXPANSION if stage else 1)
+                depthwise = (inner, 1, kernel, kernel)
+                names = ("conv_pw", "conv_dw", "conv_pwl") if stage else ("conv_dw", "conv_pw")
+                shapes = ((inner, into, 1, 1), depthwise, (width, inner, 1, 1))[0 if stage else 1 :]
+                blocks.append(
+                    [
+                        (f"{block}.{conv}", f"{block}.bn{n}", shape)
+                        for n, (conv, shape) in enumerate(zip(names, shapes, strict=True), start=1)
+                    ]
+                )
+                into = width
+        return blocks
+
+    def layers(self) -> dict[str, int]:
+        """Return the last block of the stages that timm offers as features: those before the picture is halved."""
+        return {f"blocks.{stage}": sum(self.depths[: stage + 1]) - 1 for stage in (0, 1, 2, 4, 6)}
 
 
-CONVS = ("conv_pw", "conv_dw", "conv_pwl")
+STEM, EXPANSION = 32, 6
+LITE_WIDTHS, LITE_KERNELS = (16, 24, 40, 80, 112, 192, 320), (3, 3, 5, 3, 5, 5, 3)  # Tan and Le 2019, table 1
+# Of the compound scaling of Lite1 and Lite2 only Lite2's width changes anything below 112 channels.
+LITE2_WIDTHS = (16, 24, 48, 88, 120, 208, 352)
+LITES = {
+    "tf_efficientnet_lite0": _Blocks((1, 2, 2, 3, 3, 4, 1), LITE_WIDTHS, LITE_KERNELS),
+    "tf_efficientnet_lite1": _Blocks((1, 3, 3, 4, 4, 5, 1), LITE_WIDTHS, LITE_KERNELS),
+    "tf_efficientnet_lite2": _Blocks((1, 3, 3, 4, 4, 5, 1), LITE2_WIDTHS, LITE_KERNELS),
+}
+# Sandler et al. 2018, table 2.
+MOBILE = _Blocks((1, 2, 3, 4, 3, 3, 1), (16, 24, 32, 64, 96, 160, 320), (3,) * 7)
 
 
-def _stage_ends(stages: tuple[int, ...]) -> dict[str, int]:
-    """Return the last block of the stages that timm offers as features: those before the picture is halved."""
-    return {f"blocks.{stage}": sum(stages[: stage + 1]) - 1 for stage in (0, 1, 2, 4, 6)}
-
-
-def _lite(name: str, stages: tuple[int, ...]) -> Network:
+def _lite(name: str, blocks: _Blocks) -> Network:
     convs = [Conv("_conv_stem", "_bn0", "conv_stem", "bn1")]
-    for i, block in enumerate(_timm_blocks(stages)):
+    for i, block in enumerate(blocks.convs()):
         ours = [("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")][-len(block) :]
         convs += [
             Conv(f"_blocks.{i}.{c}", f"_blocks.{i}.{n}", *theirs) for (c, n), theirs in zip(ours, block, strict=True)
         ]
-    layers = {stage: f"blocks.{last}" for stage, last in _stage_ends(stages).items()}
+    layers = {stage: f"blocks.{last}" for stage, last in blocks.layers().items()}
     return Network(name, efficientnet_lite, tuple(convs), layers, *LITE_NORMALISATION, 1e-3)
 
 
 def _mobilenet() -> Network:
     convs = [Conv("features.0.0", "features.0.1", "conv_stem", "bn1")]
-    for i, block in enumerate(_timm_blocks(MOBILE_STAGES), start=1):
+    for i, block in enumerate(MOBILE.convs(), start=1):
         last = len(block) - 1
         names = [(f"{n}.0", f"{n}.1") for n in range(last)] + [(f"{last}", f"{last + 1}")]
         at = f"features.{i}.conv"
         convs += [Conv(f"{at}.{c}", f"{at}.{n}", *theirs) for (c, n), theirs in zip(names, block, strict=True)]
-    layers = {stage: f"features.{last + 1}" for stage, last in _stage_ends(MOBILE_STAGES).items()}
+    layers = {stage: f"features.{last + 1}" for stage, last in MOBILE.layers().items()}
     return Network("mobilenet_v2", mobilenet_v2, tuple(convs), layers, IMAGENET_MEAN, IMAGENET_STD, 1e-5)
