@@ -16,7 +16,7 @@ from blemish.errors import ImageError, InputError, message
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blemish.patchcore import Patchcore
+    from blemish.detectors import Detector
     from blemish.records import Sample
     from blemish.search import DefectStore
     from blemish.search_describe import Described
@@ -28,6 +28,9 @@ StorePlace = Annotated[
     str, typer.Option("--store", help="Folder of the store, or the URL of a Qdrant server (key in QDRANT_API_KEY).")
 ]
 Part = Annotated[str | None, typer.Option("--category", help="Kind of part, where the store holds several.")]
+Good = Annotated[
+    Path | None, typer.Option(help="Good pictures, once, if those that the model was fitted on have moved.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Take the most anomalous place also below the threshold.")]
 Neighbours = Annotated[int, typer.Option("-k", help="How many at most.")]
 
@@ -41,6 +44,7 @@ def index(
     labels: Annotated[
         str, typer.Option(help="from-folders: a picture's label is its folder's name. none: no labels.")
     ] = "none",
+    good: Good = None,
     force: Force = False,
     threads: option.Threads = None,
     as_json: option.AsJson = False,
@@ -50,7 +54,7 @@ def index(
         raise typer.BadParameter(f"{labels} is neither none nor from-folders", param_hint="--labels")
     samples = _samples(pictures)
     bars, problems, rows = Bars(), [], []
-    with _opened(store, category, _patchcore(model, threads)) as opened:
+    with _opened(store, category, _detector(model, threads), good) as opened:
         for done, sample in enumerate(samples, start=1):
             label = sample.path.parent.name if labels == "from-folders" else None
             try:
@@ -94,7 +98,7 @@ def similar(
     as_json: option.AsJson = False,
 ) -> None:
     """Show past defects like the one in a picture. Example: blemish similar model part.png --store s --sheet out.png"""
-    loaded = _patchcore(model, None)
+    loaded = _detector(model, None)
     with _opened(store, category, loaded) as opened:
         described = opened.describe(picture, force=force)
         region = _worst(described)
@@ -151,18 +155,20 @@ def groups(
     say(as_json, {name: [one.to_dict() for one in found] for name, found in made.items()}, *lines)
 
 
-def _patchcore(folder: Path, threads: int | None) -> Patchcore:
-    from blemish.patchcore import Patchcore
+def _detector(folder: Path, threads: int | None) -> Detector:
+    from blemish.detectors import load_detector
 
-    return Patchcore.load(folder, threads=threads)
+    return load_detector(folder, threads=threads)
 
 
-def _opened(store: str, category: str | None, model: Patchcore | None = None) -> DefectStore:
+def _opened(store: str, category: str | None, model: Detector | None = None, good: Path | None = None) -> DefectStore:
     from blemish.search import DefectStore
 
+    pictures = None if good is None else _samples(good)
     if store.startswith(("http://", "https://")):
-        return DefectStore(url=store, api_key=os.environ.get("QDRANT_API_KEY"), model=model, category=category)
-    return DefectStore(store, model=model, category=category)
+        key = os.environ.get("QDRANT_API_KEY")
+        return DefectStore(url=store, api_key=key, model=model, category=category, good=pictures)
+    return DefectStore(store, model=model, category=category, good=pictures)
 
 
 def _samples(pictures: Path) -> Sequence[Sample]:

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from blemish.errors import InputError, StoreError, message
 from blemish.search_describe import DescribedRegion, Describer
-from blemish.search_edge import EdgeBackend
 from blemish.search_meta import Meta
+from blemish.search_place import Place
 from blemish.search_points import also, points_of, stamped, where_of
 from blemish.search_questions import VOTERS, grouped, known_distances, nearest, suggestion
 from blemish.search_records import PICTURE, REGION, Added, Group, Match, StoredDefect, Suggestion, Where
-from blemish.search_server import ServerBackend
 from blemish.search_words import check_id, check_time, check_word
 from blemish.settings import check_whole
 
 if TYPE_CHECKING:
-    from blemish.patchcore import Patchcore
+    from blemish.detectors import Detector
     from blemish.records import Float32, Float64, GoodPatch
     from blemish.search_describe import Described
-    from blemish.search_records import Backend
     from blemish.training import Picture
 
 Asked: TypeAlias = "Picture | DescribedRegion | StoredDefect"
 
-MEMORY = ":memory:"
 # Cosine of whole-picture vectors from which on two pictures count as the same one.
 SAME = 0.995
 MOST = 10_000
@@ -45,10 +41,13 @@ class DefectStore:
 
     Args:
         folder: where the store is or shall be; ":memory:" for a trial. Not with `url`.
-        model: the detector that finds regions and describes them; needed to make a store, to add pictures and to ask
-            about pictures. Without it one can label, list and group, and ask about what is stored.
+        model: the detector that finds regions; needed to make a store, to add pictures and to ask about pictures.
+            Without it one can label, list and group, and ask about what is stored. A `Describer` spares several stores
+            learning the same.
         category: what kind of part the pictures show; None for the one that this model describes, or the only one there
             is, or "part".
+        good: good pictures to describe defects against, for a model whose training pictures are no longer where they
+            were. Only needed once for each kind of part: the store keeps what it learns of them.
         url: of a Qdrant server, such as http://localhost:6333.
         api_key: if the server wants one.
         collection: name of the store on the server.
@@ -65,35 +64,23 @@ class DefectStore:
         self,
         folder: str | os.PathLike[str] | None = None,
         *,
-        model: Patchcore | None = None,
+        model: Detector | Describer | None = None,
         category: str | None = None,
+        good: Sequence[Picture] | None = None,
         url: str | None = None,
         api_key: str | None = None,
         collection: str = "blemish",
         timeout_s: float = 10.0,
         retries: int = 4,
     ) -> None:
-        if (folder is None) == (url is None):
-            got = "neither" if url is None else "both"
-            raise InputError(message("store", "a folder (or ':memory:'), or url=", got))
         wanted = None if category is None else check_word("category", category)
-        self.name = os.fspath(folder) if folder is not None else f"{url}, collection {collection}"
-        self._describer = None if model is None else Describer(model)
+        place = Place(folder, url, api_key, collection, timeout_s, retries)
+        self.name = place.name
+        self._describer = Describer(model) if model is not None and not isinstance(model, Describer) else model
         self._lock = threading.RLock()
         self._known: tuple[Where, int, Float64] | None = None
-        dims = {} if self._describer is None else self._describer.dims
-        self._backend: Backend
-        if folder is not None:
-            self._backend = EdgeBackend(None if self.name == MEMORY else Path(folder), dims)
-        else:
-            self._backend = ServerBackend(
-                str(url),
-                api_key=api_key,
-                collection=check_word("collection", collection),
-                dims=dims,
-                timeout_s=timeout_s,
-                retries=retries,
-            )
+        self._good = good
+        self._backend = place.open(make=self._describer is not None)
         try:
             self._meta = Meta.of(self._backend, self._describer, self.name)
         except BaseException:
@@ -168,7 +155,7 @@ class DefectStore:
         """
         words = stamped(label, labelled_by)
         with self._lock:
-            model = self._meta.bind(self._backend, self._with_model("add pictures"), self.category)
+            model = self._meta.bind(self._backend, self._ready(), self.category)
             points = points_of(described, category=self.category, model=model, words=words)
             there = {found.id: found.payload for found in self._backend.get([one.id for one in points])}
             new = [one for one in points if one.id not in there]
@@ -214,9 +201,11 @@ class DefectStore:
         Raises:
             ImageError: if the file can't be read.
             InputError: if the array is no picture.
-            StoreError: if the store was opened without a model.
+            DataError: if it is the first of its kind and there are no good pictures to describe it against.
+            StoreError: if the store was opened without a model, or has another one's vectors.
         """
-        return self._with_model("describe pictures").describe(picture, force=force)
+        with self._lock:
+            return self._ready().describe(picture, force=force)
 
     def similar(
         self,
@@ -228,7 +217,7 @@ class DefectStore:
         since: str | datetime | None = None,
         force: bool = False,
     ) -> tuple[Match, ...]:
-        """Return the stored defects that are most like this one, nearest first; none from the same picture.
+        """Return the stored defects that are most like this one, nearest first: one of each other picture at most.
 
         Args:
             image_or_region: a picture (its most anomalous region is asked about), a region out of `describe`, or a
@@ -352,6 +341,13 @@ class DefectStore:
             raise StoreError(message("model", f"one, to {what}", "none", where=self.name, todo=todo))
         return self._describer
 
+    def _ready(self) -> Describer:
+        """Return the describer, once it knows what good pictures look like: from the store, or by learning it."""
+        describer = self._with_model("describe pictures")
+        if not self._meta.teach(describer, self.category) and describer.good is None:
+            describer.learn(self._good)
+        return describer
+
     def _question(self, asked: Asked, category: str | None, force: bool) -> tuple[Float32, Where]:
         """Return what is looked for, and which stored regions count."""
         if isinstance(asked, StoredDefect):
@@ -362,7 +358,6 @@ class DefectStore:
             region = asked if isinstance(asked, DescribedRegion) else self._worst(asked, force)
             vector, sha256 = region.vector, region.sha256
             where = self._comparable(REGION, category or self.category)
-            self._meta.check(self._with_model("ask about pictures"), category or self.category)
         return vector, replace(where, differs={"sha256": sha256})
 
     def _worst(self, picture: Picture, force: bool) -> DescribedRegion:

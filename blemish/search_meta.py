@@ -1,4 +1,4 @@
-"""What a store says of itself: its version, how its vectors were made, and by which model for each kind of part."""
+"""What a store says of itself: its version, how its vectors are made, and against which good pictures and model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from blemish._version import __version__
 from blemish.errors import StoreError, message
-from blemish.search_describe import NAME
+from blemish.search_describe import DIMS, NAME
+from blemish.search_good import GoodLooks
 from blemish.search_points import now
 from blemish.search_records import MAKE
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 UNBOUND = "none"
 DEFAULT = "part"
+DAMAGED = "Put it back from a copy, or index the pictures into a new store."
 REINDEX = (
     "Open it with that model, rebuild it with `blemish reindex MODEL --store ...`, or name another kind of part with "
     "category= (--category)."
@@ -29,13 +31,11 @@ class Meta:
     """What was read of it and agreed with.
 
     Attributes:
-        dims: name of each vector to its length.
-        models: kind of part to the id of the model that describes it.
+        models: kind of part to the "id" of the model that describes it and what "good" pictures look like.
         name: of the store, for errors.
     """
 
-    dims: dict[str, int]
-    models: dict[str, str]
+    models: dict[str, dict[str, Any]]
     name: str
 
     @classmethod
@@ -43,13 +43,13 @@ class Meta:
         """Return what the store says of itself; a new one is given its say.
 
         Raises:
-            StoreError: if it is of another version or way of describing, or new and there is no model to make it with.
+            StoreError: if it is of another version or way of describing, or new and there is no model to fill it with.
         """
         read = backend.read_meta()
         if read is None:
             if describer is None:
                 raise StoreError(message("store", "one that was made", "nothing there", where=name, todo=MAKE))
-            made = cls(dict(describer.dims), {}, name)
+            made = cls({}, name)
             made.write(backend)
             return made
         version, descriptor = read.get("format_version"), read.get("descriptor")
@@ -58,39 +58,39 @@ class Meta:
             todo = "Update blemish." if newer else "Index the pictures into a new store."
             got = f"{version!r}, made with blemish {read.get('made_with')}"
             raise StoreError(message("format_version", str(FORMAT_VERSION), got, where=name, todo=todo))
-        try:
-            made = cls({str(k): int(v) for k, v in read["dims"].items()}, dict(read["models"]), name)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            todo = "Put it back from a copy, or index the pictures into a new store."
-            raise StoreError(message("store", "dims and models", repr(error), where=name, todo=todo)) from error
-        if descriptor != NAME:
+        if descriptor != NAME or read.get("dims") != DIMS:
             todo = "Index the pictures into a new store."
             raise StoreError(message("descriptor", NAME, repr(descriptor), where=name, todo=todo))
-        return made
+        return cls(_models(read, name), name)
 
     def category_of(self, describer: Describer | None) -> str:
         """Return the kind of part that a model describes, else the only one there is, else "part"."""
         if describer is not None:
-            return next((name for name, known in self.models.items() if known == describer.model_id), DEFAULT)
+            return next((name for name, known in self.models.items() if known["id"] == describer.model_id), DEFAULT)
         return next(iter(self.models)) if len(self.models) == 1 else DEFAULT
 
     def model_of(self, category: str) -> str:
         """Return the id of the model that describes a kind of part."""
-        return self.models.get(category, UNBOUND)
+        return str(self.models[category]["id"]) if category in self.models else UNBOUND
 
-    def check(self, describer: Describer, category: str) -> None:
-        """Refuse a model whose vectors could not be compared with those that are there.
+    def teach(self, describer: Describer, category: str) -> bool:
+        """Tell the describer what good pictures of this kind looked like when the first one was stored.
+
+        Returns:
+            Whether the store knows; if not, the describer has to learn it.
 
         Raises:
-            StoreError: if it is another one than the store's for this kind of part.
+            StoreError: if the store's vectors of this kind were made with another model: they can't be compared.
         """
-        if self.dims != dict(describer.dims):
-            got = f"a model that describes with {dict(describer.dims)}"
-            raise StoreError(message("vectors", f"{self.dims} numbers", got, where=self.name, todo=REINDEX))
-        known = self.models.get(category)
-        if known is not None and known != describer.model_id:
+        if category not in self.models:
+            return False
+        known = self.models[category]
+        if known["id"] != describer.model_id:
             got = f"{describer.model_id}, for {category}"
-            raise StoreError(message("model", f"the store's, {known}", got, where=self.name, todo=REINDEX))
+            raise StoreError(message("model", f"the store's, {known['id']}", got, where=self.name, todo=REINDEX))
+        if describer.good is None:
+            describer.good = GoodLooks.from_dict(known["good"], where=self.name)
+        return True
 
     def bind(self, backend: Backend, describer: Describer, category: str) -> str:
         """Return the model's id, after making it that of this kind of part if there was none.
@@ -98,25 +98,34 @@ class Meta:
         Raises:
             StoreError: if there is another one.
         """
-        self.check(describer, category)
-        if category not in self.models:
+        if not self.teach(describer, category):
             # Another station may have bound it since this one opened the store.
-            read = backend.read_meta() or {}
-            self.models = {**self.models, **read.get("models", {})}
-            self.check(describer, category)
-            if category not in self.models:
-                self.models[category] = describer.model_id
-                self.write(backend)
+            self.models |= _models(backend.read_meta() or {"models": {}}, self.name)
+            if not self.teach(describer, category):
+                self.rebind(backend, describer, category)
         return describer.model_id
+
+    def rebind(self, backend: Backend, describer: Describer, category: str) -> None:
+        """Make this the model of a kind of part, whichever was."""
+        assert describer.good is not None, "learn() comes first"
+        self.models[category] = {"id": describer.model_id, "good": describer.good.to_dict()}
+        self.write(backend)
 
     def write(self, backend: Backend) -> None:
         """Write it into the store."""
         said: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "descriptor": NAME,
-            "dims": self.dims,
-            "models": self.models,
+            "dims": DIMS,
             "made_with": __version__,
             "written": now(),
+            "models": self.models,
         }
         backend.write_meta(said)
+
+
+def _models(read: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
+    try:
+        return {str(category): {"id": str(one["id"]), "good": one["good"]} for category, one in read["models"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreError(message("store", "models", repr(error), where=name, todo=DAMAGED)) from error

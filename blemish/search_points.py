@@ -52,7 +52,7 @@ def points_of(described: Described, *, category: str, model: str, words: Mapping
         "time": now(),
         **{name: value for name, value in words.items() if value is not None},
     }
-    whole = {"kind": PICTURE, "box": [0, 0, width, height], "area_px": height * width, "contour": []}
+    whole = {"kind": PICTURE, "box": [0, 0, width, height], "area_px": height * width, "contour": ""}
     points = [_point(PICTURE, described.vector, {**shared, **whole, "score": found.score})]
     for one in described.regions:
         region = one.region
@@ -60,7 +60,7 @@ def points_of(described: Described, *, category: str, model: str, words: Mapping
             "kind": REGION,
             "box": [int(side) for side in region.box],
             "area_px": region.area_px,
-            "contour": _thinned(region.contour).tolist(),
+            "contour": contour_text(region.contour),
             "score": region.score,
             "forced": one.forced,
         }
@@ -110,6 +110,10 @@ def _point(kind: str, vector: Float32, payload: dict[str, Any]) -> Point:
     return Point(str(uuid.uuid5(NAMESPACE, "\n".join(map(str, parts)))), {kind: vector}, payload)
 
 
-def _thinned(contour: NDArray[np.int32]) -> NDArray[np.int32]:
-    step = -(-len(contour) // CONTOUR_POINTS)
-    return contour[::step]
+def contour_text(contour: NDArray[np.int32]) -> str:
+    """Return an outline, (n, 2) int32 (x, y), as text with at most 200 points: "x,y x,y ...".
+
+    As nested lists a server would keep and parse each number as a value of its own.
+    """
+    step = -(-len(contour) // CONTOUR_POINTS) or 1
+    return " ".join(f"{x},{y}" for x, y in contour[::step].tolist())

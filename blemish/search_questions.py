@@ -20,14 +20,27 @@ if TYPE_CHECKING:
 CALIBRATION = 400
 # How a neighbour's vote fades, and how many vote: measured in benchmarks/retrieval.py.
 SHARPNESS, VOTERS = 20.0, 10
+# Regions that one answer is picked from at most.
+MOST_ASKED = 10_000
 # Groups hold together where this share of the stored defects has its own nearest.
 USUAL = 0.25
 
 
 def nearest(backend: Backend, using: str, vector: Float32, k: int, where: Where) -> tuple[Match, ...]:
-    """Return the k stored points that are most similar, nearest first."""
-    found = backend.search(using, [Query(vector, k, where)])[0]
-    return tuple(Match(StoredDefect.from_payload(one), one.similarity) for one in found)
+    """Return the k stored points that are most similar, nearest first, and at most one of each picture.
+
+    A picture with many regions would fill an answer alone; so more than k are asked for until k pictures are there.
+    """
+    asked = 2 * k
+    while True:
+        found = backend.search(using, [Query(vector, asked, where)])[0]
+        first: dict[str, Found] = {}
+        for one in found:
+            first.setdefault(str(one.payload["sha256"]), one)
+        if len(first) >= k or len(found) < asked or asked >= MOST_ASKED:
+            chosen = list(first.values())[:k]
+            return tuple(Match(StoredDefect.from_payload(one), one.similarity) for one in chosen)
+        asked *= 4
 
 
 def suggestion(backend: Backend, vector: Float32, k: int, where: Where, known: Float64) -> Suggestion:

@@ -177,7 +177,7 @@ class StoredDefect:
         """Return the record of a point that was read."""
         said = found.payload
         x, y, width, height = (int(side) for side in said["box"])
-        contour = np.asarray(said["contour"], np.int32).reshape(-1, 2)
+        contour = np.array([xy.split(",") for xy in said["contour"].split()], np.int32).reshape(-1, 2)
         return cls(
             id=found.id,
             box=(x, y, width, height),

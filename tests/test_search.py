@@ -11,13 +11,37 @@ import numpy as np
 import pytest
 
 from blemish import DefectStore, InputError, Patchcore, StoreError
+from blemish.search_describe import Described, Describer
 from tests.pictures import good, scratched, small_patchcore, write
 
 Opener = Callable[..., DefectStore]
 
 
+@pytest.fixture(scope="session")
+def describer(fitted: Patchcore) -> Describer:
+    """Describes with `fitted`, and has learnt; it remembers what it described, since many tests ask for the same."""
+    made = Describer(fitted)
+    made.learn()
+    made.describe = lru_describe(made.describe)  # type: ignore[method-assign]
+    return made
+
+
+def lru_describe(describe: Callable[..., Described]) -> Callable[..., Described]:
+    known: dict[Any, Described] = {}
+
+    def remembered(picture: Any, *, force: bool = False) -> Described:
+        if not isinstance(picture, np.ndarray):
+            return describe(picture, force=force)
+        key = picture.tobytes(), force
+        if key not in known:
+            known[key] = describe(picture, force=force)
+        return known[key]
+
+    return remembered
+
+
 @pytest.fixture(params=["folder", "server"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path, fitted: Patchcore) -> Iterator[Opener]:
+def opened(request: pytest.FixtureRequest, tmp_path: Path, describer: Describer) -> Iterator[Opener]:
     """Opens one store again and again: in a folder, or on a server."""
     if request.param == "folder":
         place: dict[str, Any] = {"folder": tmp_path / "store"}
@@ -26,7 +50,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path, fitted: Patchcore) ->
     stores: list[DefectStore] = []
 
     def make(**changes: Any) -> DefectStore:
-        stores.append(DefectStore(**{**place, "model": fitted, "category": "stripes", **changes}))
+        stores.append(DefectStore(**{**place, "model": describer, "category": "stripes", **changes}))
         return stores[-1]
 
     yield make
@@ -217,12 +241,14 @@ def test_an_id_that_is_not_there_is_refused(store: DefectStore):
 # Opening
 
 
-def test_a_store_is_as_it_was_left(opened: Opener):
+def test_a_store_is_as_it_was_left(opened: Opener, fitted: Patchcore, monkeypatch: pytest.MonkeyPatch):
     with opened() as store:
         filled(store, 2)
         before = [one.to_dict() for one in store.defects()]
         answer = [(one.defect.id, one.similarity) for one in store.similar(scratched(300)[0])]
-    with opened(category=None) as store:
+    monkeypatch.setattr(Describer, "learn", None)
+    # A detector that was loaded again learns nothing: what good pictures look like is in the store.
+    with opened(model=fitted, category=None) as store:
         assert store.category == "stripes"
         assert [one.to_dict() for one in store.defects()] == before
         again = [(one.defect.id, one.similarity) for one in store.similar(scratched(300)[0])]
@@ -272,9 +298,9 @@ def test_a_new_store_needs_a_model(tmp_path: Path):
         DefectStore(tmp_path / "s", url="http://localhost:6333")
 
 
-def test_a_trial_leaves_nothing_behind(fitted: Patchcore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_trial_leaves_nothing_behind(describer: Describer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with DefectStore(":memory:", model=fitted) as store:
+    with DefectStore(":memory:", model=describer) as store:
         store.add(scratched(99)[0])
         assert len(store)
     assert list(tmp_path.iterdir()) == []

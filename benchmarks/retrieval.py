@@ -1,0 +1,278 @@
+"""How often are the five most similar past defects of the same type? What the store's vectors were chosen by.
+
+    python benchmarks/retrieval.py --root DATA --categories mvtec/bottle mvtec/grid magnetic_tile --json out.json
+
+The detector is fitted on each category's good pictures. Every defective test picture asks for its five nearest among
+all other defective test pictures of its category; a hit is one of the same defect folder. The folders' names are used
+for counting hits and for nothing else. The last rows ask `DefectStore` itself, with Qdrant in process: the same with
+labels shuffled, how sure `suggest` is and how often it is right, what it says of a type that is not in the store, and
+how pure `groups` are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from blemish import DefectStore, MVTecAD, Patchcore, backbones
+from blemish.files import atomic_write
+from blemish.images import load
+from blemish.search_describe import Describer
+from blemish.search_questions import SHARPNESS
+
+LAYERS = ("blocks.2", "blocks.4", "blocks.10", "blocks.14", "head")
+WEIGHTS = ("whole picture", "above threshold", "hottest region", "map", "map^2", "map^4")
+BASELINE = "whole picture: the detector's layers, plain (the tutorial's)"
+OWN = "DefectStore: map^4 of 4+14 less picture, whitened; amount in 2"
+
+
+def weight_of(anomaly_map, threshold, grid_hw, kind):
+    """Return the weight of each cell of a grid; of a picture with nothing above, what is above 70 % of its highest."""
+    if kind == "whole picture":
+        return np.ones(grid_hw)
+    coarse = cv2.resize(anomaly_map, grid_hw[::-1], interpolation=cv2.INTER_AREA)
+    if kind.startswith("map"):
+        return np.maximum(coarse / max(coarse.max(), 1e-12), 0) ** (int(kind[4:]) if "^" in kind else 1) + 1e-12
+    limit = threshold if (anomaly_map > threshold).any() else 0.7 * anomaly_map.max()
+    mask = (anomaly_map > limit).astype(np.uint8)
+    if kind == "hottest region":
+        _, labels = cv2.connectedComponents(mask, connectivity=8)
+        mask = (labels == labels.reshape(-1)[anomaly_map.argmax()]).astype(np.uint8)
+    return cv2.resize(mask.astype(np.float32), grid_hw[::-1], interpolation=cv2.INTER_AREA) + 1e-9
+
+
+def pooled(features, weight):
+    return (np.tensordot(features, weight, 2) / weight.sum()).astype(np.float32)
+
+
+class Pictures:
+    """The defective pictures of one category, described in every way that is compared."""
+
+    def __init__(self, root, category):
+        """Fit, predict, and pool the features of all layers with all weights."""
+        place = Path(root) / category
+        data = MVTecAD(place.parent, place.name)
+        self.model = Patchcore().fit(data.train)
+        self.describer = Describer(self.model)
+        self.describer.learn(data.train)
+        samples = [one for one in data.test if one.is_defective]
+        self.labels = np.array([one.defect for one in samples])
+        self.described = [self.describer.describe(one, force=True) for one in samples]
+        self.forced = float(np.mean([one.regions[0].forced for one in self.described]))
+        settings = self.model.settings
+        plain = backbones.build(settings.backbone, layers=settings.layers)
+        self.sessions = {
+            "plain": backbones.session(plain.model.SerializeToString()),
+            "layers": backbones.session(backbones.build(layers=LAYERS).model.SerializeToString()),
+        }
+        self.vectors = {}
+        self.shapes = []
+        for sample, described in zip(samples, self.described, strict=True):
+            for name, vector in self._of(load(sample.path), described).items():
+                self.vectors.setdefault(name, []).append(vector)
+        self.vectors = {name: np.stack(rows) for name, rows in self.vectors.items()}
+        self.good = self._good_looks(data.train[:: max(1, len(data.train) // 60)])
+
+    def _of(self, picture, described):
+        fitted, found = self.model.fitted, described.prediction
+        prepared = fitted.geometry.prepare(picture)
+        features = fitted.extractor.features(prepared)
+        nearest = fitted.scorer.distances(features).rows
+        residual = features - fitted.scorer.index.memory_bank[nearest]
+        maps = {"detector": features.transpose(2, 0, 1), "residual": residual.transpose(2, 0, 1)}
+        own = self.describer.good.geometry.prepare(picture)
+        maps |= {name: array[0] for name, array in backbones.run(self.sessions["layers"], own[None]).items()}
+        made = {
+            (name, kind): pooled(array, weight_of(found.anomaly_map, found.pixel_threshold, array.shape[1:], kind))
+            for name, array in maps.items()
+            for kind in WEIGHTS
+        }
+        raw = backbones.run(self.sessions["plain"], prepared[None]).values()
+        made[BASELINE] = np.concatenate([array[0].mean(axis=(1, 2)) for array in raw])
+        region = described.regions[0].region
+        area = np.log((found.anomaly_map > 0.5 * found.anomaly_map.max()).mean())
+        long = np.log(max(region.box[2:]) / min(region.box[2:]))
+        made["shape"] = np.array([np.cos(0.3 * area), np.sin(0.3 * area), np.cos(long), np.sin(long)], np.float32) / 2
+        return made
+
+    def _good_looks(self, samples):
+        """Return each layer's mean and covariance over good pictures' patches."""
+        sums = {}
+        for sample in samples:
+            own = self.describer.good.geometry.prepare(load(sample.path))
+            for name, array in backbones.run(self.sessions["layers"], own[None]).items():
+                rows = array[0].reshape(array.shape[1], -1).T.astype(np.float64)
+                n, total, squares = sums.get(name, (0, 0, 0))
+                sums[name] = n + len(rows), total + rows.sum(axis=0), squares + rows.T @ rows
+        return {
+            name: (total / n, squares / n - np.outer(total / n, total / n))
+            for name, (n, total, squares) in sums.items()
+        }
+
+    def layer(self, names, kind, *, less=None, whiten=False):
+        """Return (n, D): layers pooled with one weight, less the picture's or good pictures' mean, whitened or not."""
+        parts = []
+        for name in names:
+            rows = self.vectors[name, kind].astype(np.float64)
+            mean, covariance = self.good[name]
+            rows = rows - (self.vectors[name, "whole picture"] if less == "picture" else mean if less else 0)
+            if whiten:
+                values, axes = np.linalg.eigh(covariance)
+                rows = rows @ (axes / np.sqrt(np.maximum(values, 0) + 0.1 * values.mean()))
+            parts.append(normed(rows))
+        return np.concatenate(parts, axis=1)
+
+
+def normed(rows):
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def candidates(one):
+    """Yield (name, (n, D) vectors) of every way of describing that is compared."""
+    yield BASELINE, one.vectors[BASELINE]
+    for kind in WEIGHTS:
+        yield f"{kind}: detector's features, whitened", one.vectors["detector", kind]
+    for kind in WEIGHTS[1:]:
+        yield f"{kind}: residual to the nearest good patch", one.vectors["residual", kind]
+        both = [normed(one.vectors[name, kind]) for name in ("detector", "residual")]
+        yield f"{kind}: features and residual", np.concatenate(both, axis=1)
+    for name in LAYERS:
+        yield f"map^4: {name}, plain", one.layer([name], "map^4")
+        yield f"map^4: {name}, less good, whitened", one.layer([name], "map^4", less="good", whiten=True)
+    pair = ("blocks.4", "blocks.14")
+    for kind in WEIGHTS[1:]:
+        yield f"{kind}: 4+14 less picture, whitened", one.layer(pair, kind, less="picture", whiten=True)
+    yield "map^4: 4+14 plain", one.layer(pair, "map^4")
+    yield "map^4: 4+14 less picture, not whitened", one.layer(pair, "map^4", less="picture")
+    yield "map^4: 4+14 less good, whitened", one.layer(pair, "map^4", less="good", whiten=True)
+    deep = one.layer(pair, "map^4", less="picture", whiten=True)
+    yield "map^4: 4+14 less picture, whitened; shape", np.concatenate([normed(deep), one.vectors["shape"]], axis=1)
+    shallow = one.layer(["blocks.2"], "whole picture", less="good", whiten=True)
+    yield "whole picture: 2 less good, whitened", shallow
+    yield "the two last joined, without shrinkage", np.concatenate([normed(deep), 2 * shallow], axis=1)
+    own = np.stack([described.regions[0].vector for described in one.described])
+    yield OWN + ", hottest region", own
+
+
+def precision(vectors, labels, k=5):
+    """Return mean precision@k and the share of nearest ones that hit, each asked of all others."""
+    rows = normed(np.asarray(vectors, np.float64))
+    similarity = rows @ rows.T
+    np.fill_diagonal(similarity, -np.inf)
+    hits = labels[np.argsort(-similarity, axis=1)[:, :k]] == labels[:, None]
+    return float(hits.mean()), float(hits[:, 0].mean())
+
+
+def chance(labels):
+    counts = np.unique(labels, return_counts=True)[1]
+    return float((counts * (counts - 1)).sum() / (len(labels) * (len(labels) - 1)))
+
+
+def asked_store(one, labels):
+    """Return precision@5, top-1 and what `suggest` and `groups` are worth, asked of the store itself."""
+    with DefectStore(":memory:", model=one.describer) as store:
+        for described, label in zip(one.described, labels, strict=True):
+            store.add_described(described, label=str(label))
+        hits, sure, right, flagged = [], [], [], []
+        for described, label in zip(one.described, labels, strict=True):
+            found = store.similar(described.regions[0], k=5)
+            hits.append([match.defect.label == label for match in found])
+            said = store.suggest(described.regions[0])
+            flagged.append(said.never_seen)
+            best = next(iter(said.votes))
+            sure.append(said.votes[best])
+            right.append(best == label)
+        groups = store.groups()
+        biggest = sum(max(group.labels.values()) for group in groups)
+        regions = sum(len(group.members) for group in groups)
+    hits = np.array(hits)
+    return {
+        "precision@5": float(hits.mean()),
+        "top-1": float(hits[:, 0].mean()),
+        "suggested right": float(np.mean(right)),
+        "mean confidence": float(np.mean(sure)),
+        "confidence error": calibration_error(np.array(sure), np.array(right)),
+        "called never seen though seen": float(np.mean(flagged)),
+        "groups": len(groups),
+        "regions": regions,
+        "purity": biggest / regions,
+    }
+
+
+def calibration_error(sure, right, bins=5):
+    """Return the mean distance between confidence and share of right ones, over bins of equal counts."""
+    order = np.argsort(sure)
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    return float(sum(len(part) * abs(sure[part].mean() - right[part].mean()) for part in parts) / len(sure))
+
+
+def unseen(one, labels):
+    """Return how often a defect of a type that is not in the store is called never seen, by type."""
+    rates = {}
+    for left_out in np.unique(labels):
+        with DefectStore(":memory:", model=one.describer) as store:
+            for described, label in zip(one.described, labels, strict=True):
+                if label != left_out:
+                    store.add_described(described, label=str(label))
+            asked = [d for d, label in zip(one.described, labels, strict=True) if label == left_out]
+            rates[str(left_out)] = float(np.mean([store.suggest(d.regions[0]).never_seen for d in asked]))
+    return rates
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--categories", nargs="+", required=True, help="folders below the root")
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    results = {}
+    for category in asked.categories:
+        one = Pictures(asked.root, category)
+        rows = {name: precision(vectors, one.labels) for name, vectors in candidates(one)}
+        shuffled = np.random.default_rng(0).permutation(one.labels)
+        results[category] = {
+            "n": len(one.labels),
+            "chance": chance(one.labels),
+            "nothing above the threshold": one.forced,
+            "rows": rows,
+            "store": asked_store(one, one.labels),
+            "store, labels shuffled": asked_store(one, shuffled),
+            "never seen, of types left out": unseen(one, one.labels),
+        }
+        print(
+            f"{category}: {len(one.labels)} defects, {100 * one.forced:.0f} % with nothing above the threshold",
+            flush=True,
+        )
+    show(results)
+    if asked.json is not None:
+        atomic_write(
+            asked.json, json.dumps({"sharpness": SHARPNESS, "sets": results}, indent=1).encode(), name="results"
+        )
+
+
+def show(results):
+    names = list(next(iter(results.values()))["rows"])
+    width = max(map(len, [*names, OWN])) + 2
+    print(f"\n{'mean precision@5 / top-1':{width}}" + "".join(f"{name:>16}" for name in results))
+    print(f"{'chance':{width}}" + "".join(f"{one['chance']:16.3f}" for one in results.values()))
+    for name in names:
+        print(f"{name:{width}}" + "".join("{:>10.3f} {:.3f}".format(*one["rows"][name]) for one in results.values()))
+    for row in ("store", "store, labels shuffled"):
+        pairs = [(one[row]["precision@5"], one[row]["top-1"]) for one in results.values()]
+        print(f"{OWN if row == 'store' else row:{width}}" + "".join("{:>10.3f} {:.3f}".format(*pair) for pair in pairs))
+    gains = [one["store"]["precision@5"] - one["rows"][BASELINE][0] for one in results.values()]
+    print(f"{'gain over the whole picture':{width}}" + "".join(f"{gain:+16.3f}" for gain in gains))
+    for figure in next(iter(results.values()))["store"]:
+        if figure not in {"precision@5", "top-1"}:
+            print(f"{figure:{width}}" + "".join(f"{one['store'][figure]:16.3f}" for one in results.values()))
+    for name, one in results.items():
+        rates = ", ".join(f"{k} {100 * v:.0f} %" for k, v in one["never seen, of types left out"].items())
+        print(f"{name}: called never seen when its type is not in the store: {rates}")
+
+
+if __name__ == "__main__":
+    main()

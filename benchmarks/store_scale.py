@@ -1,0 +1,187 @@
+"""How large may a store be? Load rate, query time and recall of a folder and of a real server.
+
+    BLEMISH_QDRANT=qdrant python benchmarks/store_scale.py --embedded 20000 100000 --server 1000000 --json out.json
+
+Vectors are made up: 4,000 kinds of defect, each region near one of them, as long as real ones. A query is what
+`DefectStore.similar` asks: five neighbours among the regions of one of ten categories, made by one model. Recall is
+against the same query asked exactly. Times are of the whole call in Python, one at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from blemish.files import atomic_write
+from blemish.search_describe import DIMS
+from blemish.search_edge import EdgeBackend
+from blemish.search_points import NAMESPACE
+from blemish.search_records import REGION, Point, Query, Where
+from blemish.search_server import ServerBackend
+from tests.qdrant_server import VARIABLE, QdrantServer, binary
+
+CATEGORIES, KINDS, BATCH = 10, 4000, 2048
+N_QUERIES, N_EXACT = 1000, 200
+MODEL = "0123456789abcdef"
+
+
+class Regions:
+    """Made-up regions: the same number gives the same one."""
+
+    def __init__(self, seed=0):
+        """Draw the kinds of defect."""
+        self.rng = np.random.default_rng(seed)
+        self.centres = self.rng.standard_normal((KINDS, DIMS[REGION]), np.float32)
+
+    def vectors(self, first, n):
+        """Return (n, D) unit vectors and the kind of each."""
+        rng = np.random.default_rng([first, 1])
+        kinds = rng.integers(KINDS, size=n)
+        # Mean cosine of two of one kind is 0.5, as of real neighbours.
+        made = self.centres[kinds] + rng.standard_normal((n, DIMS[REGION]), np.float32)
+        return made / np.linalg.norm(made, axis=1, keepdims=True), kinds
+
+    def points(self, first, n):
+        """Return n regions with a payload like a real one's."""
+        vectors, kinds = self.vectors(first, n)
+        contour = " ".join(f"{x},{3 * x}" for x in range(20))
+        return [
+            Point(
+                str(uuid.uuid5(NAMESPACE, str(first + i))),
+                {REGION: vectors[i]},
+                {
+                    "kind": REGION,
+                    "category": category_of(first + i),
+                    "path": f"/pictures/line4/{first + i:08}.png",
+                    "sha256": f"{first + i:064x}",
+                    "box": [10, 20, 60, 20],
+                    "area_px": 700,
+                    "contour": contour,
+                    "score": 12.5,
+                    "p_value": 0.01,
+                    "model": MODEL,
+                    "time": "2026-01-01T00:00:00.000+00:00",
+                    **({"label": f"type {kinds[i] % 20}", "labelled_by": "Ann"} if i % 3 else {}),
+                },
+            )
+            for i in range(n)
+        ]
+
+
+def category_of(i):
+    return f"part {i % CATEGORIES}"
+
+
+def load(backend, regions, n, say):
+    start = time.perf_counter()
+    for first in range(0, n, BATCH):
+        backend.insert(regions.points(first, min(BATCH, n - first)))
+        if first // BATCH % 50 == 49:
+            say(f"  {first + BATCH} of {n}, {(first + BATCH) / (time.perf_counter() - start):.0f} a second")
+    return n / (time.perf_counter() - start)
+
+
+def queries(regions, n):
+    vectors, _ = regions.vectors(10**9, n)
+    return [
+        Query(vector, 5, Where(equals={"kind": [REGION], "category": [category_of(i)], "model": [MODEL]}))
+        for i, vector in enumerate(vectors)
+    ]
+
+
+def measure(backend, regions):
+    asked = queries(regions, N_QUERIES)
+    for one in asked[:20]:
+        backend.search(REGION, [one])
+    times = []
+    for one in asked:
+        start = time.perf_counter()
+        backend.search(REGION, [one])
+        times.append(1000 * (time.perf_counter() - start))
+    found = backend.search(REGION, asked[:N_EXACT])
+    exact = backend.search(REGION, asked[:N_EXACT], exact=True)
+    recall = np.mean(
+        [len({one.id for one in a} & {one.id for one in b}) / len(b) for a, b in zip(found, exact, strict=True)]
+    )
+    p50, p99 = np.percentile(times, [50, 99])
+    return {"p50_ms": float(p50), "p99_ms": float(p99), "recall@5": float(recall)}
+
+
+def embedded(n, regions, say):
+    folder = Path(tempfile.mkdtemp())
+    backend = EdgeBackend(folder / "s", DIMS)
+    try:
+        row = {"load_per_s": load(backend, regions, n, say), "before optimise": measure(backend, regions)}
+        start = time.perf_counter()
+        backend.optimise()
+        row |= {"optimise_s": time.perf_counter() - start, "after optimise": measure(backend, regions)}
+        start = time.perf_counter()
+        backend.close()
+        backend = EdgeBackend(folder / "s", DIMS)
+        row["open_s"] = time.perf_counter() - start
+        row["disk_mb"] = sum(f.stat().st_blocks * 512 for f in folder.rglob("*") if f.is_file()) / 2**20
+        return row
+    finally:
+        backend.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def on_server(n, regions, say):
+    program = binary()
+    if program is None:
+        sys.exit(f"set {VARIABLE} to a Qdrant server's program")
+    folder = Path(tempfile.mkdtemp())
+    server = QdrantServer(program, folder).start()
+    backend = ServerBackend(server.url, api_key=None, collection="scale", dims=DIMS, timeout_s=120.0)
+    try:
+        start = time.perf_counter()
+        row = {"load_per_s": load(backend, regions, n, say), "loaded_s": time.perf_counter() - start}
+        while (info := backend._client.get_collection("scale")).status.value != "green":
+            say(f"  indexed {info.indexed_vectors_count} of {n}")
+            time.sleep(10)
+        row["indexed_s"] = time.perf_counter() - start
+        row |= measure(backend, regions)
+        status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="ascii")
+        kept = dict(line.split(":", 1) for line in status.splitlines())
+        row["server_anonymous_mb"] = int(kept["RssAnon"].split()[0]) / 1024
+        row["server_resident_mb"] = int(kept["VmRSS"].split()[0]) / 1024
+        row["disk_mb"] = sum(f.stat().st_blocks * 512 for f in folder.rglob("*") if f.is_file()) / 2**20
+        row["count"] = backend.count(Where(equals={"kind": [REGION]}))
+        return row
+    finally:
+        backend.close()
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--embedded", type=int, nargs="*", default=[])
+    parser.add_argument("--server", type=int, nargs="*", default=[])
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    rows = {}
+
+    def say(text):
+        print(text, file=sys.stderr, flush=True)
+
+    for kind, sizes, run in (("embedded", asked.embedded, embedded), ("server", asked.server, on_server)):
+        for n in sizes:
+            rows[f"{kind} {n:,}"] = row = run(n, Regions(), say)
+            print(f"{kind} {n:,}: {json.dumps(row)}", flush=True)
+            if asked.json is not None:
+                atomic_write(asked.json, json.dumps(rows, indent=1).encode(), name="results")
+
+
+if __name__ == "__main__":
+    main()
