@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blemish import cli_interop, cli_search
+from blemish import cli_interop, cli_search, cli_teacher
 from blemish import cli_options as option
 from blemish._version import __version__
 from blemish.console import say
@@ -303,6 +303,7 @@ def fetch_backbone(
 
 
 app.add_typer(backbones_app, name="backbones")
+app.add_typer(cli_teacher.app)
 app.add_typer(cli_interop.app)
 app.add_typer(cli_search.app)
 

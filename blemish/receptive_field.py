@@ -5,10 +5,14 @@ Everything is counted in whole pixels along one axis; both axes of a square kern
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from blemish.errors import InputError, message
+
+LAYER = re.compile(r"(conv|pool)([0-9]{1,6})(?:/([0-9]{1,6}))?(?:p([0-9]{1,6}))?(?:d([0-9]{1,6}))?")
 
 
 @dataclass(frozen=True)
@@ -115,3 +119,124 @@ def output_sizes(layers: Sequence[Layer], size: int) -> list[int]:
         size = layer.output_size(size)
         sizes.append(size)
     return sizes
+
+
+def parse_stack(text: str) -> tuple[Layer, ...]:
+    """Return the layers that a line describes: `conv4,pool2/2,conv3p1`.
+
+    Each is `conv` or `pool` and the kernel, then if they are not 1, 0 and 1: `/` and the stride, `p` and the padding,
+    `d` and the dilation.
+
+    Raises:
+        InputError: if a part is none of that.
+
+    >>> parse_stack("conv3/2p1, pool2/2")[0]
+    Layer(name='conv1', kernel=3, stride=2, padding=1, padding_after=None, dilation=1)
+    """
+    counts: dict[str, int] = {}
+    found = []
+    for part in text.split(","):
+        match = LAYER.fullmatch(part.strip().lower())
+        if match is None:
+            todo = "Write conv or pool and the kernel, then /stride, p and padding, d and dilation: conv3/2p1."
+            raise InputError(message("stack", "layers with commas between", repr(part.strip()[:40]), todo=todo))
+        kind, kernel, stride, padding, dilation = match.groups()
+        counts[kind] = counts.get(kind, 0) + 1
+        name = f"{kind}{counts[kind]}"
+        found.append(Layer(name, int(kernel), int(stride or 1), int(padding or 0), dilation=int(dilation or 1)))
+    return tuple(found)
+
+
+def least_size(layers: Sequence[Layer]) -> int:
+    """Return the smallest picture, in pixels, that has an output.
+
+    >>> least_size(parse_stack("conv4,pool2/2,conv4,pool2/2,conv3,conv4"))
+    33
+    """
+    low, high = 1, receptive_field(layers).size
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _has_output(layers, middle) else (middle + 1, high)
+    return low
+
+
+def _has_output(layers: Sequence[Layer], size: int) -> bool:
+    for layer in layers:
+        size = layer.output_size(size)
+        if size == 0:
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of a derivation: the picture, or what a layer makes of it.
+
+    Attributes:
+        name: "picture", or the layer's.
+        layer: None for the picture.
+        size: of the map, in places.
+        field: what one of them sees.
+    """
+
+    name: str
+    layer: Layer | None
+    size: int
+    field: Field
+
+
+def derive(layers: Sequence[Layer], size: int | None = None) -> list[Step]:
+    """Return the steps from a picture to the last layer's output: how the map shrinks and the field grows.
+
+    Args:
+        layers: the stack.
+        size: of the picture in pixels; by default what one output sees, so that without padding the last map is 1.
+
+    Raises:
+        InputError: if the picture is too small for an output.
+    """
+    size = receptive_field(layers).size if size is None else size
+    if not _has_output(layers, size):
+        least = least_size(layers)
+        raise InputError(message("size", f"at least {least} pixels, for one output", str(size)))
+    field = Field()
+    steps = [Step("picture", None, size, field)]
+    for layer, behind in zip(layers, output_sizes(layers, size), strict=True):
+        field = field.behind(layer)
+        steps.append(Step(layer.name, layer, behind, field))
+    return steps
+
+
+def explain(steps: Sequence[Step]) -> list[str]:
+    """Return a derivation as lines of text: a table, and how to read it."""
+    width = max(8, *(len(step.name) for step in steps))
+    lines = [f"{'':{width}}  kernel  stride  padding    map  one value sees  its neighbour"]
+    for step in steps:
+        one = step.layer
+        settings = " " * 23 if one is None else f"{_kernel(one):>6}  {one.stride:>6}  {_padding(one):>7}"
+        lines.append(
+            f"{step.name:{width}}  {settings:23}  {step.size:>5}  {step.field.size:>11} px"
+            f"  {step.field.stride:>7} px on"
+        )
+    first, last = steps[0], steps[-1]
+    sizes = " -> ".join(str(step.size) for step in steps)
+    grown = [(step.layer.reach - 1, before.field.stride) for before, step in pairwise(steps) if step.layer is not None]
+    total = " + ".join(f"{more} x {stride}" for more, stride in grown if more)
+    outputs = "1 output" if last.size == 1 else f"{last.size} outputs"
+    lines += [
+        "",
+        f"Along one side, {first.size} pixels become {outputs}: {sizes}.",
+        f"A layer of kernel k lets a value see k - 1 more inputs: 1 + {total or '0'} = {last.field.size} pixels.",
+        f"So one output describes a patch of {last.field.size} x {last.field.size} pixels. The first one's middle is at"
+        f" pixel {last.field.centre:g}; each neighbour's is {last.field.stride} pixels on.",
+    ]
+    return lines
+
+
+def _kernel(layer: Layer) -> str:
+    return str(layer.kernel) if layer.dilation == 1 else f"{layer.kernel} (every {layer.dilation}.)"
+
+
+def _padding(layer: Layer) -> str:
+    same = layer.padding_after in (None, layer.padding)
+    return str(layer.padding) if same else f"{layer.padding}, {layer.padding_after}"

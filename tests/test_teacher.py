@@ -74,3 +74,11 @@ def test_a_place_that_cannot_be_written_is_told(state, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SaveError, match="teacher"):
         save_teacher(tmp_path / "file" / "t.safetensors", state, {})
+
+
+def test_the_shipped_teacher_is_whole_and_has_its_card():
+    found = load_teacher()
+    assert found.file.stat().st_size < 8e6
+    assert (found.card["network"], found.card["licence"]) == ("PDN-S", "Apache-2.0")
+    assert found.card["weights_sha256"] == found.sha256
+    assert np.abs(found.state["conv4.weight"]).max() < 100

@@ -1,0 +1,132 @@
+"""What a teacher's features are worth: image AUROC of nearest neighbours, beside random weights and the source network.
+
+    python benchmarks/teacher.py --root DATA/mvtec --categories grid bottle --json out.json
+    python benchmarks/teacher.py --root DATA/mvtec --categories grid --teachers early.safetensors late.safetensors
+
+Each picture becomes features at the places of a PDN; channels are standardised over the good training pictures; a bank
+of random training patches is kept; a picture's score is the mean distance of its ten most distant patches to their
+nearest bank rows. No student is trained: this says which teacher tells patches apart, not what EfficientAD reaches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from blemish.datasets import MVTecAD
+from blemish.files import atomic_write
+from blemish.images import load, resize
+from blemish.metrics import auroc
+from blemish.neighbors import MemoryIndex
+from blemish.pdn import pdn, pdn_shapes
+from blemish.targets import Source, TargetSettings
+from blemish.teacher import load_teacher
+
+BANK = 8000
+HIGHEST = 10
+
+
+def of_state(state, size):
+    """Return a function from an RGB picture to the (h, w, 384) features of a teacher."""
+    import torch
+
+    network = pdn(size).eval().to(memory_format=torch.channels_last)
+    network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state.items()})
+
+    def features(picture):
+        with torch.inference_mode():
+            image = torch.from_numpy(picture)[None].permute(0, 3, 1, 2).float() / 255
+            return network(image.contiguous(memory_format=torch.channels_last))[0].permute(1, 2, 0).numpy()
+
+    return features
+
+
+def random_state(size, seed=0):
+    """Return weights as torch initialises them: uniform, by the number of inputs."""
+    rng = np.random.default_rng(seed)
+    state, inputs = {}, 1
+    for name, shape in pdn_shapes(size).items():
+        inputs = np.prod(shape[1:]) if len(shape) == 4 else inputs  # a bias comes behind its weight
+        state[name] = rng.uniform(-1, 1, shape).astype(np.float32) * inputs**-0.5
+    return state
+
+
+def of_source(settings):
+    source = Source(settings)
+    return lambda picture: source.features(picture, picture.shape[:2])
+
+
+def pictures(root, category, asked):
+    """Return training, good and defective pictures, resized, a random choice of each."""
+    data = MVTecAD(root, category)
+    rng = np.random.default_rng(asked.seed)
+    groups = [
+        (data.train, asked.train),
+        ([sample for sample in data.test if not sample.is_defective], asked.test),
+        ([sample for sample in data.test if sample.is_defective], asked.test),
+    ]
+    return [
+        [resize(load(samples[i].path), (asked.size, asked.size)) for i in rng.permutation(len(samples))[:n]]
+        for samples, n in groups
+    ]
+
+
+def judge(features, groups, seed):
+    train, good, bad = groups
+    start = time.perf_counter()
+    maps = [features(picture)[::2, ::2] for picture in train]
+    rows = np.concatenate([one.reshape(-1, one.shape[2]) for one in maps])
+    mean, deviation = rows.mean(axis=0), rows.std(axis=0) + 1e-6
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:BANK]
+    index = MemoryIndex(np.ascontiguousarray((rows[chosen] - mean) / deviation, dtype=np.float32))
+
+    def score(picture):
+        asked = (features(picture)[::2, ::2].reshape(-1, rows.shape[1]) - mean) / deviation
+        distances = index.search(np.ascontiguousarray(asked, dtype=np.float32)).distances[:, 0]
+        return float(np.sort(distances)[-HIGHEST:].mean())
+
+    scores = np.array([score(picture) for picture in [*good, *bad]])
+    labels = np.arange(len(scores)) >= len(good)
+    return {"image_AUROC": float(auroc(scores, labels)), "took_s": time.perf_counter() - start}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--categories", nargs="+", required=True)
+    parser.add_argument("--network", default="small", help="small or medium")
+    parser.add_argument("--teachers", nargs="*", type=Path, help="files beside the shipped one")
+    parser.add_argument("--no-source", action="store_true", help="leave the source network out")
+    parser.add_argument("--no-shipped", action="store_true", help="leave the shipped teacher out")
+    parser.add_argument("--size", type=int, default=256, help="side of the pictures in pixels")
+    parser.add_argument("--train", type=int, default=40, help="training pictures")
+    parser.add_argument("--test", type=int, default=30, help="good and defective pictures, each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    judged = {"random weights": of_state(random_state(asked.network, asked.seed), asked.network)}
+    for file in asked.teachers or []:
+        judged[str(file)] = of_state(load_teacher(asked.network, file).state, asked.network)
+    if not asked.no_shipped:
+        judged["shipped teacher"] = of_state(load_teacher(asked.network).state, asked.network)
+    if not asked.no_source:
+        settings = TargetSettings()
+        judged[f"source: {settings.backbone} {', '.join(settings.layers)}"] = of_source(settings)
+    rows = {name: {} for name in judged}
+    for category in asked.categories:
+        groups = pictures(asked.root, category, asked)
+        print(f"{category}: {', '.join(str(len(group)) for group in groups)} training, good and defective pictures")
+        for name, features in judged.items():
+            rows[name][category] = judge(features, groups, asked.seed)
+            print(f"  {name:48} image AUROC {rows[name][category]['image_AUROC']:.3f}", flush=True)
+    if asked.json is not None:
+        facts = {name: getattr(asked, name) for name in ("network", "size", "train", "test", "seed")}
+        atomic_write(asked.json, json.dumps({**facts, "rows": rows}, indent=1).encode(), name="results")
+
+
+if __name__ == "__main__":
+    main()
