@@ -11,6 +11,7 @@ from blemish._version import __version__
 
 if TYPE_CHECKING:
     from blemish.datasets import Folder, Manifest, MVTec, MVTecAD
+    from blemish.efficientad import EfficientAd
     from blemish.engine import Engine
     from blemish.errors import (
         BlemishError,
@@ -31,6 +32,7 @@ _HOMES = {
     "BlemishError": "errors",
     "DataError": "errors",
     "DefectStore": "search",
+    "EfficientAd": "efficientad",
     "Engine": "engine",
     "FetchError": "errors",
     "Folder": "datasets",
@@ -53,6 +55,7 @@ __all__ = [
     "BlemishError",
     "DataError",
     "DefectStore",
+    "EfficientAd",
     "Engine",
     "FetchError",
     "Folder",

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from blemish.datasets import DataSet
-    from blemish.detectors import Detector
+    from blemish.detectors import Calibrated, Detector
     from blemish.engine import Engine
-    from blemish.patchcore import Patchcore
     from blemish.records import Report
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -110,13 +109,14 @@ def check(data: Path, category: option.Category = None, as_json: option.AsJson =
 @app.command()
 @option.of_detector
 def fit(
-    make: Callable[[], Patchcore],
+    make: Callable[[], Calibrated],
     data: Path,
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
     category: option.Category = None,
     as_json: option.AsJson = False,
 ) -> None:
-    """Fit PatchCore on good pictures. Example: blemish fit pictures/good --out model"""
+    """Fit a detector on good pictures. Example: blemish fit pictures/good --out model"""
+    from blemish.detectors import Trained
     from blemish.modelfile import check_target
     from blemish.thresholds import percent
 
@@ -125,6 +125,8 @@ def fit(
     model = make()
     megabytes = model.estimated_bytes(len(chosen.train)) / 2**20 if chosen.train else 0
     print(f"{len(chosen.train)} good pictures, about {megabytes:.0f} MB of memory.", file=sys.stderr)
+    if isinstance(model, Trained) and model.hint:
+        print(model.hint, file=sys.stderr)
     _engine().fit(model, chosen)
     model.save(out)
     left_out = [one.text for one in model.problems]
@@ -137,6 +139,9 @@ def fit(
         "warning": warning,
     }
     lines = [*left_out, *([warning] if warning else [])]
+    if isinstance(model, Trained):
+        document["training"] = model.summary
+        lines.append(model.summary)
     lines.append(f"Threshold {model.threshold:.3f}, at most {percent(promised)} false alarms. Saved in {out}.")
     say(as_json, document, *lines)
 
@@ -216,21 +221,20 @@ def predict(
 @app.command()
 @option.of_detector
 def benchmark(
-    make: Callable[[], Patchcore],
+    make: Callable[[], Calibrated],
     root: Annotated[Path, typer.Option(help="Folder of categories in MVTec AD's layout.")],
     categories: Annotated[list[str] | None, typer.Option(help="Names, after one option or several.")] = None,
-    model: Annotated[str, typer.Option(help="The detector: patchcore.")] = "patchcore",
     json_out: option.JsonOut = None,
     csv_out: option.CsvOut = None,
     report: option.ReportOut = None,
 ) -> None:
     """Fit and test each category, and the average. Example: blemish benchmark --root R --categories grid bottle"""
     from blemish.datasets import categories as all_categories
+    from blemish.detectors import Trained
 
-    if model != "patchcore":
-        raise typer.BadParameter(f"{model} is no detector here; there is patchcore", param_hint="--model")
-
-    make()  # what is wrong with the options is said before a picture is read
+    first = make()  # what is wrong with the options is said before a picture is read
+    if isinstance(first, Trained) and first.hint:
+        print(first.hint, file=sys.stderr)
     engine, models, reports, n_failed = _engine(), [], [], 0
     for name in [name for part in categories or () for name in part.split(",")] or all_categories(root):
         detector = make()

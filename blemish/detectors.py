@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from blemish.errors import ModelFileError, message
 from blemish.modelfile import load_model
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from blemish.records import Prediction, Problem
+    from blemish.thresholds import Calibration
     from blemish.training import Picture, Progress
 
 # Detector as `model.json` names it, to the module and the class; a class is loaded when it is first needed.
-DETECTORS = {"patchcore": ("patchcore", "Patchcore")}
+DETECTORS = {"patchcore": ("patchcore", "Patchcore"), "efficientad": ("efficientad", "EfficientAd")}
 
 
 class Detector(Protocol):
@@ -51,6 +52,33 @@ class Detector(Protocol):
     @property
     def false_alarm_rate(self) -> float:
         """Share of good pictures that may be called defective."""
+
+
+class Calibrated(Detector, Protocol):
+    """What the commands that fit need besides."""
+
+    def estimated_bytes(self, n_pictures: int) -> int:
+        """Return about how much memory fitting on so many pictures takes, in bytes."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """Good pictures' scores and the image threshold that they give."""
+
+
+@runtime_checkable
+class Trained(Protocol):
+    """What a detector has besides if it learns weights in steps; `EfficientAd` does, `Patchcore` does not."""
+
+    def limit(self, *, max_epochs: int | None = None, max_steps: int | None = None) -> None:
+        """Set how much the next fit trains at most."""
+
+    @property
+    def hint(self) -> str:
+        """What to tell a user before an hour of training, "" if nothing."""
+
+    @property
+    def summary(self) -> str:
+        """What the last training did, in a sentence."""
 
 
 def load_detector(folder: str | os.PathLike[str], *, threads: int | None = None) -> Detector:

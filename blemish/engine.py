@@ -10,11 +10,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from blemish.datasets import DataSet
+from blemish.detectors import Trained
 from blemish.errors import DataError, ImageError, InputError, message
 from blemish.images import load_mask
 from blemish.metrics import bootstrap_intervals, image_metrics
 from blemish.pixelmetrics import PixelCounts
 from blemish.records import Bool, Prediction, Problem, Report, Sample, Tested
+from blemish.settings import check_whole
 from blemish.training import Picture, Progress, no_progress
 
 if TYPE_CHECKING:
@@ -42,6 +44,12 @@ class Engine:
 
     Args:
         progress: called now and then as progress(stage, done, total); None for silence.
+        max_epochs: how often a detector that trains (`EfficientAd`) sees each picture at most; None leaves it to the
+            detector. `Patchcore` looks at each picture once whatever this says, as anomalib's does.
+        max_steps: how many steps such a detector trains at most.
+
+    Raises:
+        InputError: if a number is below 1.
 
     >>> from blemish import Engine, MVTecAD, Patchcore  # doctest: +SKIP
     >>> engine, model = Engine(), Patchcore()  # doctest: +SKIP
@@ -51,8 +59,14 @@ class Engine:
     [{'image_AUROC': 0.99, ...}]
     """
 
-    def __init__(self, *, progress: Progress | None = None) -> None:
+    def __init__(
+        self, *, progress: Progress | None = None, max_epochs: int | None = None, max_steps: int | None = None
+    ) -> None:
         self.progress: Progress = progress or no_progress
+        self.limits = {"max_epochs": max_epochs, "max_steps": max_steps}
+        for name, value in self.limits.items():
+            if value is not None:
+                check_whole(name, value, 1, 10**7)
         self._fit_s: WeakKeyDictionary[Detector, float] = WeakKeyDictionary()
 
     def fit(self, model: Detector, datamodule: DataSet) -> None:
@@ -62,6 +76,8 @@ class Engine:
             DataError: if fewer than two training pictures can be read.
         """
         start = time.perf_counter()
+        if isinstance(model, Trained):
+            model.limit(**self.limits)
         model.fit(datamodule.train, progress=self.progress)
         self._fit_s[model] = time.perf_counter() - start
 

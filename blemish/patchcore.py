@@ -7,17 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from blemish import backbones
-from blemish.errors import ImageError, InputError, NotFittedError, message
+from blemish.errors import InputError, NotFittedError, message
 from blemish.fitting import Fitted, estimated_bytes, fit
-from blemish.maps import peak, regions
 from blemish.modelfile import load_model, save_model
 from blemish.patchcore_file import UNKNOWN, fitted_from, fitted_to
-from blemish.prefetch import prefetch
+from blemish.predicting import checked_threads, prediction, predictions
 from blemish.records import Float32, GoodPatch, Prediction, Problem, UInt8
-from blemish.settings import Arithmetic, PatchcoreSettings, check_whole
+from blemish.settings import Arithmetic, PatchcoreSettings
 from blemish.thresholds import Calibration
 from blemish.training import Picture, Progress, TrainingPictures, no_progress, path_of, read_picture
 
@@ -27,8 +24,6 @@ if TYPE_CHECKING:
     from blemish.embedding import Scaling
     from blemish.modelfile import ModelFolder
     from blemish.scoring import PatchDistances
-
-MAX_THREADS = 256
 
 
 class Patchcore:
@@ -119,7 +114,7 @@ class Patchcore:
             seed=seed,
             arithmetic=arithmetic,
         )
-        self.threads = _checked_threads(threads)
+        self.threads = checked_threads(threads)
         self.problems: tuple[Problem, ...] = ()
         self._fitted: Fitted | None = None
 
@@ -235,19 +230,11 @@ class Patchcore:
             NotFittedError: before `fit` or `load`.
         """
         fitted = self.fitted
-
-        def read(item: Picture) -> tuple[Path | None, UInt8 | ImageError]:
-            path = path_of(item)
-            try:
-                return path, read_picture(item, self.settings.bit_depth)
-            except ImageError as error:
-                return path, error
-
-        return (
-            Problem(path or Path(), "unreadable", str(picture))
-            if isinstance(picture, ImageError)
-            else self._predict(picture, path, fitted)
-            for path, picture in prefetch(read, images, threads=self.threads)
+        return predictions(
+            lambda picture, path: self._predict(picture, path, fitted),
+            images,
+            bit_depth=self.settings.bit_depth,
+            threads=self.threads,
         )
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -280,7 +267,7 @@ class Patchcore:
             ModelFileError: if it is of another detector, or its parts do not fit each other.
         """
         detector = cls.__new__(cls)
-        detector.threads = _checked_threads(threads)
+        detector.threads = checked_threads(threads)
         detector.settings, detector._fitted = fitted_from(model, threads=detector.threads)
         detector._backbone = None
         detector.problems = ()
@@ -311,25 +298,14 @@ class Patchcore:
         patch_map = fitted.scorer.patch_map(found.distances)
         score = fitted.scorer.image_score(patch_map, found.weight)
         anomaly_map = fitted.geometry.restore(patch_map, picture_hw, self.settings.map_sigma_px)
-        limit = fitted.pixel_calibration.threshold
-        return Prediction(
-            score=score,
-            label=score > fitted.image_calibration.threshold,
-            threshold=fitted.image_calibration.threshold,
-            p_value=fitted.image_calibration.p_value(score),
-            anomaly_map=anomaly_map,
-            mask=anomaly_map > np.float32(limit),
-            pixel_threshold=limit,
-            regions=regions(anomaly_map, limit),
-            peak_xy=peak(anomaly_map),
+        return prediction(
+            score,
+            anomaly_map,
+            image=fitted.image_calibration,
+            pixel=fitted.pixel_calibration,
             nearest_good=_nearest_good(fitted, found, int(patch_map.argmax())),
             path=path,
         )
-
-
-def _checked_threads(threads: int | None) -> int:
-    """Return how many threads to use: those asked for, or one per core."""
-    return (os.cpu_count() or 1) if threads is None else check_whole("threads", threads, 1, MAX_THREADS)
 
 
 def _nearest_good(fitted: Fitted, found: PatchDistances, worst: int) -> GoodPatch | None:

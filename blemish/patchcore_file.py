@@ -85,8 +85,9 @@ def _fitted_from(model: ModelFolder, threads: int) -> tuple[PatchcoreSettings, F
     size, crop = header["input"]["resize_hw"], header["input"]["crop_hw"]
     geometry = choose_geometry([(1, 1)], (*size,), None if crop is None else (*crop,))
     geometry = dataclasses.replace(geometry, like_anomalib=settings.arithmetic == "anomalib")
-    image, pixel = (_calibration(header["thresholds"], name, settings) for name in ("image", "pixel"))
-    names, sizes_hw = _training(header["training"])
+    rate = settings.false_alarm_rate
+    image, pixel = (stored_calibration(header["thresholds"], name, rate) for name in ("image", "pixel"))
+    names, sizes_hw = stored_training(header["training"])
     extractor = Extractor(model.network, threads=threads)
     _check_parts(model, settings, geometry, extractor)
     index = MemoryIndex(tensors["memory_bank"])
@@ -112,14 +113,18 @@ def _settings(stored: Mapping[str, Any]) -> PatchcoreSettings:
     return PatchcoreSettings(**values)
 
 
-def _calibration(stored: Mapping[str, Any], name: str, settings: PatchcoreSettings) -> Calibration:
-    """Return the calibration of the `name` scores; rate and threshold must be the ones that follow from them."""
+def stored_calibration(stored: Mapping[str, Any], name: str, rate: float) -> Calibration:
+    """Return the calibration of the `name` scores; rate and threshold must be the ones that follow from them.
+
+    Raises:
+        InputError: if they are not.
+    """
     found = Calibration.from_scores(stored[f"{name}_scores"], stored["false_alarm_rate"])
     for score in found.scores[[0, -1]]:
         check_number(f"thresholds.{name}_scores", float(score), low=-LARGEST_SCORE, high=LARGEST_SCORE)
-    if settings.false_alarm_rate != found.false_alarm_rate:
+    if rate != found.false_alarm_rate:
         expected = f"{found.false_alarm_rate} as thresholds say"
-        raise InputError(message("false_alarm_rate", expected, repr(settings.false_alarm_rate)))
+        raise InputError(message("false_alarm_rate", expected, repr(rate)))
     if stored[name] != found.threshold:
         todo = "Move thresholds with set_false_alarm_rate, and save."
         expected = f"{found.threshold}, which follows from its scores"
@@ -127,8 +132,12 @@ def _calibration(stored: Mapping[str, Any], name: str, settings: PatchcoreSettin
     return found
 
 
-def _training(stored: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
-    """Return path and (height, width) of each training picture."""
+def stored_training(stored: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
+    """Return path and (height, width) of each training picture.
+
+    Raises:
+        InputError: if they are not that.
+    """
     if not isinstance(stored, list):
         raise InputError(message("training", "a list of pictures", type(stored).__name__))
     sizes_hw = []

@@ -53,6 +53,7 @@ class TrainingPictures:
         items: samples, paths or arrays.
         bit_depth: how many bits 16-bit pictures really use; None for all.
         threads: how many pictures are decoded ahead at a time.
+        least: how many must be left.
 
     Attributes:
         items: what was given, without the broken ones found so far.
@@ -61,10 +62,10 @@ class TrainingPictures:
         problems: the broken ones.
 
     Raises:
-        DataError: if fewer than two can be read: each picture is judged by what the others are like.
+        DataError: if fewer than `least` can be read: each picture is judged by what others are like.
     """
 
-    def __init__(self, items: Sequence[Picture], *, bit_depth: int | None, threads: int) -> None:
+    def __init__(self, items: Sequence[Picture], *, bit_depth: int | None, threads: int, least: int = 2) -> None:
         self.items: list[Picture] = []
         self.names: list[str] = []
         self.sizes_hw: list[tuple[int, int]] = []
@@ -72,6 +73,7 @@ class TrainingPictures:
         self._digests: list[str] = []
         self._bit_depth = bit_depth
         self._threads = threads
+        self._least = least
         for i, (item, facts) in enumerate(zip(items, prefetch(self._facts, items, threads=threads), strict=True)):
             name = str(path_of(item) or f"array {i}")
             if isinstance(facts, ImageError):
@@ -94,7 +96,14 @@ class TrainingPictures:
     def feature_maps(
         self, extractor: Extractor, geometry: Geometry, chosen: Sequence[int], *, stage: str, progress: Progress
     ) -> Iterator[tuple[int, Float32]]:
-        """Yield the index and the (h, w, D) feature map of each chosen picture that can be decoded.
+        """Yield the index and the (h, w, D) feature map of each chosen picture that can be decoded."""
+        for i, picture in self.prepared(geometry, chosen, stage=stage, progress=progress):
+            yield i, extractor.features(picture)
+
+    def prepared(
+        self, geometry: Geometry, chosen: Sequence[int], *, stage: str, progress: Progress
+    ) -> Iterator[tuple[int, UInt8]]:
+        """Yield the index and the network's input, (h, w, 3) uint8, of each chosen picture that can be decoded.
 
         Pictures are decoded and resized ahead in threads, so that memory holds only a few of them.
         """
@@ -110,14 +119,14 @@ class TrainingPictures:
             if isinstance(picture, ImageError):
                 self._leave_out(self.names[i], picture)
             else:
-                yield i, extractor.features(picture)
+                yield i, picture
             progress(stage, done, len(chosen))
 
     def keep(self, good: Sequence[int]) -> None:
         """Keep only these of the pictures: the ones that could be decoded.
 
         Raises:
-            DataError: if fewer than two are left.
+            DataError: if too few are left.
         """
         self.items = [self.items[i] for i in good]
         self.names = [self.names[i] for i in good]
@@ -140,10 +149,10 @@ class TrainingPictures:
         self.problems.append(Problem(Path(name), "unreadable", f"{error} It was left out."))
 
     def _check_enough(self) -> None:
-        if len(self.items) >= 2:
+        if len(self.items) >= self._least:
             return
         got = f"{len(self.items)} that can be read"
         if self.problems:
             got += f" and {len(self.problems)} broken, the first: {self.problems[0].text}"
-        todo = "Give at least 2, better 100 or more: each is judged by what the others are like."
-        raise DataError(message("good pictures", "at least 2", got, todo=todo))
+        todo = f"Give at least {self._least}, better 100 or more: each is judged by what the others are like."
+        raise DataError(message("good pictures", f"at least {self._least}", got, todo=todo))

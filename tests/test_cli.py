@@ -130,7 +130,7 @@ def test_benchmark_goes_on_after_a_category_that_cannot_be_read(root: Path, run,
 def test_benchmark_knows_its_detectors(root: Path, run):
     code, _, err = run("benchmark", "--root", root, "--model", "padim")
     assert code == 2
-    assert "padim is no detector here; there is patchcore" in err
+    assert "padim is no detector here; there are patchcore and efficientad" in err
 
 
 def test_categories_take_several_values():

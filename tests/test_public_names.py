@@ -14,6 +14,7 @@ PUBLIC = [
     "BlemishError",
     "DataError",
     "DefectStore",
+    "EfficientAd",
     "Engine",
     "FetchError",
     "Folder",
@@ -61,7 +62,7 @@ def test_each_name_is_there_and_documented(name: str):
     assert not text.startswith(f"{name}(")
 
 
-@pytest.mark.parametrize("name", ["DefectStore", "Engine", "Folder", "MVTecAD", "Manifest", "Patchcore"])
+@pytest.mark.parametrize("name", ["DefectStore", "EfficientAd", "Engine", "Folder", "MVTecAD", "Manifest", "Patchcore"])
 def test_each_public_method_is_documented(name: str):
     members = inspect.getmembers_static(getattr(blemish, name)) if sys.version_info >= (3, 11) else ()
     for member, value in members:

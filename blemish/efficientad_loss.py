@@ -1,0 +1,45 @@
+"""EfficientAD's losses, and what a picture goes through before the autoencoder sees it (Batzner et al. 2024)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blemish.pdn import import_torch
+
+if TYPE_CHECKING:
+    from blemish.records import Float32, UInt8
+
+HARD_SHARE = 0.001  # the paper's p_hard of 0.999, section 3.2
+JITTER = (0.8, 1.2)  # section 3.3; one of the three at a time, as in anomalib and nelson1425/efficientad.py
+# How much each colour counts for grey: ITU-R BT.601, as Pillow and torchvision have it.
+GREY = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def hard_loss(distances: Any) -> Any:
+    """Return the mean of the squared distances at or above their 0.999 quantile.
+
+    Args:
+        distances: squared, of any shape.
+
+    Source: Batzner et al. 2024, section 3.2. The quantile lies between two values or on one; those from the upper on
+        are the floor(0.001 * (n - 1)) + 1 largest.
+    """
+    torch = import_torch()
+    n = int(HARD_SHARE * (distances.numel() - 1)) + 1
+    return torch.topk(distances.reshape(-1), n, sorted=False).values.mean()
+
+
+def jittered(rng: np.random.Generator, pictures: UInt8) -> Float32:
+    """Return pictures with brightness, contrast or colour changed by up to a fifth, (N, h, w, 3) float32 to 255."""
+    return np.stack([_jittered(rng, picture.astype(np.float32)) for picture in pictures])
+
+
+def _jittered(rng: np.random.Generator, picture: Float32) -> Float32:
+    kind, factor = int(rng.integers(3)), np.float32(rng.uniform(*JITTER))
+    changed = picture * factor
+    if kind:
+        grey = picture @ GREY
+        changed += (1 - factor) * (grey.mean() if kind == 1 else grey[..., None])
+    return np.asarray(np.clip(changed, 0, 255), np.float32)

@@ -1,0 +1,254 @@
+"""One step of EfficientAD's training: four losses on a good picture, a picture of something else, and a changed one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from blemish.efficientad_loss import hard_loss, jittered
+from blemish.efficientad_nets import Network, network, new_weights
+from blemish.pdn import autoencoder, import_torch, output_hw
+from blemish.pdn_tiles import STRIDE_PX, normalised, pixels_of
+from blemish.winograd import TILE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from blemish.efficientad_settings import EfficientAdSettings
+    from blemish.penalty import Penalty
+    from blemish.records import UInt8
+
+MEASURED_PICTURES = 64  # for the teacher's mean and deviation: 200,000 patches
+CACHE_BYTES = 1 << 30
+LEAST_TILED = 16  # rows and columns of outputs; on fewer the transforms of the weights cost more than is saved
+DEVIATION_FLOOR = 1e-3  # of the mean deviation: a channel that never moves in good pictures is not blown up
+
+
+class Losses(NamedTuple):
+    """The four parts of a step's loss: of the student on good pictures and on others, of the autoencoder, of both."""
+
+    student: float
+    penalty: float
+    autoencoder: float
+    agreement: float
+
+    @property
+    def total(self) -> float:
+        """Their sum, which is what is brought down."""
+        return sum(self)
+
+
+@dataclass
+class Pictures:
+    """What is learnt from and what is held out.
+
+    Attributes:
+        train: (n, h, w, 3) uint8.
+        held: (m, h, w, 3) uint8, pictures that decide when to stop; not those that set the threshold.
+        penalty: pictures of other things.
+    """
+
+    train: UInt8
+    held: UInt8
+    penalty: Penalty
+
+
+class Training:
+    """The networks in training, and one step of it.
+
+    Every random choice of a step follows from the seed and the step's number, so that a step taken again after a kill
+    is the same step.
+
+    Args:
+        settings: of the detector.
+        crop: rows and columns of outputs that a step looks at in each picture; None for all.
+        teacher: its weights.
+        pictures: what is learnt from.
+        device: "cpu", or a torch device.
+    """
+
+    def __init__(
+        self,
+        settings: EfficientAdSettings,
+        crop: int | None,
+        teacher: Mapping[str, NDArray[Any]],
+        pictures: Pictures,
+        *,
+        device: str = "cpu",
+    ) -> None:
+        torch = import_torch()
+        self.settings, self.pictures, self.device = settings, pictures, device
+        size, self.n_outputs = settings.model_size, len(list(teacher.values())[-1])
+        self.image_hw = settings.geometry().network_hw
+        whole = output_hw(size, self.image_hw, padding=settings.padding)
+        self.mixed = device != "cpu" or has_bf16()
+        tiled = not self.mixed and not settings.padding and min(whole) >= LEAST_TILED
+        self.hw = (whole[0] // TILE * TILE, whole[1] // TILE * TILE) if tiled else whole
+        self.crop_hw = self.hw if crop is None else (crop, crop)
+        student, rebuilder = new_weights(size, self.n_outputs, settings.seed)
+        kind: dict[str, Any] = {"device": device, "padding": settings.padding, "tiled": tiled}
+        self.teacher: Network = network(teacher, size, n_heads=1, **kind)
+        self.student: Network = network(student, size, n_heads=2, **kind)
+        self.autoencoder = autoencoder(self.n_outputs, padding=settings.padding)
+        self.autoencoder.load_state_dict({name: torch.from_numpy(array) for name, array in rebuilder.items()})
+        self.autoencoder.to(device)
+        self.learnt = [*self.student.tensors(), *self.autoencoder.parameters()]
+        for tensor in self.learnt:
+            tensor.requires_grad_()
+        self.optimiser = torch.optim.Adam(self.learnt, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        self._targets: dict[int, Any] = {}
+        self.mean, self.std = self._statistics()
+
+    def step(self, k: int, rate: float) -> Losses:
+        """Take step `k` at a learning rate, and return its losses; if one is no number, nothing was changed."""
+        torch = import_torch()
+        rng = np.random.default_rng([self.settings.seed, k])
+        # The autoencoder's dropout takes torch's own generator, which is left as it was.
+        with torch.random.fork_rng(devices=[] if self.device == "cpu" else None), self._precision():
+            torch.manual_seed(int(rng.integers(2**62)))
+            parts = self._losses(k, rng)
+        total = sum(parts)
+        losses = Losses(*(float(part.detach()) for part in parts))
+        if not np.isfinite(losses.total):
+            return losses
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.zero_grad()
+        total.backward()
+        self.optimiser.step()
+        return losses
+
+    def held_out_loss(self) -> float:
+        """Return the mean over pictures that are not learnt from of what the maps are made of: both distances."""
+        torch = import_torch()
+        sums = []
+        self.autoencoder.eval()
+        with torch.no_grad(), self._precision():
+            for picture in self.pictures.held:
+                x = self._cut(picture[None], [(0, 0)], self.hw)
+                features = self.student.features(normalised(x, self.device), self.hw)
+                wanted = self.student.ordered(self._scaled(self._of_teacher(x, self.hw)))
+                rebuilt = self.student.ordered(self._rebuilt(picture[None].astype(np.float32)))
+                said = self.student.head(features, 0), self.student.head(features, 1)
+                sums.append(float(_mean_square(wanted - said[0]) + _mean_square(rebuilt - said[1])))
+        self.autoencoder.train()
+        return float(np.mean(sums))
+
+    def _losses(self, k: int, rng: np.random.Generator) -> list[Any]:
+        torch = import_torch()
+        chosen, n = self._chosen(k), self.settings.batch_size
+        places = [self._place(rng) for _ in range(2 * n)]
+        plain = self._cut(self.pictures.train[chosen], places[:n], self.crop_hw)
+        changed = jittered(rng, self.pictures.train[chosen])
+        part = self._cut(changed, places[n:], self.crop_hw)
+        other = self.pictures.penalty.parts(rng, n, (plain.shape[1], plain.shape[2]))
+        x = normalised(np.concatenate([plain.astype(np.float32), other.astype(np.float32), part]), self.device)
+        student, ordered = self.student, self.student.ordered
+        features = student.features(x, self.crop_hw)
+        of_teacher = student.head(student.pictures(features, 0, 2 * n), 0)
+        of_autoencoder = student.head(student.pictures(features, 2 * n, 3 * n), 1)
+        height, width = self.crop_hw
+        targets = torch.stack(
+            [self._target(i)[r : r + height, c : c + width] for i, (r, c) in zip(chosen, places[:n], strict=True)]
+        )
+        distances = (ordered(self._scaled(targets.float())) - student.pictures(of_teacher, 0, n).float()).square()
+        rebuilt = self._rebuilt(changed)
+        cut = [rebuilt[i, r : r + height, c : c + width] for i, (r, c) in enumerate(places[n:])]
+        rebuilt = ordered(torch.stack(cut))
+        wanted = ordered(self._scaled(self._of_teacher(part, self.crop_hw)))
+        return [
+            hard_loss(distances),
+            _mean_square(student.pictures(of_teacher, n, 2 * n)),
+            _mean_square(wanted - rebuilt),
+            _mean_square(rebuilt - of_autoencoder),
+        ]
+
+    def _chosen(self, k: int) -> list[int]:
+        """Return the pictures of step `k`: each once in an order of its own, again and again."""
+        n, each = len(self.pictures.train), self.settings.batch_size
+        found = []
+        for i in range(k * each, (k + 1) * each):
+            order = np.random.default_rng([self.settings.seed, 1, i // n]).permutation(n)
+            found.append(int(order[i % n]))
+        return found
+
+    def _place(self, rng: np.random.Generator) -> tuple[int, int]:
+        """Return row and column of a random part's first output."""
+        row, column = (int(rng.integers(whole - part + 1)) for whole, part in zip(self.hw, self.crop_hw, strict=True))
+        return row, column
+
+    def _cut(self, pictures: NDArray[Any], places: list[tuple[int, int]], hw: tuple[int, int]) -> NDArray[Any]:
+        """Return what the outputs from these places on see of the pictures."""
+        if self.settings.padding:
+            return pictures
+        height, width = (pixels_of(n) for n in hw)
+        tops = [(STRIDE_PX * row, STRIDE_PX * column) for row, column in places]
+        parts = [picture[y : y + height, x : x + width] for picture, (y, x) in zip(pictures, tops, strict=True)]
+        return np.stack(parts)
+
+    def _target(self, i: int) -> Any:
+        """Return what the teacher says of a training picture, (h, w, n) float16; computed once if there is room."""
+        if i in self._targets:
+            return self._targets[i]
+        torch = import_torch()
+        x = self._cut(self.pictures.train[i : i + 1], [(0, 0)], self.hw)
+        target = self._of_teacher(x, self.hw)[0].to(torch.float16)
+        if (len(self._targets) + 1) * target.numel() * 2 <= CACHE_BYTES:
+            self._targets[i] = target
+        return target
+
+    def _of_teacher(self, pictures: NDArray[Any], hw: tuple[int, int]) -> Any:
+        """Return what the teacher says, (N, h, w, n) float32."""
+        torch = import_torch()
+        with torch.no_grad():
+            result = self.teacher.head(self.teacher.features(normalised(pictures, self.device), hw), 0)
+            return self.teacher.planes(result, hw).float().contiguous()
+
+    def _scaled(self, features: Any) -> Any:
+        return (features - self.mean) / self.std
+
+    def _rebuilt(self, pictures: NDArray[np.float32]) -> Any:
+        """Return what the autoencoder makes of whole pictures, (N, h, w, n)."""
+        torch = import_torch()
+        x = torch.as_tensor(pictures, device=self.device).permute(0, 3, 1, 2) / 255
+        return self.autoencoder(x).permute(0, 2, 3, 1)[:, : self.hw[0], : self.hw[1]]
+
+    def _statistics(self) -> tuple[Any, Any]:
+        """Return mean and deviation of each of the teacher's outputs on good pictures, (n,) float32."""
+        torch = import_torch()
+        n = min(len(self.pictures.train), MEASURED_PICTURES)
+        chosen = [i * len(self.pictures.train) // n for i in range(n)]
+        with torch.no_grad(), self._precision():
+            sums = torch.zeros(2, self.n_outputs, dtype=torch.float64, device=self.device)
+            count = 0
+            shift = self._target(chosen[0]).double().mean((0, 1))
+            for i in chosen:
+                rows = self._target(i).double().reshape(-1, self.n_outputs) - shift
+                sums += torch.stack([rows.sum(0), rows.square().sum(0)])
+                count += len(rows)
+        mean, square = sums / count
+        std = (square - mean.square()).clamp_min(0).sqrt()
+        std = std.clamp_min(max(DEVIATION_FLOOR * float(std.mean()), 1e-6))
+        return (mean + shift).float(), std.float()
+
+    def _precision(self) -> Any:
+        torch = import_torch()
+        return torch.autocast(self.device.partition(":")[0], dtype=torch.bfloat16, enabled=self.mixed)
+
+
+def _mean_square(x: Any) -> Any:
+    return x.float().square().mean()
+
+
+@lru_cache(maxsize=1)
+def has_bf16() -> bool:
+    """Return whether this processor multiplies matrices of bfloat16 (AMX), where plain convolutions in it pay."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False

@@ -1,0 +1,54 @@
+"""Small EfficientAD detectors for tests: a random teacher, pictures of 48 pixels, three steps."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.numpy
+import torch
+
+from blemish import EfficientAd, pdn
+from blemish.efficientad_nets import arrays
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Every setting that decides the result is written down, so that tests say the same whatever the defaults become.
+SETTINGS: dict[str, Any] = {
+    "model_size": "small",
+    "image_size": 48,
+    "lr": 1e-3,
+    "weight_decay": 1e-5,
+    "max_steps": 3,
+    "max_epochs": None,
+    "budget": None,
+    "batch_size": 1,
+    "crop": None,
+    "holdout": 0.4,
+    "early_stop": True,
+    "false_alarm_rate": 0.25,
+    "seed": 0,
+    "device": "cpu",
+    "threads": 2,
+}
+
+
+@lru_cache(maxsize=4)
+def random_weights(size: str = "small", n_outputs: int = 384, seed: int = 0) -> dict[str, np.ndarray]:
+    """A network whose outputs have a deviation of about one."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return {name: array * 2 for name, array in arrays(pdn.pdn(size, n_outputs)).items()}
+
+
+def write_teacher(folder: Path, size: str = "small", seed: int = 0) -> Path:
+    path = folder / f"{size}-{seed}.safetensors"
+    if not path.exists():
+        safetensors.numpy.save_file(random_weights(size, seed=seed), path)
+    return path
+
+
+def small_efficientad(teacher: Path, **changes: Any) -> EfficientAd:
+    return EfficientAd(**{**SETTINGS, "teacher": teacher, **changes})

@@ -1,0 +1,124 @@
+"""One step: the paper's four losses, on tiles and by plain convolutions, the same again for the same number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from blemish import EfficientAd, efficientad_training, pdn
+from blemish.efficientad_loss import jittered
+from blemish.efficientad_nets import arrays
+from blemish.efficientad_training import Losses, Pictures, Training
+from blemish.pdn_tiles import pixels_of
+from blemish.penalty import DrawnPenalty
+from tests.efficientad_models import random_weights, small_efficientad, write_teacher
+from tests.pictures import good
+
+SIDE = 68  # 9 x 9 outputs, of which tiles take 8 x 8
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> EfficientAd:
+    return small_efficientad(write_teacher(tmp_path_factory.mktemp("teacher")), image_size=SIDE, lr=1e-3)
+
+
+def training(model: EfficientAd, *, crop: int | None = None, n: int = 3) -> Training:
+    pictures = np.stack([good(seed, SIDE, SIDE) for seed in range(n + 1)])
+    learnt = Pictures(pictures[:n], pictures[n:], DrawnPenalty((SIDE, SIDE), 0))
+    return Training(model.settings, crop, random_weights(), learnt)
+
+
+def as_the_paper_has_it(made: Training, k: int) -> Losses:
+    """The four losses of step `k` by plain networks and the formulas of nelson1425/efficientad.py, without dropout."""
+    rng = np.random.default_rng([made.settings.seed, k])
+    rng.integers(2**62)
+    for _ in range(4):
+        rng.integers(1)  # row or column of a place, of which there is one
+    i = made._chosen(k)[0]
+    picture = made.pictures.train[i : i + 1]
+    changed = jittered(rng, picture)
+    other = made.pictures.penalty.parts(rng, 1, picture.shape[1:3])
+
+    def said(module: torch.nn.Module, weights: dict[str, np.ndarray], x: np.ndarray) -> torch.Tensor:
+        module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+        with torch.no_grad():
+            return module.eval()(torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255)
+
+    def scaled(x: torch.Tensor) -> torch.Tensor:
+        return (x - made.mean[:, None, None]) / made.std[:, None, None]
+
+    teacher, student = pdn.pdn(), pdn.pdn("small", 768)
+    weights = made.student.weights()
+    distance = (scaled(said(teacher, random_weights(), picture)) - said(student, weights, picture)[:, :384]).square()
+    rebuilt = said(pdn.autoencoder(), arrays(made.autoencoder), changed)
+    return Losses(
+        float(distance[distance >= torch.quantile(distance, 0.999)].mean()),
+        float(said(student, weights, other)[:, :384].square().mean()),
+        float((scaled(said(teacher, random_weights(), changed)) - rebuilt).square().mean()),
+        float((rebuilt - said(student, weights, changed)[:, 384:]).square().mean()),
+    )
+
+
+@pytest.mark.parametrize("tiled", [True, False])
+def test_losses_are_the_papers(model: EfficientAd, monkeypatch: pytest.MonkeyPatch, tiled: bool):
+    monkeypatch.setattr(efficientad_training, "LEAST_TILED", 8 if tiled else 100)
+    made = training(model)
+    n = 8 if tiled else 9
+    made.hw = made.crop_hw = (n, n)
+    made.autoencoder.dropout.p = 0.0
+    made.pictures.train = made.pictures.train[:, : pixels_of(n), : pixels_of(n)]
+    made._targets.clear()
+    expected = as_the_paper_has_it(made, 5)
+    found = made.step(5, 1e-9)
+    np.testing.assert_allclose(found, expected, rtol=2e-3)
+
+
+def test_a_step_lowers_its_loss(model: EfficientAd):
+    made = training(model)
+    first = [made.step(0, 1e-3).total for _ in range(4)]
+    assert first[-1] < first[0]
+
+
+def test_a_step_is_the_same_again_and_another_is_not(model: EfficientAd):
+    made = training(model, crop=4)
+    before = torch.random.get_rng_state()
+    assert made.step(3, 1e-9) == pytest.approx(made.step(3, 1e-9), rel=1e-3)
+    assert made.step(3, 1e-9).penalty != pytest.approx(made.step(4, 1e-9).penalty, rel=1e-3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_each_picture_comes_once_an_epoch(model: EfficientAd):
+    made = training(model)
+    chosen = [made._chosen(k)[0] for k in range(9)]
+    assert all(sorted(chosen[i : i + 3]) == [0, 1, 2] for i in (0, 3, 6))
+
+
+def test_mean_and_deviation_are_the_teachers(model: EfficientAd):
+    made = training(model)
+    features = torch.cat([made._target(i).reshape(-1, 384) for i in range(3)]).double()
+    torch.testing.assert_close(made.mean.double(), features.mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(made.std.double(), features.std(0, correction=0), rtol=1e-3, atol=1e-4)
+
+
+def test_constant_pictures_have_a_deviation(model: EfficientAd):
+    plain = np.full((3, SIDE, SIDE, 3), 90, np.uint8)
+    made = Training(model.settings, None, random_weights(), Pictures(plain, plain[:1], DrawnPenalty((SIDE, SIDE), 0)))
+    assert (made.std > 0).all()
+    assert np.isfinite(made.step(0, 1e-3).total)
+    assert np.isfinite(made.held_out_loss())
+
+
+def test_a_burst_changes_nothing(model: EfficientAd):
+    made = training(model)
+    made.mean = made.mean * float("nan")
+    before = [tensor.detach().clone() for tensor in made.learnt]
+    assert not np.isfinite(made.step(0, 1e-3).total)
+    assert all(torch.equal(one, other) for one, other in zip(before, made.learnt, strict=True))
+
+
+def test_the_cache_is_bounded(model: EfficientAd, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(efficientad_training, "CACHE_BYTES", 2 * 9 * 9 * 384 * 2)
+    made = training(model)
+    assert len(made._targets) == 2
+    assert torch.equal(made._target(2), made._target(2))
