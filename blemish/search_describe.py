@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 
 from blemish import backbones
+from blemish.errors import InputError, message
 from blemish.images import read_facts
 from blemish.maps import regions as regions_above
 from blemish.patchcore import Patchcore
@@ -168,6 +169,20 @@ class Describer:
     def _layers(self, network_input: UInt8) -> dict[str, Float32]:
         """Return each layer's (D, h, w) float32 features."""
         return {name: maps[0] for name, maps in backbones.run(self._session, network_input[None]).items()}
+
+
+def worst_region(described: Described) -> DescribedRegion:
+    """Return the most anomalous region of a described picture.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if not described.regions:
+        found = described.prediction
+        got = f"none: its highest value is {found.anomaly_map.max():.3g} of {found.pixel_threshold:.3g}"
+        todo = "Take its most anomalous place all the same with force=True (--force)."
+        raise InputError(message("picture", "an anomalous region", got, where=described.path, todo=todo))
+    return described.regions[0]
 
 
 def model_id(model: Detector) -> str:

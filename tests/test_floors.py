@@ -115,6 +115,7 @@ FLOORS: dict[str, float] = {
     "search_place": 6.7,
     "search_points": 6.7,
     "search_meta": 6.8,
+    "search_reindex": 6.8,
     "engine": 7,
     "interop.__init__": 7,
     "interop.acceleration": 7,
