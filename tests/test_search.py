@@ -3,79 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from blemish import DefectStore, InputError, Patchcore, StoreError
-from blemish.search_describe import Described, Describer, model_id
+from blemish.search_describe import Describer
 from tests.pictures import good, scratched, small_patchcore, write
-
-Opener = Callable[..., DefectStore]
-
-
-@pytest.fixture(scope="session")
-def describer(fitted: Patchcore) -> Describer:
-    """Describes with `fitted`, and has learnt; it remembers what it described, since many tests ask for the same."""
-    made = Describer(fitted)
-    made.learn()
-    made.describe = lru_describe(made.describe)  # type: ignore[method-assign]
-    return made
-
-
-def lru_describe(describe: Callable[..., Described]) -> Callable[..., Described]:
-    known: dict[Any, Described] = {}
-
-    def remembered(picture: Any, *, force: bool = False) -> Described:
-        if not isinstance(picture, np.ndarray):
-            return describe(picture, force=force)
-        key = picture.tobytes(), force
-        if key not in known:
-            known[key] = describe(picture, force=force)
-        return known[key]
-
-    return remembered
-
-
-@pytest.fixture(params=["folder", "server"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path, describer: Describer) -> Iterator[Opener]:
-    """Opens one store again and again: in a folder, or on a server."""
-    if request.param == "folder":
-        place: dict[str, Any] = {"folder": tmp_path / "store"}
-    else:
-        place = {"url": request.getfixturevalue("qdrant_url"), "collection": f"t{uuid.uuid4().hex}"}
-    stores: list[DefectStore] = []
-
-    def make(**changes: Any) -> DefectStore:
-        stores.append(DefectStore(**{**place, "model": describer, "category": "stripes", **changes}))
-        return stores[-1]
-
-    yield make
-    for one in stores:
-        one.close()
-
-
-@pytest.fixture
-def store(opened: Opener) -> DefectStore:
-    return opened()
-
-
-def blotched(seed: int) -> np.ndarray:
-    """A good picture with one dark blotch."""
-    picture = good(seed)
-    rows, columns = np.ogrid[: picture.shape[0], : picture.shape[1]]
-    picture[(rows - 60) ** 2 + (columns - 40) ** 2 < 90] = (10, 12, 40)
-    return picture
-
-
-def filled(store: DefectStore, n: int = 4) -> None:
-    for seed in range(200, 200 + n):
-        store.add(scratched(seed)[0], label="scratch", labelled_by="Ann")
-        store.add(blotched(seed), label="blotch", labelled_by="Ann")
-
+from tests.stores import Opener, blotched, filled
 
 # Adding
 
@@ -304,49 +240,3 @@ def test_a_trial_leaves_nothing_behind(describer: Describer, tmp_path: Path, mon
         store.add(scratched(99)[0])
         assert len(store)
     assert list(tmp_path.iterdir()) == []
-
-
-# Another model
-
-
-def test_reindexing_keeps_labels_and_makes_the_other_models_vectors(
-    opened: Opener, good_paths: list[Path], tmp_path: Path
-):
-    paths = [write(tmp_path / f"{seed}.png", scratched(seed)[0]) for seed in (200, 201)]
-    gone = write(tmp_path / "gone.png", blotched(200))
-    with opened() as store:
-        for path in (*paths, gone):
-            store.add(path, label=path.stem, labelled_by="Ann")
-        times = {one.sha256: one.time for one in store.defects()}
-    gone.unlink()
-    other = small_patchcore(seed=1).fit(good_paths)
-    with opened(model=other, category=None) as store:
-        done = store.reindex()
-        assert (done.pictures, done.left_out) == (2, (f"{gone}: no longer there",))
-        found = store.similar(scratched(300)[0], k=9)
-        assert sorted({one.defect.label for one in found}) == ["200", "201"]
-        assert {one.defect.model for one in found} == {model_id(other)}
-        assert {one.defect.time for one in found} <= set(times.values())
-        assert {one.defect.labelled_by for one in found} == {"Ann"}
-        assert store.count(kind="picture") == 3
-        assert store.reindex().pictures == 0
-
-
-def test_reindexing_goes_on_after_a_kill(opened: Opener, good_paths: list[Path], tmp_path: Path):
-    paths = [write(tmp_path / f"{seed}.png", scratched(seed)[0]) for seed in (200, 201, 202)]
-    with opened() as store:
-        for path in paths:
-            store.add(path, label=path.stem)
-    other = small_patchcore(seed=1).fit(good_paths)
-
-    def stop(stage: str, done: int, total: int) -> None:
-        if stage == "describing again":
-            raise KeyboardInterrupt
-
-    with opened(model=other, category=None) as store, pytest.raises(KeyboardInterrupt):
-        store.reindex(progress=stop)
-    with opened(model=other, category=None) as store:
-        assert store.reindex().pictures == 2
-        assert sorted({one.label or "" for one in store.defects()}) == ["200", "201", "202"]
-        assert store.count(kind="picture") == 3
-        assert len({one.model for one in store.defects()}) == 1
