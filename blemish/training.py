@@ -12,11 +12,12 @@ import numpy as np
 from blemish.errors import DataError, ImageError, message
 from blemish.images import check_picture, load, read_facts
 from blemish.prefetch import prefetch
-from blemish.records import Problem, Sample, UInt8
+from blemish.records import Float32, Problem, Sample, UInt8
 
 if TYPE_CHECKING:
     import os
 
+    from blemish.embedding import Extractor
     from blemish.geometry import Geometry
 
 Progress: TypeAlias = Callable[[str, int, int], None]
