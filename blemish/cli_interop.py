@@ -74,6 +74,13 @@ def compare(
     coreset_ratio: Annotated[float, typer.Option(help="Share of good patches that both banks keep.")] = 0.1,
     neighbors: option.Neighbors = 9,
     seed: option.Seed = 0,
+    timed_picks: Annotated[
+        int | None,
+        typer.Option(
+            help="Time so many of anomalib's picks and multiply; its bank is then our coreset, the same rows."
+        ),
+    ] = None,
+    threads: option.Threads = None,
     json_out: option.JsonOut = None,
     chart: Annotated[Path | None, typer.Option(help="PNG file to write: the comparison as bars.")] = None,
 ) -> None:
@@ -87,7 +94,8 @@ def compare(
         raise typer.BadParameter(f"{model} can't be compared; patchcore can", param_hint="--model")
     names = [name for part in categories or () for name in part.split(",")] or all_categories(root)
     check_categories(root, names)
-    told = Settings(backbone, tuple(layers.split(",")) if layers else None, image_size, coreset_ratio, neighbors, seed)
+    chosen = tuple(layers.split(",")) if layers else None
+    told = Settings(backbone, chosen, image_size, coreset_ratio, neighbors, seed, timed_picks, threads)
     found = run(root, names, settings=told, say=lambda line: print(line, file=sys.stderr))
     if json_out is not None:
         write_text(json_out, json.dumps(found.to_dict(), indent=1) + "\n")

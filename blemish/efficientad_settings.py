@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from blemish.arrays import check_number
 from blemish.errors import InputError, message
 from blemish.geometry import MAX_SIDE_PX, Geometry, choose_geometry
 from blemish.pdn import SIZES, Size, output_hw
-from blemish.settings import check_whole
+from blemish.settings import ARITHMETICS, Arithmetic, check_whole
 
 Border = Literal["edge", "zero", "normal"]
 BORDERS = ("edge", "zero", "normal")
@@ -23,6 +23,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 @dataclass(frozen=True)
 class EfficientAdSettings:
     """Settings of `EfficientAd`, which documents them; every one is in the model folder.
+
+    `arithmetic` is "anomalib" in detectors that were imported from it: the network then resizes pictures itself.
 
     Raises:
         InputError: if one is out of range.
@@ -49,10 +51,11 @@ class EfficientAdSettings:
     false_alarm_rate: float
     bit_depth: int | None
     seed: int
+    arithmetic: Arithmetic = "blemish"
 
     def __post_init__(self) -> None:
         """Check every number; files are checked where they are read."""
-        for name, known in (("model_size", SIZES), ("border", BORDERS)):
+        for name, known in (("model_size", SIZES), ("border", BORDERS), ("arithmetic", ARITHMETICS)):
             if getattr(self, name) not in known:
                 raise InputError(message(name, " or ".join(known), repr(getattr(self, name))))
         for name in ("padding", "pad_maps", "early_stop"):
@@ -93,7 +96,8 @@ class EfficientAdSettings:
     def geometry(self) -> Geometry:
         """Return how pictures become the network's input: one number is a square, as in the paper."""
         size = self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
-        return choose_geometry([(1, 1)], size, self.center_crop)
+        chosen = choose_geometry([(1, 1)], size, self.center_crop)
+        return replace(chosen, like_anomalib=self.arithmetic == "anomalib")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `model.json` holds."""

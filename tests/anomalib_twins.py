@@ -1,6 +1,7 @@
 """What the real anomalib makes of pictures and weights that we can make again: its checkpoints, scores and maps.
 
     python -m tests.anomalib_twins patchcore     # in an environment with anomalib 2.7: benchmarks/torchvision_shim.py
+    python -m tests.anomalib_twins efficientad
 
 No other test needs anomalib: `tests/golden/anomalib` is what this module wrote. A checkpoint is kept without its large
 tensors: those are weights that NumPy or the embedded backbone's package give again, and `checkpoint` puts them back.
@@ -24,6 +25,7 @@ SIZES = ((256, 256), (300, 400), (180, 140), (512, 640))
 N_TRAIN = 4
 STEP = 8  # of the map's pixels that are kept
 LARGE = 1000  # bytes of a tensor from which on it is made again, if it can be
+N_OUTPUTS = 24  # of EfficientAD's teacher: 384 in the paper; the arithmetic is the same
 LITE_STD = (128 / 255,) * 3
 LITE_MEAN = (127 / 255,) * 3
 
@@ -46,6 +48,8 @@ def scored() -> list[np.ndarray[Any, Any]]:
 
 def weights(case: str) -> dict[str, np.ndarray[Any, Any]]:
     """The weights of a case, by the checkpoint's names."""
+    if case == "efficientad":
+        return random_weights.efficientad(5, N_OUTPUTS)
     if case == "resnet18":
         return random_weights.resnet(3, depths=(2, 2, 2, 2), bottleneck=False, base=64)
     from blemish.interop.timm_names import network, to_timm
@@ -134,9 +138,8 @@ def raw(model: Any, one: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, A
     """Return anomalib's raw score and (h, w) map of a picture, before its normalisation."""
     import torch
 
-    pixels = torch.from_numpy(one).permute(2, 0, 1)[None].float() / 255  # as anomalib.data.utils.read_image
     with torch.no_grad():
-        found = model.model(model.pre_processor.transform(pixels))
+        found = model.model(model.pre_processor.transform(pixels(one)))
     return float(found.pred_score.reshape(-1)[0]), found.anomaly_map[0].squeeze().numpy()
 
 
@@ -146,6 +149,50 @@ def write_patchcore(case: str) -> None:
         write_pictures(root)
         model = fitted_patchcore(case, root)
         parts = split((root / "model.ckpt").read_bytes(), weights(case))
+    write_golden(case, model, parts)
+
+
+def filled_efficientad(path: Path) -> Any:
+    """Return anomalib's EfficientAD with our weights and quantiles that it took itself; its checkpoint goes to `path`.
+
+    It is not trained: that takes its teacher and Imagenette from the network, and changes nothing in how it predicts.
+    """
+    import torch
+    from anomalib.models import EfficientAd
+    from lightning.pytorch import Trainer
+
+    model = EfficientAd(teacher_out_channels=N_OUTPUTS, visualizer=False)
+    state = {name: torch.from_numpy(array) for name, array in weights("efficientad").items()}
+    model.load_state_dict(state, strict=False)
+    model.eval()
+    maps = [model.model.get_maps(model.pre_processor.transform(pixels(picture(i, 256, 256)))) for i in range(N_TRAIN)]
+    for i, kind in enumerate(("st", "ae")):
+        values = torch.cat([pair[i] for pair in maps]).flatten()
+        for end, share in (("a", 0.9), ("b", 0.995)):
+            model.model.quantiles[f"q{end}_{kind}"].data = torch.quantile(values, share)
+    model.post_processor._image_threshold.fill_(0.75)
+    model.post_processor._pixel_threshold.fill_(0.5)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(path)
+    return model
+
+
+def pixels(one: np.ndarray[Any, Any]) -> Any:
+    """A picture as anomalib.data.utils.read_image gives it."""
+    import torch
+
+    return torch.from_numpy(one).permute(2, 0, 1)[None].float() / 255
+
+
+def write_efficientad() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.ckpt"
+        model = filled_efficientad(path)
+        write_golden("efficientad", model, split(path.read_bytes(), weights("efficientad")))
+
+
+def write_golden(case: str, model: Any, parts: dict[str, np.ndarray[Any, Any]]) -> None:
     found = [raw(model, one) for one in scored()]
     parts["scores"] = np.array([score for score, _ in found])
     parts["maps"] = np.stack([part[::STEP, ::STEP] for _, part in found])
@@ -155,5 +202,8 @@ def write_patchcore(case: str) -> None:
 
 
 if __name__ == "__main__":
-    for chosen in {"patchcore": ("resnet18", "lite0")}[sys.argv[1]]:
-        write_patchcore(chosen)
+    if sys.argv[1] == "efficientad":
+        write_efficientad()
+    else:
+        for chosen in ("resnet18", "lite0"):
+            write_patchcore(chosen)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from blemish.pdn import Size, autoencoder_shapes, pdn_shapes
+
 State = dict[str, np.ndarray[Any, Any]]
 LITE_STAGES = ((1, 3), (2, 3), (2, 5), (3, 3), (3, 5), (4, 5), (1, 3))  # Lite0: repeats, kernel
 LITE2_STAGES = ((1, 3), (3, 3), (3, 5), (4, 3), (4, 5), (5, 5), (1, 3))  # depth 1.2, first and last stage fixed
@@ -142,6 +144,21 @@ def keras_resnet50(seed: int) -> State:
     make.dense("fc1000", 10, channels)
     make.state["fc1000/kernel"] = make.state.pop("fc1000.weight").T
     make.state["fc1000/bias"] = make.state.pop("fc1000.bias")
+    return make.state
+
+
+def efficientad(seed: int, n_outputs: int, size: Size = "small") -> State:
+    """EfficientAD in the layout of anomalib's checkpoints, with mean and deviation of the teacher's outputs."""
+    make = _Maker(seed)
+    parts = {"teacher": pdn_shapes(size, n_outputs), "student": pdn_shapes(size, 2 * n_outputs)}
+    for network, shapes in {**parts, "ae": autoencoder_shapes(n_outputs)}.items():
+        for name, shape in shapes.items():
+            scale = np.sqrt(2 / np.prod(shape[1:])) if len(shape) == 4 else 0.1
+            made = make.rng.standard_normal(shape, np.float32) * np.float32(scale)
+            make.state[f"model.{network}.{name}"] = made
+    shape = (1, n_outputs, 1, 1)
+    make.state["model.mean_std.mean"] = make.rng.normal(0, 0.3, shape).astype(np.float32)
+    make.state["model.mean_std.std"] = make.rng.uniform(0.5, 1.5, shape).astype(np.float32)
     return make.state
 
 

@@ -34,3 +34,37 @@ def test_patchcore(root: Path, tmp_path: Path):
     assert "\naverage: {'AUPRO': " in shown
     for name in ("grid/bent.png", "grid/good.png", "tile/crack.png"):
         assert load(tmp_path / name).std() > 10
+
+
+@pytest.mark.slow
+def test_efficientad(root: Path, tmp_path: Path):
+    pytest.importorskip("torch", reason="torch is not installed: EfficientAD can't be trained")
+    limits = ["--steps", "4", "--epochs", "2", "--budget", ""]
+    shown = output("efficientad.py", "--root", root, "--categories", "tile", "--out", tmp_path, *limits)
+    assert "tile: Trained 4 steps" in shown
+    assert shown.count("'image_AUROC': ") == 2
+    assert load(tmp_path / "tile" / "good.png").std() > 10
+
+
+@pytest.mark.slow
+def test_similarity_search(tmp_path: Path):
+    pytest.importorskip("qdrant_edge", reason="qdrant-edge-py is not installed: no store of defects")
+    small = make_demo(tmp_path / "root", image_size=128, n_train=6, n_test=2, n_defective=4, categories=("tile",))
+    shown = output("similarity_search.py", "--root", small, "--out", tmp_path)
+    assert "tile: {'precision_at_5': " in shown
+    assert "'n_stored': 8.0, 'n_asked': 8.0}" in shown
+    assert "\naverage: {'precision_at_5': " in shown
+    assert load(tmp_path / "tile" / "crack.png").std() > 10
+
+
+def test_receptive_field(root: Path, tmp_path: Path):
+    shown = output("receptive_field.py", "--root", root, "--out", tmp_path)
+    assert "conv4          4       1       56    33                       4" in shown
+    assert shown.count("'receptive_field': 33, 'stride': 4, 'outputs': 56") == 2
+    assert load(tmp_path / "grid.png").std() > 10
+
+
+def test_each_example_is_run_here():
+    run = Path(__file__).read_text(encoding="utf-8")
+    for path in EXAMPLES.glob("*.py"):
+        assert f'output("{path.name}"' in run, f"{path.name} is not tested"

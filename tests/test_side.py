@@ -28,6 +28,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "coreset_sampling_ratio": 0.1,
         "num_neighbors": 3,
         "seed": 0,
+        "timed_picks": None,
+        "threads": 2,
     }
 
 
@@ -37,7 +39,7 @@ def test_with_the_same_settings(told: dict[str, Any]):
     assert found["n_test"] == len(MVTecAD(told["root"], "tile").test) == len(found["scores"])
     assert {"image_AUROC", "pixel_AUROC", "AUPRO", "miss_rate"} <= found["metrics"].keys()
     assert 0 < found["coreset_s"] < found["fit_s"]
-    for name in ("fit_cpu_s", "predict_ms", "peak_fit_mb", "peak_mb", "model_mb"):
+    for name in ("fit_cpu_s", "predict_ms", "predict_cpu_ms", "peak_fit_mb", "peak_mb", "model_mb"):
         assert found[name] > 0, name
 
 

@@ -36,7 +36,7 @@ def accelerate(model: Model) -> Model:
     search = _Search()
 
     def subsample(sampling_ratio: float) -> None:
-        inner.memory_bank = _coreset(inner.embedding_store, sampling_ratio)
+        inner.memory_bank = coreset(inner.embedding_store, sampling_ratio)
         inner.embedding_store.clear()
 
     inner.subsample_embedding = subsample
@@ -55,8 +55,13 @@ def picks(features: Float32, n_select: int, first: int) -> Int64:
     return back
 
 
-def _coreset(store: list[Any], sampling_ratio: float) -> Any:
-    """Return the rows of all embeddings that the memory bank keeps, as a tensor."""
+def coreset(store: list[Any], sampling_ratio: float) -> Any:
+    """Return the rows of all embeddings that the memory bank keeps, as a tensor: those that anomalib would pick.
+
+    Args:
+        store: (n, D) float32 tensors, one per batch.
+        sampling_ratio: share of all rows.
+    """
     import torch
     from anomalib.models.components import KCenterGreedy
 

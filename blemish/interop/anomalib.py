@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blemish.efficientad import EfficientAd
 from blemish.errors import InputError, ModelFileError, message
 from blemish.files import atomic_write
 from blemish.interop.acceleration import accelerate
 from blemish.interop.checkpoint_writer import checkpoint_bytes
+from blemish.interop.efficientad_checkpoint import import_efficientad
+from blemish.interop.efficientad_export import efficientad_checkpoint
 from blemish.interop.patchcore_checkpoint import MEMORY_BANK, import_patchcore
 from blemish.interop.patchcore_export import patchcore_checkpoint
 from blemish.patchcore import Patchcore
@@ -19,6 +22,8 @@ from blemish.torchfile import read_checkpoint, read_file
 from blemish.training import Progress, no_progress
 
 __all__ = ["accelerate", "export_checkpoint", "import_checkpoint"]
+
+STUDENT = "model.student.conv1.weight"
 
 if TYPE_CHECKING:
     from blemish.detectors import Detector
@@ -53,11 +58,13 @@ def import_checkpoint(
     data = read_file(path)
     tree = read_checkpoint(data, where=path, allow_unknown=True)
     state = tree.get("state_dict") if isinstance(tree, Mapping) else None
-    if not isinstance(state, Mapping) or MEMORY_BANK not in state:
+    if not isinstance(state, Mapping) or not {MEMORY_BANK, STUDENT} & state.keys():
         got = f"one with {', '.join(sorted(map(str, state))[:3])}"[:120] if isinstance(state, Mapping) else "none"
         todo = "Other models can't be imported: fit with Blemish on the same pictures."
-        raise ModelFileError(message("checkpoint", "PatchCore's state_dict of anomalib", got, where=path, todo=todo))
-    return import_patchcore(
+        expected = "PatchCore's or EfficientAD's state_dict of anomalib"
+        raise ModelFileError(message("checkpoint", expected, got, where=path, todo=todo))
+    detector = import_patchcore if MEMORY_BANK in state else import_efficientad
+    return detector(
         tree,
         where=path,
         sha256=hashlib.sha256(data).hexdigest(),
@@ -76,7 +83,10 @@ def export_checkpoint(model: Detector, path: str | os.PathLike[str]) -> Path:
         NotFittedError: if it was never fitted.
         SaveError: if it can't be written; what was there before is still there.
     """
-    if not isinstance(model, Patchcore):
-        raise InputError(message("model", "PatchCore", type(model).__name__))
-    data = checkpoint_bytes(patchcore_checkpoint(model))
-    return atomic_write(Path(path), data, name="checkpoint")
+    if isinstance(model, Patchcore):
+        tree = patchcore_checkpoint(model)
+    elif isinstance(model, EfficientAd):
+        tree = efficientad_checkpoint(model)
+    else:
+        raise InputError(message("model", "PatchCore or EfficientAD", type(model).__name__))
+    return atomic_write(Path(path), checkpoint_bytes(tree), name="checkpoint")

@@ -23,7 +23,9 @@ COLOURS = {ANOMALIB: DEFECTIVE, SAME: GOOD, DEFAULTS: GOOD_TINT}
 
 def draw(comparison: Comparison) -> UInt8:
     """Return the chart, (H, 960, 3) uint8 RGB: bars of one cost share a scale that starts at 0."""
-    shown = [row for row in COSTS if not row.name.startswith(" ") or row.key in {"coreset_s", "fit_cpu_s"}]
+    shown = [
+        row for row in COSTS if not row.name.startswith(" ") or row.key in {"coreset_s", "fit_cpu_s", "predict_cpu_ms"}
+    ]
     height_of_one = 44 + 26 * (1 + len(METRICS)) + BLOCK * len(shown) + 20
     page = np.full((2 * MARGIN + 84 + height_of_one * len(comparison.categories), WIDTH, 3), PAPER, np.uint8)
     draw_text(page, "anomalib and Blemish, side by side", (MARGIN, MARGIN + 18), 24, INK, bold=True)
@@ -61,7 +63,7 @@ def _metrics(page: UInt8, comparison: Comparison, category: str, y: int) -> int:
 def _cost(page: UInt8, row: Row, values: Numbers, ratios: Numbers, y: int) -> None:
     """Draw one cost: its name, and a bar for each side with its number, and how many times less it is."""
     largest = max((value for value in values.values() if value is not None), default=0.0) or 1.0
-    draw_text(page, row.name.strip(), (MARGIN, y + 18 + ROW), 15, INK)
+    draw_text(page, row.name, (MARGIN, y + 18 + ROW), 15, INK)
     room = WIDTH - 2 * MARGIN - NAME_W - VALUE_W
     for i, (side, value) in enumerate(values.items()):
         top = y + 6 + ROW * i

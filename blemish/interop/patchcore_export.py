@@ -14,9 +14,13 @@ from blemish.interop.patchcore_checkpoint import FEATURES, MEMORY_BANK
 from blemish.interop.timm_names import Network, network, timm_name
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from blemish.geometry import Geometry
     from blemish.patchcore import Patchcore
+    from blemish.thresholds import Calibration
 
 LIGHTNING = "2.6.0"  # the version that the checkpoint says it is of: the oldest that anomalib 2.7 takes
 # What anomalib always does, and so what a detector must have been fitted with.
@@ -47,7 +51,7 @@ def patchcore_checkpoint(model: Patchcore) -> dict[str, Any]:
         MEMORY_BANK: model.fitted.scorer.index.memory_bank,
         **{FEATURES + key: value for key, value in _weights(network_bytes, known).items()},
         "model.anomaly_map_generator.blur.kernel": _kernel(4.0),
-        **_thresholds(model),
+        **threshold_state(model.fitted.image_calibration, model.fitted.pixel_calibration),
     }
     return {
         "epoch": 1,
@@ -66,7 +70,9 @@ def patchcore_checkpoint(model: Patchcore) -> dict[str, Any]:
             "num_neighbors": model.settings.num_neighbors,
             "precision": "float32",
         },
-        "anomalib_pre_processor_config": {"transform": _transforms(model, _mean(network_bytes), known)},
+        "anomalib_pre_processor_config": {
+            "transform": resize_and_crop(model.fitted.geometry, mean=_mean(network_bytes), std=known.std)
+        },
     }
 
 
@@ -121,25 +127,31 @@ def _mean(data: bytes) -> list[float]:
     return [float(number) for number in np.broadcast_to(_constants(data)["mean"].reshape(-1), 3)]
 
 
-def _transforms(model: Patchcore, mean: list[float], known: Network) -> dict[str, Any]:
-    """Return how pictures are prepared, as anomalib 2.7 writes it: plain data."""
+def resize_and_crop(geometry: Geometry, *, mean: Sequence[float] = (), std: Sequence[float] = ()) -> dict[str, Any]:
+    """Return how pictures are prepared, as anomalib 2.7 writes it: plain data.
+
+    Args:
+        geometry: resizing, and the crop if there is one.
+        mean: of red, green and blue on the 0 to 255 scale, if pixels are normalised before the network.
+        std: likewise.
+    """
 
     def step(name: str, **arguments: Any) -> dict[str, Any]:
         return {"class_path": f"torchvision.transforms.v2.{name}", "init_args": arguments}
 
-    geometry = model.fitted.geometry
     steps = [step("Resize", size=list(geometry.resize_hw), interpolation="bilinear", max_size=None, antialias=True)]
     if geometry.crop_hw is not None:
         steps.append(step("CenterCrop", size=list(geometry.crop_hw)))
-    numbers = [value / 255 for value in mean], [value / 255 for value in known.std]
-    steps.append(step("Normalize", mean=numbers[0], std=numbers[1], inplace=False))
+    if mean:
+        numbers = [value / 255 for value in mean], [value / 255 for value in std]
+        steps.append(step("Normalize", mean=numbers[0], std=numbers[1], inplace=False))
     return step("Compose", transforms=steps)
 
 
-def _thresholds(model: Patchcore) -> dict[str, NDArray[np.float32]]:
+def threshold_state(image: Calibration, pixel: Calibration) -> dict[str, NDArray[np.float32]]:
     """Return thresholds, and the ends of the range that anomalib scales scores to 0 to 1 by, with 0.5 the threshold."""
     numbers: dict[str, float] = {}
-    for kind, calibration in (("image", model.fitted.image_calibration), ("pixel", model.fitted.pixel_calibration)):
+    for kind, calibration in (("image", image), ("pixel", pixel)):
         low, high = float(calibration.scores[0]), max(float(calibration.scores[-1]), calibration.threshold)
         # Of one score, or of equal ones, there is no range: then as far as the threshold is from 0.
         high = high if high > low else low + max(abs(low), 1.0)
