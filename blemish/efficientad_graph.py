@@ -164,25 +164,20 @@ class _Direct(_Trunks):
 
 
 class _Tiled(_Trunks):
-    """On Winograd's tiles, from behind the first convolution on; without padding."""
+    """On Winograd's tiles; without padding."""
 
-    def maps(self, planes: str, rebuilt: str) -> list[str]:
+    def maps(self, planes: str, rebuilt: str) -> list[str]:  # noqa: ARG002 - plain convolutions need it
         """Return both maps."""
         add, tiles = self.graph.add, Tiles(self.graph)
         last, inner, first_hw = self._tiles_hw()
-        both = add(
-            "AveragePool",
-            [_conv(self.graph, planes, "first", self.first())],
-            kernel_shape=[2, 2],
-            strides=[2, 2],
-        )
+        first = self.first()
+        image = add("Cast", ["image"], to=1)
+        both = tiles.first(image, first.weight, first.bias, self.image_hw, first_hw)
+        second_hw = _less(first_hw, 1)
         ends = []
         for i, who in enumerate((self.networks.teacher, self.networks.student)):
             n = len(who[f"{self.names[0]}.bias"])
-            x = _channels(self.graph, both, i * n, (i + 1) * n)
-            second_hw = _less(first_hw, 1)
-            pooled = (self.image_hw[0] - 3) // 2, (self.image_hw[1] - 3) // 2
-            x = tiles.from_planes(x, n, pooled, first_hw)
+            x = tiles.channels(both, i * n, (i + 1) * n)
             conv = self.conv(who, self.names[1])
             x = tiles.conv(x, conv.weight, conv.bias, second_hw)
             x = tiles.pool(x, len(conv.bias), second_hw, inner[0])

@@ -39,6 +39,41 @@ class Tiles:
         split = add("Reshape", [x, self._ints([-1, channels, tiles_hw[0], TILE, tiles_hw[1], TILE])])
         return add("Transpose", [split], perm=[3, 5, 0, 2, 4, 1])
 
+    def first(
+        self, image: str, weight: NDArray[Any], bias: NDArray[Any], hw: tuple[int, int], tiles_hw: tuple[int, int]
+    ) -> str:
+        """Return the convolution of pictures, ReLU, and the average over 2 x 2, as tiles.
+
+        What each output sees is laid out as a row, in the order of the result: three channels are too few for a direct
+        convolution to be fast, and no map has to be turned.
+
+        Args:
+            image: (B, H, W, 3) float32.
+            weight: (out, 3, k, k).
+            bias: (out,).
+            hw: height and width of the picture.
+            tiles_hw: rows and columns of tiles.
+        """
+        add, (out, channels, taps, _) = self.graph.add, weight.shape
+        sides = [2 * TILE * tiles for tiles in tiles_hw]
+        high, wide = (max(0, side + taps - 1 - size) for side, size in zip(sides, hw, strict=True))
+        x = add("Pad", [image, self._ints([0, 0, 0, 0, 0, high, wide, 0])])
+        for axis in (2, 1):
+            shifted = [self._slice(x, [k], [k + sides[axis - 1]], [axis]) for k in range(taps)]
+            x = add("Concat", shifted, axis=3)
+        seen = channels * taps * taps
+        x = add("Reshape", [x, self._ints([-1, tiles_hw[0], TILE, 2, tiles_hw[1], TILE, 2, seen])])
+        x = add("Transpose", [x], perm=[3, 6, 2, 5, 0, 1, 4, 7])
+        x = add("Reshape", [x, self._ints([-1, seen])])
+        y = add("MatMul", [x, self._array(weight.transpose(2, 3, 1, 0).reshape(seen, out))])
+        y = add("Relu", [add("Add", [y, self._array(bias)])])
+        y = add("ReduceMean", [add("Reshape", [y, self._ints([4, -1])])], axes=[0], keepdims=0)
+        return add("Reshape", [y, self._ints([TILE, TILE, -1, *tiles_hw, out])])
+
+    def channels(self, x: str, start: int, end: int) -> str:
+        """Return some channels of tiles."""
+        return self._slice(x, [start], [end], [5])
+
     def conv(
         self, x: str, weight: NDArray[Any], bias: NDArray[Any], tiles_hw: tuple[int, int], *, relu: bool = True
     ) -> str:

@@ -1,0 +1,223 @@
+"""What a training step and a prediction of EfficientAD cost, beside plain PyTorch and beside the machine's own rate.
+
+    python benchmarks/efficientad_speed.py --json out.json
+    python benchmarks/efficientad_speed.py --pictures DATA/mvtec/bottle/train/good   # real ones instead of made-up ones
+
+The peer is EfficientAD as its paper and nelson1425's program have it, in eager float32: the teacher on every picture,
+the student three times on whole pictures, Adam. Ours are the same losses (`whole`), and those on parts of pictures
+(`part`). Turns are taken, and the least of the times counts. `cpu_s` is the processor time of all threads, which other
+processes disturb less than the wall's. The floor is the direct convolutions' operations over the rate of one large
+float32 product of matrices; Winograd's tiles need fewer, so that they can be below it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from blemish import pdn
+from blemish.backbones import run, session
+from blemish.efficientad_graph import Networks, efficientad_graph
+from blemish.efficientad_loss import jittered
+from blemish.efficientad_maps import Maps, Quantiles
+from blemish.efficientad_nets import arrays
+from blemish.efficientad_settings import EfficientAdSettings
+from blemish.efficientad_training import Pictures, Training
+from blemish.geometry import Geometry
+from blemish.images import load, resize
+from blemish.memory import kept_memory
+from blemish.penalty import DrawnPenalty
+from blemish.teacher import load_teacher
+
+SIDE = 256
+PART = 24
+
+
+def settings(**changes):
+    kept = {
+        "model_size": "small", "teacher": "", "teacher_out_channels": 384, "image_size": SIDE, "center_crop": None,
+        "lr": 1e-4, "weight_decay": 1e-5, "padding": False, "pad_maps": True, "border": "edge", "imagenet_dir": None,
+        "max_steps": 100, "max_epochs": None, "budget_s": None, "batch_size": 1, "crop": None, "holdout": 0.2,
+        "early_stop": False, "false_alarm_rate": 0.01, "bit_depth": None, "seed": 0,
+    }  # fmt: skip
+    return EfficientAdSettings(**{**kept, **changes})
+
+
+class Plain:
+    """EfficientAD in eager float32, written as the reference program writes it."""
+
+    def __init__(self, teacher, student, autoencoder, mean, std):
+        self.teacher, self.student, self.autoencoder = pdn.pdn(), pdn.pdn("small", 768), pdn.autoencoder()
+        for module, weights in ((self.teacher, teacher), (self.student, student), (self.autoencoder, autoencoder)):
+            module.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
+        self.mean, self.std = (torch.as_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+        learnt = [*self.student.parameters(), *self.autoencoder.parameters()]
+        self.optimiser = torch.optim.Adam(learnt, lr=1e-4, weight_decay=1e-5)
+
+    def step(self, picture, changed, other):
+        """Take one step."""
+        picture, changed, other = (
+            torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255 for x in (picture, changed, other)
+        )
+        with torch.no_grad():
+            wanted = (self.teacher(picture) - self.mean) / self.std
+            wanted_changed = (self.teacher(changed) - self.mean) / self.std
+        distance = (wanted - self.student(picture)[:, :384]) ** 2
+        loss = distance[distance >= torch.quantile(distance, 0.999)].mean()
+        loss = loss + (self.student(other)[:, :384] ** 2).mean()
+        rebuilt = self.autoencoder(changed)
+        loss = loss + ((wanted_changed - rebuilt) ** 2).mean()
+        loss = loss + ((rebuilt - self.student(changed)[:, 384:]) ** 2).mean()
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+
+    def maps(self, picture):
+        """Return both maps."""
+        x = torch.from_numpy(picture).permute(0, 3, 1, 2).float() / 255
+        with torch.no_grad():
+            teacher = (self.teacher(x) - self.mean) / self.std
+            student, rebuilt = self.student(x), self.autoencoder.eval()(x)
+            return [(teacher - student[:, :384]).square().mean(1), (rebuilt - student[:, 384:]).square().mean(1)]
+
+
+def multiplications(side=SIDE):
+    """Multiplications of the direct convolutions: teacher's, student's, autoencoder's."""
+    counts = []
+    for n_outputs in (384, 768):
+        total, size, channels = 0, side, 3
+        for name, known, kernel, _ in pdn.CONVS["small"]:
+            size, width = size - kernel + 1, known or n_outputs
+            total += size * size * width * channels * kernel * kernel
+            channels = width
+            size = size // 2 if name in pdn.POOLED else size
+        counts.append(total)
+    total, size = 0, side
+    for _, into, out, kernel, stride, padding in pdn.ENCODER:
+        size = (size + 2 * padding - kernel) // stride + 1
+        total += size * size * into * out * kernel * kernel
+    sizes = [height for height, _ in pdn.decoder_sizes((side, side))]
+    for (_, into, out, kernel, _, padding), size in zip(pdn.DECODER, [*sizes, sizes[-1]], strict=True):
+        made = size + 2 * padding - kernel + 1
+        total += made * made * into * (out or 384) * kernel * kernel
+    return (*counts, total)
+
+
+def timed(functions, rounds):
+    """The least wall and processor seconds of each function, taken in turns."""
+    best = {name: [np.inf, np.inf] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            function()
+            best[name] = np.minimum(best[name], [time.perf_counter() - wall, time.process_time() - cpu])
+    return {name: {"wall_s": float(pair[0]), "cpu_s": float(pair[1])} for name, pair in best.items()}
+
+
+def ratios(slow, fast):
+    return {key: slow[key] / fast[key] for key in ("wall_s", "cpu_s")}
+
+
+def made_up(n):
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:SIDE, :SIDE]
+    waves = [128 + 50 * np.sin(x / 7 + a) * np.sin(y / 7 + b) for a, b in rng.uniform(0, 6, (n, 2))]
+    return np.stack([np.repeat(np.clip(w + rng.normal(0, 6, w.shape), 0, 255)[..., None], 3, 2) for w in waves]).astype(
+        np.uint8
+    )
+
+
+def pictures_of(folder, n):
+    if folder is None:
+        return made_up(n)
+    return np.stack([resize(load(path), (SIDE, SIDE)) for path in sorted(folder.iterdir())[:n]])
+
+
+def exported_and_torch(networks, plain, pictures):
+    """The largest difference of the scores of the graph and of the torch networks, relative to the torch one."""
+    model = efficientad_graph(networks, (SIDE, SIDE))
+    running = session(model)
+    pairs = [
+        (
+            [run(running, p[None])[n][0] for n in ("student_map", "autoencoder_map")],
+            [m[0].numpy() for m in plain.maps(p[None])],
+        )
+        for p in pictures
+    ]
+    quantiles = [Quantiles.of(np.stack([torch_maps[k] for _, torch_maps in pairs])) for k in (0, 1)]
+    maps = Maps(model, running, Geometry((SIDE, SIDE)), *quantiles, padding=False, pad_maps=True, border="edge")
+    scores = np.array([[maps.joined(*ours).max(), maps.joined(*theirs).max()] for ours, theirs in pairs], np.float64)
+    return float(np.abs(scores[:, 0] - scores[:, 1]).max()), float(np.abs(scores[:, 0] / scores[:, 1] - 1).max())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    teacher = load_teacher("small").state
+    pictures = pictures_of(asked.pictures, 6)
+    parts = Pictures(pictures[:4], pictures[4:], DrawnPenalty((SIDE, SIDE), 0))
+    ours = Training(settings(), None, teacher, parts)
+    networks = Networks(teacher, ours.student.weights(), arrays(ours.autoencoder), ours.mean.numpy(), ours.std.numpy())
+    plain = Plain(*networks[:5])
+    rng = np.random.default_rng(0)
+    other = parts.penalty.parts(rng, 1, (SIDE, SIDE))
+    changed = jittered(rng, pictures[:1])
+    matrix = torch.randn(2048, 2048)
+    running = session(efficientad_graph(networks, (SIDE, SIDE)), threads=asked.threads)
+    direct = session(efficientad_graph(networks, (SIDE, SIDE), tiled=False), threads=asked.threads)
+
+    def ours_step(crop_hw):
+        ours.crop_hw = crop_hw
+        with kept_memory():
+            ours.step(0, 1e-9)
+            return timed({"ours": lambda: ours.step(1, 1e-9)}, 1)["ours"]
+
+    report = {"threads": asked.threads, "torch": torch.__version__}
+    report["product"] = timed({"product": lambda: matrix @ matrix}, 20)["product"]
+    gflops = 2 * 2.048**3 / report["product"]["wall_s"], 2 * 2.048**3 / report["product"]["cpu_s"]
+    predictions = timed(
+        {
+            "plain": lambda: plain.maps(pictures[:1]),
+            "direct graph": lambda: run(direct, pictures[:1]),
+            "graph": lambda: run(running, pictures[:1]),
+        },
+        asked.rounds * 2,
+    )
+    # Before the plain networks are trained.
+    absolute, relative = exported_and_torch(networks, plain, pictures)
+    plain.autoencoder.train()
+    steps = {name: {"wall_s": np.inf, "cpu_s": np.inf} for name in ("plain", "whole", "part")}
+    for _ in range(asked.rounds):
+        taken = timed({"plain": lambda: plain.step(pictures[:1], changed, other)}, 1)["plain"]
+        for name, one in (("plain", taken), ("whole", ours_step(ours.hw)), ("part", ours_step((PART, PART)))):
+            steps[name] = {key: min(value, one[key]) for key, value in steps[name].items()}
+    of_teacher, of_student, of_autoencoder = multiplications()
+    ops = 2 * (of_teacher + of_student + of_autoencoder) / 1e9
+    report |= {
+        "gflop_a_picture": ops,
+        "rate_gflops": {"wall": gflops[0], "cpu": gflops[1]},
+        "floor_s": {"wall": ops / gflops[0], "cpu": ops / gflops[1]},
+        "predict": predictions,
+        "step": steps,
+        "predict_times_faster": ratios(predictions["plain"], predictions["graph"]),
+        "step_times_faster": {name: ratios(steps["plain"], steps[name]) for name in ("whole", "part")},
+        "share_of_product_rate": ratios({"wall_s": ops / gflops[0], "cpu_s": ops / gflops[1]}, predictions["graph"]),
+        "largest_difference_of_scores": {"absolute": absolute, "relative": relative},
+    }
+    print(json.dumps(report, indent=1))
+    if asked.json is not None:
+        asked.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
