@@ -65,8 +65,10 @@ class Tiles:
         x = add("Reshape", [x, self._ints([-1, tiles_hw[0], TILE, 2, tiles_hw[1], TILE, 2, seen])])
         x = add("Transpose", [x], perm=[3, 6, 2, 5, 0, 1, 4, 7])
         x = add("Reshape", [x, self._ints([-1, seen])])
-        y = add("MatMul", [x, self._array(weight.transpose(2, 3, 1, 0).reshape(seen, out))])
-        y = add("Relu", [add("Add", [y, self._array(bias)])])
+        # The graph holds the kernels as a convolution would; ONNX Runtime turns them when it loads the graph.
+        rows = add("Transpose", [self.graph.weight("first.weight", weight)], perm=[2, 3, 1, 0])
+        y = add("MatMul", [x, add("Reshape", [rows, self._ints([seen, out])])])
+        y = add("Relu", [add("Add", [y, self.graph.weight("first.bias", bias)])])
         y = add("ReduceMean", [add("Reshape", [y, self._ints([4, -1])])], axes=[0], keepdims=0)
         return add("Reshape", [y, self._ints([TILE, TILE, -1, *tiles_hw, out])])
 
