@@ -43,6 +43,7 @@ OTHERS = {
     "coreset .5 %": {"coreset_sampling_ratio": 0.005},
     "coreset 5 %": {"coreset_sampling_ratio": 0.05},
     "coreset 10 %, at most 20,000": {"coreset_sampling_ratio": 0.1},
+    "patches alone": {"whole_picture": False},
     "neighbours 9": {"num_neighbors": 9},
     "score smoothed 1": {"score_sigma": 1.0},
     "map smoothed 2 px": {"map_sigma_px": 2.0},

@@ -155,7 +155,7 @@ def candidates(one):
     yield "whole picture: 2 less good, whitened", shallow
     yield "the two last joined, without shrinkage", np.concatenate([normed(deep), 2 * shallow], axis=1)
     own = np.stack([described.regions[0].vector for described in one.described])
-    yield OWN + ", hottest region", own
+    yield OWN + "; without the others' other regions", own
 
 
 def precision(vectors, labels, k=5):

@@ -82,13 +82,17 @@ def category_of(i):
     return f"part {i % CATEGORIES}"
 
 
-def load(backend, regions, n, say):
-    start = time.perf_counter()
-    for first in range(0, n, BATCH):
-        backend.insert(regions.points(first, min(BATCH, n - first)))
-        if first // BATCH % 50 == 49:
-            say(f"  {first + BATCH} of {n}, {(first + BATCH) / (time.perf_counter() - start):.0f} a second")
-    return n / (time.perf_counter() - start)
+def load(backend, regions, first, last, say):
+    """Insert the regions from one number to another; return what a batch takes: pauses of the process do not count."""
+    times = []
+    for at in range(first, last, BATCH):
+        points = regions.points(at, min(BATCH, last - at))
+        start = time.perf_counter()
+        backend.insert(points)
+        times.append((time.perf_counter() - start) / len(points))
+        if len(times) % 25 == 0:
+            say(f"  {at + BATCH} of {last}, {1 / np.median(times):.0f} a second")
+    return 1 / float(np.median(times))
 
 
 def queries(regions, n):
@@ -121,7 +125,7 @@ def embedded(n, regions, say):
     folder = Path(tempfile.mkdtemp())
     backend = EdgeBackend(folder / "s", DIMS)
     try:
-        row = {"load_per_s": load(backend, regions, n, say), "before optimise": measure(backend, regions)}
+        row = {"load_per_s": load(backend, regions, 0, n, say), "before optimise": measure(backend, regions)}
         start = time.perf_counter()
         backend.optimise()
         row |= {"optimise_s": time.perf_counter() - start, "after optimise": measure(backend, regions)}
@@ -136,28 +140,31 @@ def embedded(n, regions, say):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def on_server(n, regions, say):
+def on_server(sizes, say):
+    """Yield a row at each size of one collection that grows."""
     program = binary()
     if program is None:
         sys.exit(f"set {VARIABLE} to a Qdrant server's program")
-    folder = Path(tempfile.mkdtemp())
+    folder, regions, first = Path(tempfile.mkdtemp()), Regions(), 0
     server = QdrantServer(program, folder).start()
-    backend = ServerBackend(server.url, api_key=None, collection="scale", dims=DIMS, timeout_s=120.0)
+    backend = ServerBackend(server.url, api_key=None, collection="scale", dims=DIMS, timeout_s=300.0)
     try:
-        start = time.perf_counter()
-        row = {"load_per_s": load(backend, regions, n, say), "loaded_s": time.perf_counter() - start}
-        while (info := backend._client.get_collection("scale")).status.value != "green":
-            say(f"  indexed {info.indexed_vectors_count} of {n}")
-            time.sleep(10)
-        row["indexed_s"] = time.perf_counter() - start
-        row |= measure(backend, regions)
-        status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="ascii")
-        kept = dict(line.split(":", 1) for line in status.splitlines())
-        row["server_anonymous_mb"] = int(kept["RssAnon"].split()[0]) / 1024
-        row["server_resident_mb"] = int(kept["VmRSS"].split()[0]) / 1024
-        row["disk_mb"] = sum(f.stat().st_blocks * 512 for f in folder.rglob("*") if f.is_file()) / 2**20
-        row["count"] = backend.count(Where(equals={"kind": [REGION]}))
-        return row
+        for n in sorted(sizes):
+            start = time.perf_counter()
+            row = {"load_per_s": load(backend, regions, first, n, say), "load_wall_s": time.perf_counter() - start}
+            start, first = time.perf_counter(), n
+            while (info := backend._client.get_collection("scale")).status.value != "green":
+                say(f"  indexed {info.indexed_vectors_count} of {n}")
+                time.sleep(10)
+            row["indexed_after_s"] = time.perf_counter() - start
+            row |= measure(backend, regions)
+            status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="ascii")
+            kept = dict(line.split(":", 1) for line in status.splitlines())
+            row["server_anonymous_mb"] = int(kept["RssAnon"].split()[0]) / 1024
+            row["server_resident_mb"] = int(kept["VmRSS"].split()[0]) / 1024
+            row["disk_mb"] = sum(f.stat().st_blocks * 512 for f in folder.rglob("*") if f.is_file()) / 2**20
+            row["count"] = backend.count(Where(equals={"kind": [REGION]}))
+            yield n, row
     finally:
         backend.close()
         server.stop()
@@ -175,12 +182,17 @@ def main():
     def say(text):
         print(text, file=sys.stderr, flush=True)
 
-    for kind, sizes, run in (("embedded", asked.embedded, embedded), ("server", asked.server, on_server)):
-        for n in sizes:
-            rows[f"{kind} {n:,}"] = row = run(n, Regions(), say)
-            print(f"{kind} {n:,}: {json.dumps(row)}", flush=True)
-            if asked.json is not None:
-                atomic_write(asked.json, json.dumps(rows, indent=1).encode(), name="results")
+    def keep(name, row):
+        rows[name] = row
+        print(f"{name}: {json.dumps(row)}", flush=True)
+        if asked.json is not None:
+            atomic_write(asked.json, json.dumps(rows, indent=1).encode(), name="results")
+
+    for n in asked.embedded:
+        keep(f"embedded {n:,}", embedded(n, Regions(), say))
+    if asked.server:
+        for n, row in on_server(asked.server, say):
+            keep(f"server {n:,}", row)
 
 
 if __name__ == "__main__":

@@ -209,7 +209,8 @@ def predict(
             save(masks / name, found.mask)
         if not as_json:
             verdict = "DEFECTIVE" if found.label else "good"
-            print(f"{verdict:9}  {found.score:8.3f} of {found.threshold:.3f}  p {found.p_value:.3f}  {paths[i]}")
+            note = "" if found.regions or not found.label else "  (as a whole: no one place stands out)"
+            print(f"{verdict:9}  {found.score:8.3f} of {found.threshold:.3f}  p {found.p_value:.3f}  {paths[i]}{note}")
     if as_json:
         print(json.dumps(rows, indent=1))
     if n_broken:

@@ -1,4 +1,4 @@
-"""The commands of the store of defects: index, similar, suggest, label, groups."""
+"""The commands of the store of defects: index, similar, suggest, label, groups, reindex."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from blemish import cli_options as option
 from blemish.console import Bars, say
-from blemish.errors import ImageError, InputError, message
+from blemish.errors import ImageError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,10 +98,12 @@ def similar(
     as_json: option.AsJson = False,
 ) -> None:
     """Show past defects like the one in a picture. Example: blemish similar model part.png --store s --sheet out.png"""
+    from blemish.search_describe import worst_region
+
     loaded = _detector(model, None)
     with _opened(store, category, loaded) as opened:
         described = opened.describe(picture, force=force)
-        region = _worst(described)
+        region = worst_region(described)
         found = opened.similar(region, k, label=label, since=since)
         suggested = opened.suggest(region)
     if sheet is not None:
@@ -155,6 +157,52 @@ def groups(
     say(as_json, {name: [one.to_dict() for one in found] for name, found in made.items()}, *lines)
 
 
+@app.command()
+def reindex(
+    model: Path,
+    store: StorePlace,
+    category: Part = None,
+    good: Good = None,
+    threads: option.Threads = None,
+    as_json: option.AsJson = False,
+) -> None:
+    """Describe stored pictures again with another model; labels are kept. Example: blemish reindex model --store s"""
+    with _opened(store, None, _detector(model, threads), good) as opened:
+        found = opened.reindex(category=category, progress=Bars())
+        opened.optimise()
+    lines = [f"{found.pictures} pictures described again, {found.regions} regions.", *found.left_out]
+    say(as_json, {**found._asdict(), "left_out": list(found.left_out)}, *lines)
+    if found.left_out:
+        raise typer.Exit(2)
+
+
+@app.command()
+def suggest(
+    model: Path,
+    pictures: list[Path],
+    store: StorePlace,
+    category: Part = None,
+    force: Force = False,
+    as_json: option.AsJson = False,
+) -> None:
+    """Say what defects may be called, or that they are new. Example: blemish suggest model part.png --store s"""
+    rows, lines, n_broken = [], [], 0
+    with _opened(store, category, _detector(model, None)) as opened:
+        for path in pictures:
+            try:
+                found = opened.suggest(path, force=force)
+            except (ImageError, InputError) as error:
+                n_broken += 1
+                print(f"error: {error}", file=sys.stderr)
+                continue
+            said = {name: value for name, value in found.to_dict().items() if name != "matches"}
+            rows.append({"path": str(path), **said})
+            lines.append(f"{path}: {_verdict(said)}")
+    say(as_json, rows, *lines)
+    if n_broken:
+        raise typer.Exit(2)
+
+
 def _detector(folder: Path, threads: int | None) -> Detector:
     from blemish.detectors import load_detector
 
@@ -182,15 +230,6 @@ def _samples(pictures: Path) -> Sequence[Sample]:
     if not found:
         raise no_pictures("pictures", [pictures], PICTURE_ENDINGS)
     return [Sample(path) for path in found]
-
-
-def _worst(described: Described) -> Any:
-    if not described.regions:
-        found = described.prediction
-        got = f"none (its highest value is {found.anomaly_map.max():.3g} of {found.pixel_threshold:.3g})"
-        todo = "Ask about its most anomalous place all the same with --force."
-        raise InputError(message("picture", "an anomalous region", got, where=described.path, todo=todo))
-    return described.regions[0]
 
 
 def _region(described: Described) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from blemish.records import Float32
 from blemish.scoring import Scorer
 from blemish.settings import check_whole
 from blemish.thresholds import Calibration
+from blemish.whole import WholePicture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,6 +50,7 @@ class Fitted:
         names: how each training picture is called.
         sizes_hw: (height, width) of each.
         provenance: where the model comes from, for `model.json`.
+        whole: what good pictures are like as a whole; None where patches alone make the score.
     """
 
     geometry: Geometry
@@ -60,6 +62,7 @@ class Fitted:
     names: tuple[str, ...]
     sizes_hw: tuple[tuple[int, int], ...]
     provenance: dict[str, str | int | float] = field(repr=False)
+    whole: WholePicture | None = None
 
 
 def fit(
@@ -76,8 +79,9 @@ def fit(
     inside = geometry if geometry.like_anomalib else None
     plain = embedding_graph(backbone, pooling=settings.pooling, like_anomalib=inside)
     raw = Extractor(plain.SerializeToString(), threads=threads)
-    scaling, kept = _first_pass(settings, pictures, raw, geometry, progress)
-    linear = None if settings.scaling == "none" else scaling
+    first = _first_pass(settings, pictures, raw, geometry, progress)
+    kept = first.kept
+    linear = None if settings.scaling == "none" else first.scaling
     scaled = embedding_graph(backbone, pooling=settings.pooling, scaling=linear, like_anomalib=inside)
     extractor = Extractor(scaled.SerializeToString(), threads=threads)
 
@@ -91,6 +95,7 @@ def fit(
     n_calibration = min(len(pictures), MAX_CALIBRATION)
     chosen = [i * len(pictures) // n_calibration for i in range(n_calibration)]
     scorer, scores, peaks = calibrated(settings, geometry, bank, source, maps(chosen, "calibrating"))
+    whole, scores = first.together(chosen, scores)
     return Fitted(
         geometry,
         extractor,
@@ -100,15 +105,19 @@ def fit(
         Calibration.from_scores(peaks, settings.false_alarm_rate),
         tuple(pictures.names),
         tuple(pictures.sizes_hw),
-        {
-            "seed": settings.seed,
-            "backbone": backbone.name,
-            "backbone_sha256": backbone.weights_sha256,
-            "n_training_files": len(pictures),
-            "training_sha256": pictures.sha256,
-            "fit_s": round(time.perf_counter() - start, 3),
-        },
+        {**_provenance(settings, backbone, pictures), "fit_s": round(time.perf_counter() - start, 3)},
+        whole,
     )
+
+
+def _provenance(settings: PatchcoreSettings, backbone: Backbone, pictures: TrainingPictures) -> dict[str, str | int]:
+    return {
+        "seed": settings.seed,
+        "backbone": backbone.name,
+        "backbone_sha256": backbone.weights_sha256,
+        "n_training_files": len(pictures),
+        "training_sha256": pictures.sha256,
+    }
 
 
 def estimated_bytes(settings: PatchcoreSettings, backbone: Backbone, n_pictures: int) -> int:
@@ -124,37 +133,63 @@ def estimated_bytes(settings: PatchcoreSettings, backbone: Backbone, n_pictures:
     n_features = sum(backbone.channels)
     n_select = settings.bank_rows(n_rows)
     cached = 4 * n_rows * n_features if n_rows <= settings.max_rows else 0
-    return BASE_BYTES + cached + coreset_bytes(n_rows, n_features, n_select, max_rows=settings.max_rows)
+    summaries = 8 * n_features * (n_pictures + 12 * n_features) if settings.whole_picture else 0
+    return BASE_BYTES + cached + summaries + coreset_bytes(n_rows, n_features, n_select, max_rows=settings.max_rows)
+
+
+@dataclass
+class _FirstPass:
+    """What reading every picture once gives.
+
+    Attributes:
+        scaling: of features.
+        kept: all scaled feature maps, if they fit into `max_rows`.
+        summary_moments: of the pictures' summaries.
+        summaries: (S,) of each picture; none if patches alone make the score.
+    """
+
+    scaling: Affine
+    kept: list[Float32] | None
+    summary_moments: Moments
+    summaries: list[Float32]
+
+    def together(self, chosen: list[int], scores: list[float]) -> tuple[WholePicture | None, list[float]]:
+        """Return what good pictures are like as a whole, and the chosen ones' image scores with that counted."""
+        if not self.summaries:
+            return None, scores
+        summaries = np.stack([self.summaries[i] for i in chosen])
+        whole, together = WholePicture.fitted(self.summary_moments, summaries, np.array(scores))
+        return whole, together.tolist()
 
 
 def _first_pass(
     settings: PatchcoreSettings, pictures: TrainingPictures, raw: Extractor, geometry: Geometry, progress: Progress
-) -> tuple[Affine, list[Float32] | None]:
-    """Return the scaling of features, and all scaled feature maps if they fit into `max_rows`.
-
-    Pictures that can't be decoded are left out of `pictures` from here on.
-    """
-    moments: Moments | None = None
+) -> _FirstPass:
+    """Read every picture; those that can't be decoded are left out of `pictures` from here on."""
+    moments, summary_moments = Moments(), Moments()
     kept: list[Float32] | None = []
+    summaries: list[Float32] = []
     good = []
-    everything = range(len(pictures))
-    stage = "reading pictures"
-    for i, features in pictures.feature_maps(raw, geometry, everything, stage=stage, progress=progress):
+
+    seen = pictures.prepared(geometry, range(len(pictures)), stage="reading pictures", progress=progress)
+    for i, picture in seen:
+        features = raw.features(picture)
         rows = features.reshape(-1, features.shape[-1])
-        moments = moments or Moments(rows.shape[1])
         moments.add(rows)
+        if settings.whole_picture:
+            summaries.append(raw.summary(picture))
+            summary_moments.add(summaries[-1][None])
         good.append(i)
         if kept is not None:
             kept.append(features)
             if len(pictures) * len(rows) > settings.max_rows:
                 kept = None
     pictures.keep(good)
-    assert moments is not None, "keep() raises where no picture was good"
     scaling = moments.scaling(settings.scaling, settings.shrinkage)
     for features in kept or ():
         rows = features.reshape(-1, features.shape[-1])
         rows[:] = rows @ scaling.weight.T + scaling.bias
-    return scaling, kept
+    return _FirstPass(scaling, kept, summary_moments, summaries)
 
 
 def _counted(maps: Iterator[tuple[int, Float32]], total: int, stage: str, progress: Progress) -> FeatureMaps:

@@ -47,6 +47,8 @@ class Patchcore:
         position_sigma: smoothing, in cells, of the usual distance and its deviation at each position, which scores are
             relative to; None for plain distances.
         score_sigma: smoothing of the patch map, in cells, before its maximum becomes the image score.
+        whole_picture: whether the image score also says how unusual the picture is as a whole (Rippel et al. 2021);
+            False for the worst patch alone.
         map_sigma_px: smoothing of the anomaly map, in pixels of the network's input.
         false_alarm_rate: share of good pictures that may be called defective.
         bit_depth: how many bits 16-bit pictures really use (12 for most industrial cameras); None for all 16.
@@ -54,7 +56,8 @@ class Patchcore:
             is taken in two levels.
         seed: of the first pick of the coreset.
         arithmetic: "anomalib" to agree with it to four digits of a score, which `blemish import` and `blemish compare`
-            use: the network resizes in float32, pooling counts the frame, and each patch is a square of the map.
+            use: the network resizes in float32, pooling counts the frame, each patch is a square of the map, and the
+            worst patch alone makes the score.
         threads: for decoding and for the network; None for one per core.
 
     Raises:
@@ -82,6 +85,7 @@ class Patchcore:
         shrinkage: float = 0.1,
         position_sigma: float | None = 1.0,
         score_sigma: float = 0.0,
+        whole_picture: bool = True,
         map_sigma_px: float = 4.0,
         false_alarm_rate: float = 0.01,
         bit_depth: int | None = None,
@@ -107,6 +111,7 @@ class Patchcore:
             shrinkage=shrinkage,
             position_sigma=position_sigma,
             score_sigma=score_sigma,
+            whole_picture=whole_picture if arithmetic == "blemish" else False,
             map_sigma_px=map_sigma_px,
             false_alarm_rate=Calibration.from_scores([0.0], false_alarm_rate).false_alarm_rate,
             bit_depth=bit_depth,
@@ -206,7 +211,7 @@ class Patchcore:
             NotFittedError: before `fit` or `load`.
         """
         fitted = self.fitted
-        return self._predict(read_picture(image, self.settings.bit_depth), path_of(image), fitted)
+        return self._judged(read_picture(image, self.settings.bit_depth), path_of(image), fitted)[0]
 
     def predict_with_features(self, image: Picture) -> tuple[Prediction, Float32]:
         """Return what `predict` does, and the (h, w, D) float32 patch features that it was judged by.
@@ -217,10 +222,7 @@ class Patchcore:
             NotFittedError: before `fit` or `load`.
         """
         fitted = self.fitted
-        picture = read_picture(image, self.settings.bit_depth)
-        features = fitted.extractor.features(fitted.geometry.prepare(picture))
-        hw = picture.shape[0], picture.shape[1]
-        return self._judged(features, hw, path_of(image), fitted), features
+        return self._judged(read_picture(image, self.settings.bit_depth), path_of(image), fitted)
 
     def predict_many(self, images: Iterable[Picture]) -> Iterator[Prediction | Problem]:
         """Yield the prediction of each picture in order, or what is wrong with it; the next ones are decoded meanwhile.
@@ -231,7 +233,7 @@ class Patchcore:
         """
         fitted = self.fitted
         return predictions(
-            lambda picture, path: self._predict(picture, path, fitted),
+            lambda picture, path: self._judged(picture, path, fitted)[0],
             images,
             bit_depth=self.settings.bit_depth,
             threads=self.threads,
@@ -289,23 +291,29 @@ class Patchcore:
             self._backbone = built
         return self._backbone
 
-    def _predict(self, picture: UInt8, path: Path | None, fitted: Fitted) -> Prediction:
-        features = fitted.extractor.features(fitted.geometry.prepare(picture))
-        return self._judged(features, (picture.shape[0], picture.shape[1]), path, fitted)
-
-    def _judged(self, features: Float32, picture_hw: tuple[int, int], path: Path | None, fitted: Fitted) -> Prediction:
+    def _judged(self, picture: UInt8, path: Path | None, fitted: Fitted) -> tuple[Prediction, Float32]:
+        seen = fitted.geometry.prepare(picture)
+        features = fitted.extractor.features(seen)
         found = fitted.scorer.distances(features)
         patch_map = fitted.scorer.patch_map(found.distances)
         score = fitted.scorer.image_score(patch_map, found.weight)
-        anomaly_map = fitted.geometry.restore(patch_map, picture_hw, self.settings.map_sigma_px)
-        return prediction(
+        evidence = {}
+        if fitted.whole is not None:
+            patch, whole = fitted.whole.surprises(score, fitted.extractor.summary(seen))
+            score, evidence = patch + whole, {"patch": patch, "picture": whole}
+        anomaly_map = fitted.geometry.restore(
+            patch_map, (picture.shape[0], picture.shape[1]), self.settings.map_sigma_px
+        )
+        judged = prediction(
             score,
             anomaly_map,
             image=fitted.image_calibration,
             pixel=fitted.pixel_calibration,
             nearest_good=_nearest_good(fitted, found, int(patch_map.argmax())),
             path=path,
+            evidence=evidence,
         )
+        return judged, features
 
 
 def _nearest_good(fitted: Fitted, found: PatchDistances, worst: int) -> GoodPatch | None:

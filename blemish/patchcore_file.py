@@ -11,6 +11,7 @@ from blemish.arrays import check_number, describe
 from blemish.embedding import Extractor
 from blemish.errors import BlemishError, InputError, ModelFileError, message
 from blemish.fitting import Fitted
+from blemish.gaussian import PictureGaussian
 from blemish.geometry import Geometry, choose_geometry
 from blemish.modelfile import NETWORK
 from blemish.neighbors import MemoryIndex
@@ -18,11 +19,13 @@ from blemish.normality import Level
 from blemish.scoring import Scorer
 from blemish.settings import PatchcoreSettings, check_whole
 from blemish.thresholds import Calibration
+from blemish.whole import WholePicture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from blemish.modelfile import ModelFolder
+    from blemish.records import Float32
 
 BANK = "bank.safetensors"
 # Scores are float32 distances, and maps are compared with thresholds as float32.
@@ -54,9 +57,13 @@ def fitted_to(
             {"path": name, "height_width": size} for name, size in zip(fitted.names, fitted.sizes_hw, strict=True)
         ],
     }
-    tensors = {"memory_bank": fitted.scorer.index.memory_bank, "source": fitted.source}
+    tensors: dict[str, np.ndarray[Any, Any]] = {"memory_bank": fitted.scorer.index.memory_bank, "source": fitted.source}
     if level is not None:
         tensors["level"] = np.stack(level)
+    if fitted.whole is not None:
+        tensors["summary_mean"] = fitted.whole.gaussian.mean
+        tensors["summary_whitening"] = fitted.whole.gaussian.whitening
+        tensors["good_scores"] = fitted.whole.good_scores
     return header, {BANK: tensors}
 
 
@@ -94,7 +101,12 @@ def _fitted_from(model: ModelFolder, threads: int) -> tuple[PatchcoreSettings, F
     level = Level(*tensors["level"]) if "level" in tensors else None
     scorer = Scorer(index, settings.num_neighbors, level, settings.score_sigma)
     provenance = dict(header["provenance"])
-    return settings, Fitted(geometry, extractor, scorer, tensors["source"], image, pixel, names, sizes_hw, provenance)
+    whole = None
+    if settings.whole_picture:
+        gaussian = PictureGaussian(tensors["summary_mean"], tensors["summary_whitening"])
+        whole = WholePicture.of(gaussian, tensors["good_scores"])
+    fitted = Fitted(geometry, extractor, scorer, tensors["source"], image, pixel, names, sizes_hw, provenance, whole)
+    return settings, fitted
 
 
 def _settings(stored: Mapping[str, Any]) -> PatchcoreSettings:
@@ -176,6 +188,26 @@ def _check_parts(model: ModelFolder, settings: PatchcoreSettings, geometry: Geom
     wrong = _wrong_level(tensors.get("level"), (height, width), settings)
     if wrong:
         raise refuse("level", *wrong)
+    if settings.whole_picture:
+        _check_whole_picture(model, extractor.summary(np.zeros((*geometry.network_hw, 3), np.uint8)))
+
+
+def _check_whole_picture(model: ModelFolder, summary: Float32) -> None:
+    """Raise unless the network's summary, the Gaussian and the good pictures' scores belong together."""
+    size, n_scores = len(summary), len(model.header["thresholds"]["image_scores"])
+    wanted = {
+        "summary_mean": (np.float32, (size,)),
+        "summary_whitening": (np.float32, (size, size)),
+        "good_scores": (np.float64, (2, n_scores)),
+    }
+    for name, (dtype, shape) in wanted.items():
+        found = model.tensors[BANK].get(name)
+        if found is None or found.dtype != dtype or found.shape != shape or not np.isfinite(found).all():
+            got = "nothing" if found is None else describe(found)
+            todo = "Fit again."
+            raise ModelFileError(
+                message(name, f"finite {dtype.__name__} {shape}", got, where=model.path / BANK, todo=todo)
+            )
 
 
 def _wrong_level(level: Any, grid_hw: tuple[int, int], settings: PatchcoreSettings) -> tuple[str, str] | None:

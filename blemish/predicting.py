@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ def prediction(
     pixel: Calibration,
     nearest_good: GoodPatch | None = None,
     path: Path | None = None,
+    evidence: Mapping[str, float] | None = None,
 ) -> Prediction:
     """Return what is said of one picture.
 
@@ -40,6 +41,7 @@ def prediction(
         pixel: calibration of maps.
         nearest_good: the good patch that the worst one was compared with.
         path: the picture's file.
+        evidence: what the score is the sum of, by name.
     """
     limit = pixel.threshold
     return Prediction(
@@ -54,6 +56,7 @@ def prediction(
         peak_xy=peak(anomaly_map),
         nearest_good=nearest_good,
         path=path,
+        evidence=evidence or {},
     )
 
 

@@ -113,6 +113,8 @@ class Prediction:
         peak_xy: (x, y) in pixels, where the map is highest.
         nearest_good: the good patch with which the most anomalous patch was compared, if the detector knows.
         path: the picture's file, if it came from one.
+        evidence: what the score is the sum of, by name: how surprising the worst "patch" and the whole "picture" are
+            among good pictures; empty if the worst patch alone makes the score.
     """
 
     score: float
@@ -126,6 +128,7 @@ class Prediction:
     peak_xy: tuple[int, int] = (0, 0)
     nearest_good: GoodPatch | None = None
     path: Path | None = None
+    evidence: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what fits in JSON: everything but the map, the mask and the contours."""
@@ -135,6 +138,7 @@ class Prediction:
             "label": self.label,
             "threshold": self.threshold,
             "p_value": self.p_value,
+            "evidence": dict(self.evidence),
             "pixel_threshold": self.pixel_threshold,
             "peak_xy": list(self.peak_xy),
             "height_width": list(self.anomaly_map.shape),

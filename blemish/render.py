@@ -225,7 +225,8 @@ def panels(
         caption = "Marked by people" if mask.any() else "Marked by people: none"
         shown.append(Panel(caption, draw_mask(small, scaled_mask(mask, size), thickness=line)))
     shown.append(Panel(HEAT_MAP, overlay(small, scaled_map(prediction.anomaly_map, size), low, high)))
-    caption = "Called defective" if prediction.mask.any() else "Called defective: none"
+    nowhere = ": as a whole" if prediction.label else ": none"
+    caption = "Called defective" + ("" if prediction.mask.any() else nowhere)
     shown.append(Panel(caption, contours(small, scaled_mask(prediction.mask, size), thickness=line)))
     shown += _comparison(picture, prediction, good_patch, good_picture, size)
     return tuple(shown)

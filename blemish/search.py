@@ -10,20 +10,22 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TypeAlias
 
 from blemish.errors import InputError, StoreError, message
-from blemish.search_describe import DescribedRegion, Describer
+from blemish.search_describe import DescribedRegion, Describer, worst_region
 from blemish.search_meta import Meta
 from blemish.search_place import Place
 from blemish.search_points import also, points_of, stamped, where_of
 from blemish.search_questions import VOTERS, grouped, known_distances, nearest, suggestion
 from blemish.search_records import PICTURE, REGION, Added, Group, Match, StoredDefect, Suggestion, Where
+from blemish.search_reindex import Reindexed, reindex
 from blemish.search_words import check_id, check_time, check_word
 from blemish.settings import check_whole
+from blemish.training import no_progress
 
 if TYPE_CHECKING:
     from blemish.detectors import Detector
     from blemish.records import Float32, Float64, GoodPatch
     from blemish.search_describe import Described
-    from blemish.training import Picture
+    from blemish.training import Picture, Progress
 
 Asked: TypeAlias = "Picture | DescribedRegion | StoredDefect"
 
@@ -88,8 +90,6 @@ class DefectStore:
             raise
         self.category = wanted or self._meta.category_of(self._describer)
 
-    # What is in it
-
     def __len__(self) -> int:
         return self.count()
 
@@ -99,7 +99,7 @@ class DefectStore:
         return tuple(self._meta.models)
 
     def count(self, *, category: str | None = None, label: str | None = None, kind: str = REGION) -> int:
-        """Return how many regions (or pictures, with kind="picture") are stored; None stands for any."""
+        """Return how many regions (or pictures: kind="picture") are stored; None stands for any."""
         return self._backend.count(where_of(kind, category=category, label=label))
 
     def defects(
@@ -122,8 +122,6 @@ class DefectStore:
             if one not in found:
                 raise InputError(message("id", "one that is in the store", one, where=self.name))
         return [found[one] for one in wanted]
-
-    # Writing
 
     def add(
         self, picture: Picture, *, label: str | None = None, labelled_by: str | None = None, force: bool = False
@@ -186,14 +184,35 @@ class DefectStore:
                 self._backend.set_payload(chosen, words)
         return len(chosen)
 
+    def reindex(self, *, category: str | None = None, progress: Progress | None = None) -> Reindexed:
+        """Describe the pictures of a kind of part again with the model that the store was opened with; labels are kept.
+
+        Args:
+            category: it; None for the store's own, or the only one there is.
+            progress: called now and then as progress(stage, done, total).
+
+        Raises:
+            DataError: if there are no good pictures to describe against; nothing was changed then.
+            StoreError: if there is no model, or the store can't be written: call it again.
+        """
+        describer = self._with_model("describe pictures again")
+        only = self.categories[0] if len(self.categories) == 1 else self.category
+        chosen = category or (self.category if self.category in self.categories else only)
+        with self._lock:
+            if self._meta.model_of(chosen) != describer.model_id:
+                if describer.good is None:
+                    describer.learn(self._good, progress=progress)
+                self._meta.rebind(self._backend, describer, chosen)
+            self._meta.teach(describer, chosen)
+            self.category = chosen
+            return reindex(self._backend, describer, chosen, progress or no_progress)
+
     def remove(self, sha256: str) -> int:
         """Remove all that is stored of one picture; return how many regions there were."""
         with self._lock:
             n = self._backend.count(also(where_of(REGION), sha256=sha256))
             self._backend.delete(Where(equals={"sha256": [sha256]}))
         return n
-
-    # Asking
 
     def describe(self, picture: Picture, *, force: bool = False) -> Described:
         """Return the anomalous regions of a picture with their vectors, without storing anything.
@@ -244,9 +263,8 @@ class DefectStore:
     ) -> Suggestion:
         """Return what a defect may be called, by its labelled neighbours, or that nothing like it was ever seen.
 
-        It counts as never seen when no more than 1 in 20 stored pictures have their most anomalous region as far from
-        its own nearest. Of defects like those in the store, at most that many are called so on average: see
-        `search_answers.novelty_p_value`.
+        It counts as never seen if at most 1 in 20 stored pictures have their most anomalous region as far from its own
+        nearest. Of defects like those stored, no more are called so on average: `search_answers.novelty_p_value`.
 
         Args:
             image_or_region: as for `similar`.
@@ -314,8 +332,6 @@ class DefectStore:
         check_whole("k", k, 1, MOST)
         return self._with_model("compare with good pictures").good_patches(picture, k)
 
-    # Keeping it
-
     def optimise(self) -> None:
         """Build the index that keeps a large store fast; worth it after many additions."""
         with self._lock:
@@ -355,19 +371,10 @@ class DefectStore:
             vector, sha256 = self._stored_vector(REGION, also(own, sha256=asked.sha256), asked), asked.sha256
             where = self._comparable(REGION, category or asked.category)
         else:
-            region = asked if isinstance(asked, DescribedRegion) else self._worst(asked, force)
+            region = asked if isinstance(asked, DescribedRegion) else worst_region(self.describe(asked, force=force))
             vector, sha256 = region.vector, region.sha256
             where = self._comparable(REGION, category or self.category)
         return vector, replace(where, differs={"sha256": sha256})
-
-    def _worst(self, picture: Picture, force: bool) -> DescribedRegion:
-        described = self.describe(picture, force=force)
-        if not described.regions:
-            found = described.prediction
-            got = f"none: its highest value is {found.anomaly_map.max():.3g} of {found.pixel_threshold:.3g}"
-            todo = "Ask about the most anomalous place all the same with force=True (--force)."
-            raise InputError(message("picture", "an anomalous region", got, where=described.path, todo=todo))
-        return described.regions[0]
 
     def _stored_vector(self, kind: str, where: Where, asked: StoredDefect) -> Float32:
         for found in self._backend.scan(where, using=kind):

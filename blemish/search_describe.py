@@ -4,9 +4,11 @@ Chosen in benchmarks/retrieval.py, one for all kinds of part. A region's vector 
 
 - what is wrong there: features of a middle and a deep layer of the embedded network, averaged with the anomaly map's
   fourth power as weight, less their average over the whole picture, whitened with the covariance of good pictures;
-- how much is wrong around it: features of a shallow layer, averaged over all that is nearer to this region than to
-  another one, whitened likewise. It counts only as far as it exceeds what good pictures differ by among themselves
-  (positive-part James-Stein shrinkage): a speck on a textured ground leaves nothing of it.
+- how much is wrong: features of a shallow layer averaged over the whole picture, whitened likewise. It counts only as
+  far as it exceeds what good pictures differ by among themselves (positive-part James-Stein shrinkage): a speck on a
+  textured ground leaves nothing of it.
+
+Where a picture has several regions, each cell of the grid counts for the one that is nearest to it.
 
 The network is the package's own and not the detector's, so that the vectors of any detector have one length.
 """
@@ -22,6 +24,7 @@ import cv2
 import numpy as np
 
 from blemish import backbones
+from blemish.errors import InputError, message
 from blemish.images import read_facts
 from blemish.maps import regions as regions_above
 from blemish.patchcore import Patchcore
@@ -170,6 +173,20 @@ class Describer:
         return {name: maps[0] for name, maps in backbones.run(self._session, network_input[None]).items()}
 
 
+def worst_region(described: Described) -> DescribedRegion:
+    """Return the most anomalous region of a described picture.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if not described.regions:
+        found = described.prediction
+        got = f"none: its highest value is {found.anomaly_map.max():.3g} of {found.pixel_threshold:.3g}"
+        todo = "Take its most anomalous place all the same with force=True (--force)."
+        raise InputError(message("picture", "an anomalous region", got, where=described.path, todo=todo))
+    return described.regions[0]
+
+
 def model_id(model: Detector) -> str:
     """Return 16 hex digits for what a detector was fitted on and how; a second fit of the same gives the same."""
     header = model.header()
@@ -193,7 +210,10 @@ def region_vectors(
         chosen: the regions.
         good: what good pictures look like.
     """
-    owners = {name: _owners(anomaly_map.shape, chosen, layers[name].shape[1:]) for name in LAYERS}
+    owners = {name: _owners(anomaly_map.shape, chosen, layers[name].shape[1:]) for name in MIDDLE_DEEP}
+    whole = good.scaling[SHALLOW].weight @ layers[SHALLOW].mean(axis=(1, 2)) + good.scaling[SHALLOW].bias
+    shrunk = max(0.0, 1 - good.usual_square / max(float(whole @ whole), 1e-12))
+    amount = np.float32(AMOUNT * shrunk) * unit(whole)
     vectors = []
     for i in range(len(chosen)):
         parts = []
@@ -202,12 +222,7 @@ def region_vectors(
             weight = _strength(anomaly_map, features.shape[1:]) * owners[name][i]
             there = np.tensordot(features, weight, 2) / weight.sum() - features.mean(axis=(1, 2))
             parts.append(unit(good.scaling[name].weight @ there) / np.float32(np.sqrt(len(MIDDLE_DEEP))))
-        features, own = layers[SHALLOW], owners[SHALLOW][i]
-        scaling = good.scaling[SHALLOW]
-        around = scaling.weight @ (features * own).mean(axis=(1, 2)) + scaling.bias * own.mean()
-        shrunk = max(0.0, 1 - good.usual_square / max(float(around @ around), 1e-12))
-        parts.append(np.float32(AMOUNT * shrunk) * unit(around))
-        vectors.append(unit(np.concatenate(parts)))
+        vectors.append(unit(np.concatenate([*parts, amount])))
     return vectors
 
 

@@ -73,7 +73,7 @@ class GoodLooks:
             means.append(found[SHALLOW].mean(axis=(1, 2)))
             for name in LAYERS:
                 rows = found[name].reshape(len(found[name]), -1).T
-                moments.setdefault(name, Moments(rows.shape[1])).add(rows)
+                moments.setdefault(name, Moments()).add(rows)
             (progress or no_progress)("reading good pictures", done, n)
         if len(means) < 2:
             got = f"{len(means)} of {len(pictures)} that can be read"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -60,13 +62,7 @@ class ServerBackend:
         self._models = import_module("qdrant_client.models")
         self._exceptions = import_module("qdrant_client.http.exceptions")
         self._url, self._collection, self._retries = url, collection, retries
-        try:
-            # Its own check of versions warns, and its retries know no pause: ours do.
-            self._client: Any = self._package.QdrantClient(
-                url=url, api_key=api_key, timeout=max(1, math.ceil(timeout_s)), check_compatibility=False
-            )
-        except ValueError as error:
-            raise InputError(message("url", "such as http://localhost:6333", repr(url))) from error
+        self._client: Any = self._connected(url, api_key, max(1, math.ceil(timeout_s)))
         try:
             if not self._ask(lambda: self._client.collection_exists(collection)):
                 self._make(dims)
@@ -178,6 +174,18 @@ class ServerBackend:
         """Close the connection."""
         self._client.close()
 
+    def _connected(self, url: str, api_key: str | None, timeout_s: int) -> Any:
+        _warn_of_open_key(url, api_key)
+        try:
+            with warnings.catch_warnings():
+                # The client warns of every key over http, also on this machine, and asks the server for its version.
+                warnings.simplefilter("ignore", UserWarning)
+                return self._package.QdrantClient(
+                    url=url, api_key=api_key, timeout=timeout_s, check_compatibility=False
+                )
+        except ValueError as error:
+            raise InputError(message("url", "such as http://localhost:6333", repr(url))) from error
+
     def _query(self, request: Any) -> Any:
         return self._client.query_points(
             self._collection,
@@ -249,6 +257,13 @@ class ServerBackend:
         )
         where = f"{self._url}, collection {self._collection}"
         raise StoreError(message("server", "an answer", f"{problem}{times}", where=where, todo=todo)) from cause
+
+
+def _warn_of_open_key(url: str, api_key: str | None) -> None:
+    address = urlsplit(url)
+    if api_key and address.scheme == "http" and address.hostname not in {"localhost", "127.0.0.1", "::1"}:
+        text = f"api_key: it goes to {address.hostname} unencrypted; use https."
+        warnings.warn(text, UserWarning, stacklevel=6)
 
 
 def _one_line(error: Exception) -> str:

@@ -41,6 +41,7 @@ class PatchcoreSettings:
     shrinkage: float
     position_sigma: float | None
     score_sigma: float
+    whole_picture: bool
     map_sigma_px: float
     false_alarm_rate: float
     bit_depth: int | None
@@ -50,10 +51,10 @@ class PatchcoreSettings:
 
     def __post_init__(self) -> None:
         """Check every number; names of backbones and layers are checked where they are looked up."""
-        if self.scaling not in SCALINGS:
-            raise InputError(message("scaling", " or ".join(SCALINGS), repr(self.scaling)))
-        if self.arithmetic not in ARITHMETICS:
-            raise InputError(message("arithmetic", " or ".join(ARITHMETICS), repr(self.arithmetic)))
+        choices = {"scaling": SCALINGS, "arithmetic": ARITHMETICS, "whole_picture": (True, False)}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(message(name, " or ".join(map(str, allowed)), repr(getattr(self, name))))
         if self.coreset_sampling_ratio == 0:
             raise InputError(message("coreset_sampling_ratio", "a number above 0", "0"))
         limits: dict[str, tuple[float, float]] = {
@@ -66,6 +67,8 @@ class PatchcoreSettings:
             check_number(name, getattr(self, name), low=low, high=high)
         if self.position_sigma is not None:
             check_number("position_sigma", self.position_sigma, low=0, high=100)
+        if self.whole_picture and self.arithmetic == "anomalib":
+            raise InputError(message("whole_picture", "False with anomalib's arithmetic", "True"))
         check_whole("num_neighbors", self.num_neighbors, 1, 100)
         check_whole("pooling", self.pooling, 1, 15)
         if self.pooling % 2 == 0:

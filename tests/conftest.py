@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from tests.pictures import small_patchcore, write_goods
 from tests.qdrant_server import VARIABLE, QdrantServer, binary
+from tests.stores import remembering
 
 if TYPE_CHECKING:
-    from blemish import Patchcore
+    from blemish import DefectStore, Patchcore
+    from blemish.search_describe import Describer
+    from tests.stores import Opener
 
 
 @pytest.fixture
@@ -61,3 +65,40 @@ def qdrant_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = QdrantServer(program, tmp_path_factory.mktemp("qdrant")).start()
     yield server.url
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def describer(fitted: Patchcore) -> Describer:
+    """Describes with `fitted`, and has learnt; it remembers what it described."""
+    from blemish.search_describe import Describer
+
+    made = Describer(fitted)
+    made.learn()
+    made.describe = remembering(made.describe)  # type: ignore[method-assign]
+    return made
+
+
+@pytest.fixture(params=["folder", "server"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path, describer: Describer) -> Iterator[Opener]:
+    """Opens one store again and again: in a folder, or on a server."""
+    from blemish import DefectStore
+
+    if request.param == "folder":
+        place: dict[str, Any] = {"folder": tmp_path / "store"}
+    else:
+        place = {"url": request.getfixturevalue("qdrant_url"), "collection": f"t{uuid.uuid4().hex}"}
+    stores: list[DefectStore] = []
+
+    def make(**changes: Any) -> DefectStore:
+        stores.append(DefectStore(**{**place, "model": describer, "category": "stripes", **changes}))
+        return stores[-1]
+
+    yield make
+    for one in stores:
+        one.close()
+
+
+@pytest.fixture
+def store(opened: Opener) -> DefectStore:
+    """A new store."""
+    return opened()

@@ -29,6 +29,7 @@ SETTINGS: dict[str, Any] = {
     "shrinkage": 0.1,
     "position_sigma": 1.0,
     "score_sigma": 0.0,
+    "whole_picture": False,
     "map_sigma_px": 4.0,
     "false_alarm_rate": 0.1,
     "bit_depth": None,

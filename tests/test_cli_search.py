@@ -9,8 +9,8 @@ import pytest
 
 from blemish.images import load
 from tests.pictures import good, scratched, write
+from tests.stores import blotched
 from tests.test_cli import run  # noqa: F401
-from tests.test_search import blotched
 
 
 @pytest.fixture

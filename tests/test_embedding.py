@@ -11,6 +11,7 @@ from onnx import helper
 from blemish import backbones
 from blemish.embedding import Affine, Extractor, Moments, Scaling, embedding_graph
 from blemish.errors import InputError, ModelFileError
+from blemish.resize import resize
 from tests.pictures import good
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def correlated(rng: np.random.Generator, n: int = 2000) -> np.ndarray:
 
 
 def moments_of(rows: np.ndarray, *sizes: int) -> Moments:
-    moments = Moments(rows.shape[1])
+    moments = Moments()
     for part in np.split(rows, np.cumsum(sizes)) if sizes else [rows]:
         moments.add(part)
     return moments
@@ -189,3 +190,12 @@ def test_a_large_mean_costs_no_digits(rng: np.random.Generator):
     rows = (rng.normal(size=(3000, 3)) + 30_000).astype(np.float32)
     scaling = moments_of(rows, 1000, 1000).scaling("standard", 0.0)
     np.testing.assert_allclose(np.diag(scaling.weight), 1 / rows.astype(np.float64).std(axis=0), rtol=1e-6)
+
+
+def test_the_summary_is_mean_and_deviation_of_each_layer_seen_from_further_away(backbone: Backbone):
+    extractor = Extractor(embedding_graph(backbone, pooling=3).SerializeToString())
+    picture = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
+    network = backbones.session(backbone.model.SerializeToString())
+    layers = backbones.run(network, resize(picture, (96, 96))[None])
+    expected = [f(layers[name][0], axis=(1, 2)) for name in LAYERS for f in (np.mean, np.std)]
+    np.testing.assert_allclose(extractor.summary(picture), np.concatenate(expected), rtol=1e-3, atol=1e-4)

@@ -165,6 +165,11 @@ def test_panels_have_one_size_and_say_what_they_show() -> None:
     assert (calm[0].picture == calm[2].picture).all()
 
 
+def test_a_picture_that_is_unusual_as_a_whole_says_so() -> None:
+    shown = panels(picture_of(50, 50), prediction_of(blob(50, 50, 9), score=24.0))
+    assert shown[-1].caption == "Called defective: as a whole"
+
+
 def test_the_nearest_good_part_is_left_out_where_the_detector_knows_none() -> None:
     shown = panels(picture_of(50, 50), prediction_of(blob(50, 50)), good_picture=picture_of(50, 50))
     assert [panel.caption for panel in shown] == ["Picture", "Heat map", "Called defective"]

@@ -3,79 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from blemish import DefectStore, InputError, Patchcore, StoreError
-from blemish.search_describe import Described, Describer
+from blemish.search_describe import Describer
 from tests.pictures import good, scratched, small_patchcore, write
-
-Opener = Callable[..., DefectStore]
-
-
-@pytest.fixture(scope="session")
-def describer(fitted: Patchcore) -> Describer:
-    """Describes with `fitted`, and has learnt; it remembers what it described, since many tests ask for the same."""
-    made = Describer(fitted)
-    made.learn()
-    made.describe = lru_describe(made.describe)  # type: ignore[method-assign]
-    return made
-
-
-def lru_describe(describe: Callable[..., Described]) -> Callable[..., Described]:
-    known: dict[Any, Described] = {}
-
-    def remembered(picture: Any, *, force: bool = False) -> Described:
-        if not isinstance(picture, np.ndarray):
-            return describe(picture, force=force)
-        key = picture.tobytes(), force
-        if key not in known:
-            known[key] = describe(picture, force=force)
-        return known[key]
-
-    return remembered
-
-
-@pytest.fixture(params=["folder", "server"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path, describer: Describer) -> Iterator[Opener]:
-    """Opens one store again and again: in a folder, or on a server."""
-    if request.param == "folder":
-        place: dict[str, Any] = {"folder": tmp_path / "store"}
-    else:
-        place = {"url": request.getfixturevalue("qdrant_url"), "collection": f"t{uuid.uuid4().hex}"}
-    stores: list[DefectStore] = []
-
-    def make(**changes: Any) -> DefectStore:
-        stores.append(DefectStore(**{**place, "model": describer, "category": "stripes", **changes}))
-        return stores[-1]
-
-    yield make
-    for one in stores:
-        one.close()
-
-
-@pytest.fixture
-def store(opened: Opener) -> DefectStore:
-    return opened()
-
-
-def blotched(seed: int) -> np.ndarray:
-    """A good picture with one dark blotch."""
-    picture = good(seed)
-    rows, columns = np.ogrid[: picture.shape[0], : picture.shape[1]]
-    picture[(rows - 60) ** 2 + (columns - 40) ** 2 < 90] = (10, 12, 40)
-    return picture
-
-
-def filled(store: DefectStore, n: int = 4) -> None:
-    for seed in range(200, 200 + n):
-        store.add(scratched(seed)[0], label="scratch", labelled_by="Ann")
-        store.add(blotched(seed), label="blotch", labelled_by="Ann")
-
+from tests.stores import Opener, blotched, filled
 
 # Adding
 

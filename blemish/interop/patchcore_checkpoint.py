@@ -159,6 +159,7 @@ def read_patchcore(checkpoint: Mapping[str, Any], *, false_alarm_rate: float, wh
         shrinkage=0.0,
         position_sigma=None,
         score_sigma=0.0,
+        whole_picture=False,
         map_sigma_px=4.0,
         false_alarm_rate=Calibration.from_scores([0.0], false_alarm_rate).false_alarm_rate,
         bit_depth=None,

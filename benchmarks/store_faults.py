@@ -1,0 +1,189 @@
+"""Kill -9 during a load: is every region there that was acknowledged, and none twice?
+
+    BLEMISH_QDRANT=path/to/qdrant python benchmarks/store_faults.py --kills 10 --json out.json
+
+A writer adds pictures of three regions each through `DefectStore` and prints the number of each one after `add` has
+returned. It is killed at a random moment, again and again, and starts from the first picture each time, until all are
+in: in a folder, then on a real server; then the server is killed and started again while one writer goes on. After each
+kill every acknowledged region must be there with its label and vector, and no id or place twice. Exits with 1 if not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from blemish import DefectStore, Patchcore
+from blemish.files import atomic_write
+from blemish.search_describe import Describer, unit
+from blemish.search_records import REGION, Where
+from tests.pictures import scratched, small_patchcore, write_goods
+from tests.qdrant_server import VARIABLE, QdrantServer, binary
+
+REGIONS = 3
+
+
+def place_of(text):
+    return {"url": text, "collection": "faults", "retries": 8} if text.startswith("http") else {"folder": text}
+
+
+def made_up(template, i):
+    """Return picture number i: the template with vectors, boxes and a hash of its own."""
+    rng = np.random.default_rng(i)
+    sha256 = f"{i:064x}"
+    regions = []
+    for n in range(REGIONS):
+        one = template.regions[0]
+        vector = unit(rng.standard_normal(len(one.vector)).astype(np.float32))
+        region = one.region._replace(box=(n, i % 50, 8, 8))
+        regions.append(one._replace(vector=vector, sha256=sha256, region=region))
+    return template._replace(path=Path(f"/pictures/{i}.png"), sha256=sha256, regions=tuple(regions))
+
+
+def write(model, place, total):
+    """Add the pictures in order and say of each that it is in."""
+    with DefectStore(**place_of(place), model=Patchcore.load(model)) as store:
+        template = store.describe(scratched(1)[0], force=True)
+        for i in range(total):
+            store.add_described(made_up(template, i), label=f"type {i % 7}")
+            print(i, flush=True)
+
+
+def start_writer(model, place, total):
+    command = [sys.executable, __file__, "--write", str(model), "--place", place, "--pictures", str(total)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def acknowledged(output):
+    """Return the highest number that was printed whole, plus one."""
+    lines = [line for line in output.split("\n")[:-1] if line]
+    return int(lines[-1]) + 1 if lines else 0
+
+
+def checked(describer, place, template, n_acknowledged):
+    """Return what is wrong with the store: nothing, if all that was acknowledged is there once."""
+    wrong = []
+    with DefectStore(**place_of(place), model=describer) as store:
+        found = list(store._backend.scan(Where(equals={"kind": [REGION]}), using=REGION))
+    ids = Counter(one.id for one in found)
+    places = Counter((one.payload["sha256"], tuple(one.payload["box"])) for one in found)
+    wrong += [f"{key} {n} times" for counted in (ids, places) for key, n in counted.items() if n > 1]
+    known = {(one.payload["sha256"], tuple(one.payload["box"])): one for one in found}
+    for i in range(n_acknowledged):
+        for region in made_up(template, i).regions:
+            one = known.get((region.sha256, region.region.box))
+            if one is None:
+                wrong.append(f"picture {i}: a region is missing")
+            elif one.payload.get("label") != f"type {i % 7}" or not np.allclose(one.vector, region.vector, atol=1e-5):
+                wrong.append(f"picture {i}: another label or vector")
+    return wrong, len(found)
+
+
+def kill_writers(describer, model, place, template, total, kills, rng):
+    """Kill writer after writer; return what happened."""
+    result, most = {"kills": 0, "acknowledged at kills": [], "wrong": []}, 0
+    for n in range(kills + 1):
+        writer = start_writer(model, place, total)
+        first = writer.stdout.readline()  # it is at work; where it is killed is up to chance from here
+        if n < kills:
+            time.sleep(rng.uniform(0, 1.5))
+            writer.kill()
+            result["kills"] += 1
+        rest = writer.stdout.read()
+        code = writer.wait()
+        n_acknowledged = acknowledged(first + rest)
+        most = max(most, n_acknowledged)
+        wrong, n_found = checked(describer, place, template, most)
+        result["wrong"] += wrong
+        result["acknowledged at kills"].append(n_acknowledged * REGIONS)
+        if n == kills:
+            result |= {"regions at the end": n_found, "expected": total * REGIONS, "last writer's exit": code}
+    return result
+
+
+def kill_server(server, describer, model, template, total, kills, rng):
+    """Kill the server under one writer, which goes on when it is back; return what happened."""
+    result = {"kills": 0, "acknowledged at kills": [], "wrong": []}
+    output: list[str] = []
+    writer = start_writer(model, server.url, total)
+    reader = threading.Thread(target=lambda: output.extend(writer.stdout))
+    reader.start()
+    while not output:
+        time.sleep(0.05)
+    for _ in range(kills):
+        time.sleep(rng.uniform(0.3, 2.0))
+        if writer.poll() is not None:
+            break
+        server.kill()
+        result["kills"] += 1
+        time.sleep(0.3)
+        n_acknowledged = acknowledged("".join(output))
+        server.start()
+        wrong, _ = checked(describer, server.url, template, n_acknowledged)
+        result["wrong"] += wrong
+        result["acknowledged at kills"].append(n_acknowledged * REGIONS)
+    code = writer.wait()
+    reader.join()
+    wrong, n_found = checked(describer, server.url, template, acknowledged("".join(output)))
+    result["wrong"] += wrong
+    return result | {"regions at the end": n_found, "expected": total * REGIONS, "last writer's exit": code}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--pictures", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--place", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.write is not None:
+        write(asked.write, asked.place, asked.pictures)
+        return
+    program = binary()
+    if program is None:
+        sys.exit(f"set {VARIABLE} to a Qdrant server's program")
+    rng, rows = random.Random(asked.seed), {}
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        detector = small_patchcore().fit(write_goods(home / "good"))
+        model = detector.save(home / "model")
+        describer = Describer(Patchcore.load(model))
+        describer.learn()
+        template = describer.describe(scratched(1)[0], force=True)
+        common = (template, asked.pictures, asked.kills, rng)
+        rows["writer killed, folder"] = kill_writers(describer, model, str(home / "store"), *common)
+        server = QdrantServer(program, home / "qdrant").start()
+        rows["writer killed, server"] = kill_writers(describer, model, server.url, *common)
+        server.kill()
+        server = QdrantServer(program, home / "qdrant2").start()
+        rows["server killed"] = kill_server(server, describer, model, *common)
+        server.kill()
+    failed = False
+    for name, row in rows.items():
+        whole = row["regions at the end"] == row["expected"] and row["last writer's exit"] == 0
+        failed |= bool(row["wrong"]) or not whole
+        print(
+            f"{name}: {row['kills']} kills after {row['acknowledged at kills']} acknowledged regions; "
+            f"wrong: {row['wrong'][:3] or 'nothing'}; at the end {row['regions at the end']} of {row['expected']}"
+        )
+    if asked.json is not None:
+        atomic_write(asked.json, json.dumps(rows, indent=1).encode(), name="results")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

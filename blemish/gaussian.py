@@ -1,0 +1,80 @@
+"""How far a picture as a whole is from the good ones: the Mahalanobis distance of its summary.
+
+The maximum over patches finds what is wrong in one place. A picture whose light, grain or structure is unusual
+everywhere, each patch a little, shows in the mean and the deviation of its features.
+
+Source: Rippel, Mertens, Merhof 2021, "Modeling the Distribution of Normal Data in Pre-Trained Deep Features for Anomaly
+    Detection", which fits one Gaussian to each layer's mean feature.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from blemish.embedding import Moments
+    from blemish.records import Float32, Float64
+
+# Share of the mean eigenvalue that every direction gets on top of its own. Small: with fewer pictures than features the
+# distance is mostly that from the space that good pictures span, which is what measured best.
+SHRINKAGE = 0.003
+
+
+@dataclass(frozen=True)
+class PictureGaussian:
+    """A Gaussian of good pictures' summaries.
+
+    Attributes:
+        mean: (S,) float32.
+        whitening: (S, S) float32: summaries less the mean, turned and scaled to unit variance.
+    """
+
+    mean: Float32
+    whitening: Float32
+
+    @classmethod
+    def from_moments(cls, moments: Moments) -> PictureGaussian:
+        """Return the Gaussian with the mean and the covariance of the summaries seen."""
+        mean, values, axes, least = _spectrum(moments)
+        whitening = (axes / np.sqrt(values + least)).T
+        # Rows in memory order, as a model folder gives them back: sums then round alike.
+        return cls(mean.astype(np.float32), np.ascontiguousarray(whitening, np.float32))
+
+    def distance(self, summary: Float32) -> float:
+        """Return the Mahalanobis distance of an (S,) float32 summary."""
+        return float(np.linalg.norm(self.whitening @ (summary - self.mean)))
+
+
+def distances_of_good(moments: Moments, summaries: Float32) -> Float64:
+    """Return the distance of each good picture from the Gaussian of the others.
+
+    Args:
+        moments: of all good pictures' summaries, at least two.
+        summaries: (n, S) float32, some of them.
+
+    Returns:
+        (n,) float64.
+
+    Cost: one eigendecomposition for all: leaving one out changes the covariance by one outer product
+        (Sherman-Morrison).
+    """
+    mean, values, axes, least = _spectrum(moments)
+    n = moments.n
+    stretch = n / (n - 1)
+    turned = (summaries - mean) @ axes
+    own = (turned**2 / (stretch * values + least)).sum(axis=1)
+    left = np.maximum(1 - own * n / (n - 1) ** 2, np.finfo(np.float64).eps)
+    return cast("Float64", stretch * np.sqrt(own / left))
+
+
+def _spectrum(moments: Moments) -> tuple[Float64, Float64, Float64, float]:
+    """Return mean (S,), eigenvalues (S,), axes (S, S), and what is added to each eigenvalue."""
+    mean, covariance = moments.mean_and_covariance()
+    values, axes = np.linalg.eigh(covariance)
+    values = np.maximum(values, 0)
+    # Copies of one picture have no covariance; what counts as far is then a millionth of the summaries themselves.
+    least = SHRINKAGE * float(values.mean()) + 1e-6 * float(np.square(mean).mean()) + 1e-12
+    return mean, values, axes, least

@@ -1,0 +1,76 @@
+"""Scores of different kinds brought to one scale: how surprising each is among good pictures, so that they add up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blemish.arrays import check_array
+
+if TYPE_CHECKING:
+    from blemish.records import Float64
+
+# The mean excess over the median is at least this share of the median: copies of one picture do not vary at all.
+LEAST_EXCESS = 0.01
+TINY = 1e-6
+
+
+@dataclass(frozen=True)
+class Tail:
+    """How high good pictures score: their scores up to the median as they are, above it an exponential tail.
+
+    Attributes:
+        lower: (m,) float64, ascending, the scores up to the median.
+        median: of all scores.
+        excess: by how much scores above the median exceed it on average.
+    """
+
+    lower: Float64
+    median: float
+    excess: float
+
+    @classmethod
+    def from_scores(cls, scores: Float64) -> Tail:
+        """Return the tail of good pictures' scores.
+
+        Args:
+            scores: (n,) float64, 0 or more, n at least 1.
+
+        Raises:
+            InputError: if the scores are not finite float64 (n,).
+        """
+        check_array("scores", scores, dtype=np.float64, shape=("n",))
+        ordered = np.sort(scores)
+        median = float(np.median(ordered))
+        above = ordered[ordered > median]
+        excess = float(above.mean()) - median if above.size else 0.0
+        return cls(ordered[ordered <= median], median, max(excess, LEAST_EXCESS * abs(median), TINY))
+
+    def surprise(self, score: float) -> float:
+        """Return -log of the share of good pictures that score as high: log 2 at their median, 0 or more.
+
+        Source: the sum of such terms is Fisher's method of combining tests (Fisher 1932, Statistical Methods for
+        Research Workers, section 21.1); an exponential tail of excesses is the generalised Pareto one of shape 0.
+        """
+        if score >= self.median:
+            return float(np.log(2) + (score - self.median) / self.excess)
+        ranks = np.arange(1, len(self.lower) + 1) / (2 * len(self.lower))
+        below = float(np.interp(score, self.lower, ranks, left=0.0))
+        return -float(np.log1p(-min(below, 0.5)))
+
+
+def surprises_of_good(scores: Float64) -> Float64:
+    """Return the surprise of each good picture's score, judged by the tail of the others.
+
+    Args:
+        scores: (n,) float64, n at least 2.
+
+    Returns:
+        (n,) float64.
+
+    Raises:
+        InputError: if the scores are not finite float64 (n,).
+    """
+    return np.array([Tail.from_scores(np.delete(scores, i)).surprise(float(scores[i])) for i in range(len(scores))])
