@@ -4,9 +4,11 @@
 
 The detector is fitted on each category's good pictures. Every defective test picture asks for its five nearest among
 all other defective test pictures of its category; a hit is one of the same defect folder. The folders' names are used
-for counting hits and for nothing else. The last rows ask `DefectStore` itself, with Qdrant in process: the same with
-labels shuffled, how sure `suggest` is and how often it is right, what it says of a type that is not in the store, and
-how pure `groups` are.
+for counting hits and for nothing else. In magnetic_tile most tiles are there several times, in another light:
+`--several-of-one-part magnetic_tile` prints also what is found without those.
+
+The last rows ask `DefectStore` itself, with Qdrant in process: the same with labels shuffled, how sure `suggest` is and
+how often it is right, what it says of a type that is not in the store, and how pure `groups` are.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from blemish.search_questions import SHARPNESS
 
 LAYERS = ("blocks.2", "blocks.4", "blocks.10", "blocks.14", "head")
 WEIGHTS = ("whole picture", "above threshold", "hottest region", "map", "map^2", "map^4")
+# Looked at: above it pairs of magnetic tiles are the same tile in another light, below it hardly any are.
+SAME_PART = 0.5
 BASELINE = "whole picture: the detector's layers, plain (the tutorial's)"
 OWN = "DefectStore: map^4 of 4+14 less picture, whitened; amount in 2"
 
@@ -158,13 +162,26 @@ def candidates(one):
     yield OWN + "; without the others' other regions", own
 
 
-def precision(vectors, labels, k=5):
-    """Return mean precision@k and the share of nearest ones that hit, each asked of all others."""
+def precision(vectors, labels, k=5, apart=None):
+    """Return mean precision@k and the share of nearest ones that hit, each asked of all others that `apart` allows."""
     rows = normed(np.asarray(vectors, np.float64))
     similarity = rows @ rows.T
     np.fill_diagonal(similarity, -np.inf)
+    if apart is not None:
+        similarity[~apart] = -np.inf
     hits = labels[np.argsort(-similarity, axis=1)[:, :k]] == labels[:, None]
     return float(hits.mean()), float(hits[:, 0].mean())
+
+
+def of_other_parts(pictures):
+    """Return (n, n) bool: False for pictures of one part, taken in another light: their fine structure correlates."""
+    rows = []
+    for picture in pictures:
+        small = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (64, 64), interpolation=cv2.INTER_AREA)
+        fine = small.astype(np.float32) - cv2.GaussianBlur(small.astype(np.float32), (0, 0), 4)
+        rows.append(fine.reshape(-1) - fine.mean())
+    rows = normed(np.stack(rows))
+    return rows @ rows.T < SAME_PART
 
 
 def chance(labels):
@@ -227,6 +244,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--categories", nargs="+", required=True, help="folders below the root")
+    parser.add_argument(
+        "--several-of-one-part",
+        nargs="*",
+        default=[],
+        help="categories in which a part was photographed several times: also without a query's own part",
+    )
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     results = {}
@@ -269,6 +292,13 @@ def show(results):
     for figure in next(iter(results.values()))["store"]:
         if figure not in {"precision@5", "top-1"}:
             print(f"{figure:{width}}" + "".join(f"{one['store'][figure]:16.3f}" for one in results.values()))
+    for name, one in results.items():
+        if "without the same part" in one:
+            said = dict(one["without the same part"])
+            share = said.pop("have it")
+            print(f"{name}: {100 * share:.0f} % of the pictures have another one of the same part; without those:")
+            for row, pair in said.items():
+                print("  {:{}}{:.3f} {:.3f}".format(row, width, *pair))
     for name, one in results.items():
         rates = ", ".join(f"{k} {100 * v:.0f} %" for k, v in one["never seen, of types left out"].items())
         print(f"{name}: called never seen when its type is not in the store: {rates}")

@@ -19,6 +19,7 @@ import uuid
 from pathlib import Path
 
 import numpy as np
+from qdrant_client.models import OptimizersConfigDiff
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -82,16 +83,16 @@ def category_of(i):
     return f"part {i % CATEGORIES}"
 
 
-def load(backend, regions, first, last, say):
-    """Insert the regions from one number to another; return what a batch takes: pauses of the process do not count."""
+def load(backend, regions, n, say):
+    """Insert n regions; return how many a second by the median batch, so that pauses of the process do not count."""
     times = []
-    for at in range(first, last, BATCH):
-        points = regions.points(at, min(BATCH, last - at))
+    for at in range(0, n, BATCH):
+        points = regions.points(at, min(BATCH, n - at))
         start = time.perf_counter()
         backend.insert(points)
         times.append((time.perf_counter() - start) / len(points))
         if len(times) % 25 == 0:
-            say(f"  {at + BATCH} of {last}, {1 / np.median(times):.0f} a second")
+            say(f"  {at + BATCH} of {n}, {1 / np.median(times):.0f} a second")
     return 1 / float(np.median(times))
 
 
@@ -125,7 +126,7 @@ def embedded(n, regions, say):
     folder = Path(tempfile.mkdtemp())
     backend = EdgeBackend(folder / "s", DIMS)
     try:
-        row = {"load_per_s": load(backend, regions, 0, n, say), "before optimise": measure(backend, regions)}
+        row = {"load_per_s": load(backend, regions, n, say), "before optimise": measure(backend, regions)}
         start = time.perf_counter()
         backend.optimise()
         row |= {"optimise_s": time.perf_counter() - start, "after optimise": measure(backend, regions)}
@@ -140,34 +141,44 @@ def embedded(n, regions, say):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def on_server(sizes, say):
-    """Yield a row at each size of one collection that grows."""
+def on_server(n, regions, say, index_s):
+    """Load without building the graph, as Qdrant's guide for bulk loads says, measure, build it, measure again."""
     program = binary()
     if program is None:
         sys.exit(f"set {VARIABLE} to a Qdrant server's program")
-    folder, regions, first = Path(tempfile.mkdtemp()), Regions(), 0
+    folder = Path(tempfile.mkdtemp())
     server = QdrantServer(program, folder).start()
     backend = ServerBackend(server.url, api_key=None, collection="scale", dims=DIMS, timeout_s=300.0)
+    client = backend._client
+
+    def build_graphs(from_kb):
+        client.update_collection("scale", optimizers_config=OptimizersConfigDiff(indexing_threshold=from_kb))
+
     try:
-        for n in sorted(sizes):
-            start = time.perf_counter()
-            row = {"load_per_s": load(backend, regions, first, n, say), "load_wall_s": time.perf_counter() - start}
-            start, first = time.perf_counter(), n
-            while (info := backend._client.get_collection("scale")).status.value != "green":
-                say(f"  indexed {info.indexed_vectors_count} of {n}")
-                time.sleep(10)
-            row["indexed_after_s"] = time.perf_counter() - start
-            row |= measure(backend, regions)
-            status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="ascii")
-            kept = dict(line.split(":", 1) for line in status.splitlines())
-            row["server_anonymous_mb"] = int(kept["RssAnon"].split()[0]) / 1024
-            row["server_resident_mb"] = int(kept["VmRSS"].split()[0]) / 1024
-            row["disk_mb"] = sum(f.stat().st_blocks * 512 for f in folder.rglob("*") if f.is_file()) / 2**20
-            row["count"] = backend.count(Where(equals={"kind": [REGION]}))
-            yield n, row
+        build_graphs(0)  # 0 means never
+        start = time.perf_counter()
+        row = {"load_per_s": load(backend, regions, n, say), "load_wall_s": time.perf_counter() - start}
+        row |= {"before the graph": measure(backend, regions), "count": backend.count(Where(equals={"kind": [REGION]}))}
+        print(f"server {n:,}, so far: {json.dumps(row)}", flush=True)
+        start = time.perf_counter()
+        build_graphs(10_000)
+        time.sleep(5)
+        while (
+            info := client.get_collection("scale")
+        ).status.value != "green" and time.perf_counter() - start < index_s:
+            say(f"  indexed {info.indexed_vectors_count} of {n}")
+            time.sleep(10)
+        row |= {"graph_s": time.perf_counter() - start, "in the graph": info.indexed_vectors_count}
+        row["after"] = measure(backend, regions)
+        status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="ascii")
+        kept = dict(line.split(":", 1) for line in status.splitlines())
+        row["server_anonymous_mb"] = int(kept["RssAnon"].split()[0]) / 1024
+        row["server_resident_mb"] = int(kept["VmRSS"].split()[0]) / 1024
+        row["disk_mb"] = sum(f.stat().st_blocks * 512 for f in folder.rglob("*") if f.is_file()) / 2**20
+        return row
     finally:
         backend.close()
-        server.stop()
+        server.kill()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -175,6 +186,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--embedded", type=int, nargs="*", default=[])
     parser.add_argument("--server", type=int, nargs="*", default=[])
+    parser.add_argument("--index-s", type=float, default=7200.0, help="how long to wait for a server's graph")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     rows = {}
@@ -190,9 +202,8 @@ def main():
 
     for n in asked.embedded:
         keep(f"embedded {n:,}", embedded(n, Regions(), say))
-    if asked.server:
-        for n, row in on_server(asked.server, say):
-            keep(f"server {n:,}", row)
+    for n in asked.server:
+        keep(f"server {n:,}", on_server(n, Regions(), say, asked.index_s))
 
 
 if __name__ == "__main__":

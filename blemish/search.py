@@ -286,7 +286,8 @@ class DefectStore:
 
         Args:
             category: of this kind of part; None for the store's own.
-            least_similarity: how similar two groups are on average to be one; None for what is usual in this store.
+            least_similarity: how similar two groups are on average to be one; None for what 19 of 20 stored pictures
+                have with their nearest.
 
         Raises:
             InputError: if `least_similarity` is no number.

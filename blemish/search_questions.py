@@ -22,8 +22,6 @@ CALIBRATION = 400
 SHARPNESS, VOTERS = 20.0, 10
 # Regions that one answer is picked from at most.
 MOST_ASKED = 10_000
-# Groups hold together where this share of the stored defects has its own nearest.
-USUAL = 0.25
 
 
 def nearest(backend: Backend, using: str, vector: Float32, k: int, where: Where) -> tuple[Match, ...]:
@@ -92,8 +90,8 @@ def grouped(backend: Backend, where: Where, least_similarity: float | None, know
     Args:
         backend: the store.
         where: which regions count.
-        least_similarity: mean cosine between two groups from which on they are one; None for what is usual between
-            neighbours in this store.
+        least_similarity: mean cosine between two groups from which on they are one; None for the similarity that 19 of
+            20 stored pictures have with their nearest: what is less similar counts as never seen.
         known: what `known_distances` returns.
     """
     found = list(backend.scan(where, using=REGION))
@@ -101,7 +99,7 @@ def grouped(backend: Backend, where: Where, least_similarity: float | None, know
         return []
     vectors = np.stack([one.vector for one in found if one.vector is not None])
     if least_similarity is None:
-        least_similarity = float(1 - np.quantile(known, 1 - USUAL)) if len(known) else 1.0
+        least_similarity = float(1 - np.quantile(known, 1 - NEVER_SEEN)) if len(known) else 1.0
     numbers = groups_of(vectors, least_similarity)
     order = np.argsort(numbers, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)

@@ -52,7 +52,7 @@ def sheet(
         bit_depth: how many bits 16-bit pictures really use; None for all.
     """
     tiles = [_both(picture, box, contour, MARKED)]
-    captions = [("Query", "")]
+    captions = [("Query", " ")]
     for one in matches:
         defect = one.defect
         loaded = _picture_of(defect, bit_depth)
@@ -62,10 +62,8 @@ def sheet(
             tiles.append(_both(loaded, defect.box, defect.contour, FOUND))
         captions.append((f"{defect.label or 'no label yet'}", f"{one.similarity:.3f}  {Path(defect.path).name}"))
     whole, near = zip(*tiles, strict=True)
-    below = ["\n".join(caption).strip() for caption in captions]
-    return contact_sheet(
-        [*whole, *near], [*[" "] * len(whole), *below], columns=len(tiles), title=title, size_px=SIZE_PX
-    )
+    above, below = zip(*captions, strict=True)
+    return contact_sheet([*whole, *near], [*above, *below], columns=len(tiles), title=title, size_px=SIZE_PX)
 
 
 def _both(
