@@ -120,7 +120,7 @@ def kill_server(server, describer, model, template, total, kills, rng):
     writer = start_writer(model, server.url, total)
     reader = threading.Thread(target=lambda: output.extend(writer.stdout))
     reader.start()
-    while not output:
+    while not output and writer.poll() is None:
         time.sleep(0.05)
     for _ in range(kills):
         time.sleep(rng.uniform(0.3, 2.0))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from blemish.images import load
-from tests.pictures import good, scratched, write
+from tests.pictures import good, scratched, small_patchcore, write
 from tests.stores import blotched
 from tests.test_cli import run  # noqa: F401
 
@@ -70,3 +70,32 @@ def test_a_store_that_is_not_there_is_said(run, saved: Path, tmp_path: Path):  #
     code, _, err = run("groups", "--store", tmp_path / "none")
     assert (code, "store: expected one that was made, got nothing there" in err) == (2, True)
     assert not (tmp_path / "none").exists()
+
+
+def test_suggest_and_reindex(run, saved: Path, pictures: Path, tmp_path: Path, good_paths: list[Path]):  # noqa: F811
+    store, part = tmp_path / "s", write(tmp_path / "new.png", scratched(300)[0])
+    run("index", saved, pictures, "--store", store, "--labels", "from-folders")
+    code, out, err = run("suggest", saved, part, tmp_path / "none.png", "--store", store, "--json")
+    assert (code, "none.png" in err) == (2, True)
+    assert [(one["path"], one["label"]) for one in json.loads(out)] == [(str(part), "scratch")]
+    other = small_patchcore(seed=1).fit(good_paths).save(tmp_path / "other")
+    code, _, err = run("similar", other, part, "--store", store, "--category", "part")
+    assert (code, "blemish reindex" in err) == (2, True)
+    code, out, _ = run("reindex", other, "--store", store, "--json")
+    assert (code, json.loads(out)["pictures"]) == (0, 8)
+    code, out, _ = run("suggest", other, part, "--store", store)
+    assert (code, "Probably scratch" in out) == (0, True)
+
+
+def test_other_good_pictures_are_needed_once(run, saved: Path, pictures: Path, tmp_path: Path, good_paths):  # noqa: F811
+    folder = good_paths[0].parent
+    moved = folder.rename(folder.with_name("moved"))
+    try:
+        code, _, err = run("index", saved, pictures, "--store", tmp_path / "s")
+        assert (code, "give their folder once (--good)" in err) == (2, True)
+        code, _, _ = run("index", saved, pictures, "--store", tmp_path / "s", "--good", moved)
+        assert code == 0
+        code, out, _ = run("index", saved, pictures, "--store", tmp_path / "s")
+        assert (code, "0 new regions" in out) == (0, True)
+    finally:
+        moved.rename(folder)
