@@ -43,10 +43,10 @@ def distill(
     size: Annotated[str, typer.Option(help="The network: small (PDN-S) or medium (PDN-M).")] = "small",
     steps: Annotated[int | None, typer.Option(help="Updates of the weights; 2000 if there is no --budget.")] = None,
     budget: Annotated[
-        str | None, typer.Option(help="Time for learning instead, such as 30m; steps are planned.")
+        str | None, typer.Option(help="Time for the steps instead, such as 30m; their number is planned.")
     ] = None,
     batch: Annotated[int, typer.Option(help="Crops per step.")] = 4,
-    rate: Annotated[float, typer.Option(help="Share of their length that kernels move by in a step, at most.")] = 0.05,
+    rate: Annotated[float, typer.Option(help="Share of their length that kernels move by in a step, at most.")] = 0.003,
     first_crops: Annotated[int, typer.Option(help="Crops that the first guess is made from.")] = 1000,
     backbone: option.Backbone = "efficientnet_lite2",
     layers: Annotated[str, typer.Option(help="Its layers to learn, with commas.")] = "blocks.6,blocks.14",
@@ -84,11 +84,12 @@ def distill(
         threads=threads,
         progress=Lines(),
     )
-    loss, learning = card["loss"], card["learning"]
-    lines = [f"{card['pictures']['left_out']} pictures could not be read."] if card["pictures"]["left_out"] else []
+    loss, left_out = card["loss"], card["pictures"]["left_out"]
+    lines = [f"{left_out} pictures could not be read."] if left_out else []
+    reached, nothing = loss["held_out_after_solving_last_layer"], loss["held_out_if_nothing_is_learnt"]
     lines.append(
-        f"{card['network']} after {learning['steps']} steps, {learning['seconds'] / 60:.0f} min: held-out loss"
-        f" {loss['held_out_after_solving_last_layer']:.3f} (1 is nothing learnt). Saved in {out}."
+        f"{card['network']} after {card['learning']['steps']} steps: held-out loss {reached:.3f},"
+        f" {nothing:.3f} if nothing were learnt. Saved in {out}."
     )
     say(as_json, card, *lines)
 

@@ -57,7 +57,7 @@ class DistillSettings:
     Attributes:
         size: "small" or "medium".
         steps: updates of the weights; 0 keeps the first guess; None plans them from `budget_s`.
-        budget_s: seconds for learning, without the preparation of crops.
+        budget_s: seconds for the steps, without crops and first guess.
         batch: crops per step.
         rate: the share of their length that kernels move by in a step, at its highest.
         seed: of the first weights and the order of the crops.
@@ -68,8 +68,8 @@ class DistillSettings:
     size: Size = "small"
     steps: int | None = 2000
     budget_s: float | None = None
-    batch: int = 8
-    rate: float = 0.06
+    batch: int = 4
+    rate: float = 0.003
     seed: int = 0
     first_crops: int = 1000
     last_crops: int = 1000
@@ -96,15 +96,15 @@ class Progress:
     Attributes:
         step: updates done.
         steps: updates planned; 0 until a budget has been planned.
-        losses: [step, moving training loss, held-out loss] per point of the curve.
-        moving: the moving average of the training loss.
+        losses: [step, moving training loss or None, held-out loss] per point of the curve.
+        moving: the moving average of the training loss; None before the first step.
         spent_s: seconds of learning, over all parts of the run.
     """
 
     step: int = 0
     steps: int = 0
-    losses: list[list[float]] = field(default_factory=list)
-    moving: float = math.nan
+    losses: list[list[float | None]] = field(default_factory=list)
+    moving: float | None = None
     spent_s: float = 0.0
 
 
@@ -160,7 +160,12 @@ def distill(
     run.learn(say)
     before, after = run.finish()
     state = projected(folded(run.network, settings.size), settings.size, run.to_384(targets.seed))
-    card = _card(settings, targets, run, {"held_out": before, "held_out_after_solving_last_layer": after}, licence)
+    losses = {
+        "held_out": before,
+        "held_out_after_solving_last_layer": after,
+        "held_out_if_nothing_is_learnt": run.nothing_learnt(),
+    }
+    card = _card(settings, targets, run, losses, licence)
     save_teacher(target, state, card)
     return card
 
@@ -222,6 +227,7 @@ class Run:
                 self.network, self.settings.size, lambda: (self._batch(part) for part in rows), self.settings.seed
             )
             self._solve(self.settings.first_crops)
+            self.save()
             say("first guess", 1, 1, "")
         at = self.progress
         saved = started = time.monotonic()
@@ -245,6 +251,11 @@ class Run:
             loss = loss_of(self.network, self.judged)
             return loss, loss
         return self._solve(self.settings.last_crops)
+
+    def nothing_learnt(self) -> float:
+        """Return the held-out loss of a network that always gives the mean of natural pictures."""
+        total = sum(float(wanted.square().sum()) for _, wanted in self.judged)
+        return total / sum(wanted.numel() for _, wanted in self.judged)
 
     def _solve(self, n_crops: int) -> tuple[float, float]:
         """Measure the batch norms' statistics, then solve the last layer; return the losses before and after."""
@@ -276,9 +287,10 @@ class Run:
         columns = [[row[i] for row in self.progress.losses] for i in range(3)]
         document = dict(zip(("step", "training", "held_out"), columns, strict=True))
         atomic_write(self.path.with_name("loss.json"), json.dumps(document).encode(), name="loss curve")
-        curves = {"training": document["training"], "held out": document["held_out"]}
+        points = [[math.nan if value is None else value for value in column] for column in columns]
+        curves = {"training": points[1], "held out": points[2]}
         title = f"Loss of the {self.settings.size} teacher: 1 is nothing learnt"
-        save_picture(self.path.with_name("loss.png"), loss_figure(document["step"], curves, title=title))
+        save_picture(self.path.with_name("loss.png"), loss_figure(points[0], curves, title=title))
 
     def _step(self) -> None:
         at = self.progress
@@ -291,7 +303,7 @@ class Run:
         loss.backward()
         self.descent.step(self.settings.rate * self._share(at.step))
         at.step += 1
-        at.moving = value if math.isnan(at.moving) else MOVING * at.moving + (1 - MOVING) * value
+        at.moving = value if at.moving is None else MOVING * at.moving + (1 - MOVING) * value
 
     def _share(self, step: int) -> float:
         """Return the rate's share of its highest: up, level, and down to 0 at the last step."""
@@ -376,8 +388,9 @@ def _card(
             "crops": len(run.targets.valid),
             "crop_px": targets.crop_px,
             "image_px": targets.image_px,
-            "seconds": round(run.progress.spent_s),
+            "seconds_of_steps": round(run.progress.spent_s),
         },
         "loss": {"training": run.progress.moving, **losses},
-        "loss_is": "mean squared error of channels of variance 1: 1 is nothing learnt, 0 all",
+        "loss_is": "mean squared error of channels of variance 1 over natural pictures; the held-out crops also chose"
+        " by how much the last layer's solution was shrunk",
     }

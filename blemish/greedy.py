@@ -6,6 +6,7 @@ tell most about the targets at the same place (canonical correlations), each wit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -64,18 +65,13 @@ def _statistics(
 
     n, kept = 0, []
     gram = cross = total = total_wanted = torch.zeros(())
-    outermost = receptive_field(layers())
     with torch.no_grad():
         for images, wanted in batches():
             columns = torch.nn.functional.unfold(body(images), conv.kernel_size)
             side = images.shape[2]
             across = (side - field.size) // field.stride + 1
             columns = columns.view(len(images), columns.shape[1], across, -1)
-            # The place of this layer whose field has its middle nearest to that of each output of the network.
-            at = [
-                round((outermost.centre + outermost.stride * p - field.centre) / field.stride - 0.01)
-                for p in range(wanted.shape[2])
-            ]
+            at = places_of(field, wanted.shape[2])
             places = torch.tensor(at, device=columns.device)
             rows, targets = rows_apart(columns[:, :, places][:, :, :, places]), rows_apart(wanted)
             gram = gram + (rows.T @ rows).double()
@@ -84,6 +80,16 @@ def _statistics(
             kept.append(rows[torch.randint(len(rows), (16,), generator=generator)])
     mean = total / n
     return gram / n - torch.outer(mean, mean), cross / n - torch.outer(mean, total_wanted / n), mean, torch.cat(kept)
+
+
+def places_of(field: Field, n_outputs: int) -> list[int]:
+    """Return, for each output of the network, the place of a layer whose field's middle is nearest to that output's.
+
+    >>> places_of(Field(11, 2, 0), 3)
+    [5, 7, 9]
+    """
+    whole = receptive_field(layers())
+    return [math.ceil((whole.centre + whole.stride * p - field.centre) / field.stride - 0.5) for p in range(n_outputs)]
 
 
 def _damped(covariance: torch.Tensor, share: float) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from blemish import descent as module
 from blemish.descent import Descent, orthogonal
 
 torch = pytest.importorskip("torch", reason="needs blemish[train]")
@@ -32,7 +33,8 @@ def steps(network, descent, images, wanted, n, rate=0.05):
     return losses
 
 
-def test_the_loss_falls_and_kernels_keep_their_length():
+def test_the_loss_falls_and_kernels_keep_their_length(monkeypatch):
+    monkeypatch.setattr(module, "ADAM_RATE", 0.03)
     network, images, wanted = small_problem()
     descent = Descent(dict(network.named_parameters()), frozenset({"0.weight"}))
     losses = steps(network, descent, images, wanted, 200)

@@ -66,7 +66,7 @@ def test_a_teacher_is_made_with_card_and_curve(photographs, tmp_path):
     assert (found.card["source"]["network"], found.card["learning"]["steps"]) == ("efficientnet_lite0", 4)
     assert found.card["loss"]["held_out_after_solving_last_layer"] <= found.card["loss"]["held_out"]
     curve = json.loads((tmp_path / "t.work" / "loss.json").read_text())
-    assert curve["step"] == [4]
+    assert (curve["step"], curve["training"][0]) == ([0, 4], None)
     assert load(tmp_path / "t.work" / "loss.png").shape == (400, 720, 3)
     assert {row[0] for row in seen} == {"preparing crops", "first guess", "distilling"}
     assert [row[1] for row in seen if row[0] == "distilling"] == [1, 2, 3, 4]
