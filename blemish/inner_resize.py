@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def resizing_inside(
     model: onnx.ModelProto, resize_hw: tuple[int, int], crop_hw: tuple[int, int] | None
 ) -> onnx.ModelProto:
-    """Return the graph with its picture resized to `resize_hw`, antialiased, right after it is made float32.
+    """Return the graph with its picture resized to `resize_hw`, antialiased, in float32, before anything else.
 
     The filter is a triangle as wide as two output pixels, or as two input pixels where the picture grows: torch's
     `interpolate(mode="bilinear", antialias=True)`. Each axis is one product with a matrix that the graph makes from the
@@ -29,7 +29,7 @@ def resizing_inside(
     levels on noise.
 
     Args:
-        model: a graph whose `image`, uint8 (B, H, W, 3), is first transposed to planes and cast to float32.
+        model: a graph that first makes its `image`, uint8 (B, H, W, 3), float32.
         resize_hw: (height, width) in pixels.
         crop_hw: (height, width) of the centre that is kept of that, or None for all.
 
@@ -47,26 +47,22 @@ def resizing_inside(
 
 
 class _Inserted:
-    """Nodes to be put between the float32 pixels of a graph and what reads them.
+    """Nodes to be put between a graph's picture and what reads it.
 
     Attributes:
-        pixels: name of the float32 (B, 3, H, W) pixels.
+        pixels: name of the picture's float32 (B, 3, H, W) pixels.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        nodes = model.graph.node
-        planes = [node.output[0] for node in nodes if node.op_type == "Transpose" and node.input[0] == "image"]
-        casts = [i for i, node in enumerate(nodes) if node.op_type == "Cast" and node.input[0] in planes]
-        if len(casts) != 1 or sum("image" in node.input for node in nodes) != 1:
+        if not _reads_float(model.graph):
             todo = "Use a named backbone."
             raise InputError(message("backbone", "one that can resize pictures itself", "another ONNX file", todo=todo))
         self._model = onnx.ModelProto()
         self._model.CopyFrom(model)
-        self._start = casts[0]
-        self._out = nodes[self._start].output[0]
         self._nodes: list[onnx.NodeProto] = []
         self._n = 0
-        self.pixels = "inner:pixels"
+        planes = self.node("Transpose", ["image"], perm=[0, 3, 1, 2])
+        self.pixels = self.node("Cast", [planes], to=TensorProto.FLOAT)
 
     def node(self, operator: str, inputs: list[str], **attributes: object) -> str:
         name = self._name()
@@ -94,13 +90,14 @@ class _Inserted:
         weights = self.node("Relu", [self.node("Sub", [self.number(1.0), away])])
         return self.node("Div", [weights, self.node("ReduceSum", [weights, self.whole([1])], keepdims=1)])
 
-    def result(self, name: str) -> onnx.ModelProto:
-        """Return the graph in which `name` is read in the place of the pixels."""
-        self._nodes.append(helper.make_node("Identity", [name], [self._out]))
+    def result(self, pixels: str) -> onnx.ModelProto:
+        """Return the graph that reads these (B, 3, h, w) pixels in the place of its picture."""
+        inner = self.node("Transpose", [pixels], perm=[0, 2, 3, 1])
         nodes = list(self._model.graph.node)
-        nodes[self._start].output[0] = self.pixels
+        for node in nodes:
+            node.input[:] = [inner if name == "image" else name for name in node.input]
         del self._model.graph.node[:]
-        self._model.graph.node.extend([*nodes[: self._start + 1], *self._nodes, *nodes[self._start + 1 :]])
+        self._model.graph.node.extend([*self._nodes, *nodes])
         return self._model
 
     def _constant(self, array: NDArray[Any]) -> str:
@@ -111,3 +108,16 @@ class _Inserted:
     def _name(self) -> str:
         self._n += 1
         return f"inner:{self._n}"
+
+
+def _reads_float(graph: onnx.GraphProto) -> bool:
+    """Return whether all that is done with `image` is to make it float32, turned to planes before or not."""
+    sources = {"image"}
+    for node in graph.node:
+        if not sources & set(node.input):
+            continue
+        if node.op_type == "Transpose":
+            sources.add(node.output[0])
+        elif node.op_type != "Cast" or node.attribute[0].i != TensorProto.FLOAT:
+            return False
+    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from blemish import backbones
 from blemish.errors import InputError
@@ -55,6 +56,17 @@ def test_the_centre_is_cut_out():
 
 
 def test_a_graph_that_starts_otherwise_is_refused():
-    model = network()  # casts before it transposes
+    model = network()
+    model.graph.node[0].attribute[0].i = TensorProto.FLOAT16
     with pytest.raises(InputError, match=r"backbone: expected one that can resize pictures itself, got another ONNX"):
         resizing_inside(model, (32, 32), None)
+
+
+def test_a_graph_may_read_its_picture_in_both_orders():
+    graph = Graph()
+    planes = graph.add("Cast", [graph.add("Transpose", ["image"], perm=[0, 3, 1, 2])], to=TensorProto.FLOAT)
+    rows = graph.add("Transpose", [graph.add("Cast", ["image"], to=TensorProto.FLOAT)], perm=[0, 3, 1, 2])
+    model = graph.model({"pixels": graph.add("Add", [planes, rows])})
+    image = picture(8, 50, 60)[:1]
+    expected = 2 * run(resizing_inside(pixels(), (32, 32), None), image)
+    np.testing.assert_allclose(run(resizing_inside(model, (32, 32), None), image), expected, rtol=1e-6)
