@@ -13,7 +13,7 @@ from blemish.coreset import StreamingCoreset, coreset_bytes
 from blemish.embedding import Affine, Extractor, Moments, embedding_graph
 from blemish.errors import InputError, message
 from blemish.neighbors import MemoryIndex
-from blemish.normality import PositionLevels
+from blemish.normality import level_of_good
 from blemish.records import Float32
 from blemish.scoring import Scorer
 from blemish.settings import check_whole
@@ -249,12 +249,10 @@ def calibrated(
         weights.append(found.weight)
     stacked = np.stack(distances)
     if settings.position_sigma is None:
-        levels = None
-        parts = stacked
+        level, parts = None, stacked
     else:
-        levels = PositionLevels.from_maps(stacked, settings.position_sigma)
-        parts = np.stack([levels.level(without=one).deviations(one) for one in stacked])
-    scorer = Scorer(index, settings.num_neighbors, None if levels is None else levels.level(), settings.score_sigma)
+        level, parts = level_of_good(stacked, settings.position_sigma)
+    scorer = Scorer(index, settings.num_neighbors, level, settings.score_sigma)
     scores = [scorer.image_score(part, weight) for part, weight in zip(parts, weights, strict=True)]
     peaks = [float(geometry.network_map(part, settings.map_sigma_px).max()) for part in parts]
     return scorer, scores, peaks

@@ -214,10 +214,10 @@ def _wrong_level(level: Any, grid_hw: tuple[int, int], settings: PatchcoreSettin
     """Return (expected, got) if this is not the level that the settings ask for."""
     if settings.position_sigma is None:
         return None if level is None else ("nothing as position_sigma is not set", describe(level))
-    if level is None or level.shape != (2, *grid_hw) or level.dtype != np.float32:
-        return f"float32 {(2, *grid_hw)} as position_sigma is set", "nothing" if level is None else describe(level)
-    usual, spread = level
-    if not (usual.min() >= 0 and spread.min() >= LEAST_SPREAD and level.max() <= 1 / LEAST_SPREAD):
+    if level is None or level.shape != (3, *grid_hw) or level.dtype != np.float32:
+        return f"float32 {(3, *grid_hw)} as position_sigma is set", "nothing" if level is None else describe(level)
+    usual, spread, calm = level
+    if not (min(usual.min(), calm.min()) >= 0 and spread.min() >= LEAST_SPREAD and level.max() <= 1 / LEAST_SPREAD):
         expected = f"distances of 0 or more, and deviations of at least {LEAST_SPREAD}"
         return expected, f"{usual.min()} to {usual.max()}, and {spread.min()} to {spread.max()}"
     return None

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from blemish.normality import COMMON_VARIANCE, PRIOR_PICTURES, Level, PositionLevels, blurred
+from blemish.normality import COMMON_VARIANCE, PRIOR_PICTURES, Level, PositionLevels, blurred, evened, level_of_good
 
 
 @pytest.fixture
@@ -118,3 +118,42 @@ def test_blurred_is_a_gaussian_that_reflects(rng: np.random.Generator):
     values = rng.uniform(0, 1, (20, 24)).astype(np.float32)
     np.testing.assert_allclose(blurred(values, 1.0), gaussian_filter(values, 1.0, mode="reflect"), atol=2e-3)
     assert blurred(values, 0) is values
+
+
+def test_a_restless_picture_is_brought_down_and_a_calm_one_left_alone(maps: np.ndarray):
+    quarter = np.full((5, 7), np.quantile(maps[0], 0.25), np.float32)
+    np.testing.assert_allclose(evened(maps[0], quarter / np.float32(1.1)), maps[0] / 1.1, rtol=1e-4)
+    np.testing.assert_allclose(evened(maps[0], quarter * np.float32(1.1)), maps[0])
+    own = maps[0]
+    assert evened(own, np.zeros_like(quarter)) is own
+
+
+def test_evening_has_a_limit(maps: np.ndarray):
+    np.testing.assert_allclose(evened(maps[0] * 100, np.ones((5, 7), np.float32)), maps[0] * 80, rtol=1e-5)
+
+
+def test_a_defect_moves_no_other_place(maps: np.ndarray):
+    calm = np.full((5, 7), float(np.quantile(maps[0], 0.25)), np.float32)
+    with_defect = maps[0].copy()
+    with_defect[np.unravel_index(np.argsort(maps[0], axis=None)[-12:], (5, 7))] = 50
+    np.testing.assert_allclose(evened(with_defect, calm)[maps[0] < 1], evened(maps[0], calm)[maps[0] < 1], rtol=1e-6)
+
+
+def test_good_pictures_are_judged_by_the_level_of_the_others(maps: np.ndarray):
+    level, parts = level_of_good(maps, 1.0)
+    raw = PositionLevels.from_maps(maps, 1.0)
+    typical = np.median([np.quantile(one / raw.level().usual, 0.25) for one in maps])
+    even = np.stack([evened(one, (raw.level(without=one).usual * typical).astype(np.float32)) for one in maps])
+    levels = PositionLevels.from_maps(even, 1.0)
+    for one, part in zip(even, parts, strict=True):
+        np.testing.assert_allclose(part, levels.level(without=one).deviations(one), rtol=1e-4, atol=1e-5)
+    same(level, levels.level())
+    np.testing.assert_allclose(level.calm, raw.level().usual * typical, rtol=1e-5)
+
+
+def test_a_picture_of_coarser_grain_alone_is_less_of_a_defect(rng: np.random.Generator):
+    maps = rng.uniform(0.9, 1.1, (30, 5, 7)).astype(np.float32)
+    coarse = maps[0] * np.float32(1.15)
+    level, _ = level_of_good(maps, 0.0)
+    plain = PositionLevels.from_maps(maps, 0.0).level()
+    assert level.deviations(coarse).max() < 0.7 * plain.deviations(coarse).max()

@@ -129,28 +129,30 @@ def test_sources_of_another_shape(folder: Path, change: Callable[[np.ndarray], n
     refused(folder, r"source: expected \(172, 3\), got")
 
 
-def level(usual: float = 1, spread: float = 1) -> np.ndarray:
-    return np.stack([np.full((12, 12), usual), np.full((12, 12), spread)]).astype(np.float32)
+def level(usual: float = 1, spread: float = 1, calm: float = 1) -> np.ndarray:
+    return np.stack([np.full((12, 12), one) for one in (usual, spread, calm)]).astype(np.float32)
 
 
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
         (
-            np.ones((2, 11, 12), np.float32),
-            r"level: expected float32 \(2, 12, 12\) as position_sigma is set, got float32 \(2, 11, 12\)",
+            np.ones((3, 11, 12), np.float32),
+            r"level: expected float32 \(3, 12, 12\) as position_sigma is set, got float32 \(3, 11, 12\)",
         ),
-        (np.ones((12, 12), np.float32), r"level: expected float32 \(2, 12, 12\) as .*, got float32 \(12, 12\)"),
-        (np.ones((2, 12, 12)), r"level: expected float32 \(2, 12, 12\) as .*, got float64 \(2, 12, 12\)"),
+        (np.ones((12, 12), np.float32), r"level: expected float32 \(3, 12, 12\) as .*, got float32 \(12, 12\)"),
+        (np.ones((3, 12, 12)), r"level: expected float32 \(3, 12, 12\) as .*, got float64 \(3, 12, 12\)"),
         (level(spread=0), r"level: expected distances of 0 or more, .*, got 1\.0 to 1\.0, and 0\.0 to 0\.0"),
         (level(spread=np.nan), r"level: expected distances of 0 or more, and deviations .*nan"),
         (level(usual=np.nan), r"level: expected distances of 0 or more, and deviations .*nan"),
         (level(usual=-1), r"level: expected distances of 0 or more, .* got -1\.0 to -1\.0"),
+        (level(calm=-1), r"level: expected distances of 0 or more"),
+        (level(calm=np.nan), r"level: expected distances of 0 or more"),
         (level(spread=-1), r"level: expected distances of 0 or more, .* -1\.0 to -1\.0"),
         (level(spread=1e-40), r"level: expected distances of 0 or more"),
         (level(usual=np.inf), r"level: expected distances of 0 or more"),
         (level(spread=np.inf), r"level: expected distances of 0 or more"),
-        (None, r"level: expected float32 \(2, 12, 12\) as position_sigma is set, got nothing"),
+        (None, r"level: expected float32 \(3, 12, 12\) as position_sigma is set, got nothing"),
     ],
 )
 def test_levels_that_cannot_be(folder: Path, wrong: np.ndarray | None, text: str):
@@ -160,7 +162,7 @@ def test_levels_that_cannot_be(folder: Path, wrong: np.ndarray | None, text: str
 
 def test_a_level_that_no_setting_asks_for(folder: Path):
     rewrite(folder, lambda header: header["settings"].update(position_sigma=None))
-    refused(folder, r"level: expected nothing as position_sigma is not set, got float32 \(2, 12, 12\)")
+    refused(folder, r"level: expected nothing as position_sigma is not set, got float32 \(3, 12, 12\)")
 
 
 def with_float16(saved: Path) -> onnx.ModelProto:

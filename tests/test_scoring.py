@@ -56,7 +56,7 @@ def test_weight_is_the_papers(features: np.ndarray, bank: np.ndarray, n_neighbor
 
 def test_weight_is_that_of_the_worst_patch_at_its_position(features: np.ndarray, bank: np.ndarray):
     nearest = all_distances(features, bank).min(axis=2)
-    level = Level(np.zeros(nearest.shape, np.float32), np.ones(nearest.shape, np.float32))
+    level = Level(*(np.full(nearest.shape, value, np.float32) for value in (0, 1, 0)))
     level.spread[np.unravel_index(nearest.argmax(), nearest.shape)] = 10
     found = Scorer(MemoryIndex(bank), 4, level, 0.0).distances(features)
     assert found.weight == pytest.approx(paper_weight(features, bank, 4, level), rel=1e-5)
@@ -81,7 +81,7 @@ def test_far_patches_do_not_overflow(bank: np.ndarray):
 
 
 def test_patch_map_is_deviations_beyond_the_usual(features: np.ndarray, bank: np.ndarray):
-    level = Level(np.full((4, 3), 1.5, np.float32), np.full((4, 3), 2, np.float32))
+    level = Level(*(np.full((4, 3), value, np.float32) for value in (1.5, 2, 0)))
     distances = Scorer(MemoryIndex(bank), 1, None, 0.0).distances(features).distances
     relative = Scorer(MemoryIndex(bank), 1, level, 0.0).patch_map(distances)
     np.testing.assert_array_equal(relative, np.maximum((distances - 1.5) / 2, 0))
