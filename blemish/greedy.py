@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Batches = Callable[[], Iterable[tuple["torch.Tensor", "torch.Tensor"]]]
 DAMPING = 1e-3  # of the inputs' covariance, times its mean diagonal
+LEAST_VARIANCE = 1e-3  # of a layer's output, in shares of the mean one
 FIRST_DAMPING = 0.05  # whitening fully would make the first layer see mostly the camera's noise
 
 
@@ -134,4 +135,6 @@ def _centre(norm: torch.nn.Module, kernels: torch.Tensor, mean: torch.Tensor, co
     assert norm.running_mean is not None
     assert norm.running_var is not None
     norm.running_mean.copy_(mean.float() @ kernels)
-    norm.running_var.copy_(((kernels.T.double() @ covariance) * kernels.T.double()).sum(1).float())
+    variance = ((kernels.T.double() @ covariance) * kernels.T.double()).sum(1).float()
+    # Where pictures are few or plain, some directions do not vary at all, and rounding makes that a little less.
+    norm.running_var.copy_(variance.clamp(min=LEAST_VARIANCE * float(variance.mean())))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from blemish import pdn
-from blemish.greedy import first_guess, places_of
+from blemish.greedy import _centre, first_guess, places_of
 from blemish.receptive_field import Field, receptive_field
 from blemish.trainee import refit, trainee
 
@@ -89,3 +89,11 @@ def test_places_are_the_nearest(n_layers):
         assert abs(away) <= field.stride / 2
         assert place >= 0
     assert places_of(Field(33, 4, 0), 3) == [0, 1, 2]
+
+
+def test_a_variance_that_rounding_made_negative_is_none():
+    norm = torch.nn.BatchNorm2d(2)
+    covariance = torch.tensor([[2.0, 0.0], [0.0, -1e-9]], dtype=torch.float64)
+    _centre(norm, torch.eye(2), torch.ones(2, dtype=torch.float64), covariance)
+    assert norm.running_mean.tolist() == [1.0, 1.0]
+    assert norm.running_var.tolist() == pytest.approx([2.0, 1e-3])
