@@ -1,0 +1,32 @@
+"""How far imported detectors are from what anomalib itself said: the golden numbers of tests/golden/anomalib.
+
+python -m benchmarks.parity
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from blemish.interop.anomalib import import_checkpoint
+from blemish.patchcore import Patchcore
+from tests.anomalib_twins import GOLDEN, STEP, checkpoint, scored
+
+print("case          largest error of a score, of a map's pixel; both in parts of the largest value of the map")
+for case in ("resnet18", "lite0", "efficientad"):
+    golden = np.load(GOLDEN / f"{case}.npz")
+    with tempfile.TemporaryDirectory() as folder:
+        model = import_checkpoint(checkpoint(case, Path(folder) / "model.ckpt"))
+    scores, maps = [], []
+    for one, score, kept in zip(scored(), golden["scores"], golden["maps"], strict=True):
+        if isinstance(model, Patchcore):
+            features = model.fitted.extractor.features(one)
+            seen = model.fitted.geometry.network_map(model.fitted.scorer.distances(features).distances, 4.0)
+        else:
+            joined = model.fitted.maps
+            seen = joined.joined(*joined.raw(joined.geometry.prepare(one)))
+        scores.append(abs(model.predict(one).score - score) / kept.max())
+        maps.append(np.abs(seen[::STEP, ::STEP] - kept).max() / kept.max())
+    print(f"{case:12}  {max(scores):.1e}  {max(maps):.1e}")
