@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,11 @@ import torch
 from blemish import pdn
 from blemish.backbones import run, session
 from blemish.efficientad_graph import Networks, efficientad_graph
+from blemish.efficientad_maps import Maps, Quantiles
 from blemish.efficientad_nets import arrays
 from blemish.errors import InputError
+from blemish.geometry import Geometry
+from blemish.images import load, resize
 from blemish.modelcheck import check_network
 from tests.efficientad_models import random_weights
 
@@ -79,3 +84,23 @@ def test_the_graph_holds_plain_kernels():
     given = networks()
     n_weights = sum(array.size for part in (given.teacher, given.student, given.autoencoder) for array in part.values())
     assert len(efficientad_graph(given, (64, 64))) < 4 * n_weights * 1.01
+
+
+@pytest.mark.data
+def test_scores_of_real_pictures_are_torchs_to_a_thousandth(data_root: Path):
+    """The joined map's highest value, which is the score, of the graph's and of torch's maps."""
+    given = networks()
+    paths = sorted((data_root / "mvtec" / "bottle" / "test").glob("*/000.*"))
+    assert paths
+    pictures = np.stack([resize(load(path), (256, 256)) for path in paths])
+    model = efficientad_graph(given, (256, 256))
+    running = session(model)
+    ours = [run(running, picture[None]) for picture in pictures]
+    theirs = [by_torch(given, picture[None]) for picture in pictures]
+    student, autoencoder = (
+        Quantiles.of(np.concatenate([one[name] for one in theirs])) for name in ("student_map", "autoencoder_map")
+    )
+    maps = Maps(model, running, Geometry((256, 256)), student, autoencoder, padding=False, pad_maps=True, border="edge")
+    for one, other in zip(ours, theirs, strict=True):
+        scores = [maps.joined(x["student_map"][0], x["autoencoder_map"][0]).max() for x in (one, other)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-3)
