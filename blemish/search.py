@@ -368,14 +368,15 @@ class DefectStore:
     def _question(self, asked: Asked, category: str | None, force: bool) -> tuple[Float32, Where]:
         """Return what is looked for, and which stored regions count."""
         if isinstance(asked, StoredDefect):
-            own = self._comparable(REGION, asked.category)
-            vector, sha256 = self._stored_vector(REGION, also(own, sha256=asked.sha256), asked), asked.sha256
-            where = self._comparable(REGION, category or asked.category)
+            own = also(self._comparable(REGION, asked.category), sha256=asked.sha256)
+            vector, sha256, model = self._stored_vector(REGION, own, asked), asked.sha256, asked.model
         else:
+            ready = self._ready()
             region = asked if isinstance(asked, DescribedRegion) else worst_region(self.describe(asked, force=force))
-            vector, sha256 = region.vector, region.sha256
-            where = self._comparable(REGION, category or self.category)
-        return vector, replace(where, differs={"sha256": sha256})
+            vector, sha256, model = region.vector, region.sha256, ready.model_id
+        chosen = category or (asked.category if isinstance(asked, StoredDefect) else self.category)
+        self._meta.check(model, chosen)
+        return vector, replace(self._comparable(REGION, chosen), differs={"sha256": sha256})
 
     def _stored_vector(self, kind: str, where: Where, asked: StoredDefect) -> Float32:
         for found in self._backend.scan(where, using=kind):

@@ -84,13 +84,21 @@ class Meta:
         """
         if category not in self.models:
             return False
-        known = self.models[category]
-        if known["id"] != describer.model_id:
-            got = f"{describer.model_id}, for {category}"
-            raise StoreError(message("model", f"the store's, {known['id']}", got, where=self.name, todo=REINDEX))
+        self.check(describer.model_id, category)
         if describer.good is None:
-            describer.good = GoodLooks.from_dict(known["good"], where=self.name)
+            describer.good = GoodLooks.from_dict(self.models[category]["good"], where=self.name)
         return True
+
+    def check(self, model: str, category: str) -> None:
+        """Refuse to compare what one model described with what another one did.
+
+        Raises:
+            StoreError: if this kind of part was described by another model.
+        """
+        known = self.model_of(category)
+        if known not in {UNBOUND, model}:
+            got = f"{model}, for {category}"
+            raise StoreError(message("model", f"the store's, {known}", got, where=self.name, todo=REINDEX))
 
     def bind(self, backend: Backend, describer: Describer, category: str) -> str:
         """Return the model's id, after making it that of this kind of part if there was none.

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from blemish.records import Float32
 
 BATCH = 512
+# Queries in one call: a server gives a call up after a minute, and without its graph a million points take it half a
+# second each.
+QUERIES = 32
 # What the store says of itself is a point without vectors: servers before 1.16 keep nothing else beside the points.
 META_ID, META = "00000000-0000-0000-0000-000000000000", "store"
 FIRST_WAIT_S = 0.2
@@ -100,8 +103,8 @@ class ServerBackend:
             for one in queries
         ]
         answers: list[list[Found]] = []
-        for first in range(0, len(requests), BATCH):
-            part = requests[first : first + BATCH]
+        for first in range(0, len(requests), QUERIES):
+            part = requests[first : first + QUERIES]
             if len(part) == 1:
                 read = [self._ask(partial(self._query, part[0]))]
             else:

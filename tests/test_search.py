@@ -214,6 +214,10 @@ def test_vectors_of_another_model_are_refused(opened: Opener, good_paths: list[P
             store.similar(scratched(1)[0])
     with opened(model=other, category="other stripes") as store:
         assert store.add(scratched(1)[0]).new
+        with pytest.raises(StoreError, match="model: expected the store's"):
+            store.similar(scratched(2)[0], category="stripes")
+        with pytest.raises(StoreError, match="model: expected the store's"):
+            store.similar(next(store.defects(category="stripes")), category="other stripes")
         assert {one.defect.category for one in store.similar(scratched(2)[0], k=50)} == {"other stripes"}
 
 
