@@ -15,7 +15,7 @@ from blemish.patchcore import Patchcore
 from tests.anomalib_twins import GOLDEN, STEP, checkpoint, scored
 
 print("case          largest error of a score, of a map's pixel; both in parts of the largest value of the map")
-for case in ("resnet18", "lite0", "efficientad"):
+for case in ("resnet18", "lite0", "older", "efficientad"):
     golden = np.load(GOLDEN / f"{case}.npz")
     with tempfile.TemporaryDirectory() as folder:
         model = import_checkpoint(checkpoint(case, Path(folder) / "model.ckpt"))

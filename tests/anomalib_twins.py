@@ -2,6 +2,7 @@
 
     python -m tests.anomalib_twins patchcore     # in an environment with anomalib 2.7: benchmarks/torchvision_shim.py
     python -m tests.anomalib_twins efficientad
+    python -m tests.anomalib_twins older         # with anomalib 2.6, which pickles the pre-processor itself
 
 No other test needs anomalib: `tests/golden/anomalib` is what this module wrote. A checkpoint is kept without its large
 tensors: those are weights that NumPy or the embedded backbone's package give again, and `checkpoint` puts them back.
@@ -50,7 +51,7 @@ def weights(case: str) -> dict[str, np.ndarray[Any, Any]]:
     """The weights of a case, by the checkpoint's names."""
     if case == "efficientad":
         return random_weights.efficientad(5, N_OUTPUTS)
-    if case == "resnet18":
+    if case in {"resnet18", "older"}:
         return random_weights.resnet(3, depths=(2, 2, 2, 2), bottleneck=False, base=64)
     from blemish.interop.timm_names import network, to_timm
     from blemish.torchfile import load_state_dict
@@ -120,6 +121,9 @@ def fitted_patchcore(case: str, root: Path) -> Any:
 
     torch.manual_seed(0)
     told: dict[str, Any] = {"backbone": "resnet18", "coreset_sampling_ratio": 0.01}
+    if case == "older":
+        steps = [Resize((256, 256), antialias=True), CenterCrop((224, 224)), Normalize(mean=[0.5] * 3, std=[0.25] * 3)]
+        told["pre_processor"] = PreProcessor(transform=Compose(steps))
     if case == "lite0":
         steps = [Resize((256, 256), antialias=True), CenterCrop((224, 224)), Normalize(mean=LITE_MEAN, std=LITE_STD)]
         told = {"backbone": "tf_efficientnet_lite0", "layers": ("blocks.2", "blocks.4"), "num_neighbors": 3}
@@ -205,5 +209,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "efficientad":
         write_efficientad()
     else:
-        for chosen in ("resnet18", "lite0"):
+        for chosen in {"patchcore": ("resnet18", "lite0"), "older": ("older",)}[sys.argv[1]]:
             write_patchcore(chosen)

@@ -15,7 +15,7 @@ from blemish.patchcore import Patchcore
 from blemish.torchfile import load_checkpoint
 from tests.anomalib_twins import GOLDEN, N_TRAIN, SIZES, STEP, checkpoint, picture, scored
 
-CASES = ("resnet18", "lite0")
+CASES = ("resnet18", "lite0", "older")
 
 
 def imported(tree: dict[str, Any], **changes: Any) -> Patchcore:
