@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from blemish.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from blemish.efficientad_loss import hard_share
 from blemish.efficientad_training import Losses, Training
 from blemish.errors import InputError, message
 from blemish.pdn import import_torch
@@ -141,7 +142,7 @@ class Loop:
         """Take one step, and return whether to go on."""
         k = self.outcome.n_steps
         rate = self.training.settings.lr * (LATE_FACTOR if k >= LATE * self.end or self._is_late(LATE) else 1.0)
-        losses = self.training.step(k, rate)
+        losses = self.training.step(k, rate, hard_share(k, self.plan.n_steps))
         if not np.isfinite(losses.total):
             self._burst(k)
             return False

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from blemish.efficientad_loss import hard_loss, jittered
+from blemish.efficientad_loss import HARD_SHARE, hard_loss, jittered
 from blemish.efficientad_nets import Network, network, new_weights
 from blemish.pdn import autoencoder, import_torch, output_hw
 from blemish.pdn_tiles import STRIDE_PX, normalised, pixels_of
@@ -104,14 +104,20 @@ class Training:
         self._targets: dict[int, Any] = {}
         self.mean, self.std = self._statistics()
 
-    def step(self, k: int, rate: float) -> Losses:
-        """Take step `k` at a learning rate, and return its losses; if one is no number, nothing was changed."""
+    def step(self, k: int, rate: float, share: float = HARD_SHARE) -> Losses:
+        """Take step `k`, and return its losses; if one is no number, nothing was changed.
+
+        Args:
+            k: which step it is.
+            rate: the learning rate.
+            share: of the student's features that counts, the hardest.
+        """
         torch = import_torch()
         rng = np.random.default_rng([self.settings.seed, k])
         # The autoencoder's dropout takes torch's own generator, which is left as it was.
         with torch.random.fork_rng(devices=[] if self.device == "cpu" else None), self._precision():
             torch.manual_seed(int(rng.integers(2**62)))
-            parts = self._losses(k, rng)
+            parts = self._losses(k, rng, share)
         total = sum(parts)
         losses = Losses(*(float(part.detach()) for part in parts))
         if not np.isfinite(losses.total):
@@ -139,7 +145,7 @@ class Training:
         self.autoencoder.train()
         return float(np.mean(sums))
 
-    def _losses(self, k: int, rng: np.random.Generator) -> list[Any]:
+    def _losses(self, k: int, rng: np.random.Generator, share: float) -> list[Any]:
         torch = import_torch()
         chosen, n = self._chosen(k), self.settings.batch_size
         places = [self._place(rng) for _ in range(2 * n)]
@@ -162,7 +168,7 @@ class Training:
         rebuilt = ordered(torch.stack(cut))
         wanted = ordered(self._scaled(self._of_teacher(part, self.crop_hw)))
         return [
-            hard_loss(distances),
+            hard_loss(distances, share),
             _mean_square(student.pictures(of_teacher, n, 2 * n)),
             _mean_square(wanted - rebuilt),
             _mean_square(rebuilt - of_autoencoder),

@@ -264,8 +264,8 @@ def test_constant_and_tiny_pictures_are_fitted(teacher: Path):
 def test_a_burst_keeps_the_last_good_weights(teacher: Path, monkeypatch: pytest.MonkeyPatch):
     step = Training.step
 
-    def bursting(self: Training, k: int, rate: float):
-        losses = step(self, k, rate)
+    def bursting(self: Training, k: int, rate: float, share: float):
+        losses = step(self, k, rate, share)
         return losses._replace(student=float("nan")) if k == 2 else losses
 
     monkeypatch.setattr(Training, "step", bursting)

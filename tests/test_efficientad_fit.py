@@ -45,7 +45,7 @@ class Clock:
         monkeypatch.setattr("time.monotonic", lambda: self.now)
         clock = self
 
-        def step(self: Training, k: int, rate: float) -> Losses:
+        def step(self: Training, k: int, rate: float, share: float = 0.001) -> Losses:
             clock.now += whole_s if self.crop_hw == self.hw else part_s
             clock.steps.append(self.crop_hw)
             return Losses(1, 1, 1, 1)

@@ -23,9 +23,11 @@ class Quadratic:
         self.learnt = [torch.full((3,), 5.0, requires_grad=True)]
         self.optimiser = torch.optim.Adam(self.learnt, lr=0.1)
         self.rates: list[float] = []
+        self.shares: list[float] = []
         self.bursts_at, self.held_out = bursts_at, held_out
 
-    def step(self, k: int, rate: float) -> Losses:
+    def step(self, k: int, rate: float, share: float) -> Losses:
+        self.shares.append(share)
         self.rates.append(rate)
         if k == self.bursts_at:
             with torch.no_grad():
@@ -55,6 +57,8 @@ def test_the_rate_falls_at_95_percent():
     assert outcome.n_steps == 200
     assert training.rates == [0.1] * 190 + [pytest.approx(0.01)] * 10
     assert [k for k, _ in outcome.losses] == [50, 100, 150, 200]
+    assert training.shares[0] == 0.1
+    assert training.shares[100:] == [0.001] * 100
     assert outcome.losses[-1][1].total < outcome.losses[0][1].total
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from blemish.efficientad_loss import hard_loss, jittered
+from blemish.efficientad_loss import hard_loss, hard_share, jittered
 from tests.pictures import good
 
 
@@ -22,6 +22,17 @@ def test_hard_loss_moves_the_hardest_alone():
     hard_loss(distances).backward()
     assert distances.grad is not None
     assert distances.grad.nonzero().flatten().tolist() == [2997, 2998, 2999]
+
+
+def test_the_share_falls_to_the_papers():
+    shares = [hard_share(k, 10_000) for k in (0, 250, 500, 999, 1000, 9999)]
+    assert shares[0] == 0.1
+    assert shares[2] == pytest.approx(0.01)
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-2:] == [0.001, 0.001]
+    assert hard_share(0, 1) == 0.1
+    distances = torch.arange(1000.0)
+    assert float(hard_loss(distances, 0.1)) == pytest.approx(np.arange(900, 1000).mean())
 
 
 def test_pictures_change_in_one_of_three_ways():
