@@ -32,6 +32,7 @@ WEIGHTS = ("whole picture", "above threshold", "hottest region", "map", "map^2",
 SAME_PART = 0.5
 BASELINE = "whole picture: the detector's layers, plain (the tutorial's)"
 OWN = "DefectStore: map^4 of 4+14 less picture, whitened; amount in 2"
+ALONE = "the same, most anomalous regions alone"
 
 
 def weight_of(anomaly_map, threshold, grid_hw, kind):
@@ -54,10 +55,11 @@ def pooled(features, weight):
 
 
 class Pictures:
-    """The defective pictures of one category, described in every way that is compared."""
+    """The defective pictures of one category, described in every way that is compared, or in two ways (`short`)."""
 
-    def __init__(self, root, category):
+    def __init__(self, root, category, short):
         """Fit, predict, and pool the features of all layers with all weights."""
+        self.short = short
         place = Path(root) / category
         data = MVTecAD(place.parent, place.name)
         self.model = Patchcore().fit(data.train)
@@ -74,29 +76,30 @@ class Pictures:
             "layers": backbones.session(backbones.build(layers=LAYERS).model.SerializeToString()),
         }
         self.vectors = {}
-        self.shapes = []
         for sample, described in zip(samples, self.described, strict=True):
             for name, vector in self._of(load(sample.path), described).items():
                 self.vectors.setdefault(name, []).append(vector)
         self.vectors = {name: np.stack(rows) for name, rows in self.vectors.items()}
-        self.good = self._good_looks(data.train[:: max(1, len(data.train) // 60)])
+        self.good = None if short else self._good_looks(data.train[:: max(1, len(data.train) // 60)])
 
     def _of(self, picture, described):
         fitted, found = self.model.fitted, described.prediction
         prepared = fitted.geometry.prepare(picture)
+        raw = backbones.run(self.sessions["plain"], prepared[None]).values()
+        baseline = {BASELINE: np.concatenate([array[0].mean(axis=(1, 2)) for array in raw])}
+        if self.short:
+            return baseline
         features = fitted.extractor.features(prepared)
         nearest = fitted.scorer.distances(features).rows
         residual = features - fitted.scorer.index.memory_bank[nearest]
         maps = {"detector": features.transpose(2, 0, 1), "residual": residual.transpose(2, 0, 1)}
         own = self.describer.good.geometry.prepare(picture)
         maps |= {name: array[0] for name, array in backbones.run(self.sessions["layers"], own[None]).items()}
-        made = {
+        made = baseline | {
             (name, kind): pooled(array, weight_of(found.anomaly_map, found.pixel_threshold, array.shape[1:], kind))
             for name, array in maps.items()
             for kind in WEIGHTS
         }
-        raw = backbones.run(self.sessions["plain"], prepared[None]).values()
-        made[BASELINE] = np.concatenate([array[0].mean(axis=(1, 2)) for array in raw])
         region = described.regions[0].region
         area = np.log((found.anomaly_map > 0.5 * found.anomaly_map.max()).mean())
         long = np.log(max(region.box[2:]) / min(region.box[2:]))
@@ -138,6 +141,10 @@ def normed(rows):
 def candidates(one):
     """Yield (name, (n, D) vectors) of every way of describing that is compared."""
     yield BASELINE, one.vectors[BASELINE]
+    own = np.stack([described.regions[0].vector for described in one.described])
+    yield ALONE, own
+    if one.short:
+        return
     for kind in WEIGHTS:
         yield f"{kind}: detector's features, whitened", one.vectors["detector", kind]
     for kind in WEIGHTS[1:]:
@@ -158,8 +165,6 @@ def candidates(one):
     shallow = one.layer(["blocks.2"], "whole picture", less="good", whiten=True)
     yield "whole picture: 2 less good, whitened", shallow
     yield "the two last joined, without shrinkage", np.concatenate([normed(deep), 2 * shallow], axis=1)
-    own = np.stack([described.regions[0].vector for described in one.described])
-    yield OWN + "; without the others' other regions", own
 
 
 def precision(vectors, labels, k=5, apart=None):
@@ -182,6 +187,14 @@ def of_other_parts(pictures):
         rows.append(fine.reshape(-1) - fine.mean())
     rows = normed(np.stack(rows))
     return rows @ rows.T < SAME_PART
+
+
+def without_the_same_part(one):
+    """Return the two figures without pictures of the query's own part, and how many pictures have such another."""
+    apart = of_other_parts([load(described.path) for described in one.described])
+    found = dict(candidates(one))
+    figures = {name: precision(found[name], one.labels, apart=apart) for name in (BASELINE, ALONE)}
+    return {"have it": float(((~apart).sum(axis=1) > 1).mean()), **figures}
 
 
 def chance(labels):
@@ -250,22 +263,25 @@ def main():
         default=[],
         help="categories in which a part was photographed several times: also without a query's own part",
     )
+    parser.add_argument("--short", action="store_true", help="only the whole picture and the store's own vectors")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     results = {}
     for category in asked.categories:
-        one = Pictures(asked.root, category)
-        rows = {name: precision(vectors, one.labels) for name, vectors in candidates(one)}
-        shuffled = np.random.default_rng(0).permutation(one.labels)
+        one = Pictures(asked.root, category, asked.short)
         results[category] = {
             "n": len(one.labels),
             "chance": chance(one.labels),
             "nothing above the threshold": one.forced,
-            "rows": rows,
-            "store": asked_store(one, one.labels),
-            "store, labels shuffled": asked_store(one, shuffled),
-            "never seen, of types left out": unseen(one, one.labels),
+            "rows": {name: precision(vectors, one.labels) for name, vectors in candidates(one)},
         }
+        if category in asked.several_of_one_part:
+            results[category]["without the same part"] = without_the_same_part(one)
+        if not asked.short:
+            shuffled = np.random.default_rng(0).permutation(one.labels)
+            results[category]["store"] = asked_store(one, one.labels)
+            results[category]["store, labels shuffled"] = asked_store(one, shuffled)
+            results[category]["never seen, of types left out"] = unseen(one, one.labels)
         print(
             f"{category}: {len(one.labels)} defects, {100 * one.forced:.0f} % with nothing above the threshold",
             flush=True,
@@ -284,6 +300,18 @@ def show(results):
     print(f"{'chance':{width}}" + "".join(f"{one['chance']:16.3f}" for one in results.values()))
     for name in names:
         print(f"{name:{width}}" + "".join("{:>10.3f} {:.3f}".format(*one["rows"][name]) for one in results.values()))
+    for name, one in results.items():
+        if "without the same part" in one:
+            said = dict(one["without the same part"])
+            share = said.pop("have it")
+            print(f"{name}: {100 * share:.0f} % of the pictures have another one of the same part; without those:")
+            for row, pair in said.items():
+                print("  {:{}}{:.3f} {:.3f}".format(row, width, *pair))
+    if "store" in next(iter(results.values())):
+        show_store(results, width)
+
+
+def show_store(results, width):
     for row in ("store", "store, labels shuffled"):
         pairs = [(one[row]["precision@5"], one[row]["top-1"]) for one in results.values()]
         print(f"{OWN if row == 'store' else row:{width}}" + "".join("{:>10.3f} {:.3f}".format(*pair) for pair in pairs))
@@ -292,13 +320,6 @@ def show(results):
     for figure in next(iter(results.values()))["store"]:
         if figure not in {"precision@5", "top-1"}:
             print(f"{figure:{width}}" + "".join(f"{one['store'][figure]:16.3f}" for one in results.values()))
-    for name, one in results.items():
-        if "without the same part" in one:
-            said = dict(one["without the same part"])
-            share = said.pop("have it")
-            print(f"{name}: {100 * share:.0f} % of the pictures have another one of the same part; without those:")
-            for row, pair in said.items():
-                print("  {:{}}{:.3f} {:.3f}".format(row, width, *pair))
     for name, one in results.items():
         rates = ", ".join(f"{k} {100 * v:.0f} %" for k, v in one["never seen, of types left out"].items())
         print(f"{name}: called never seen when its type is not in the store: {rates}")

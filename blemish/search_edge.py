@@ -20,7 +20,7 @@ import numpy as np
 from blemish.errors import StoreError, message
 from blemish.files import atomic_write, save_error
 from blemish.search_lock import FolderLock
-from blemish.search_records import INDEXED, MAKE, Found, Point, Query, Where
+from blemish.search_records import CANDIDATES, FULL_SCAN_KB, INDEXED, MAKE, Found, Point, Query, Where
 
 if TYPE_CHECKING:
     from blemish.records import Float32
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 META, SHARD = "store.json", "vectors"
 # Points in one call: enough to make the call worth it, few enough that a scan does not hold the store in memory.
 BATCH = 512
-# Below it every point is compared, which is exact and, measured in benchmarks/store_scale.py, fast enough.
-FULL_SCAN_KB = 40_000
 
 
 class EdgeBackend:
@@ -83,7 +81,7 @@ class EdgeBackend:
                 query=engine.Query.Nearest(one.vector.tolist(), using=using),
                 filter=self._filter(one.where),
                 with_payload=True,
-                params=engine.SearchParams(exact=exact),
+                params=engine.SearchParams(exact=exact, hnsw_ef=CANDIDATES),
             )
             for one in queries
         ]
@@ -184,7 +182,9 @@ class EdgeBackend:
         cosine = engine.Distance.Cosine
         vectors = {name: engine.EdgeVectorParams(size=size, distance=cosine) for name, size in dims.items()}
         limits = engine.EdgeOptimizersConfig(indexing_threshold=FULL_SCAN_KB)
-        shard = engine.EdgeShard.create(str(path), engine.EdgeConfig(vectors=vectors, optimizers=limits))
+        graph = engine.HnswIndexConfig(m=16, ef_construct=100, full_scan_threshold=FULL_SCAN_KB)
+        config = engine.EdgeConfig(vectors=vectors, optimizers=limits, hnsw_config=graph)
+        shard = engine.EdgeShard.create(str(path), config)
         kinds = engine.PayloadSchemaType
         schemas = {"keyword": kinds.Keyword, "datetime": kinds.Datetime, "float": kinds.Float}
         for field, kind in INDEXED.items():

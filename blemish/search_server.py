@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from blemish.errors import InputError, StoreError, message
-from blemish.search_records import INDEXED, MAKE, Found, Point, Query, Where
+from blemish.search_records import CANDIDATES, FULL_SCAN_KB, INDEXED, MAKE, Found, Point, Query, Where
 
 if TYPE_CHECKING:
     from blemish.records import Float32
@@ -98,7 +98,7 @@ class ServerBackend:
                 limit=one.k,
                 filter=self._filter(one.where),
                 with_payload=True,
-                params=models.SearchParams(exact=exact),
+                params=models.SearchParams(exact=exact, hnsw_ef=CANDIDATES),
             )
             for one in queries
         ]
@@ -209,7 +209,9 @@ class ServerBackend:
             for name, size in dims.items()
         }
         try:
-            self._ask(lambda: self._client.create_collection(self._collection, vectors_config=vectors))
+            graph = models.HnswConfigDiff(full_scan_threshold=FULL_SCAN_KB)
+            make = partial(self._client.create_collection, self._collection, vectors_config=vectors, hnsw_config=graph)
+            self._ask(make)
         except StoreError:
             # Another station may have made it in the same moment.
             if not self._ask(lambda: self._client.collection_exists(self._collection)):
