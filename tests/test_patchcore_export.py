@@ -13,8 +13,9 @@ from blemish.interop.checkpoint_writer import checkpoint_bytes
 from blemish.interop.patchcore_checkpoint import FEATURES, import_patchcore
 from blemish.interop.patchcore_export import WANTED, patchcore_checkpoint
 from blemish.torchfile import load_checkpoint, read_checkpoint
-from tests.anomalib_twins import GOLDEN, checkpoint, scored
+from tests.anomalib_twins import GOLDEN, checkpoint, raw, scored
 from tests.pictures import goods, scratched, small_patchcore
+from tests.real_anomalib import runs_anomalib
 
 if TYPE_CHECKING:
     from blemish.patchcore import Patchcore
@@ -41,6 +42,21 @@ def test_what_was_fitted_here_comes_back(model: Patchcore):
         np.testing.assert_allclose(theirs.anomaly_map, mine.anomaly_map, atol=1e-5 * mine.anomaly_map.max())
     assert (again.threshold, again.pixel_threshold) == pytest.approx((model.threshold, model.pixel_threshold))
     assert again.settings.layers == model.settings.layers
+
+
+@runs_anomalib
+def test_anomalib_loads_what_was_fitted_here_and_sees_the_same(model: Patchcore, tmp_path: Path):
+    from anomalib.models import Patchcore as Theirs
+
+    path = tmp_path / "out.ckpt"
+    path.write_bytes(checkpoint_bytes(patchcore_checkpoint(model)))
+    loaded = Theirs.load_from_checkpoint(path).eval()
+    for seed in range(3):
+        picture = scratched(seed, 120, 90)[0]
+        score, anomaly_map = raw(loaded, picture)
+        mine = model.predict(picture)
+        assert score == pytest.approx(mine.score, rel=1e-5)
+        assert anomaly_map.max() == pytest.approx(mine.anomaly_map.max(), rel=0.05)  # ours is at the picture's size
 
 
 @pytest.mark.parametrize("case", ["resnet18", "lite0"])
