@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from blemish.arrays import check_number
 from blemish.efficientad_fit import FittedAd
 from blemish.efficientad_maps import Quantiles, open_maps
 from blemish.efficientad_settings import EfficientAdSettings
-from blemish.errors import BlemishError, InputError, ModelFileError, message
-from blemish.patchcore_file import LARGEST_SCORE, stored_calibration, stored_training
+from blemish.errors import InputError, message
+from blemish.stored import LARGEST_SCORE, read_fitted, stored_calibration, stored_settings, stored_training
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,17 +46,7 @@ def fitted_from(model: ModelFolder, *, threads: int) -> tuple[EfficientAdSetting
     Raises:
         ModelFileError: if it is another detector's, or its parts do not fit each other.
     """
-    detector = model.header["detector"]
-    if detector != DETECTOR:
-        raise ModelFileError(message("detector", DETECTOR, repr(detector), where=model.path))
-    try:
-        return _fitted_from(model, threads)
-    except ModelFileError:
-        raise
-    except (BlemishError, KeyError, TypeError, ValueError, IndexError) as error:
-        got = f"{type(error).__name__}: {error}".strip()
-        todo = "Fit again, or copy the model folder again."
-        raise ModelFileError(message("model.json", "an EfficientAD model", got, where=model.path, todo=todo)) from error
+    return read_fitted(model, DETECTOR, "an EfficientAD model", lambda: _fitted_from(model, threads))
 
 
 def _fitted_from(model: ModelFolder, threads: int) -> tuple[EfficientAdSettings, FittedAd]:
@@ -90,13 +79,7 @@ def _fitted_from(model: ModelFolder, threads: int) -> tuple[EfficientAdSettings,
 
 
 def _settings(stored: Mapping[str, Any]) -> EfficientAdSettings:
-    names = {field.name for field in dataclasses.fields(EfficientAdSettings)}
-    if set(stored) != names:
-        raise InputError(message("settings", ", ".join(sorted(names)), ", ".join(sorted(stored))))
-    # JSON has no tuples.
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
-    }
+    values = stored_settings(stored, EfficientAdSettings)
     for name in ("teacher", "imagenet_dir"):
         if not isinstance(values[name], str) and (name == "teacher" or values[name] is not None):
             raise InputError(message(name, "a name", repr(values[name])))

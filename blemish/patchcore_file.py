@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blemish.arrays import check_number, describe
+from blemish.arrays import describe
 from blemish.embedding import Extractor
-from blemish.errors import BlemishError, InputError, ModelFileError, message
+from blemish.errors import InputError, ModelFileError, message
 from blemish.fitting import Fitted
 from blemish.gaussian import PictureGaussian
 from blemish.geometry import Geometry, choose_geometry
@@ -17,19 +17,17 @@ from blemish.modelfile import NETWORK
 from blemish.neighbors import MemoryIndex
 from blemish.normality import Level
 from blemish.scoring import Scorer
-from blemish.settings import PatchcoreSettings, check_whole
-from blemish.thresholds import Calibration
+from blemish.settings import PatchcoreSettings
+from blemish.stored import read_fitted, stored_calibration, stored_settings, stored_training
 from blemish.whole import WholePicture
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from blemish.modelfile import ModelFolder
     from blemish.records import Float32
 
 BANK = "bank.safetensors"
-# Scores are float32 distances, and maps are compared with thresholds as float32.
-LARGEST_SCORE = float(np.finfo(np.float32).max)
 # Dividing by less could overflow.
 LEAST_SPREAD = 1e-12
 # Picture, row and column of a bank row that came from another program, which does not say whence it took it.
@@ -73,17 +71,7 @@ def fitted_from(model: ModelFolder, *, threads: int) -> tuple[PatchcoreSettings,
     Raises:
         ModelFileError: if it is another detector's, or its parts do not fit each other.
     """
-    detector = model.header["detector"]
-    if detector != "patchcore":
-        raise ModelFileError(message("detector", "patchcore", repr(detector), where=model.path))
-    try:
-        return _fitted_from(model, threads)
-    except ModelFileError:
-        raise
-    except (BlemishError, KeyError, TypeError, ValueError, IndexError) as error:
-        got = f"{type(error).__name__}: {error}".strip()
-        todo = "Fit again, or copy the model folder again."
-        raise ModelFileError(message("model.json", "a PatchCore model", got, where=model.path, todo=todo)) from error
+    return read_fitted(model, "patchcore", "a PatchCore model", lambda: _fitted_from(model, threads))
 
 
 def _fitted_from(model: ModelFolder, threads: int) -> tuple[PatchcoreSettings, Fitted]:
@@ -110,56 +98,13 @@ def _fitted_from(model: ModelFolder, threads: int) -> tuple[PatchcoreSettings, F
 
 
 def _settings(stored: Mapping[str, Any]) -> PatchcoreSettings:
-    names = {field.name for field in dataclasses.fields(PatchcoreSettings)}
-    if set(stored) != names:
-        raise InputError(message("settings", ", ".join(sorted(names)), ", ".join(sorted(stored))))
-    # JSON has no tuples.
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
-    }
+    values = stored_settings(stored, PatchcoreSettings)
     if not isinstance(values["backbone"], str):
         raise InputError(message("backbone", "a name", repr(values["backbone"])))
     layers = values["layers"]
     if not (isinstance(layers, tuple) and layers and all(isinstance(layer, str) for layer in layers)):
         raise InputError(message("layers", "names", repr(layers)))
     return PatchcoreSettings(**values)
-
-
-def stored_calibration(stored: Mapping[str, Any], name: str, rate: float) -> Calibration:
-    """Return the calibration of the `name` scores; rate and threshold must be the ones that follow from them.
-
-    Raises:
-        InputError: if they are not.
-    """
-    found = Calibration.from_scores(stored[f"{name}_scores"], stored["false_alarm_rate"])
-    for score in found.scores[[0, -1]]:
-        check_number(f"thresholds.{name}_scores", float(score), low=-LARGEST_SCORE, high=LARGEST_SCORE)
-    if rate != found.false_alarm_rate:
-        expected = f"{found.false_alarm_rate} as thresholds say"
-        raise InputError(message("false_alarm_rate", expected, repr(rate)))
-    if stored[name] != found.threshold:
-        todo = "Move thresholds with set_false_alarm_rate, and save."
-        expected = f"{found.threshold}, which follows from its scores"
-        raise InputError(message(f"thresholds.{name}", expected, repr(stored[name]), todo=todo))
-    return found
-
-
-def stored_training(stored: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
-    """Return path and (height, width) of each training picture.
-
-    Raises:
-        InputError: if they are not that.
-    """
-    if not isinstance(stored, list):
-        raise InputError(message("training", "a list of pictures", type(stored).__name__))
-    sizes_hw = []
-    for one in stored:
-        if not isinstance(one["path"], str):
-            raise InputError(message("path", "text", repr(one["path"])))
-        height, width = one["height_width"]
-        most = 2**31 - 1
-        sizes_hw.append((check_whole("height_width", height, 1, most), check_whole("height_width", width, 1, most)))
-    return tuple(one["path"] for one in stored), tuple(sizes_hw)
 
 
 def _check_parts(model: ModelFolder, settings: PatchcoreSettings, geometry: Geometry, extractor: Extractor) -> None:

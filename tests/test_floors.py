@@ -104,6 +104,7 @@ FLOORS: dict[str, float] = {
     "efficientad_loop": 5.5,
     "efficientad_fit": 5.6,
     "efficientad_file": 5.7,
+    "stored": 5.3,
     "patchcore_file": 5.4,
     "efficientad": 6,
     "patchcore": 6,
