@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from blemish import Patchcore
 from blemish.cli import _several_values, main
 from blemish.demo import make_demo
 from blemish.images import load
+from blemish.records import Prediction
 from tests.pictures import good, scratched, write, write_goods
 
 SMALL = ("--image-size", "96", "--layers", "blocks.4")
@@ -270,3 +272,16 @@ def test_an_interrupted_fit_keeps_the_model_that_was_there(saved: Path, tmp_path
     assert "Traceback" not in err
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["good", "m"]
+
+
+@pytest.mark.parametrize("label", [True, False])
+def test_a_defective_picture_without_a_defective_place_is_so_as_a_whole(
+    label: bool, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    calm = np.zeros((8, 8), np.float32)
+    found = Prediction(9.0, label, 5.0 if label else 10.0, 0.01, calm, calm > 0, pixel_threshold=1.0)
+    stand_in = SimpleNamespace(bit_depth=None, predict_many=lambda paths: [found for _ in paths])
+    monkeypatch.setattr("blemish.detectors.load_detector", lambda folder, threads: stand_in)
+    code, out, _ = run("predict", tmp_path, write(tmp_path / "part.png", good(1)))
+    assert code == 0
+    assert ("as a whole" in out) == label
