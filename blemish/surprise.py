@@ -56,9 +56,14 @@ class Tail:
         """
         if score >= self.median:
             return float(np.log(2) + (score - self.median) / self.excess)
-        ranks = np.arange(1, len(self.lower) + 1) / (2 * len(self.lower))
-        below = float(np.interp(score, self.lower, ranks, left=0.0))
-        return -float(np.log1p(-min(below, 0.5)))
+        n_lower = int(np.searchsorted(self.lower, score, side="right"))
+        if n_lower == 0:
+            return 0.0
+        between = 0.0  # np.interp divides by the distance of two scores, which may be too small to divide by
+        if n_lower < len(self.lower):
+            low, high = self.lower[n_lower - 1], self.lower[n_lower]
+            between = float((score - low) / (high - low))
+        return -float(np.log1p(-min((n_lower + between) / (2 * len(self.lower)), 0.5)))
 
 
 def surprises_of_good(scores: Float64) -> Float64:

@@ -41,6 +41,11 @@ def test_higher_is_never_less_surprising(scores: np.ndarray, one: float, other: 
     assert math.isfinite(tail.surprise(high))
 
 
+def test_scores_that_are_nearly_equal_keep_their_order():
+    tail = Tail.from_scores(np.array([0.0, 2.0, 2.0, 2.0, 2.225073858507e-311]))
+    assert 0 < tail.surprise(5e-324) < tail.surprise(1.0) < tail.surprise(2.0)
+
+
 def test_scores_that_are_all_equal_leave_a_narrow_tail():
     tail = Tail.from_scores(np.full(5, 200.0))
     assert tail.excess == 2.0
