@@ -45,9 +45,8 @@ def distill(
     budget: Annotated[
         str | None, typer.Option(help="Time for the steps instead, such as 30m; their number is planned.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Crops per step.")] = 4,
-    rate: Annotated[float, typer.Option(help="Share of their length that kernels move by in a step, at most.")] = 0.003,
-    first_crops: Annotated[int, typer.Option(help="Crops that the first guess is made from.")] = 1000,
+    batch: Annotated[int, typer.Option(help="Crops per step.")] = 8,
+    rate: Annotated[float, typer.Option(help="Share of their length that kernels move by in a step, at most.")] = 0.02,
     backbone: option.Backbone = "efficientnet_lite2",
     layers: Annotated[str, typer.Option(help="Its layers to learn, with commas.")] = "blocks.6,blocks.14",
     max_pictures: Annotated[int | None, typer.Option(help="Take only so many, in the order of their names.")] = None,
@@ -68,9 +67,7 @@ def distill(
 
     budget_s = None if budget is None else duration_s(budget)
     planned = 2000 if steps is None and budget is None else steps
-    settings = DistillSettings(
-        check_size(size), planned, budget_s, batch=batch, rate=rate, seed=seed, first_crops=first_crops
-    )
+    settings = DistillSettings(check_size(size), planned, budget_s, batch=batch, rate=rate, seed=seed)
     names = tuple(name.strip() for name in layers.split(",") if name.strip())
     targets = TargetSettings(backbone, names, max_pictures=max_pictures, seed=seed)
     card = distill(

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 MOMENTUM = 0.9
 ADAM_BETAS = (0.9, 0.99)
-ADAM_RATE = 0.003  # of Adam's step beside Muon's: Muon's is a share of the weights' length, Adam's is per weight
+ADAM_RATE = 0.15  # of Adam's step beside Muon's: Muon's is a share of the weights' length, Adam's is per weight
 EPSILON = 1e-8
 # Coefficients of a quintic iteration that brings singular values near 1 in five steps: Jordan et al. 2024, "Muon".
 QUINTIC = (3.4445, -4.7750, 2.0315)

@@ -1,7 +1,8 @@
 """Distilling a teacher: a patch description network that gives what a deep pretrained network gives.
 
 Few steps on few crops must do on a CPU: the network learns with batch norms, which are folded away at the end, by a
-fast optimiser, and its last layer is at last solved for by least squares.
+fast optimiser, with products of bfloat16 where the processor has them, and its last layer is at last solved for by
+least squares.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from blemish.descent import Descent
 from blemish.errors import InputError, message
 from blemish.field_figures import loss_figure
 from blemish.files import atomic_write
-from blemish.greedy import first_guess
 from blemish.images import save as save_picture
 from blemish.pdn import check_size, import_torch
+from blemish.precision import has_instructions
 from blemish.targets import Targets, TargetSettings, prepare, projection
 from blemish.teacher import save_teacher
 from blemish.trainee import batch_of, batches, folded, loss_of, measure_norms, projected, refit, trainee, turned
@@ -40,13 +41,14 @@ if TYPE_CHECKING:
 
 WARM_UP = 20  # steps until the rate is full
 DECAY = 0.6  # the share of the steps, at the end, over which the rate falls to 0
-HELD_OUT = 0.02  # of the crops, for a loss that nothing was fitted to
+HELD_OUT = 0.02  # of the pictures, for a loss that nothing was fitted to
 N_MEASURED = 128  # held-out crops that the loss is measured on
 TIMED_STEPS = 8  # of which a budget is planned from; the first two do not count
 SOLVED_AT_ONCE = 16  # crops, where products of all inputs of a layer are added up
 N_NORM_BATCHES = 16  # that the batch norms' statistics are measured on before the last layer is solved
 SAVE_S = 60.0  # between two checkpoints
 FINISH_SHARE = 0.1  # of a budget, for folding, solving and writing
+BF16 = ("avx512_bf16", "amx_bf16")
 MOVING = 0.95  # of the loss that is shown, per step
 
 
@@ -56,22 +58,20 @@ class DistillSettings:
 
     Attributes:
         size: "small" or "medium".
-        steps: updates of the weights; 0 keeps the first guess; None plans them from `budget_s`.
-        budget_s: seconds for the steps, without crops and first guess.
+        steps: updates of the weights; None plans them from `budget_s`.
+        budget_s: seconds for the steps, without making the crops.
         batch: crops per step.
         rate: the share of their length that kernels move by in a step, at its highest.
         seed: of the first weights and the order of the crops.
-        first_crops: crops that the first guess is made from, before the first step.
-        last_crops: crops that it is solved on behind the last step.
+        last_crops: crops that the last layer is solved on behind the last step.
     """
 
     size: Size = "small"
     steps: int | None = 2000
     budget_s: float | None = None
-    batch: int = 4
-    rate: float = 0.003
+    batch: int = 8
+    rate: float = 0.02
     seed: int = 0
-    first_crops: int = 1000
     last_crops: int = 1000
 
     def __post_init__(self) -> None:
@@ -80,12 +80,11 @@ class DistillSettings:
             got = "both" if self.steps is not None else "neither"
             raise InputError(message("steps, budget", "one of them", got))
         if self.steps is not None:
-            check_number("steps", self.steps, low=0, high=10_000_000)
+            check_number("steps", self.steps, low=1, high=10_000_000)
         if self.budget_s is not None:
             check_number("budget", self.budget_s, low=1.0, high=1e7)
         check_number("batch", self.batch, low=1, high=4096)
         check_number("rate", self.rate, low=1e-6, high=1.0)
-        check_number("first_crops", self.first_crops, low=1, high=100_000)
         check_number("last_crops", self.last_crops, low=1, high=100_000)
 
 
@@ -204,15 +203,13 @@ class Run:
         self.settings, self.targets, self.device = settings, targets, device
         self.path = folder / "checkpoint.safetensors"
         self.n_channels = targets.features.shape[-1]
-        rng = np.random.default_rng((settings.seed, 3))
-        order = targets.valid[rng.permutation(len(targets.valid))]
-        n_held_out = max(1, round(HELD_OUT * len(order)))
-        self.held_out, self.learnt = order[:n_held_out], order[n_held_out:]
+        self.mixed = device.type != "cpu" or has_instructions(*BF16)
+        self.held_out, self.learnt = self._parted()
         self.network = trainee(settings.size, self.n_channels, settings.seed).to(device)
         self.descent = Descent(dict(self.network.named_parameters()), turned(settings.size))
         self.progress = Progress(steps=settings.steps or 0)
         self.judged = [self._batch(rows) for rows in batches(self.held_out[:N_MEASURED], settings.batch)]
-        self.is_new = not self._resume()
+        self._resume()
 
     def learn(self, say: Report) -> None:
         """Do the steps that are left, saving now and then.
@@ -220,51 +217,36 @@ class Run:
         Raises:
             InputError: if the loss is no number; the checkpoint before it is kept.
         """
-        if self.is_new:
-            say("first guess", 0, 1, "")
-            rows = batches(self.learnt[: self.settings.first_crops], SOLVED_AT_ONCE)
-            first_guess(
-                self.network, self.settings.size, lambda: (self._batch(part) for part in rows), self.settings.seed
-            )
-            self._solve(self.settings.first_crops)
-            self.save()
-            say("first guess", 1, 1, "")
         at = self.progress
+        if at.step == 0:
+            self.save()
         saved = started = time.monotonic()
         spent = at.spent_s
         while (self.settings.steps is None and at.steps == 0) or at.step < at.steps:
             self._step()
             at.spent_s = spent + time.monotonic() - started
             if at.steps == 0 and at.step >= TIMED_STEPS:
-                self._plan()
+                self._plan()  # and anew at each saving, since a machine that is busy at first may be free later
             is_last = at.step == at.steps
             if is_last or time.monotonic() - saved > SAVE_S:
+                if self.settings.budget_s is not None and at.step < (1 - DECAY) * at.steps:
+                    self._plan()
                 self.save()
                 saved = time.monotonic()
             left = at.spent_s / at.step * (at.steps - at.step)
             say("distilling", at.step, at.steps or TIMED_STEPS, f"loss {at.moving:.3f}, {left / 60:.0f} min left")
 
     def finish(self) -> tuple[float, float]:
-        """Solve the last layer, unless it has just been; return the held-out loss before and after."""
-        if self.progress.step == 0:
-            self.network.eval()
-            loss = loss_of(self.network, self.judged)
-            return loss, loss
-        return self._solve(self.settings.last_crops)
+        """Measure the batch norms' statistics and solve the last layer; return the held-out losses before and after."""
+        rows = batches(self.learnt[: self.settings.last_crops], SOLVED_AT_ONCE)
+        measure_norms(self.network, (self._batch(part)[0] for part in rows[:N_NORM_BATCHES]))
+        self.network.eval()
+        return refit(self.network, (self._batch(part) for part in rows), self.judged)
 
     def nothing_learnt(self) -> float:
         """Return the held-out loss of a network that always gives the mean of natural pictures."""
         total = sum(float(wanted.square().sum()) for _, wanted in self.judged)
         return total / sum(wanted.numel() for _, wanted in self.judged)
-
-    def _solve(self, n_crops: int) -> tuple[float, float]:
-        """Measure the batch norms' statistics, then solve the last layer; return the losses before and after."""
-        rows = batches(self.learnt[:n_crops], SOLVED_AT_ONCE)
-        measure_norms(self.network, (self._batch(part)[0] for part in rows[:N_NORM_BATCHES]))
-        self.network.eval()
-        losses = refit(self.network, (self._batch(part) for part in rows), self.judged)
-        self.network.train()
-        return losses
 
     def to_384(self, seed: int) -> Float32 | None:
         """Return the projection that the last layer lacks, or None if the targets are 384 already."""
@@ -295,7 +277,9 @@ class Run:
     def _step(self) -> None:
         at = self.progress
         images, wanted = self._batch(self._rows(at.step))
-        loss = (self.network(images) - wanted).square().mean()
+        with self._precision():
+            made = self.network(images)
+        loss = (made.float() - wanted).square().mean()
         value = float(loss.detach())
         if not math.isfinite(value):
             todo = f"Give a smaller --rate than {self.settings.rate}; what was learnt before is in {self.path}."
@@ -311,7 +295,7 @@ class Run:
         return min(1.0, (step + 1) / WARM_UP, down)
 
     def _plan(self) -> None:
-        """Plan the steps that the budget has time for, from those that were done."""
+        """Plan the steps that the budget has time for, from how long those that were done took."""
         assert self.settings.budget_s is not None
         each = self.progress.spent_s / self.progress.step
         self.progress.steps = max(TIMED_STEPS, int(self.settings.budget_s * (1 - FINISH_SHARE) / each))
@@ -323,6 +307,22 @@ class Run:
         order = np.random.default_rng((self.settings.seed, 4, epoch)).permutation(self.learnt)
         return order[place * self.settings.batch : (place + 1) * self.settings.batch]
 
+    def _parted(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the crops of held-out pictures and those of the others, each in an order that the seed decides."""
+        valid = self.targets.valid
+        rng = np.random.default_rng((self.settings.seed, 3))
+        order = valid[rng.permutation(len(valid))]
+        picture = order // (len(valid) // self.targets.facts["pictures"])
+        pictures = np.unique(picture)
+        chosen = rng.permutation(pictures)[: max(1, round(HELD_OUT * len(pictures)))]
+        is_held_out = np.isin(picture, chosen)
+        return order[is_held_out], order[~is_held_out]
+
+    def _precision(self) -> Any:
+        import torch
+
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mixed)
+
     def _batch(self, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         return batch_of(self.targets.crops, self.targets.features, rows, self.device)
 
@@ -331,12 +331,12 @@ class Run:
         found = {name: value for name, value in asdict(self.settings).items() if name not in {"steps", "last_crops"}}
         return {**found, "channels": self.n_channels, "crops": len(self.targets.valid)}
 
-    def _resume(self) -> bool:
+    def _resume(self) -> None:
         import torch
 
         found = load_checkpoint(self.path)
         if found is None:
-            return False
+            return
         tensors, facts = found
         begin_anew = f"Give the settings of before, or delete {self.path} to begin anew."
         theirs, ours = facts.get("identity", {}), self._identity()
@@ -354,7 +354,6 @@ class Run:
         self.network.load_state_dict({n.partition(".")[2]: t for n, t in state.items() if n.startswith("network.")})
         self.descent.load({n.partition(".")[2]: t for n, t in state.items() if n.startswith("descent.")}, at.step)
         self.progress = at
-        return True
 
 
 def _card(

@@ -59,7 +59,7 @@ class TargetSettings:
     layers: tuple[str, ...] = ("blocks.6", "blocks.14")
     image_px: int = 256
     crop_px: int = 97
-    crops_per_picture: int = 4
+    crops_per_picture: int = 8
     max_pictures: int | None = None
     seed: int = 0
 

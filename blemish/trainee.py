@@ -43,7 +43,7 @@ def trainee(size: Size, n_channels: int, seed: int) -> torch.nn.Sequential:
         conv = nn.Conv2d(channels, outputs, kernel, bias=is_last)
         with torch.no_grad():
             conv.weight.normal_(0, (channels * kernel * kernel) ** -0.5, generator=generator)
-            if conv.bias is not None:  # the last one: it is solved for, and says nothing until then
+            if conv.bias is not None:  # the last one says nothing at first: the mean, not noise
                 conv.weight.zero_()
                 conv.bias.zero_()
         parts.append((name, conv))

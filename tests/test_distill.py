@@ -16,14 +16,14 @@ from blemish.distill import DistillSettings, Progress, Run, check_out, distill
 from blemish.errors import InputError, ModelFileError
 from blemish.images import load, save
 from blemish.pdn import pdn_shapes
-from blemish.targets import TargetSettings
+from blemish.targets import TargetSettings, prepare
 from blemish.teacher import load_teacher
 from blemish.trainstate import load_checkpoint
 from tests.pictures import good
 
 torch = pytest.importorskip("torch", reason="needs blemish[train]")
 TARGETS = TargetSettings("efficientnet_lite0", ("blocks.3", "blocks.4"), image_px=64, crop_px=37, crops_per_picture=2)
-SETTINGS = DistillSettings(steps=4, batch=2, first_crops=4, last_crops=4)
+SETTINGS = DistillSettings(steps=4, batch=2, last_crops=4)
 KILLED = """
 import os, sys
 from blemish import distill as module
@@ -32,7 +32,6 @@ def say(what, done, total, remark):
     if what == "distilling" and done == 2:
         os._exit(9)
 module.SAVE_S = 0.0
-module.first_guess = lambda *_: None
 module.distill(sys.argv[1], sys.argv[2], settings=SETTINGS, targets=TARGETS, threads=1, progress=say)
 """
 
@@ -43,13 +42,6 @@ def photographs(tmp_path_factory):
     for i in range(8):
         save(folder / f"{i}.png", good(i))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def quick(request, monkeypatch):
-    """Without the first guess, whose covariances of 2,304 inputs take seconds; one slow test has it."""
-    if "slow" not in request.keywords:
-        monkeypatch.setattr(module, "first_guess", lambda *_: None)
 
 
 def made(photographs, out, settings=SETTINGS, **more):
@@ -68,7 +60,7 @@ def test_a_teacher_is_made_with_card_and_curve(photographs, tmp_path):
     curve = json.loads((tmp_path / "t.work" / "loss.json").read_text())
     assert (curve["step"], curve["training"][0]) == ([0, 4], None)
     assert load(tmp_path / "t.work" / "loss.png").shape == (400, 720, 3)
-    assert {row[0] for row in seen} == {"preparing crops", "first guess", "distilling"}
+    assert {row[0] for row in seen} == {"preparing crops", "distilling"}
     assert [row[1] for row in seen if row[0] == "distilling"] == [1, 2, 3, 4]
     assert "min left" in seen[-1][3]
 
@@ -137,6 +129,26 @@ def test_a_budget_becomes_steps(photographs, tmp_path, monkeypatch):
     assert steps >= 2
 
 
+def test_a_slow_start_is_planned_anew_until_the_rate_falls(photographs, tmp_path, monkeypatch):
+    settings = DistillSettings(**{**SETTINGS.__dict__, "steps": None, "budget_s": 100.0})
+    run = Run(settings, prepare(photographs, tmp_path, TARGETS), tmp_path, torch.device("cpu"))
+    clock, took = [0.0], iter([2.0] * module.TIMED_STEPS + [0.5] * 400)
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(module, "SAVE_S", 0.0)
+
+    def step():
+        run.progress.step += 1
+        run.progress.moving = 1.0
+        clock[0] += next(took)
+
+    monkeypatch.setattr(run, "_step", step)
+    plans = []
+    run.learn(lambda *_: plans.append(run.progress.steps))
+    assert plans[module.TIMED_STEPS - 1] == 45
+    assert 60 < plans[-1] == run.progress.step
+    assert run.progress.spent_s <= 100.0
+
+
 def test_the_rate_rises_and_falls():
     run = Run.__new__(Run)
     run.progress = Progress(steps=1000)
@@ -147,18 +159,26 @@ def test_the_rate_rises_and_falls():
     assert np.argmin(np.array(shares[50:]) == 1.0) == pytest.approx(1000 * (1 - module.DECAY) - 50, abs=1)
 
 
+def test_no_picture_is_both_held_out_and_learnt(photographs, tmp_path):
+    ready = prepare(photographs, tmp_path, TARGETS)
+    run = Run(SETTINGS, ready, tmp_path, torch.device("cpu"))
+    held_out, learnt = ({int(row) // TARGETS.crops_per_picture for row in rows} for rows in (run.held_out, run.learnt))
+    assert (len(held_out), len(learnt)) == (1, 7)
+    assert held_out.isdisjoint(learnt)
+    assert sorted([*run.held_out, *run.learnt]) == ready.valid.tolist()
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
         ({"steps": None}, "steps, budget: expected one of them, got neither"),
         ({"budget_s": 5.0}, "steps, budget: expected one of them, got both"),
-        ({"steps": -1}, "steps: expected a number from 0"),
+        ({"steps": 0}, "steps: expected a number from 1"),
         ({"steps": None, "budget_s": 0.0}, "budget: expected a number from 1.0"),
         ({"batch": 0}, "batch: expected"),
         ({"rate": -1.0}, "rate: expected"),
         ({"size": "large"}, "size: expected small or medium"),
         ({"last_crops": 0}, "last_crops: expected"),
-        ({"first_crops": 0}, "first_crops: expected"),
     ],
 )
 def test_settings_that_cannot_be_are_told(change, text):
@@ -182,11 +202,12 @@ def test_missing_torch_is_told_before_anything_is_read(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_learning_helps(tmp_path):
-    """With the first guess and some steps, held-out loss falls well below what knowing nothing gives."""
+    """After some steps, held-out loss falls well below what knowing nothing gives."""
     folder = tmp_path / "photographs"
     for i in range(24):
         save(folder / f"{i}.png", good(i))
-    settings = DistillSettings(steps=30, batch=4, rate=0.02, first_crops=30, last_crops=40)
-    card = distill(folder, tmp_path / "t.safetensors", settings=settings, targets=TARGETS)
-    assert card["loss"]["held_out_after_solving_last_layer"] < 0.5
+    settings = DistillSettings(steps=30, batch=4, last_crops=40)
+    loss = distill(folder, tmp_path / "t.safetensors", settings=settings, targets=TARGETS)["loss"]
+    assert loss["held_out"] < 0.1 * loss["held_out_if_nothing_is_learnt"]
+    assert loss["held_out_after_solving_last_layer"] < loss["held_out"]
     shutil.rmtree(tmp_path / "t.work")
