@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,6 +12,7 @@ from blemish.efficientad_loss import HARD_SHARE, hard_loss, jittered
 from blemish.efficientad_nets import Network, network, new_weights
 from blemish.pdn import autoencoder, import_torch, output_hw
 from blemish.pdn_tiles import STRIDE_PX, normalised, pixels_of
+from blemish.precision import has_instructions
 from blemish.winograd import TILE
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ class Training:
         size, self.n_outputs = settings.model_size, len(list(teacher.values())[-1])
         self.image_hw = settings.geometry().network_hw
         whole = output_hw(size, self.image_hw, padding=settings.padding)
-        self.mixed = device != "cpu" or has_bf16()
+        self.mixed = device != "cpu" or has_instructions("amx_bf16")
         tiled = not self.mixed and not settings.padding and min(whole) >= LEAST_TILED
         self.hw = (whole[0] // TILE * TILE, whole[1] // TILE * TILE) if tiled else whole
         self.crop_hw = self.hw if crop is None else (crop, crop)
@@ -159,10 +158,11 @@ class Training:
         of_teacher = student.head(student.pictures(features, 0, 2 * n), 0)
         of_autoencoder = student.head(student.pictures(features, 2 * n, 3 * n), 1)
         height, width = self.crop_hw
-        targets = torch.stack(
-            [self._target(i)[r : r + height, c : c + width] for i, (r, c) in zip(chosen, places[:n], strict=True)]
-        )
-        distances = (ordered(self._scaled(targets.float())) - student.pictures(of_teacher, 0, n).float()).square()
+        # Of float32 before they are stacked: torch's autocast on a CPU refuses to stack float16.
+        targets = [
+            self._target(i)[r : r + height, c : c + width].float() for i, (r, c) in zip(chosen, places[:n], strict=True)
+        ]
+        distances = (ordered(self._scaled(torch.stack(targets))) - student.pictures(of_teacher, 0, n).float()).square()
         rebuilt = self._rebuilt(changed)
         cut = [rebuilt[i, r : r + height, c : c + width] for i, (r, c) in enumerate(places[n:])]
         rebuilt = ordered(torch.stack(cut))
@@ -249,12 +249,3 @@ class Training:
 
 def _mean_square(x: Any) -> Any:
     return x.float().square().mean()
-
-
-@lru_cache(maxsize=1)
-def has_bf16() -> bool:
-    """Return whether this processor multiplies matrices of bfloat16 (AMX), where plain convolutions in it pay."""
-    try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False

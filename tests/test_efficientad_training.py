@@ -60,6 +60,12 @@ def as_the_paper_has_it(made: Training, k: int) -> Losses:
     )
 
 
+@pytest.fixture(autouse=True)
+def _float32(monkeypatch: pytest.MonkeyPatch):
+    """The same on every processor."""
+    monkeypatch.setattr(efficientad_training, "has_instructions", lambda *_: False)
+
+
 @pytest.mark.parametrize("tiled", [True, False])
 def test_losses_are_the_papers(model: EfficientAd, monkeypatch: pytest.MonkeyPatch, tiled: bool):
     monkeypatch.setattr(efficientad_training, "LEAST_TILED", 8 if tiled else 100)
@@ -72,6 +78,17 @@ def test_losses_are_the_papers(model: EfficientAd, monkeypatch: pytest.MonkeyPat
     expected = as_the_paper_has_it(made, 5)
     found = made.step(5, 1e-9)
     np.testing.assert_allclose(found, expected, rtol=2e-3)
+
+
+def test_bfloat16_gives_nearly_the_same_losses(model: EfficientAd, monkeypatch: pytest.MonkeyPatch):
+    whole = training(model, crop=4)
+    monkeypatch.setattr(efficientad_training, "has_instructions", lambda *_: True)
+    mixed = training(model, crop=4)
+    assert mixed.mixed
+    for made in (mixed, whole):
+        made.autoencoder.dropout.p = 0.0
+    np.testing.assert_allclose(mixed.step(3, 1e-9), whole.step(3, 1e-9), rtol=0.05)
+    assert mixed.held_out_loss() == pytest.approx(whole.held_out_loss(), rel=0.05)
 
 
 def test_a_step_lowers_its_loss(model: EfficientAd):
