@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from blemish.anomalib_arguments import OF_DATA_SETS, refuses, warn_without_effect
 from blemish.errors import DataError, message
 from blemish.folder import Folder, PathLike
 from blemish.listing import (
@@ -19,7 +20,6 @@ from blemish.listing import (
     no_pictures,
     pair_masks,
     seen,
-    warn_without_effect,
 )
 from blemish.manifest import MANIFEST_ENDINGS, Manifest
 from blemish.records import Sample
@@ -71,6 +71,7 @@ class MVTecAD:
         UserWarning: if one of the last three is given, since it changes nothing.
     """
 
+    @refuses("MVTecAD", OF_DATA_SETS | {"seed": "Nothing is drawn: the folders say what is for testing."})
     def __init__(
         self,
         root: PathLike = "./datasets/MVTecAD",

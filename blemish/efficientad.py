@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blemish.anomalib_arguments import OF_DETECTORS, refuses
 from blemish.efficientad_file import fitted_from, header_of
 from blemish.efficientad_fit import FittedAd, Run, fit
 from blemish.efficientad_settings import (
@@ -90,6 +91,7 @@ class EfficientAd:
         warning: what went wrong in the last fit's training, "" if nothing did.
     """
 
+    @refuses("EfficientAd", OF_DETECTORS)
     def __init__(
         self,
         *,

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from blemish.anomalib_arguments import OF_ENGINE, refuses
 from blemish.datasets import DataSet
 from blemish.detectors import Trained
 from blemish.errors import DataError, ImageError, InputError, message
@@ -59,6 +60,7 @@ class Engine:
     [{'image_AUROC': 0.99, ...}]
     """
 
+    @refuses("Engine", OF_ENGINE)
     def __init__(
         self, *, progress: Progress | None = None, max_epochs: int | None = None, max_steps: int | None = None
     ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from blemish.anomalib_arguments import OF_DATA_SETS, refuses, warn_without_effect
 from blemish.arrays import check_number
 from blemish.errors import DataError, InputError, message
 from blemish.listing import (
@@ -18,7 +19,6 @@ from blemish.listing import (
     no_pictures,
     pair_masks,
     seen,
-    warn_without_effect,
 )
 from blemish.records import Sample
 
@@ -56,6 +56,7 @@ class Folder:
         UserWarning: if one of the last three is given, since it changes nothing.
     """
 
+    @refuses("Folder", OF_DATA_SETS)
     def __init__(
         self,
         name: str,

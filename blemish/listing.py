@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from blemish.arrays import check_number
 from blemish.errors import DataError, message
 
 if TYPE_CHECKING:
@@ -144,24 +142,6 @@ def no_pictures(name: str, folders: Sequence[Path], endings: tuple[str, ...]) ->
     got = "; ".join(seen(folder) for folder in folders)
     where = ", ".join(str(folder) for folder in folders)
     return DataError(message(name, f"pictures ({', '.join(endings)})", got, where=where))
-
-
-def warn_without_effect(name: str, given: Mapping[str, int | None]) -> None:
-    """Warn the caller's caller of the arguments that are not None.
-
-    Raises:
-        InputError: if one is not what anomalib takes either.
-    """
-    for argument, value in given.items():
-        if value is not None:
-            check_number(argument, value, low=0 if argument == "num_workers" else 1, high=100_000)
-    without = [argument for argument, value in given.items() if value is not None]
-    if without:
-        text = (
-            f"{name}: {', '.join(without)} taken for compatibility with anomalib, without effect here: pictures go "
-            "through the network one by one, decoded ahead in as many threads as the detector's threads= says."
-        )
-        warnings.warn(text, UserWarning, stacklevel=3)
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blemish import backbones
+from blemish.anomalib_arguments import OF_DETECTORS, refuses
 from blemish.errors import InputError, NotFittedError, message
 from blemish.fitting import Fitted, estimated_bytes, fit
 from blemish.modelfile import load_model, save_model
@@ -68,6 +69,7 @@ class Patchcore:
         problems: the training pictures that the last fit left out, and why.
     """
 
+    @refuses("Patchcore", OF_DETECTORS)
     def __init__(
         self,
         *,

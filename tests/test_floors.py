@@ -23,6 +23,7 @@ FLOORS: dict[str, float] = {
     "_version": 0,
     "errors": 0,
     "arrays": 1,
+    "anomalib_arguments": 2,
     "records": 2,
     "integer_scores": 2.5,
     "search_records": 2.5,
