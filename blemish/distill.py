@@ -27,9 +27,10 @@ from blemish.files import atomic_write
 from blemish.images import save as save_picture
 from blemish.pdn import check_size, import_torch
 from blemish.precision import has_instructions
+from blemish.refit import loss_of, refit
 from blemish.targets import Targets, TargetSettings, prepare, projection
 from blemish.teacher import save_teacher
-from blemish.trainee import batch_of, batches, folded, loss_of, measure_norms, projected, refit, trainee, turned
+from blemish.trainee import batch_of, batches, folded, measure_norms, projected, trainee, turned
 from blemish.trainstate import load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:

@@ -74,6 +74,8 @@ class EfficientAd:
         holdout: share of good pictures that is not learnt from: a quarter decides quantiles and when to stop, the rest
             the threshold. Of 209 pictures 32 set it, which promises 3 % of false alarms at best: for 1 %, give 660.
         early_stop: whether training ends when the held-out loss no longer falls.
+        solve_last: whether the student's last layer is at last solved for by least squares, which short trainings need;
+            the paper ends with the last step.
         false_alarm_rate: share of good pictures that may be called defective.
         bit_depth: how many bits 16-bit pictures really use (12 for most industrial cameras); None for all 16.
         seed: of every random choice. The same seed, pictures, threads and torch give the same weights.
@@ -113,6 +115,7 @@ class EfficientAd:
         crop: int | None = None,
         holdout: float = 0.2,
         early_stop: bool = True,
+        solve_last: bool = True,
         false_alarm_rate: float = 0.01,
         bit_depth: int | None = None,
         seed: int = 0,
@@ -139,6 +142,7 @@ class EfficientAd:
             crop=crop,
             holdout=holdout,
             early_stop=early_stop,
+            solve_last=solve_last,
             false_alarm_rate=Calibration.from_scores([0.0], false_alarm_rate).false_alarm_rate,
             bit_depth=bit_depth,
             seed=seed,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from blemish.efficientad_graph import Networks, efficientad_graph
+from blemish.efficientad_heads import seconds_to_solve, solved
 from blemish.efficientad_loop import Loop, Outcome, Plan, plan_training
 from blemish.efficientad_maps import Maps, Quantiles, open_maps
 from blemish.efficientad_nets import arrays
@@ -130,11 +131,13 @@ def _fit(
     plan = plan_training(settings, len(split.train))
     if plan.seconds is not None:
         after = AFTER * each * (len(inputs) - len(split.train)) + AFTER_S
+        if settings.solve_last:
+            after += seconds_to_solve(training, each)
         plan = _planned(training, plan, start + plan.seconds - after)
     of = {"settings": settings.to_dict(), "teacher": teacher.sha256, "pictures": pictures.sha256, "crop": plan.crop}
     loop = Loop(training, plan, checkpoint=run.checkpoint, of=of, progress=run.progress)
     outcome = loop.run()
-    maps, calibration = _calibrated(training, teacher, inputs, split, run)
+    maps, calibration = _calibrated(_networks(training, teacher, run), settings, inputs, split, run)
     provenance: dict[str, str | int | float] = {
         "seed": settings.seed,
         "backbone": f"teacher {teacher.file.name}",
@@ -194,20 +197,26 @@ def _seconds_a_step(training: Training) -> float:
     return max(min(times), 1e-4)
 
 
-def _calibrated(
-    training: Training, teacher: Teacher, inputs: UInt8, split: Split, run: Run
-) -> tuple[Maps, Calibration]:
-    """Return the network with its quantiles, and the threshold: each from pictures that nothing else was taken from."""
+def _networks(training: Training, teacher: Teacher, run: Run) -> Networks:
+    """Return what was trained, with the student's last layer solved for if that is wanted."""
     settings = training.settings
-    networks = Networks(
+    if settings.solve_last:
+        run.progress("solving the last layer", 0, 1)
+    return Networks(
         teacher.state,
-        training.student.weights(),
+        solved(training) if settings.solve_last else training.student.weights(),
         arrays(training.autoencoder),
         training.mean.cpu().numpy(),
         training.std.cpu().numpy(),
         settings.model_size,
         settings.padding,
     )
+
+
+def _calibrated(
+    networks: Networks, settings: EfficientAdSettings, inputs: UInt8, split: Split, run: Run
+) -> tuple[Maps, Calibration]:
+    """Return the network with its quantiles, and the threshold: each from pictures that nothing else was taken from."""
     geometry = settings.geometry()
     model = efficientad_graph(networks, geometry.network_hw)
     maps = open_maps(

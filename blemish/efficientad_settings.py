@@ -48,6 +48,7 @@ class EfficientAdSettings:
     crop: int | None
     holdout: float
     early_stop: bool
+    solve_last: bool
     false_alarm_rate: float
     bit_depth: int | None
     seed: int
@@ -58,7 +59,7 @@ class EfficientAdSettings:
         for name, known in (("model_size", SIZES), ("border", BORDERS), ("arithmetic", ARITHMETICS)):
             if getattr(self, name) not in known:
                 raise InputError(message(name, " or ".join(known), repr(getattr(self, name))))
-        for name in ("padding", "pad_maps", "early_stop"):
+        for name in ("padding", "pad_maps", "early_stop", "solve_last"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(message(name, "True or False", repr(getattr(self, name))))
         for name, high in (("lr", 1.0), ("holdout", 0.8), ("weight_decay", 1.0)):

@@ -114,7 +114,7 @@ class Training:
         torch = import_torch()
         rng = np.random.default_rng([self.settings.seed, k])
         # The autoencoder's dropout takes torch's own generator, which is left as it was.
-        with torch.random.fork_rng(devices=[] if self.device == "cpu" else None), self._precision():
+        with torch.random.fork_rng(devices=[] if self.device == "cpu" else None), self.precision():
             torch.manual_seed(int(rng.integers(2**62)))
             parts = self._losses(k, rng, share)
         total = sum(parts)
@@ -133,7 +133,7 @@ class Training:
         torch = import_torch()
         sums = []
         self.autoencoder.eval()
-        with torch.no_grad(), self._precision():
+        with torch.no_grad(), self.precision():
             for picture in self.pictures.held:
                 x = self._cut(picture[None], [(0, 0)], self.hw)
                 features = self.student.features(normalised(x, self.device), self.hw)
@@ -143,6 +143,23 @@ class Training:
                 sums.append(float(_mean_square(wanted - said[0]) + _mean_square(rebuilt - said[1])))
         self.autoencoder.train()
         return float(np.mean(sums))
+
+    def lesson(self, i: int) -> tuple[Any, Any]:
+        """Return a training picture as it is, (1, 3, H, W), and what the student should say of it, (1, 2 n, h, w)."""
+        torch = import_torch()
+        picture = self.pictures.train[i : i + 1]
+        x = normalised(self._cut(picture, [(0, 0)], self.hw), self.device).permute(0, 3, 1, 2)
+        self.autoencoder.eval()
+        with torch.no_grad(), self.precision():
+            of_teacher = self._scaled(self._target(i)[None].float())
+            rebuilt = self._rebuilt(picture.astype(np.float32)).float()
+        self.autoencoder.train()
+        return x, torch.cat([of_teacher, rebuilt], 3).permute(0, 3, 1, 2)
+
+    def precision(self) -> Any:
+        """Return the context that networks run in: bfloat16 where the device multiplies it fast."""
+        torch = import_torch()
+        return torch.autocast(self.device.partition(":")[0], dtype=torch.bfloat16, enabled=self.mixed)
 
     def _losses(self, k: int, rng: np.random.Generator, share: float) -> list[Any]:
         torch = import_torch()
@@ -229,7 +246,7 @@ class Training:
         torch = import_torch()
         n = min(len(self.pictures.train), MEASURED_PICTURES)
         chosen = [i * len(self.pictures.train) // n for i in range(n)]
-        with torch.no_grad(), self._precision():
+        with torch.no_grad(), self.precision():
             sums = torch.zeros(2, self.n_outputs, dtype=torch.float64, device=self.device)
             count = 0
             shift = self._target(chosen[0]).double().mean((0, 1))
@@ -241,10 +258,6 @@ class Training:
         std = (square - mean.square()).clamp_min(0).sqrt()
         std = std.clamp_min(max(DEVIATION_FLOOR * float(std.mean()), 1e-6))
         return (mean + shift).float(), std.float()
-
-    def _precision(self) -> Any:
-        torch = import_torch()
-        return torch.autocast(self.device.partition(":")[0], dtype=torch.bfloat16, enabled=self.mixed)
 
 
 def _mean_square(x: Any) -> Any:

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from blemish.records import Float32
 
-# Of the last layer's solution towards what was learnt; the best on held-out crops is taken.
-SHRINKAGES = (0.01, 0.1, 1.0, 10.0)
-
 
 def trainee(size: Size, n_channels: int, seed: int) -> torch.nn.Sequential:
     """Return a new network that learns `n_channels` targets: convolutions, batch norms, ReLUs and pools by their names.
@@ -123,110 +120,6 @@ def measure_norms(network: torch.nn.Sequential, pictures: Iterable[torch.Tensor]
             network[:-1](images)
     for norm, momentum in zip(norms, usual, strict=True):
         norm.momentum = momentum
-
-
-def refit(
-    network: torch.nn.Sequential,
-    fit_on: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    judge_on: list[tuple[torch.Tensor, torch.Tensor]],
-) -> tuple[float, float]:
-    """Solve the last layer by least squares, keep what is best on other crops; return the loss there before and after.
-
-    The solution is shrunk towards the weights that are there, by one of several amounts.
-
-    Args:
-        network: in evaluation mode; its last layer is changed.
-        fit_on: pictures and targets to solve on, batch by batch.
-        judge_on: others, to choose the amount on.
-
-    Cost: (inputs of the last layer)^2 operations per output: 4096 inputs for PDN-S.
-    """
-    import torch
-
-    body, last = network[:-1], network[-1]
-    assert isinstance(last, torch.nn.Conv2d)
-    assert last.bias is not None
-    weight, bias = last.weight.detach().clone(), last.bias.detach().clone()
-    with torch.no_grad():
-        system = _LeastSquares(weight[0].numel() + 1, len(weight), weight.device)
-        for images, wanted in fit_on:
-            inside = body(images)
-            error = wanted - last(inside)
-            columns = torch.nn.functional.unfold(inside, last.kernel_size)
-            columns = columns.view(*columns.shape[:2], *error.shape[2:])
-            left, right = (rows_apart(one) for one in (columns, error))
-            system.add(torch.cat([left, torch.ones_like(left[:, :1])], 1), right)
-        before = loss_of(network, judge_on)
-        best = before, weight, bias
-        for shrinkage in SHRINKAGES:
-            change = system.solve(shrinkage)
-            last.weight.copy_(weight + change[:-1].T.reshape(weight.shape))
-            last.bias.copy_(bias + change[-1])
-            loss = loss_of(network, judge_on)
-            if loss < best[0]:
-                best = loss, last.weight.detach().clone(), last.bias.detach().clone()
-        last.weight.copy_(best[1])
-        last.bias.copy_(best[2])
-    return before, best[0]
-
-
-def rows_apart(maps: torch.Tensor) -> torch.Tensor:
-    """Return every second row and column of (B, C, h, w) maps as (n, C) rows: neighbours say nearly the same."""
-    return maps[:, :, ::2, ::2].permute(0, 2, 3, 1).flatten(0, 2)
-
-
-class _LeastSquares:
-    """Rows and what they should give, and the map that does it best, by whichever of two equal ways is smaller."""
-
-    def __init__(self, n_inputs: int, n_outputs: int, device: torch.device) -> None:
-        self.shape, self.device = (n_inputs, n_outputs), device
-        self.rows: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.sums: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def add(self, columns: torch.Tensor, wanted: torch.Tensor) -> None:
-        """Take (n, inputs) and (n, outputs) rows; beyond as many rows as inputs, only their products are kept."""
-        import torch
-
-        self.rows.append((columns, wanted))
-        if self.sums is None and sum(len(one) for one, _ in self.rows) > self.shape[0]:
-            self.sums = (
-                torch.zeros(self.shape[0], self.shape[0], dtype=torch.float64, device=self.device),
-                torch.zeros(*self.shape, dtype=torch.float64, device=self.device),
-            )
-        if self.sums is not None:
-            for left, right in self.rows:
-                self.sums[0].add_(left.T @ left)
-                self.sums[1].add_(left.T @ right)
-            self.rows = []
-
-    def solve(self, shrinkage: float) -> torch.Tensor:
-        """Return the (inputs, outputs) map, shrunk by a multiple of the inputs' mean square."""
-        import torch
-
-        if self.sums is not None:
-            gram, cross = self.sums
-            return torch.cholesky_solve(cross, torch.linalg.cholesky(self._damped(gram, shrinkage))).float()
-        columns, wanted = (torch.cat([row[i] for row in self.rows]).double() for i in (0, 1))
-        kernel = self._damped(columns @ columns.T, shrinkage)
-        return (columns.T @ torch.cholesky_solve(wanted, torch.linalg.cholesky(kernel))).float()
-
-    def _damped(self, gram: torch.Tensor, shrinkage: float) -> torch.Tensor:
-        import torch
-
-        scale = gram.diagonal().sum() / self.shape[0]
-        return gram + shrinkage * scale * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-
-
-def loss_of(network: torch.nn.Sequential, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
-    """Return the mean squared error over some batches."""
-    import torch
-
-    total, n = 0.0, 0
-    with torch.no_grad():
-        for images, wanted in batches:
-            total += float((network(images) - wanted).square().sum())
-            n += wanted.numel()
-    return total / n
 
 
 def batches(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:

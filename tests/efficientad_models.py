@@ -28,6 +28,7 @@ SETTINGS: dict[str, Any] = {
     "crop": None,
     "holdout": 0.4,
     "early_stop": True,
+    "solve_last": True,
     "false_alarm_rate": 0.25,
     "seed": 0,
     "device": "cpu",

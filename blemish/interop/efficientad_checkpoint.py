@@ -115,6 +115,7 @@ def _settings(checkpoint: Mapping[str, Any], false_alarm_rate: float, where: obj
         crop=None,
         holdout=0.2,
         early_stop=False,
+        solve_last=False,
         false_alarm_rate=Calibration.from_scores([0.0], false_alarm_rate).false_alarm_rate,
         bit_depth=None,
         seed=0,
