@@ -32,6 +32,7 @@ def header_of(settings: EfficientAdSettings, fitted: FittedAd) -> dict[str, Any]
             "image_scores": calibration.scores,
         },
         "quantiles": {"student": maps.student, "autoencoder": maps.autoencoder},
+        "autoencoder_share": maps.share,
         "provenance": fitted.provenance,
         "history": fitted.history,
         "training": [
@@ -73,6 +74,7 @@ def _fitted_from(model: ModelFolder, threads: int) -> tuple[EfficientAdSettings,
         threads=threads,
         student=student,
         autoencoder=autoencoder,
+        share=float(check_number("autoencoder_share", header["autoencoder_share"], low=0, high=0.5)),
     )
     fitted = FittedAd(maps, calibration, names, sizes_hw, dict(header["provenance"]), dict(history))
     return settings, fitted

@@ -137,7 +137,7 @@ def _fit(
     of = {"settings": settings.to_dict(), "teacher": teacher.sha256, "pictures": pictures.sha256, "crop": plan.crop}
     loop = Loop(training, plan, checkpoint=run.checkpoint, of=of, progress=run.progress)
     outcome = loop.run()
-    maps, calibration = _calibrated(_networks(training, teacher, run), settings, inputs, split, run)
+    maps, calibration = _calibrated(_networks(training, teacher, run), training, inputs, split, run)
     provenance: dict[str, str | int | float] = {
         "seed": settings.seed,
         "backbone": f"teacher {teacher.file.name}",
@@ -214,9 +214,10 @@ def _networks(training: Training, teacher: Teacher, run: Run) -> Networks:
 
 
 def _calibrated(
-    networks: Networks, settings: EfficientAdSettings, inputs: UInt8, split: Split, run: Run
+    networks: Networks, training: Training, inputs: UInt8, split: Split, run: Run
 ) -> tuple[Maps, Calibration]:
     """Return the network with its quantiles, and the threshold: each from pictures that nothing else was taken from."""
+    settings = training.settings
     geometry = settings.geometry()
     model = efficientad_graph(networks, geometry.network_hw)
     maps = open_maps(
@@ -233,9 +234,21 @@ def _calibrated(
         raw.append(maps.raw(inputs[i]))
         run.progress("calibrating", done, total)
     student, autoencoder = (Quantiles.of(np.stack([pair[k] for pair in raw[: len(split.held)]])) for k in (0, 1))
-    maps = replace(maps, student=student, autoencoder=autoencoder)
+    maps = replace(maps, student=student, autoencoder=autoencoder, share=_share(training.explained()))
     scores = [float(maps.joined(*pair).max()) for pair in raw[len(split.held) :]]
     return maps, Calibration.from_scores(scores, settings.false_alarm_rate)
+
+
+def _share(explained: float) -> float:
+    """Return how much the autoencoder's map counts: half if it rebuilds all, nothing if it rebuilds nothing.
+
+    The map of an autoencoder that has learnt nothing yet is noise, which its own quantiles make as strong as the
+    student's. Differs: half in the paper, whatever it has learnt.
+
+    >>> _share(0.0), _share(1.0)
+    (0.0, 0.5)
+    """
+    return explained / (1 + explained)
 
 
 def _history(plan: Plan, outcome: Outcome, split: Split) -> dict[str, Any]:

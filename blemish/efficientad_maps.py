@@ -62,6 +62,7 @@ class Maps:
         pad_maps: whether maps are laid where their cells lie; False stretches them over the picture.
         border: what lies around them then: "edge" goes on with the outermost cell, "zero" puts 0 into the raw maps
             as anomalib does, "normal" puts 0 into the joined map as nelson1425 does.
+        share: how much the autoencoder's map counts, the student's the rest: half in Batzner et al. 2024.
     """
 
     model: bytes
@@ -72,6 +73,7 @@ class Maps:
     padding: bool
     pad_maps: bool
     border: Border
+    share: float = 0.5
 
     def raw(self, network_input: UInt8) -> tuple[Float32, Float32]:
         """Return both maps, (h, w) float32, of one input of the network, (H, W, 3) uint8."""
@@ -80,9 +82,9 @@ class Maps:
         return student, autoencoder
 
     def joined(self, student: Float32, autoencoder: Float32) -> Float32:
-        """Return the mean of the normalised maps at the size of the network's input."""
+        """Return the weighted mean of the normalised maps at the size of the network's input."""
         hw = self.geometry.network_hw
-        both = 0.5 * self.student.normalised(student) + 0.5 * self.autoencoder.normalised(autoencoder)
+        both = self._mean(student, autoencoder)
         if self.padding or not self.pad_maps:
             return upsample(both, hw)
         if self.border == "edge":
@@ -90,8 +92,14 @@ class Maps:
         value = 0.0
         if self.border == "zero":
             nothing = np.zeros(1, np.float32)
-            value = float((0.5 * self.student.normalised(nothing) + 0.5 * self.autoencoder.normalised(nothing))[0])
+            value = float(self._mean(nothing, nothing)[0])
         return upsample(np.pad(both, PAD, constant_values=value).astype(np.float32), hw)
+
+    def _mean(self, student: Float32, autoencoder: Float32) -> Float32:
+        share = np.float32(self.share)
+        of_student, of_both = self.student.normalised(student), self.autoencoder.normalised(autoencoder)
+        mean: Float32 = (1 - share) * of_student + share * of_both
+        return mean
 
     def score_and_map(self, picture: UInt8) -> tuple[float, Float32]:
         """Return the score, which is the joined map's highest value, and the map at the picture's size."""
@@ -130,6 +138,7 @@ def open_maps(
     threads: int,
     student: Quantiles = UNKNOWN,
     autoencoder: Quantiles = UNKNOWN,
+    share: float = 0.5,
 ) -> Maps:
     """Return a network that runs, after trying it on a black picture.
 
@@ -138,7 +147,7 @@ def open_maps(
         ModelFileError: if it can't be run, or its outputs are no two maps of one size.
     """
     running = session(model, threads=threads)
-    maps = Maps(model, running, geometry, student, autoencoder, padding, pad_maps, border)
+    maps = Maps(model, running, geometry, student, autoencoder, padding, pad_maps, border, share)
     found = run(running, np.zeros((1, *geometry.network_hw, 3), np.uint8))
     shapes = [describe(found.get(name)) for name in OUTPUTS]
     arrays = [found[name] for name in OUTPUTS if name in found]

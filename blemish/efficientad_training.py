@@ -144,6 +144,20 @@ class Training:
         self.autoencoder.train()
         return float(np.mean(sums))
 
+    def explained(self) -> float:
+        """Return how much of the teacher's variance on held-out pictures the autoencoder explains, from 0 to 1."""
+        torch = import_torch()
+        errors, variances = [], []
+        self.autoencoder.eval()
+        with torch.no_grad(), self.precision():
+            for picture in self.pictures.held:
+                of_teacher = self._scaled(self._of_teacher(self._cut(picture[None], [(0, 0)], self.hw), self.hw))
+                rebuilt = self._rebuilt(picture[None].astype(np.float32))
+                errors.append(float(_mean_square(of_teacher - rebuilt)))
+                variances.append(float(_mean_square(of_teacher)))
+        self.autoencoder.train()
+        return float(np.clip(1 - sum(errors) / max(sum(variances), 1e-12), 0, 1))
+
     def lesson(self, i: int) -> tuple[Any, Any]:
         """Return a training picture as it is, (1, 3, H, W), and what the student should say of it, (1, 2 n, h, w)."""
         torch = import_torch()

@@ -153,6 +153,7 @@ def test_the_rate_can_be_moved(trained: EfficientAd, folder: Path):
         (lambda h: h["quantiles"].update(student=[2.0, 1.0]), "quantiles.student: expected two rising numbers"),
         (lambda h: h["quantiles"].update(student=[0.0, 1e300]), "quantiles.student: expected a number"),
         (lambda h: h["quantiles"].pop("autoencoder"), "KeyError: 'autoencoder'"),
+        (lambda h: h.update(autoencoder_share=0.7), "autoencoder_share: expected a number from 0 to 0.5"),
         (lambda h: h["settings"].update(lr="fast"), "lr: expected a number from 0 to 1"),
         (lambda h: h["settings"].update(teacher=3), "teacher: expected a name, got 3"),
         (lambda h: h["settings"].pop("seed"), "settings: expected"),

@@ -58,6 +58,13 @@ def test_joined_is_the_mean_of_the_normalised_maps():
     np.testing.assert_allclose(maps().joined(one, other), placed(both.astype(np.float32), (SIDE, SIDE)), atol=1e-5)
 
 
+@pytest.mark.parametrize("border", ["edge", "zero", "normal"])
+def test_an_autoencoder_without_a_share_says_nothing(border):
+    made = maps(share=0.0, border=border)
+    np.testing.assert_allclose(made.joined(cells(0), cells(1)), made.joined(cells(0), cells(2)))
+    assert not np.allclose(maps(share=0.3, border=border).joined(cells(0), cells(1)), made.joined(cells(0), cells(1)))
+
+
 def test_a_border_of_zeros_is_anomalibs():
     """Source: anomalib 2.6.0, efficient_ad/torch_model.py: pad 4 zeros, interpolate, normalise, mean."""
     one, other = cells(0), cells(1)

@@ -91,6 +91,17 @@ def test_bfloat16_gives_nearly_the_same_losses(model: EfficientAd, monkeypatch: 
     assert mixed.held_out_loss() == pytest.approx(whole.held_out_loss(), rel=0.05)
 
 
+def test_what_the_autoencoder_explains_is_between_nothing_and_all(model: EfficientAd, monkeypatch: pytest.MonkeyPatch):
+    made = training(model)
+    assert 0 <= made.explained() < 0.5
+    right = made._scaled(made._of_teacher(made._cut(made.pictures.held[:1], [(0, 0)], made.hw), made.hw))
+    monkeypatch.setattr(made, "_rebuilt", lambda _: right)
+    assert made.explained() == pytest.approx(1.0)
+    monkeypatch.setattr(made, "_rebuilt", lambda _: 9 - right)
+    assert made.explained() == 0.0
+    assert made.autoencoder.training
+
+
 def test_a_step_lowers_its_loss(model: EfficientAd):
     made = training(model)
     first = [made.step(0, 1e-3).total for _ in range(4)]
