@@ -174,33 +174,31 @@ class _Tiled(_Trunks):
         # Back again, for all 0.1 ms of it: the picture is read in one place, where others may put a resize before it.
         image = add("Transpose", [planes], perm=[0, 2, 3, 1])
         both = tiles.first(image, first.weight, first.bias, self.image_hw, first_hw)
-        second_hw = _less(first_hw, 1)
         ends = []
         for i, who in enumerate((self.networks.teacher, self.networks.student)):
-            n = len(who[f"{self.names[0]}.bias"])
-            x = tiles.channels(both, i * n, (i + 1) * n)
             conv = self.conv(who, self.names[1])
-            x = tiles.conv(x, conv.weight, conv.bias, second_hw)
-            x = tiles.pool(x, len(conv.bias), second_hw, inner[0])
-            for name, size in zip(self.names[2:-1], inner[1:], strict=True):
+            x = tiles.conv(both, conv.weight, conv.bias, _less(first_hw, 1), start=i * conv.weight.shape[1])
+            x = tiles.pool(x)
+            for name, size in zip(self.names[2:-1], inner, strict=True):
                 conv = self.conv(who, name)
                 x = tiles.conv(x, conv.weight, conv.bias, size)
             ends.append(x)
         difference, second = self.difference(), self.second_half()
-        student = tiles.conv(add("Concat", ends, axis=5), difference.weight, difference.bias, last, relu=False)
+        student = tiles.conv(tiles.join(*ends), difference.weight, difference.bias, last, relu=False)
         said = tiles.conv(ends[1], second.weight, second.bias, last, relu=False)
-        other = add("Sub", [tiles.from_planes(rebuilt, self.n, self.hw, last), said])
-        return [tiles.mean_of_squares(x, last, self.hw) for x in (student, other)]
+        rebuilt_tiles = tiles.from_planes(rebuilt, self.n, self.hw, last)
+        other = said._replace(name=add("Sub", [rebuilt_tiles.name, said.name]))
+        return [tiles.mean_of_squares(x, self.hw) for x in (student, other)]
 
     def _tiles_hw(self) -> tuple[tuple[int, int], list[tuple[int, int]], tuple[int, int]]:
-        """Return rows and columns of tiles: of the result, of what each inner convolution gives, of the first pool.
+        """Return rows and columns of tiles: of the result, of what convolutions behind the pools give, of the first.
 
         Each convolution but a 1 x 1 reads one tile more than it gives. The second convolution gives what is there: the
-        rest of what the inner ones read is beyond the picture.
+        rest of what those behind it read is beyond the picture.
         """
         last = -(-self.hw[0] // TILE), -(-self.hw[1] // TILE)
         sizes, size = [], last
-        for _name, _, taps, _ in reversed(CONVS[self.networks.size][2:]):
+        for _name, _, taps, _ in reversed(CONVS[self.networks.size][3:]):
             size = size if taps == 1 else _less(size, -1)
             sizes.append(size)
         pooled = (self.image_hw[0] - 3) // 2, (self.image_hw[1] - 3) // 2
