@@ -48,7 +48,7 @@ def seconds_to_solve(training: Training, each: float) -> float:
 
     Args:
         training: the networks.
-        each: seconds that the teacher takes for one picture; the student below its last layer takes about as long.
+        each: seconds that the teacher takes for one picture; student and autoencoder take about as long each.
     """
     last = pdn_shapes(training.settings.model_size, 2 * training.n_outputs)
     n_outputs, *inputs = list(last.values())[-2]
@@ -60,7 +60,7 @@ def seconds_to_solve(training: Training, each: float) -> float:
     # Of doubles, which take twice as long: a Cholesky decomposition, then two triangles of which each takes a half.
     solving = 2 * len(SHRINKAGES) * n_inputs**2 * (n_inputs / 6 + n_outputs)
     judging = len(SHRINKAGES) * len(judge_on) * math.prod(training.hw) * n_inputs * n_outputs
-    return 2 * each * len(training.pictures.train) + (products + solving + judging) * _seconds_a_product()
+    return 3 * each * len(training.pictures.train) + (products + solving + judging) * _seconds_a_product()
 
 
 def _parts(n: int, seed: int) -> tuple[list[int], list[int]]:
