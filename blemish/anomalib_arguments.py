@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 _PICTURE_SIZE = "Give image_size= and center_crop= to the detector: the same size is then used wherever it predicts."
 _THRESHOLD = "Thresholds come from good pictures alone: give the detector false_alarm_rate=."
-_FIGURES = "Heat maps are drawn by `blemish predict --figures`, `blemish benchmark` and blemish.render.figure."
+_FIGURES = "Heat maps are drawn by `blemish predict --out`, `blemish benchmark` and blemish.render.figure."
 _METRICS = "Engine.test always computes image_AUROC, pixel_AUROC, AUPRO and the others of its documentation."
 _TRANSFORM = f"Pictures are not changed at random. {_PICTURE_SIZE}"
 _SPLIT = "Nothing is taken from the test pictures: thresholds come from good training pictures."
