@@ -41,7 +41,8 @@ PART = 24
 def settings(**changes):
     kept = {
         "model_size": "small", "teacher": "", "teacher_out_channels": 384, "image_size": SIDE, "center_crop": None,
-        "lr": 1e-4, "weight_decay": 1e-5, "padding": False, "pad_maps": True, "border": "edge", "imagenet_dir": None,
+        "lr": 1e-4, "weight_decay": 1e-5, "padding": False, "pad_maps": True, "border": "edge", "map_sigma_px": 4.0,
+        "imagenet_dir": None,
         "max_steps": 100, "max_epochs": None, "budget_s": None, "batch_size": 1, "crop": None, "holdout": 0.2,
         "early_stop": False, "solve_last": True, "false_alarm_rate": 0.01, "bit_depth": None, "seed": 0,
     }  # fmt: skip

@@ -63,6 +63,8 @@ class EfficientAd:
         pad_maps: whether maps are laid where their cells lie; False stretches them over the picture.
         border: what lies around them then: "edge" goes on with the outermost cell; "zero" and "normal" do as anomalib's
             and nelson1425's programs do, which are blind there.
+        map_sigma_px: smoothing of the map before its maximum becomes the score, in pixels of the network's input; the
+            paper has none.
         imagenet_dir: folder of photographs of other things, which the student is kept from imitating; None draws some.
         max_steps: at most so many steps.
         max_epochs: at most so many times each picture; None for no limit. `Engine(max_epochs=...)` sets it too.
@@ -107,6 +109,7 @@ class EfficientAd:
         padding: bool = False,
         pad_maps: bool = True,
         border: Border = "edge",
+        map_sigma_px: float = 4.0,
         imagenet_dir: str | os.PathLike[str] | None = None,
         max_steps: int = MAX_STEPS,
         max_epochs: int | None = None,
@@ -134,6 +137,7 @@ class EfficientAd:
             padding=padding,
             pad_maps=pad_maps,
             border=border,
+            map_sigma_px=map_sigma_px,
             imagenet_dir=None if imagenet_dir is None else os.fspath(imagenet_dir),
             max_steps=max_steps,
             max_epochs=max_epochs,

@@ -74,6 +74,7 @@ def _fitted_from(model: ModelFolder, threads: int) -> tuple[EfficientAdSettings,
         threads=threads,
         student=student,
         autoencoder=autoencoder,
+        sigma_px=settings.map_sigma_px,
         share=float(check_number("autoencoder_share", header["autoencoder_share"], low=0, high=0.5)),
     )
     fitted = FittedAd(maps, calibration, names, sizes_hw, dict(header["provenance"]), dict(history))

@@ -226,6 +226,7 @@ def _calibrated(
         padding=settings.padding,
         pad_maps=settings.pad_maps,
         border=settings.border,
+        sigma_px=settings.map_sigma_px,
         threads=run.threads,
     )
     total = len(split.held) + len(split.calibration)

@@ -11,7 +11,7 @@ from blemish.arrays import describe
 from blemish.backbones import run, session
 from blemish.efficientad_graph import OUTPUTS
 from blemish.errors import ModelFileError, message
-from blemish.maps import upsample
+from blemish.maps import smooth, upsample
 from blemish.pdn_tiles import FIELD_PX, STRIDE_PX
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Maps:
         border: what lies around them then: "edge" goes on with the outermost cell, "zero" puts 0 into the raw maps
             as anomalib does, "normal" puts 0 into the joined map as nelson1425 does.
         share: how much the autoencoder's map counts, the student's the rest: half in Batzner et al. 2024.
+        sigma_px: smoothing of the joined map, in pixels of the network's input.
     """
 
     model: bytes
@@ -74,6 +75,7 @@ class Maps:
     pad_maps: bool
     border: Border
     share: float = 0.5
+    sigma_px: float = 0.0
 
     def raw(self, network_input: UInt8) -> tuple[Float32, Float32]:
         """Return both maps, (h, w) float32, of one input of the network, (H, W, 3) uint8."""
@@ -99,7 +101,7 @@ class Maps:
         share = np.float32(self.share)
         of_student, of_both = self.student.normalised(student), self.autoencoder.normalised(autoencoder)
         mean: Float32 = (1 - share) * of_student + share * of_both
-        return mean
+        return smooth(mean, self.sigma_px / STRIDE_PX) if mean.ndim == 2 else mean
 
     def score_and_map(self, picture: UInt8) -> tuple[float, Float32]:
         """Return the score, which is the joined map's highest value, and the map at the picture's size."""
@@ -139,6 +141,7 @@ def open_maps(
     student: Quantiles = UNKNOWN,
     autoencoder: Quantiles = UNKNOWN,
     share: float = 0.5,
+    sigma_px: float = 0.0,
 ) -> Maps:
     """Return a network that runs, after trying it on a black picture.
 
@@ -147,7 +150,7 @@ def open_maps(
         ModelFileError: if it can't be run, or its outputs are no two maps of one size.
     """
     running = session(model, threads=threads)
-    maps = Maps(model, running, geometry, student, autoencoder, padding, pad_maps, border, share)
+    maps = Maps(model, running, geometry, student, autoencoder, padding, pad_maps, border, share, sigma_px)
     found = run(running, np.zeros((1, *geometry.network_hw, 3), np.uint8))
     shapes = [describe(found.get(name)) for name in OUTPUTS]
     arrays = [found[name] for name in OUTPUTS if name in found]

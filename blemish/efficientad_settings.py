@@ -40,6 +40,7 @@ class EfficientAdSettings:
     padding: bool
     pad_maps: bool
     border: Border
+    map_sigma_px: float
     imagenet_dir: str | None
     max_steps: int
     max_epochs: int | None
@@ -62,9 +63,9 @@ class EfficientAdSettings:
         for name in ("padding", "pad_maps", "early_stop", "solve_last"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(message(name, "True or False", repr(getattr(self, name))))
-        for name, high in (("lr", 1.0), ("holdout", 0.8), ("weight_decay", 1.0)):
+        for name, high in (("lr", 1.0), ("holdout", 0.8), ("weight_decay", 1.0), ("map_sigma_px", 100.0)):
             check_number(name, getattr(self, name), low=0, high=high)
-            if not getattr(self, name) and name != "weight_decay":
+            if not getattr(self, name) and name in {"lr", "holdout"}:
                 raise InputError(message(name, "a number above 0", "0"))
         self._check_counts()
         self._check_sizes()

@@ -120,7 +120,7 @@ class Tiles:
         add = self.graph.add
         out, _, taps, _ = weight.shape
         if taps == 1:
-            kernels = self._array(weight[:, :, 0, 0].T)
+            kernels = add("Reshape", [self._array(weight.transpose(2, 3, 1, 0)), self._ints([x.channels, out])])
             made = x._replace(name=add("MatMul", [x.name, kernels]), channels=out)
         else:
             made = Tiled(self._products(x, weight, tiles_hw, start), TILE, tiles_hw, out)

@@ -61,8 +61,9 @@ def test_files_that_are_named_are_there():
 
 def test_settings_that_are_named_are_settings():
     from blemish import DefectStore, Patchcore
+    from blemish.anomalib_arguments import OF_DETECTORS, OF_ENGINE
 
     settings = set(Patchcore().settings.to_dict()) | {"weights", "threads", "pre_trained"}
-    settings |= set(inspect.signature(DefectStore).parameters)
+    settings |= set(inspect.signature(DefectStore).parameters) | set(OF_DETECTORS) | set(OF_ENGINE)
     for name in re.findall(r"`(\w+)=", README):
         assert name in settings, name

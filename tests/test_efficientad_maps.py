@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from onnx import TensorProto, helper
+from scipy.ndimage import gaussian_filter
 
 from blemish.efficientad_maps import Maps, Quantiles, open_maps, placed
 from blemish.errors import ModelFileError
@@ -63,6 +66,14 @@ def test_an_autoencoder_without_a_share_says_nothing(border):
     made = maps(share=0.0, border=border)
     np.testing.assert_allclose(made.joined(cells(0), cells(1)), made.joined(cells(0), cells(2)))
     assert not np.allclose(maps(share=0.3, border=border).joined(cells(0), cells(1)), made.joined(cells(0), cells(1)))
+
+
+@pytest.mark.parametrize("changes", [{}, {"padding": True}, {"border": "normal"}])
+def test_a_smoothed_map_is_the_map_of_smoothed_cells(changes):
+    both = np.float32(0.5 * 0.1 * (cells(0) - 1) / 2 + 0.5 * 0.1 * cells(1) / 0.5)
+    nothing = {"student": Quantiles(0.0, 0.1), "share": 0.0, "sigma_px": 0.0}
+    expected = replace(maps(**changes), **nothing).joined(gaussian_filter(both, 0.75), cells(1))
+    np.testing.assert_allclose(maps(sigma_px=3.0, **changes).joined(cells(0), cells(1)), expected, atol=1e-5)
 
 
 def test_a_border_of_zeros_is_anomalibs():

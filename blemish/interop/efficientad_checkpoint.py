@@ -116,6 +116,7 @@ def _settings(checkpoint: Mapping[str, Any], false_alarm_rate: float, where: obj
         holdout=0.2,
         early_stop=False,
         solve_last=False,
+        map_sigma_px=0.0,
         false_alarm_rate=Calibration.from_scores([0.0], false_alarm_rate).false_alarm_rate,
         bit_depth=None,
         seed=0,
