@@ -195,11 +195,8 @@ class Tiles:
         x = add("MatMul", [kernel, add("Reshape", [x, self._ints([n, taps, -1])])])
         return add("Reshape", [x, self._ints([n * n, into, out])])
 
-    def _slice(
-        self, x: str, starts: list[int], ends: list[int], axes: list[int], steps: list[int] | None = None
-    ) -> str:
-        inputs = [x, self._ints(starts), self._ints(ends), self._ints(axes)]
-        return self.graph.add("Slice", [*inputs, self._ints(steps)] if steps else inputs)
+    def _slice(self, x: str, starts: list[int], ends: list[int], axes: list[int]) -> str:
+        return self.graph.add("Slice", [x, self._ints(starts), self._ints(ends), self._ints(axes)])
 
     def _ints(self, values: list[int]) -> str:
         return self.graph.weight("ints:" + ",".join(map(str, values)), np.array(values), np.int64)
