@@ -48,8 +48,8 @@ class EfficientAd:
 
     On a processor `Patchcore` is the better first choice: a picture of 256 x 256 costs EfficientAD 38 billion
     multiplications and training thousands of pictures' worth of them, where PatchCore fits in seconds. EfficientAD is
-    for those who have a GPU or an hour, and for defects that are wrong combinations of right parts. Fitting needs torch
-    (`pip install 'blemish[train]'`); predicting does not.
+    for those who have a GPU or ten minutes, and for defects that are wrong combinations of right parts. Fitting needs
+    torch (`pip install 'blemish[train]'`); predicting does not.
 
     Args:
         model_size: "small" (PDN-S) or "medium" (PDN-M).

@@ -202,9 +202,13 @@ def _networks(training: Training, teacher: Teacher, run: Run) -> Networks:
     settings = training.settings
     if settings.solve_last:
         run.progress("solving the last layer", 0, 1)
+        student = solved(training)
+        run.progress("solving the last layer", 1, 1)
+    else:
+        student = training.student.weights()
     return Networks(
         teacher.state,
-        solved(training) if settings.solve_last else training.student.weights(),
+        student,
         arrays(training.autoencoder),
         training.mean.cpu().numpy(),
         training.std.cpu().numpy(),

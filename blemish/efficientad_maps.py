@@ -86,7 +86,7 @@ class Maps:
     def joined(self, student: Float32, autoencoder: Float32) -> Float32:
         """Return the weighted mean of the normalised maps at the size of the network's input."""
         hw = self.geometry.network_hw
-        both = self._mean(student, autoencoder)
+        both = smooth(self._mean(student, autoencoder), self.sigma_px / STRIDE_PX)
         if self.padding or not self.pad_maps:
             return upsample(both, hw)
         if self.border == "edge":
@@ -99,9 +99,10 @@ class Maps:
 
     def _mean(self, student: Float32, autoencoder: Float32) -> Float32:
         share = np.float32(self.share)
-        of_student, of_both = self.student.normalised(student), self.autoencoder.normalised(autoencoder)
-        mean: Float32 = (1 - share) * of_student + share * of_both
-        return smooth(mean, self.sigma_px / STRIDE_PX) if mean.ndim == 2 else mean
+        mean: Float32 = (1 - share) * self.student.normalised(student) + share * self.autoencoder.normalised(
+            autoencoder
+        )
+        return mean
 
     def score_and_map(self, picture: UInt8) -> tuple[float, Float32]:
         """Return the score, which is the joined map's highest value, and the map at the picture's size."""

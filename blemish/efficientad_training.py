@@ -85,6 +85,7 @@ class Training:
         size, self.n_outputs = settings.model_size, len(list(teacher.values())[-1])
         self.image_hw = settings.geometry().network_hw
         whole = output_hw(size, self.image_hw, padding=settings.padding)
+        # Without AMX, Winograd's tiles in float32 are the faster way.
         self.mixed = device != "cpu" or has_instructions("amx_bf16")
         tiled = not self.mixed and not settings.padding and min(whole) >= LEAST_TILED
         self.hw = (whole[0] // TILE * TILE, whole[1] // TILE * TILE) if tiled else whole

@@ -181,6 +181,7 @@ class Tiles:
 
     def _indices(self, values: NDArray[np.int64]) -> str:
         self._n += 1
+        # Not called tiles: by that name the export to anomalib finds kernels and biases.
         return self.graph.weight(f"places{self._n}", values, np.int64)
 
     def _kernels(self, weight: NDArray[Any], matrix: NDArray[Any]) -> str:
