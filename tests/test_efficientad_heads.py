@@ -83,6 +83,9 @@ def test_not_many_more_outputs_are_solved_on_than_enough():
 
 def test_the_time_it_will_take_grows_with_the_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(efficientad_heads, "_seconds_a_product", lambda: 1e-11)
-    few, more = (seconds_to_solve(training(tmp_path, n=n), 0.1) for n in (2, 6))
-    assert 0.4 < few < more
+    few, more = (training(tmp_path, n=n) for n in (2, 6))
+    # 8 x 8 or 9 x 9 outputs, all of which are solved on; one picture of the two and five of the six are.
+    products = 4 * few.hw[0] * few.hw[1] * 4096 * (4096 + 768) * 1e-11
+    assert seconds_to_solve(more, 0.0) - seconds_to_solve(few, 0.0) == pytest.approx(products, rel=1e-3)
+    assert seconds_to_solve(more, 0.1) - seconds_to_solve(more, 0.0) == pytest.approx(3 * 6 * 0.1)
     assert efficientad_heads._seconds_a_product() > 0
