@@ -21,6 +21,7 @@ import numpy as np
 from blemish._version import __version__
 from blemish.arrays import check_number
 from blemish.descent import Descent
+from blemish.devices import training_device
 from blemish.errors import InputError, message
 from blemish.field_figures import loss_figure
 from blemish.files import atomic_write
@@ -147,7 +148,7 @@ def distill(
         SaveError: if a file can't be written.
     """
     settings, targets = settings or DistillSettings(), targets or TargetSettings()
-    torch = import_torch()
+    torch, where = import_torch(), training_device(device)
     target = check_out(out)
     folder = Path(work) if work is not None else target.with_suffix(".work")
     say = progress or _silent
@@ -156,7 +157,7 @@ def distill(
     )
     if threads is not None:
         torch.set_num_threads(threads)
-    run = Run(settings, ready, folder, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    run = Run(settings, ready, folder, torch.device(where))
     run.learn(say)
     before, after = run.finish()
     state = projected(folded(run.network, settings.size), settings.size, run.to_384(targets.seed))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blemish.anomalib_arguments import OF_DETECTORS, refuses
+from blemish.devices import training_device
 from blemish.efficientad_file import fitted_from, header_of
 from blemish.efficientad_fit import FittedAd, Run, fit
 from blemish.efficientad_settings import (
@@ -170,7 +171,7 @@ class EfficientAd:
 
         Raises:
             DataError: if fewer than four can be read, or the penalty folder has no picture that can.
-            InputError: if torch is missing, an array is no picture, or the checkpoint is of other settings.
+            InputError: if torch or the device is missing, an array is no picture, or the checkpoint has other settings.
             ModelFileError: if the checkpoint is damaged.
             SaveError: if the checkpoint can't be written.
 
@@ -184,11 +185,11 @@ class EfficientAd:
                 todo = "Make a new EfficientAd with teacher= of that file."
                 wanted, got = f"that of the model, SHA-256 {known!s:.16}...", f"{self._teacher.sha256:.16}..."
                 raise InputError(message("teacher", wanted, got, todo=todo))
-        settings = self.settings
+        settings, device = self.settings, training_device(self.device)
         pictures = TrainingPictures(
             list(samples), bit_depth=settings.bit_depth, threads=self.threads, least=LEAST_PICTURES
         )
-        run = Run(self.threads, self.device or _best_device(), self.checkpoint, progress or no_progress)
+        run = Run(self.threads, device, self.checkpoint, progress or no_progress)
         self._fitted, problems, self.warning = fit(settings, self._teacher, pictures, run)
         self.problems = (*pictures.problems, *problems)
         return self
@@ -218,7 +219,7 @@ class EfficientAd:
     @property
     def hint(self) -> str:
         """What to tell a user before training on a processor; "" where there is a GPU, or a budget was set."""
-        if (self.device or _best_device()) != "cpu" or self.settings.budget_s is not None:
+        if training_device(self.device) != "cpu" or self.settings.budget_s is not None:
             return ""
         return HINT
 
@@ -366,8 +367,3 @@ def _load_teacher(settings: EfficientAdSettings) -> Teacher:
             message("teacher_out_channels", f"{n} as the teacher has", str(settings.teacher_out_channels), where=where)
         )
     return teacher
-
-
-def _best_device() -> str:
-    """Return "cuda" where torch has such a GPU, else "cpu"."""
-    return "cuda" if import_torch().cuda.is_available() else "cpu"

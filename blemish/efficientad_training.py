@@ -118,14 +118,14 @@ class Training:
         with torch.random.fork_rng(devices=[] if self.device == "cpu" else None), self.precision():
             torch.manual_seed(int(rng.integers(2**62)))
             parts = self._losses(k, rng, share)
-        total = sum(parts)
-        losses = Losses(*(float(part.detach()) for part in parts))
+        together = torch.stack(parts)
+        losses = Losses(*together.detach().tolist())
         if not np.isfinite(losses.total):
             return losses
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.zero_grad()
-        total.backward()
+        together.sum().backward()
         self.optimiser.step()
         return losses
 

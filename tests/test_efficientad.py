@@ -331,6 +331,7 @@ def test_memory_grows_with_the_pictures_until_the_cache_is_full(teacher: Path):
 def test_a_processor_is_told_of_patchcore(teacher: Path, monkeypatch: pytest.MonkeyPatch):
     assert "PatchCore is the default" in small_efficientad(teacher).hint
     assert small_efficientad(teacher, budget="10m").hint == ""
-    assert small_efficientad(teacher, device="cuda").hint == ""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert small_efficientad(teacher, device=None).hint == ""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert small_efficientad(teacher, device="cuda").hint == small_efficientad(teacher, device=None).hint == ""
+    assert "PatchCore is the default" in small_efficientad(teacher).hint

@@ -83,6 +83,7 @@ FLOORS: dict[str, float] = {
     "descent": 5,
     "field_figures": 5,
     "graph_field": 5,
+    "devices": 5.5,
     "pdn": 5,
     "trainstate": 5,
     "report_figures": 5,

@@ -1,0 +1,106 @@
+"""The same on a GPU as on the processor: a step, a fit, a run that goes on, a teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from blemish.detectors import load_detector
+from blemish.distill import DistillSettings, distill
+from blemish.efficientad_training import Pictures, Training
+from blemish.images import save
+from blemish.penalty import DrawnPenalty
+from blemish.targets import TargetSettings
+from blemish.teacher import load_teacher
+from tests.efficientad_models import random_weights, small_efficientad, write_teacher
+from tests.pictures import good
+
+if TYPE_CHECKING:
+    from blemish import EfficientAd
+
+torch = pytest.importorskip("torch", reason="needs blemish[train]")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+SIDE = 68
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+def training(model: EfficientAd, device: str, crop: int | None) -> Training:
+    pictures = np.stack([good(seed, SIDE, SIDE) for seed in range(4)])
+    learnt = Pictures(pictures[:3], pictures[3:], DrawnPenalty((SIDE, SIDE), 0))
+    made = Training(model.settings, crop, random_weights(), learnt, device=device)
+    made.autoencoder.dropout.p = 0.0
+    return made
+
+
+@pytest.mark.parametrize("padding", [False, True])
+@pytest.mark.parametrize("crop", [None, 4])
+def test_steps_are_those_of_the_processor(teacher: Path, padding: bool, crop: int | None):
+    if padding and crop:
+        pytest.skip("parts are of outputs without padding")
+    model = small_efficientad(teacher, image_size=SIDE, padding=padding)
+    on_gpu, on_processor = training(model, "cuda", crop), training(model, "cpu", crop)
+    before = torch.random.get_rng_state(), torch.cuda.get_rng_state()
+    for k in range(3):
+        np.testing.assert_allclose(on_gpu.step(k, 1e-9), on_processor.step(k, 1e-9), rtol=0.05)
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert torch.equal(torch.cuda.get_rng_state(), before[1])
+    assert on_gpu.held_out_loss() == pytest.approx(on_processor.held_out_loss(), rel=0.05)
+    assert on_gpu.explained() == pytest.approx(on_processor.explained(), abs=0.02)
+
+
+def test_it_learns(teacher: Path):
+    made = training(small_efficientad(teacher, image_size=SIDE), "cuda", None)
+    first = made.held_out_loss()
+    for k in range(30):
+        made.step(k, 1e-3)
+    assert made.held_out_loss() < 0.9 * first
+
+
+def test_a_fit_predicts_on_any_machine(teacher: Path, tmp_path: Path):
+    pictures = [good(seed, SIDE, SIDE) for seed in range(8)]
+    scores = []
+    for device in ("cuda:0", "cpu"):
+        model = small_efficientad(teacher, image_size=SIDE, device=device).fit(pictures)
+        saved = load_detector(model.save(tmp_path / device.partition(":")[0]))
+        scores.append([saved.predict(picture).score for picture in pictures])
+        assert scores[-1] == pytest.approx([model.predict(picture).score for picture in pictures])
+    assert np.corrcoef(scores)[0, 1] > 0.9
+
+
+def test_a_run_that_was_stopped_goes_on(teacher: Path, tmp_path: Path):
+    pictures = [good(seed, SIDE, SIDE) for seed in range(8)]
+    model = small_efficientad(teacher, image_size=SIDE, device="cuda", max_steps=6, checkpoint=tmp_path / "state")
+    stopped = small_efficientad(teacher, image_size=SIDE, device="cuda", max_steps=6, checkpoint=tmp_path / "stopped")
+
+    def stop(stage: str, done: int, _total: int) -> None:
+        if stage.startswith("training") and done == 3:
+            raise KeyboardInterrupt
+
+    model.fit(pictures)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(pictures, progress=stop)
+    stopped.fit(pictures)
+    found, expected = (one.predict(pictures[0]).score for one in (stopped, model))
+    assert found == pytest.approx(expected, rel=0.02)  # a GPU adds up in no fixed order
+
+
+def test_a_teacher_is_distilled(tmp_path: Path):
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for i in range(8):
+        save(folder / f"{i}.png", good(i))
+    targets = TargetSettings(
+        "efficientnet_lite0", ("blocks.3", "blocks.4"), image_px=64, crop_px=37, crops_per_picture=2
+    )
+    settings = DistillSettings(steps=4, batch=2, last_crops=4)
+    card = distill(folder, tmp_path / "t.safetensors", settings=settings, targets=targets, device="cuda")
+    assert np.isfinite(card["loss"]["held_out"])
+    assert len(load_teacher("small", tmp_path / "t.safetensors").state) == 8
