@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from blemish.errors import InputError, message
 from blemish.pdn import import_torch
@@ -29,3 +32,41 @@ def training_device(asked: str | None) -> str:
         todo = TODO if n_gpus else f"{TODO} One that is there needs NVIDIA's driver and a torch built for CUDA."
         raise InputError(message("device", expected, has, todo=todo))
     return str(asked)
+
+
+def is_gpu(device: str) -> bool:
+    """Return whether a device's name is a GPU's."""
+    return device.startswith("cuda")
+
+
+@contextmanager
+def current(device: str) -> Iterator[None]:
+    """Run the block with this device as torch's own choice, which some of its functions go by."""
+    if not is_gpu(device):
+        yield
+        return
+    with import_torch().cuda.device(device):
+        yield
+
+
+@contextmanager
+def seeded(device: str, seed: int) -> Iterator[None]:
+    """Run the block with the device's random generator at a seed, and leave all generators as they were before."""
+    torch = import_torch()
+    with torch.random.fork_rng(devices=[torch.device(device)] if is_gpu(device) else []), current(device):
+        # Not torch.manual_seed, which would also seed the GPUs that no one asked for.
+        (torch.cuda if is_gpu(device) else torch.default_generator).manual_seed(seed)
+        yield
+
+
+def one_launch(function: Callable[..., Any], inputs: Sequence[Any], learnt: Sequence[Any]) -> Callable[..., Any]:
+    """Return the function as a CUDA graph, with gradients: one launch for its hundreds of small operations, and back.
+
+    Args:
+        function: of tensors on a GPU, always the same operations; enters its own autocast.
+        inputs: tensors like those that it will be given.
+        learnt: the tensors that it reads beside its inputs and that want gradients.
+    """
+    n = len(inputs)
+    graph = import_torch().cuda.make_graphed_callables(lambda *given: function(*given[:n]), (*inputs, *learnt))
+    return lambda *given: graph(*given, *learnt)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from blemish import pdn_tiles
+from blemish.devices import seeded
 from blemish.pdn import Size, autoencoder, import_torch, pdn
 
 if TYPE_CHECKING:
@@ -153,9 +154,7 @@ def network(
 
 def new_weights(size: Size, n_outputs: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the weights of a new student for teachers of `n_outputs`, and of a new autoencoder; torch's own start."""
-    torch = import_torch()
-    with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
-        torch.manual_seed(seed)
+    with seeded("cpu", seed):
         return arrays(pdn(size, 2 * n_outputs)), arrays(autoencoder(n_outputs))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from blemish.devices import is_gpu, one_launch, seeded
 from blemish.efficientad_loss import HARD_SHARE, hard_loss, jittered
 from blemish.efficientad_nets import Network, network, new_weights
 from blemish.pdn import autoencoder, import_torch, output_hw
@@ -40,6 +41,22 @@ class Losses(NamedTuple):
     def total(self) -> float:
         """Their sum, which is what is brought down."""
         return sum(self)
+
+
+class Drawn(NamedTuple):
+    """What a step of n pictures looks at, on the device.
+
+    Attributes:
+        seen: (3 n, H, W, 3) float32 from 0 to 255: parts of good pictures, of others, and of changed good ones.
+        changed: (n, H, W, 3) float32, the whole pictures that the last n are parts of.
+        targets: (n, h, w, C) float32, what the teacher says of the first n.
+        places: row and column, among the outputs, that each of the last n begins at.
+    """
+
+    seen: Any
+    changed: Any
+    targets: Any
+    places: list[tuple[int, int]]
 
 
 @dataclass
@@ -102,6 +119,8 @@ class Training:
             tensor.requires_grad_()
         self.optimiser = torch.optim.Adam(self.learnt, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         self._targets: dict[int, Any] = {}
+        self._kind: Any = None  # of the last step
+        self._graph: tuple[Any, Callable[..., Any]] | None = None
         self.mean, self.std = self._statistics()
 
     def step(self, k: int, rate: float, share: float = HARD_SHARE) -> Losses:
@@ -112,13 +131,9 @@ class Training:
             rate: the learning rate.
             share: of the student's features that counts, the hardest.
         """
-        torch = import_torch()
         rng = np.random.default_rng([self.settings.seed, k])
-        # The autoencoder's dropout takes torch's own generator, which is left as it was.
-        with torch.random.fork_rng(devices=[] if self.device == "cpu" else None), self.precision():
-            torch.manual_seed(int(rng.integers(2**62)))
-            parts = self._losses(k, rng, share)
-        together = torch.stack(parts)
+        with seeded(self.device, int(rng.integers(2**62))):  # for the autoencoder's dropout
+            together = self._together(self._drawn(k, rng), share)
         losses = Losses(*together.detach().tolist())
         if not np.isfinite(losses.total):
             return losses
@@ -136,8 +151,8 @@ class Training:
         self.autoencoder.eval()
         with torch.no_grad(), self.precision():
             for picture in self.pictures.held:
-                x = self._cut(picture[None], [(0, 0)], self.hw)
-                features = self.student.features(normalised(x, self.device), self.hw)
+                x = self._whole(picture)
+                features = self.student.features(x, self.hw)
                 wanted = self.student.ordered(self._scaled(self._of_teacher(x, self.hw)))
                 rebuilt = self.student.ordered(self._rebuilt(picture[None].astype(np.float32)))
                 said = self.student.head(features, 0), self.student.head(features, 1)
@@ -152,7 +167,7 @@ class Training:
         self.autoencoder.eval()
         with torch.no_grad(), self.precision():
             for picture in self.pictures.held:
-                of_teacher = self._scaled(self._of_teacher(self._cut(picture[None], [(0, 0)], self.hw), self.hw))
+                of_teacher = self._scaled(self._of_teacher(self._whole(picture), self.hw))
                 rebuilt = self._rebuilt(picture[None].astype(np.float32))
                 errors.append(float(_mean_square(of_teacher - rebuilt)))
                 variances.append(float(_mean_square(of_teacher)))
@@ -163,7 +178,7 @@ class Training:
         """Return a training picture as it is, (1, 3, H, W), and what the student should say of it, (1, 2 n, h, w)."""
         torch = import_torch()
         picture = self.pictures.train[i : i + 1]
-        x = normalised(self._cut(picture, [(0, 0)], self.hw), self.device).permute(0, 3, 1, 2)
+        x = self._whole(picture[0]).permute(0, 3, 1, 2)
         self.autoencoder.eval()
         with torch.no_grad(), self.precision():
             of_teacher = self._scaled(self._target(i)[None].float())
@@ -176,7 +191,8 @@ class Training:
         torch = import_torch()
         return torch.autocast(self.device.partition(":")[0], dtype=torch.bfloat16, enabled=self.mixed)
 
-    def _losses(self, k: int, rng: np.random.Generator, share: float) -> list[Any]:
+    def _drawn(self, k: int, rng: np.random.Generator) -> Drawn:
+        """Return what step `k` looks at."""
         torch = import_torch()
         chosen, n = self._chosen(k), self.settings.batch_size
         places = [self._place(rng) for _ in range(2 * n)]
@@ -184,27 +200,53 @@ class Training:
         changed = jittered(rng, self.pictures.train[chosen])
         part = self._cut(changed, places[n:], self.crop_hw)
         other = self.pictures.penalty.parts(rng, n, (plain.shape[1], plain.shape[2]))
-        x = normalised(np.concatenate([plain.astype(np.float32), other.astype(np.float32), part]), self.device)
-        student, ordered = self.student, self.student.ordered
-        features = student.features(x, self.crop_hw)
-        of_teacher = student.head(student.pictures(features, 0, 2 * n), 0)
-        of_autoencoder = student.head(student.pictures(features, 2 * n, 3 * n), 1)
+        seen = np.concatenate([plain.astype(np.float32), other.astype(np.float32), part])
         height, width = self.crop_hw
         # Of float32 before they are stacked: torch's autocast on a CPU refuses to stack float16.
-        targets = [
-            self._target(i)[r : r + height, c : c + width].float() for i, (r, c) in zip(chosen, places[:n], strict=True)
-        ]
-        distances = (ordered(self._scaled(torch.stack(targets))) - student.pictures(of_teacher, 0, n).float()).square()
-        rebuilt = self._rebuilt(changed)
-        cut = [rebuilt[i, r : r + height, c : c + width] for i, (r, c) in enumerate(places[n:])]
-        rebuilt = ordered(torch.stack(cut))
-        wanted = ordered(self._scaled(self._of_teacher(part, self.crop_hw)))
-        return [
-            hard_loss(distances, share),
-            _mean_square(student.pictures(of_teacher, n, 2 * n)),
-            _mean_square(wanted - rebuilt),
-            _mean_square(rebuilt - of_autoencoder),
-        ]
+        with self.precision():
+            whole = [self._target(i).float() for i in chosen]
+        targets = [target[r : r + height, c : c + width] for target, (r, c) in zip(whole, places[:n], strict=True)]
+        seen, changed = (torch.as_tensor(array, device=self.device) for array in (seen, changed))
+        return Drawn(seen, changed, torch.stack(targets), places[n:])
+
+    def _together(self, drawn: Drawn, share: float) -> Any:
+        """Return the four losses as one tensor; on a GPU by a graph as soon as steps are alike."""
+        kind = (self.crop_hw, share)
+        is_alike, self._kind = kind == self._kind, kind
+        if not (is_alike and is_gpu(self.device) and self.crop_hw == self.hw):
+            return self._losses(drawn, share)
+        tensors = drawn.seen, drawn.changed, drawn.targets
+        if self._graph is None or self._graph[0] != kind:
+            self._graph = (
+                kind,
+                one_launch(lambda *tensors: self._losses(Drawn(*tensors, drawn.places), share), drawn[:3], self.learnt),
+            )
+        return self._graph[1](*drawn[:3])
+
+    def _losses_of(self, places: list[tuple[int, int]], share: float) -> Callable[..., Any]:
+        return lambda seen, changed, targets: self._losses(Drawn(seen, changed, targets, places), share)
+
+    def _losses(self, drawn: Drawn, share: float) -> Any:
+        torch = import_torch()
+        n, ordered, student = self.settings.batch_size, self.student.ordered, self.student
+        height, width = self.crop_hw
+        with self.precision():
+            x = normalised(drawn.seen)
+            features = student.features(x, self.crop_hw)
+            of_teacher = student.head(student.pictures(features, 0, 2 * n), 0)
+            of_autoencoder = student.head(student.pictures(features, 2 * n, 3 * n), 1)
+            distances = ordered(self._scaled(drawn.targets)) - student.pictures(of_teacher, 0, n).float()
+            rebuilt = self._rebuilt(drawn.changed)
+            cut = [rebuilt[i, r : r + height, c : c + width] for i, (r, c) in enumerate(drawn.places)]
+            rebuilt = ordered(torch.stack(cut))
+            wanted = ordered(self._scaled(self._of_teacher(x[2 * n :], self.crop_hw)))
+            losses = [
+                hard_loss(distances.square(), share),
+                _mean_square(student.pictures(of_teacher, n, 2 * n)),
+                _mean_square(wanted - rebuilt),
+                _mean_square(rebuilt - of_autoencoder),
+            ]
+            return torch.stack(losses)
 
     def _chosen(self, k: int) -> list[int]:
         """Return the pictures of step `k`: each once in an order of its own, again and again."""
@@ -234,23 +276,26 @@ class Training:
         if i in self._targets:
             return self._targets[i]
         torch = import_torch()
-        x = self._cut(self.pictures.train[i : i + 1], [(0, 0)], self.hw)
-        target = self._of_teacher(x, self.hw)[0].to(torch.float16)
+        target = self._of_teacher(self._whole(self.pictures.train[i]), self.hw)[0].to(torch.float16)
         if (len(self._targets) + 1) * target.numel() * 2 <= CACHE_BYTES:
             self._targets[i] = target
         return target
 
-    def _of_teacher(self, pictures: NDArray[Any], hw: tuple[int, int]) -> Any:
-        """Return what the teacher says, (N, h, w, n) float32."""
+    def _whole(self, picture: UInt8) -> Any:
+        """Return one picture, normalised, as far as its outputs see of it, (1, H, W, 3)."""
+        return normalised(self._cut(picture[None], [(0, 0)], self.hw), self.device)
+
+    def _of_teacher(self, x: Any, hw: tuple[int, int]) -> Any:
+        """Return what the teacher says of normalised pictures, (N, h, w, n) float32."""
         torch = import_torch()
         with torch.no_grad():
-            result = self.teacher.head(self.teacher.features(normalised(pictures, self.device), hw), 0)
+            result = self.teacher.head(self.teacher.features(x, hw), 0)
             return self.teacher.planes(result, hw).float().contiguous()
 
     def _scaled(self, features: Any) -> Any:
         return (features - self.mean) / self.std
 
-    def _rebuilt(self, pictures: NDArray[np.float32]) -> Any:
+    def _rebuilt(self, pictures: Any) -> Any:
         """Return what the autoencoder makes of whole pictures, (N, h, w, n)."""
         torch = import_torch()
         x = torch.as_tensor(pictures, device=self.device).permute(0, 3, 1, 2) / 255

@@ -79,11 +79,11 @@ def pixels_of(n_outputs: int) -> int:
     return FIELD_PX + STRIDE_PX * (n_outputs - 1)
 
 
-def normalised(pictures: NDArray[np.uint8] | NDArray[np.float32], device: str = "cpu") -> Any:
+def normalised(pictures: Any, device: str = "cpu") -> Any:
     """Return pictures (N, H, W, 3) from 0 to 255 as the networks' tensor: ImageNet's mean taken, over its deviation."""
     torch = import_torch()
     x = torch.as_tensor(pictures, device=device).to(torch.float32)
-    mean, std = (torch.tensor(values, device=device) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = _scale(str(x.device))
     return (x - mean) / std
 
 
@@ -161,6 +161,13 @@ def _along_second(matrix: Any, x: Any) -> Any:
     torch = import_torch()
     flat = torch.matmul(matrix, x.reshape(*x.shape[:2], -1))
     return flat.view(x.shape[0], matrix.shape[0], *x.shape[2:])
+
+
+@lru_cache(maxsize=8)
+def _scale(device: str) -> tuple[Any, Any]:
+    """Return ImageNet's mean and deviation of pixels from 0 to 255, (3,) each."""
+    torch = import_torch()
+    return torch.tensor(IMAGENET_MEAN, device=device) * 255, torch.tensor(IMAGENET_STD, device=device) * 255
 
 
 @lru_cache(maxsize=64)

@@ -40,6 +40,24 @@ def training(model: EfficientAd, device: str, crop: int | None) -> Training:
     return made
 
 
+def test_a_graph_gives_the_steps_that_it_is_of(teacher: Path, monkeypatch: pytest.MonkeyPatch):
+    model = small_efficientad(teacher, image_size=SIDE)
+    graphed, plain = training(model, "cuda", None), training(model, "cuda", None)
+    monkeypatch.setattr(plain, "_together", plain._losses)
+    for made in (graphed, plain):
+        made.autoencoder.dropout.p = 0.5
+    for k in range(6):
+        np.testing.assert_allclose(graphed.step(k, 1e-4), plain.step(k, 1e-4), rtol=0.02)
+    assert graphed._graph is not None
+    for one, other in zip(graphed.learnt, plain.learnt, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.05, atol=1e-3)
+    # It is of the share and the parts that it was made with.
+    np.testing.assert_allclose(graphed.step(6, 1e-9, 0.1), plain.step(6, 1e-9, 0.1), rtol=0.02)
+    graphed.crop_hw = plain.crop_hw = (4, 4)
+    for k in (7, 8):
+        np.testing.assert_allclose(graphed.step(k, 1e-9), plain.step(k, 1e-9), rtol=0.02)
+
+
 @pytest.mark.parametrize("padding", [False, True])
 @pytest.mark.parametrize("crop", [None, 4])
 def test_steps_are_those_of_the_processor(teacher: Path, padding: bool, crop: int | None):
