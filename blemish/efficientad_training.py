@@ -206,8 +206,8 @@ class Training:
         with self.precision():
             whole = [self._target(i).float() for i in chosen]
         targets = [target[r : r + height, c : c + width] for target, (r, c) in zip(whole, places[:n], strict=True)]
-        seen, changed = (torch.as_tensor(array, device=self.device) for array in (seen, changed))
-        return Drawn(seen, changed, torch.stack(targets), places[n:])
+        there = [torch.as_tensor(array, device=self.device) for array in (seen, changed)]
+        return Drawn(there[0], there[1], torch.stack(targets), places[n:])
 
     def _together(self, drawn: Drawn, share: float) -> Any:
         """Return the four losses as one tensor; on a GPU by a graph as soon as steps are alike."""
@@ -217,11 +217,8 @@ class Training:
             return self._losses(drawn, share)
         tensors = drawn.seen, drawn.changed, drawn.targets
         if self._graph is None or self._graph[0] != kind:
-            self._graph = (
-                kind,
-                one_launch(lambda *tensors: self._losses(Drawn(*tensors, drawn.places), share), drawn[:3], self.learnt),
-            )
-        return self._graph[1](*drawn[:3])
+            self._graph = kind, one_launch(self._losses_of(drawn.places, share), tensors, self.learnt)
+        return self._graph[1](*tensors)
 
     def _losses_of(self, places: list[tuple[int, int]], share: float) -> Callable[..., Any]:
         return lambda seen, changed, targets: self._losses(Drawn(seen, changed, targets, places), share)

@@ -79,10 +79,14 @@ def pixels_of(n_outputs: int) -> int:
     return FIELD_PX + STRIDE_PX * (n_outputs - 1)
 
 
-def normalised(pictures: Any, device: str = "cpu") -> Any:
-    """Return pictures (N, H, W, 3) from 0 to 255 as the networks' tensor: ImageNet's mean taken, over its deviation."""
-    torch = import_torch()
-    x = torch.as_tensor(pictures, device=device).to(torch.float32)
+def normalised(pictures: Any, device: str | None = None) -> Any:
+    """Return pictures (N, H, W, 3) from 0 to 255 as the networks' tensor: ImageNet's mean taken, over its deviation.
+
+    Args:
+        pictures: an array, or a tensor.
+        device: where to; None for where a tensor is.
+    """
+    x = import_torch().as_tensor(pictures, device=device).float()
     mean, std = _scale(str(x.device))
     return (x - mean) / std
 

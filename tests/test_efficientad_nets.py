@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from blemish.efficientad_nets import Plain, Tiled, network, new_weights
+from blemish.efficientad_nets import Plain, Tiled, halved, network, new_weights
 from blemish.pdn_tiles import normalised, pixels_of
 from tests.efficientad_models import random_weights
 
@@ -41,3 +41,14 @@ def test_a_start_follows_from_its_seed_alone():
     assert not np.array_equal(one[0]["conv1.weight"], other[0]["conv1.weight"])
     assert one[0]["conv4.bias"].shape == (768,)
     assert one[1]["decoder.deconv8.bias"].shape == (384,)
+
+
+@pytest.mark.parametrize("hw", [(10, 12), (9, 12)])
+def test_the_mean_of_four_is_the_pools_with_its_gradient(hw: tuple[int, int]):
+    x = torch.randn(2, 5, *hw, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    found, expected = halved(ours), torch.nn.functional.avg_pool2d(theirs, 2)
+    torch.testing.assert_close(found, expected)
+    for result in (found, expected):
+        result.square().sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)

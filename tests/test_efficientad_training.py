@@ -150,3 +150,25 @@ def test_the_cache_is_bounded(model: EfficientAd, monkeypatch: pytest.MonkeyPatc
     made = training(model)
     assert len(made._targets) == 2
     assert torch.equal(made._target(2), made._target(2))
+
+
+def test_steps_that_are_alike_are_launched_as_one_on_a_gpu(model: EfficientAd, monkeypatch: pytest.MonkeyPatch):
+    recorded = []
+
+    def one_launch(function, inputs, learnt):
+        assert all(tensor.requires_grad for tensor in learnt)
+        assert not any(tensor.requires_grad for tensor in inputs)
+        recorded.append([tensor.shape for tensor in inputs])
+        return function
+
+    plain, made = training(model), training(model)
+    monkeypatch.setattr(efficientad_training, "is_gpu", lambda _: True)
+    monkeypatch.setattr(efficientad_training, "one_launch", one_launch)
+    monkeypatch.setattr(plain, "_together", plain._losses)
+    for k, (share, n_recorded) in enumerate([(0.1, 0), (0.01, 0), (0.01, 1), (0.01, 1), (0.1, 1), (0.1, 2)]):
+        assert made.step(k, 1e-9, share) == pytest.approx(plain.step(k, 1e-9, share), rel=1e-5)
+        assert len(recorded) == n_recorded
+    made.crop_hw = (4, 4)
+    for k in range(3):
+        made.step(k, 1e-9)
+    assert len(recorded) == 2  # parts lie elsewhere in each step
