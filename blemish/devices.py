@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -68,5 +69,8 @@ def one_launch(function: Callable[..., Any], inputs: Sequence[Any], learnt: Sequ
         learnt: the tensors that it reads beside its inputs and that want gradients.
     """
     n = len(inputs)
-    graph = import_torch().cuda.make_graphed_callables(lambda *given: function(*given[:n]), (*inputs, *learnt))
+    with warnings.catch_warnings():
+        # Some versions warn of the tensors' earlier steps on another stream, which are over.
+        warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
+        graph = import_torch().cuda.make_graphed_callables(lambda *given: function(*given[:n]), (*inputs, *learnt))
     return lambda *given: graph(*given, *learnt)
