@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blemish.devices import training_device
+from blemish.devices import current, seeded, training_device
 from blemish.errors import InputError
 
 torch = pytest.importorskip("torch", reason="needs blemish[train]")
@@ -45,3 +45,13 @@ def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch):
     gpus(monkeypatch, 1)
     with pytest.raises(InputError, match=r"got cuda:1, and torch sees 1 GPU here\. Leave it out"):
         training_device("cuda:1")
+
+
+def test_a_seed_decides_inside_and_changes_nothing_outside():
+    before = torch.random.get_rng_state()
+    drawn = []
+    for seed in (1, 1, 2):
+        with seeded("cpu", seed), current("cpu"):
+            drawn.append(torch.rand(3).tolist())
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert torch.equal(torch.random.get_rng_state(), before)
