@@ -11,7 +11,7 @@ from typing import Any
 from blemish.errors import InputError, message
 from blemish.pdn import import_torch
 
-TODO = "Leave it out: a GPU is used where torch has one."
+ADVICE = "Leave it out: a GPU is used where torch has one."
 
 
 def training_device(asked: str | None) -> str:
@@ -27,10 +27,10 @@ def training_device(asked: str | None) -> str:
     expected = 'cpu, cuda or a GPU by its number such as "cuda:0"'
     found = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", str(asked))
     if found is None:
-        raise InputError(message("device", expected, repr(asked), todo=TODO))
+        raise InputError(message("device", expected, repr(asked), todo=ADVICE))
     if asked != "cpu" and int(found[1] or 0) >= n_gpus:
         has = f"{asked}, and torch sees {n_gpus} GPU{'' if n_gpus == 1 else 's'} here"
-        todo = TODO if n_gpus else f"{TODO} One that is there needs NVIDIA's driver and a torch built for CUDA."
+        todo = ADVICE if n_gpus else f"{ADVICE} One that is there needs NVIDIA's driver and a torch built for CUDA."
         raise InputError(message("device", expected, has, todo=todo))
     return str(asked)
 

@@ -99,9 +99,8 @@ class Maps:
 
     def _mean(self, student: Float32, autoencoder: Float32) -> Float32:
         share = np.float32(self.share)
-        mean: Float32 = (1 - share) * self.student.normalised(student) + share * self.autoencoder.normalised(
-            autoencoder
-        )
+        first, second = self.student.normalised(student), self.autoencoder.normalised(autoencoder)
+        mean: Float32 = (1 - share) * first + share * second
         return mean
 
     def score_and_map(self, picture: UInt8) -> tuple[float, Float32]:

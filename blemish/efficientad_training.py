@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -103,7 +104,7 @@ class Training:
         self.image_hw = settings.geometry().network_hw
         whole = output_hw(size, self.image_hw, padding=settings.padding)
         # Without AMX, Winograd's tiles in float32 are the faster way.
-        self.mixed = device != "cpu" or has_instructions("amx_bf16")
+        self.mixed = is_gpu(device) or has_instructions("amx_bf16")
         tiled = not self.mixed and not settings.padding and min(whole) >= LEAST_TILED
         self.hw = (whole[0] // TILE * TILE, whole[1] // TILE * TILE) if tiled else whole
         self.crop_hw = self.hw if crop is None else (crop, crop)
@@ -201,41 +202,34 @@ class Training:
         part = self._cut(changed, places[n:], self.crop_hw)
         other = self.pictures.penalty.parts(rng, n, (plain.shape[1], plain.shape[2]))
         seen = np.concatenate([plain.astype(np.float32), other.astype(np.float32), part])
-        height, width = self.crop_hw
-        # Of float32 before they are stacked: torch's autocast on a CPU refuses to stack float16.
         with self.precision():
-            whole = [self._target(i).float() for i in chosen]
-        targets = [target[r : r + height, c : c + width] for target, (r, c) in zip(whole, places[:n], strict=True)]
+            targets = self._parts([self._target(i) for i in chosen], places[:n])
         there = [torch.as_tensor(array, device=self.device) for array in (seen, changed)]
-        return Drawn(there[0], there[1], torch.stack(targets), places[n:])
+        return Drawn(there[0], there[1], targets, places[n:])
 
     def _together(self, drawn: Drawn, share: float) -> Any:
         """Return the four losses as one tensor; on a GPU by a graph as soon as steps are alike."""
         kind = (self.crop_hw, share)
         is_alike, self._kind = kind == self._kind, kind
-        if not (is_alike and is_gpu(self.device) and self.crop_hw == self.hw):
-            return self._losses(drawn, share)
+        losses = partial(self._losses, drawn.places, share)
         tensors = drawn.seen, drawn.changed, drawn.targets
+        if not (is_alike and is_gpu(self.device) and self.crop_hw == self.hw):
+            return losses(*tensors)
         if self._graph is None or self._graph[0] != kind:
-            self._graph = kind, one_launch(self._losses_of(drawn.places, share), tensors, self.learnt)
+            self._graph = kind, one_launch(losses, tensors, self.learnt)
         return self._graph[1](*tensors)
 
-    def _losses_of(self, places: list[tuple[int, int]], share: float) -> Callable[..., Any]:
-        return lambda seen, changed, targets: self._losses(Drawn(seen, changed, targets, places), share)
-
-    def _losses(self, drawn: Drawn, share: float) -> Any:
+    def _losses(self, places: list[tuple[int, int]], share: float, seen: Any, changed: Any, targets: Any) -> Any:
+        """Return the four losses of what was drawn, (4,)."""
         torch = import_torch()
         n, ordered, student = self.settings.batch_size, self.student.ordered, self.student
-        height, width = self.crop_hw
         with self.precision():
-            x = normalised(drawn.seen)
+            x = normalised(seen)
             features = student.features(x, self.crop_hw)
             of_teacher = student.head(student.pictures(features, 0, 2 * n), 0)
             of_autoencoder = student.head(student.pictures(features, 2 * n, 3 * n), 1)
-            distances = ordered(self._scaled(drawn.targets)) - student.pictures(of_teacher, 0, n).float()
-            rebuilt = self._rebuilt(drawn.changed)
-            cut = [rebuilt[i, r : r + height, c : c + width] for i, (r, c) in enumerate(drawn.places)]
-            rebuilt = ordered(torch.stack(cut))
+            distances = ordered(self._scaled(targets)) - student.pictures(of_teacher, 0, n).float()
+            rebuilt = ordered(self._parts(self._rebuilt(changed), places))
             wanted = ordered(self._scaled(self._of_teacher(x[2 * n :], self.crop_hw)))
             losses = [
                 hard_loss(distances.square(), share),
@@ -244,6 +238,13 @@ class Training:
                 _mean_square(rebuilt - of_autoencoder),
             ]
             return torch.stack(losses)
+
+    def _parts(self, maps: Any, places: list[tuple[int, int]]) -> Any:
+        """Return the parts of whole pictures' maps that a step looks at, (n, h, w, C) float32."""
+        height, width = self.crop_hw
+        cut = [one[r : r + height, c : c + width] for one, (r, c) in zip(maps, places, strict=True)]
+        # Of float32 before they are stacked: torch's autocast on a CPU refuses to stack float16.
+        return import_torch().stack([part.float() for part in cut])
 
     def _chosen(self, k: int) -> list[int]:
         """Return the pictures of step `k`: each once in an order of its own, again and again."""
