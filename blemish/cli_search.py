@@ -54,7 +54,7 @@ def index(
         raise typer.BadParameter(f"{labels} is neither none nor from-folders", param_hint="--labels")
     samples = _samples(pictures)
     bars, problems, rows = Bars(), [], []
-    with _opened(store, category, _detector(model, threads), good) as opened:
+    with _opened(store, category, _detector(model, threads), good, create=True) as opened:
         for done, sample in enumerate(samples, start=1):
             label = sample.path.parent.name if labels == "from-folders" else None
             try:
@@ -209,14 +209,22 @@ def _detector(folder: Path, threads: int | None) -> Detector:
     return load_detector(folder, threads=threads)
 
 
-def _opened(store: str, category: str | None, model: Detector | None = None, good: Path | None = None) -> DefectStore:
+def _opened(
+    store: str,
+    category: str | None,
+    model: Detector | None = None,
+    good: Path | None = None,
+    *,
+    create: bool = False,
+) -> DefectStore:
+    """Return the store, which must be there unless `create`: a misspelt name has no answers."""
     from blemish.search import DefectStore
 
     pictures = None if good is None else _samples(good)
     if store.startswith(("http://", "https://")):
         key = os.environ.get("QDRANT_API_KEY")
-        return DefectStore(url=store, api_key=key, model=model, category=category, good=pictures)
-    return DefectStore(store, model=model, category=category, good=pictures)
+        return DefectStore(url=store, api_key=key, model=model, category=category, good=pictures, create=create)
+    return DefectStore(store, model=model, category=category, good=pictures, create=create)
 
 
 def _samples(pictures: Path) -> Sequence[Sample]:

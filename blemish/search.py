@@ -50,6 +50,7 @@ class DefectStore:
             is, or "part".
         good: good pictures to describe defects against, for a model whose training pictures are no longer where they
             were. Only needed once for each kind of part: the store keeps what it learns of them.
+        create: whether a store that is not there is made, if there is a model; else it is an error.
         url: of a Qdrant server, such as http://localhost:6333.
         api_key: if the server wants one.
         collection: name of the store on the server.
@@ -58,8 +59,8 @@ class DefectStore:
 
     Raises:
         InputError: if a setting can't be.
-        StoreError: if the store is in use by another process, damaged, of a newer version, of another model, or the
-            server can't be reached.
+        StoreError: if the store is not there, in use by another process, damaged, of a newer version, of another model,
+            or the server can't be reached.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class DefectStore:
         model: Detector | Describer | None = None,
         category: str | None = None,
         good: Sequence[Picture] | None = None,
+        create: bool = True,
         url: str | None = None,
         api_key: str | None = None,
         collection: str = "blemish",
@@ -82,7 +84,7 @@ class DefectStore:
         self._lock = threading.RLock()
         self._known: tuple[Where, int, Float64] | None = None
         self._good = good
-        self._backend = place.open(make=self._describer is not None)
+        self._backend = place.open(make=create and self._describer is not None)
         try:
             self._meta = Meta.of(self._backend, self._describer, self.name)
         except BaseException:

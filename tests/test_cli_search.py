@@ -66,8 +66,11 @@ def test_what_cannot_be_read_is_said_and_left_out(run, saved: Path, pictures: Pa
     assert (code, "8 pictures" in out, "empty.png" in out) == (2, True, True)
 
 
-def test_a_store_that_is_not_there_is_said(run, saved: Path, tmp_path: Path):  # noqa: F811
-    code, _, err = run("groups", "--store", tmp_path / "none")
+@pytest.mark.parametrize("command", ["groups", "similar", "suggest", "reindex"])
+def test_a_store_that_is_not_there_is_said(run, saved: Path, pictures: Path, tmp_path: Path, command: str):  # noqa: F811
+    part = next(pictures.rglob("*.png"))
+    given = {"groups": [], "similar": [saved, part], "suggest": [saved, part], "reindex": [saved]}[command]
+    code, _, err = run(command, *given, "--store", tmp_path / "none")
     assert (code, "store: expected one that was made, got nothing there" in err) == (2, True)
     assert not (tmp_path / "none").exists()
 

@@ -229,6 +229,22 @@ def test_a_vector_that_is_not_finite_is_refused(store: DefectStore):
     assert store.count(kind="picture") == 0
 
 
+def test_a_store_is_made_only_if_it_may_be(tmp_path: Path, describer: Describer):
+    with pytest.raises(StoreError, match="nothing there"):
+        DefectStore(tmp_path / "s", model=describer, create=False)
+    assert not (tmp_path / "s").exists()
+    DefectStore(tmp_path / "s", model=describer).close()
+    DefectStore(tmp_path / "s", model=describer, create=False).close()
+
+
+def test_a_collection_is_made_only_if_it_may_be(qdrant_url: str, describer: Describer):
+    place = {"url": qdrant_url, "collection": f"made-{uuid.uuid4().hex}", "model": describer}
+    with pytest.raises(StoreError, match="nothing there"):
+        DefectStore(**place, create=False)
+    DefectStore(**place).close()
+    DefectStore(**place, create=False).close()
+
+
 def test_a_new_store_needs_a_model(tmp_path: Path):
     with pytest.raises(StoreError, match="nothing there"):
         DefectStore(tmp_path / "s")
