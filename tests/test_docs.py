@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from blemish.demo import make_demo
-from tests.pictures import good, write, write_goods
+from tests.pictures import good, scratched, write, write_goods
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,6 +33,7 @@ def test_python_runs_as_written(code: str, tmp_path: Path, monkeypatch: pytest.M
         tmp_path / "datasets" / "MVTecAD", image_size=96, n_train=4, n_test=2, n_defective=1, categories=("grid",)
     )
     write(tmp_path / "part.png", good(1))
+    write(tmp_path / "old.png", scratched(2)[0])
     write_goods(tmp_path / "good", 4)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
