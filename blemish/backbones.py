@@ -72,6 +72,7 @@ class Backbone:
         model: the graph, `image` to `layers`.
         image_hw: the one size of picture that it takes, or None for any.
         batch: the one number of pictures that it takes at a time, or None for any.
+        overview: further outputs, which say what a picture is like as a whole; empty if the coarsest layers do.
     """
 
     name: str
@@ -82,6 +83,14 @@ class Backbone:
     model: onnx.ModelProto = field(repr=False)
     image_hw: tuple[int, int] | None = None
     batch: int | None = None
+    overview: tuple[str, ...] = ()
+
+    @property
+    def coarsest(self) -> tuple[str, ...]:
+        """The layers of the largest stride; all of them if strides are not known."""
+        return (
+            tuple(self.layers[i] for i, stride in enumerate(self.strides) if stride == max(self.strides)) or self.layers
+        )
 
 
 @dataclass(frozen=True)
@@ -173,14 +182,15 @@ def _from_name(
     state, digest = read_weights(path, known, chosen=weights is not None)
     network = keras_resnet50 if "conv1/kernel" in state else NETWORKS[known.name]
     wanted = tuple(layers) if layers is not None else known.layers
+    overview = known.overview if wanted == known.layers else ()
     try:
-        model = build_graph(network, state, wanted, padding=padding)
+        model = build_graph(network, state, tuple(dict.fromkeys((*wanted, *overview))), padding=padding)
     except ModelFileError as error:
         raise ModelFileError(f"{error} It is {path}.") from error
     maps = _black(model, (MEASURED_PX, MEASURED_PX), 1)
     channels = tuple(maps[layer].shape[1] for layer in wanted)
     strides = tuple(round(MEASURED_PX / maps[layer].shape[2]) if maps[layer].ndim == 4 else 0 for layer in wanted)
-    return Backbone(known.name, wanted, channels, strides, digest, model)
+    return Backbone(known.name, wanted, channels, strides, digest, model, overview=overview)
 
 
 def _from_file(
@@ -231,19 +241,24 @@ def session(model: bytes, *, threads: int | None = None) -> onnxruntime.Inferenc
         raise ModelFileError(message("network", "a graph that ONNX Runtime runs", got)) from error
 
 
-def run(running: onnxruntime.InferenceSession, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    """Return each output of a session by its name.
+def run(
+    running: onnxruntime.InferenceSession, images: NDArray[np.uint8], outputs: Sequence[str] = ()
+) -> dict[str, NDArray[np.float32]]:
+    """Return outputs of a session by their names.
 
     Args:
         running: out of `session`.
         images: (B, H, W, 3) uint8 RGB.
+        outputs: which; none for all. Nothing else is computed.
 
     Raises:
         InputError: if the network does not take pictures of that type, size or number.
     """
-    names = [output.name for output in running.get_outputs()]
+    names = list(outputs) or [output.name for output in running.get_outputs()]
+    options = onnxruntime.RunOptions()
+    options.only_execute_path_to_fetches = True
     try:
-        return dict(zip(names, running.run(names, {"image": images}), strict=True))
+        return dict(zip(names, running.run(names, {"image": images}, options), strict=True))
     except Exception as error:  # onnxruntime's own errors share no public base class
         got = f"{describe(images)} ({str(error).strip().partition(chr(10))[0][:200]})"
         raise InputError(message("image", "uint8 (B, H, W, 3) that the network takes", got)) from error

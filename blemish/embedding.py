@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 Scaling = Literal["none", "standard", "whiten"]
 SCALINGS = ("none", "standard", "whiten")
+# Parts are seen in a picture this much smaller, 160 px for 320: each covers more of it. 128, 192 and 224 px measured a
+# little worse, and 320 px as bad as patches.
+PARTS_SCALE = 0.5
 # The summary is taken of a picture this much smaller, 96 px for 320: what is unusual everywhere shows there without the
-# grain, and it costs a tenth of the features. 160 px and 224 px measured no better on average.
+# grain, and it costs a tenth of the features. 64, 128 and 160 px measured worse.
 SUMMARY_SCALE = 0.3
 
 
@@ -32,8 +35,8 @@ class Affine(NamedTuple):
     """A linear map of feature vectors: x -> weight @ x + bias.
 
     Attributes:
-        weight: (D, D) float32.
-        bias: (D,) float32.
+        weight: (K, D) float32.
+        bias: (K,) float32.
     """
 
     weight: Float32
@@ -86,6 +89,12 @@ class Moments:
             weight = (axes / _deviations(np.maximum(values, 0) + max(float(values.mean()), 0.0) * shrinkage)).T
         return Affine(weight.astype(np.float32), (-weight @ centre).astype(np.float32))
 
+    def principal(self, most: int) -> Affine:
+        """Return the map that centres vectors like those seen and turns them to at most `most` principal axes."""
+        centre, covariance = self.mean_and_covariance()
+        axes = np.linalg.eigh(covariance)[1][:, ::-1][:, :most].T
+        return Affine(np.ascontiguousarray(axes, np.float32), (-axes @ centre).astype(np.float32))
+
 
 def _deviations(variances: Float64) -> Float64:
     """Return the square roots; 1 for what never moves in good pictures: it says nothing yet, and counts as it is."""
@@ -94,18 +103,25 @@ def _deviations(variances: Float64) -> Float64:
 
 
 def embedding_graph(
-    backbone: Backbone, *, pooling: int = 3, scaling: Affine | None = None, like_anomalib: Geometry | None = None
+    backbone: Backbone,
+    *,
+    pooling: int = 3,
+    scaling: Affine | None = None,
+    part_axes: Affine | None = None,
+    like_anomalib: Geometry | None = None,
 ) -> onnx.ModelProto:
-    """Return the graph from `image` to `features`, (B, D, h, w) float32, and `summary`, (B, S) float32.
+    """Return the graph from `image` to `features`, (B, D, h, w), `parts`, (B, K, h, w), and `summary`, (B, S), float32.
 
     Each layer is averaged over `pooling` x `pooling` neighbours (the frame does not count: Roth et al. 2022, section
     3.1, without the padding that damps border patches), resized bilinearly to the first layer's grid, and joined.
-    The summary is each layer's mean and standard deviation over positions.
+    Parts are the coarsest layers, joined as they are. The summary is the mean and the standard deviation over positions
+    of the layers that are for it.
 
     Args:
         backbone: the network.
         pooling: size of the neighbourhood, odd; 1 for none.
         scaling: a linear map of the joined vectors, or None.
+        part_axes: a linear map of the parts, or None.
         like_anomalib: the geometry if the graph shall resize the picture itself and count the frame when it averages.
 
     Raises:
@@ -129,25 +145,33 @@ def embedding_graph(
         node("AveragePool", [layer], f"pooled:{i}", **side) if pooling > 1 else layer
         for i, layer in enumerate(backbone.layers)
     ]
-    parts = pooled[:1]
-    if len(pooled) > 1:
-        grid = node("Shape", pooled[:1], "grid", start=2)
-        for i, name in enumerate(pooled[1:], start=1):
-            count = node("Shape", [name], f"count:{i}", start=0, end=2)
-            size = node("Concat", [count, grid], f"size:{i}", axis=0)
-            parts.append(node("Resize", [name, "", "", size], f"resized:{i}", mode="linear"))
-    joined = node("Concat", parts, "joined", axis=1)
-    _summarise(node, backbone.layers)
-    if scaling is None:
-        node("Identity", [joined], "features")
-    else:
-        weights = {"scaling.weight": scaling.weight[:, :, None, None], "scaling.bias": scaling.bias}
+    for output, layers, linear in (("features", pooled, scaling), ("parts", backbone.coarsest, part_axes)):
+        joined = _join(node, output, layers)
+        if linear is None:
+            node("Identity", [joined], output)
+            continue
+        weights = {f"{output}.weight": linear.weight[:, :, None, None], f"{output}.bias": linear.bias}
         model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
-        node("Conv", [joined, *weights], "features")
+        node("Conv", [joined, *weights], output)
+    _summarise(node, backbone.overview or backbone.coarsest)
     del model.graph.output[:]
-    model.graph.output.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, ["B", "D", "h", "w"]))
-    model.graph.output.append(helper.make_tensor_value_info("summary", TensorProto.FLOAT, ["B", "S"]))
+    shapes = {"features": ["B", "D", "h", "w"], "parts": ["B", "K", "v", "u"], "summary": ["B", "S"]}
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()
+    )
     return model
+
+
+def _join(node: Callable[..., str], name: str, layers: Sequence[str]) -> str:
+    """Add layers resized to the grid of the first and joined."""
+    parts = [*layers[:1]]
+    if len(layers) > 1:
+        grid = node("Shape", parts, f"{name}:grid", start=2)
+        for i, layer in enumerate(layers[1:], start=1):
+            count = node("Shape", [layer], f"{name}:count:{i}", start=0, end=2)
+            size = node("Concat", [count, grid], f"{name}:size:{i}", axis=0)
+            parts.append(node("Resize", [layer, "", "", size], f"{name}:resized:{i}", mode="linear"))
+    return node("Concat", parts, f"{name}:joined", axis=1)
 
 
 def _summarise(node: Callable[..., str], layers: Sequence[str]) -> None:
@@ -165,8 +189,11 @@ class Extractor:
     """Runs an embedding graph.
 
     Args:
-        model: the serialized graph, `image` to `features`.
+        model: the serialized graph, `image` to `features`, and `parts` and `summary` if it is asked for those.
         threads: how many the network uses; None for one per core.
+
+    Attributes:
+        outputs: the names of what the graph gives.
 
     Raises:
         ModelFileError: if ONNX Runtime can't run it.
@@ -175,6 +202,7 @@ class Extractor:
     def __init__(self, model: bytes, *, threads: int | None = None) -> None:
         self.model = model
         self._session = session(model, threads=threads)
+        self.outputs = frozenset(output.name for output in self._session.get_outputs())
         self._any_size = not all(isinstance(side, int) for side in self._session.get_inputs()[0].shape[1:3])
 
     def features(self, network_input: UInt8) -> Float32:
@@ -183,8 +211,15 @@ class Extractor:
         Raises:
             InputError: if the network does not take pictures of that size.
         """
-        maps = run(self._session, network_input[None])["features"][0]
-        return cast("Float32", np.ascontiguousarray(maps.transpose(1, 2, 0)))
+        return self._map(network_input, "features")
+
+    def parts(self, network_input: UInt8) -> Float32:
+        """Return (v, u, K) float32: what the parts of one network input, uint8 (H, W, 3), are like from further away.
+
+        Raises:
+            InputError: if the network does not take pictures of that size.
+        """
+        return self._map(self._further_away(network_input, PARTS_SCALE), "parts")
 
     def summary(self, network_input: UInt8) -> Float32:
         """Return the (S,) float32 summary of one network input, uint8 (H, W, 3), seen from further away.
@@ -192,11 +227,20 @@ class Extractor:
         Raises:
             InputError: if the network does not take pictures of that size.
         """
-        height, width = network_input.shape[:2]
-        if self._any_size:
-            network_input = resize(network_input, (_further_away(height), _further_away(width)))
-        return cast("Float32", run(self._session, network_input[None])["summary"][0])
+        seen = self._further_away(network_input, SUMMARY_SCALE)
+        return cast("Float32", run(self._session, seen[None], ["summary"])["summary"][0])
+
+    def _map(self, network_input: UInt8, output: str) -> Float32:
+        maps = run(self._session, network_input[None], [output])[output][0]
+        return cast("Float32", np.ascontiguousarray(maps.transpose(1, 2, 0)))
+
+    def _further_away(self, network_input: UInt8, scale: float) -> UInt8:
+        if not self._any_size:
+            return network_input
+        height, width = (further_away(side, scale) for side in network_input.shape[:2])
+        return resize(network_input, (height, width))
 
 
-def _further_away(side: int) -> int:
-    return max(MULTIPLE_PX, round(SUMMARY_SCALE * side / MULTIPLE_PX) * MULTIPLE_PX)
+def further_away(side: int, scale: float) -> int:
+    """Return the side of a picture that is seen so much smaller, in pixels that networks take."""
+    return max(MULTIPLE_PX, round(scale * side / MULTIPLE_PX) * MULTIPLE_PX)

@@ -18,7 +18,7 @@ from blemish.records import Float32
 from blemish.scoring import Scorer
 from blemish.settings import check_whole
 from blemish.thresholds import Calibration
-from blemish.whole import WholePicture
+from blemish.whole import FurtherAway, WholePicture, further_away_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,7 +50,7 @@ class Fitted:
         names: how each training picture is called.
         sizes_hw: (height, width) of each.
         provenance: where the model comes from, for `model.json`.
-        whole: what good pictures are like as a whole; None where patches alone make the score.
+        whole: what good pictures are like in parts and as a whole; None where patches alone make the score.
     """
 
     geometry: Geometry
@@ -82,7 +82,10 @@ def fit(
     first = _first_pass(settings, pictures, raw, geometry, progress)
     kept = first.kept
     linear = None if settings.scaling == "none" else first.scaling
-    scaled = embedding_graph(backbone, pooling=settings.pooling, scaling=linear, like_anomalib=inside)
+    part_axes = None if first.further_away is None else first.further_away.part_axes()
+    scaled = embedding_graph(
+        backbone, pooling=settings.pooling, scaling=linear, part_axes=part_axes, like_anomalib=inside
+    )
     extractor = Extractor(scaled.SerializeToString(), threads=threads)
 
     def maps(chosen: list[int], stage: str) -> FeatureMaps:
@@ -92,10 +95,10 @@ def fit(
 
     everything = list(range(len(pictures)))
     bank, source = _bank(settings, maps(everything, "collecting patches"), len(pictures), progress)
-    n_calibration = min(len(pictures), MAX_CALIBRATION)
-    chosen = [i * len(pictures) // n_calibration for i in range(n_calibration)]
-    scorer, scores, peaks = calibrated(settings, geometry, bank, source, maps(chosen, "calibrating"))
-    whole, scores = first.together(chosen, scores)
+    scorer, scores, peaks = calibrated(settings, geometry, bank, source, maps(first.chosen, "calibrating"))
+    whole = None
+    if first.further_away is not None:
+        whole, scores = first.further_away.fitted(scores)
     return Fitted(
         geometry,
         extractor,
@@ -133,8 +136,8 @@ def estimated_bytes(settings: PatchcoreSettings, backbone: Backbone, n_pictures:
     n_features = sum(backbone.channels)
     n_select = settings.bank_rows(n_rows)
     cached = 4 * n_rows * n_features if n_rows <= settings.max_rows else 0
-    summaries = 8 * n_features * (n_pictures + 12 * n_features) if settings.whole_picture else 0
-    return BASE_BYTES + cached + summaries + coreset_bytes(n_rows, n_features, n_select, max_rows=settings.max_rows)
+    further_away = further_away_bytes(backbone, min(n_pictures, MAX_CALIBRATION), area) if settings.whole_picture else 0
+    return BASE_BYTES + cached + further_away + coreset_bytes(n_rows, n_features, n_select, max_rows=settings.max_rows)
 
 
 @dataclass
@@ -144,41 +147,37 @@ class _FirstPass:
     Attributes:
         scaling: of features.
         kept: all scaled feature maps, if they fit into `max_rows`.
-        summary_moments: of the pictures' summaries.
-        summaries: (S,) of each picture; none if patches alone make the score.
+        chosen: the pictures that thresholds are calibrated on.
+        further_away: what was seen from further away; None if patches alone make the score.
     """
 
     scaling: Affine
     kept: list[Float32] | None
-    summary_moments: Moments
-    summaries: list[Float32]
-
-    def together(self, chosen: list[int], scores: list[float]) -> tuple[WholePicture | None, list[float]]:
-        """Return what good pictures are like as a whole, and the chosen ones' image scores with that counted."""
-        if not self.summaries:
-            return None, scores
-        summaries = np.stack([self.summaries[i] for i in chosen])
-        whole, together = WholePicture.fitted(self.summary_moments, summaries, np.array(scores))
-        return whole, together.tolist()
+    chosen: list[int]
+    further_away: FurtherAway | None
 
 
 def _first_pass(
     settings: PatchcoreSettings, pictures: TrainingPictures, raw: Extractor, geometry: Geometry, progress: Progress
 ) -> _FirstPass:
     """Read every picture; those that can't be decoded are left out of `pictures` from here on."""
-    moments, summary_moments = Moments(), Moments()
+    moments = Moments()
+    further_away = FurtherAway() if settings.whole_picture else None
     kept: list[Float32] | None = []
-    summaries: list[Float32] = []
-    good = []
+    good: list[int] = []
+    chosen: list[int] = []
+    share = min(1.0, MAX_CALIBRATION / len(pictures))
 
     seen = pictures.prepared(geometry, range(len(pictures)), stage="reading pictures", progress=progress)
     for i, picture in seen:
         features = raw.features(picture)
         rows = features.reshape(-1, features.shape[-1])
         moments.add(rows)
-        if settings.whole_picture:
-            summaries.append(raw.summary(picture))
-            summary_moments.add(summaries[-1][None])
+        is_chosen = len(chosen) < share * (len(good) + 1)
+        if further_away is not None:
+            further_away.add(raw, picture, keep=is_chosen)
+        if is_chosen:
+            chosen.append(len(good))
         good.append(i)
         if kept is not None:
             kept.append(features)
@@ -189,7 +188,7 @@ def _first_pass(
     for features in kept or ():
         rows = features.reshape(-1, features.shape[-1])
         rows[:] = rows @ scaling.weight.T + scaling.bias
-    return _FirstPass(scaling, kept, summary_moments, summaries)
+    return _FirstPass(scaling, kept, chosen, further_away)
 
 
 def _counted(maps: Iterator[tuple[int, Float32]], total: int, stage: str, progress: Progress) -> FeatureMaps:

@@ -36,9 +36,9 @@ class PictureGaussian:
     whitening: Float32
 
     @classmethod
-    def from_moments(cls, moments: Moments) -> PictureGaussian:
+    def from_moments(cls, moments: Moments, shrinkage: float = SHRINKAGE) -> PictureGaussian:
         """Return the Gaussian with the mean and the covariance of the summaries seen."""
-        mean, values, axes, least = _spectrum(moments)
+        mean, values, axes, least = _spectrum(moments, shrinkage)
         whitening = (axes / np.sqrt(values + least)).T
         # Rows in memory order, as a model folder gives them back: sums then round alike.
         return cls(mean.astype(np.float32), np.ascontiguousarray(whitening, np.float32))
@@ -48,12 +48,13 @@ class PictureGaussian:
         return float(np.linalg.norm(self.whitening @ (summary - self.mean)))
 
 
-def distances_of_good(moments: Moments, summaries: Float32) -> Float64:
+def distances_of_good(moments: Moments, summaries: Float32, shrinkage: float = SHRINKAGE) -> Float64:
     """Return the distance of each good picture from the Gaussian of the others.
 
     Args:
         moments: of all good pictures' summaries, at least two.
         summaries: (n, S) float32, some of them.
+        shrinkage: share of the mean eigenvalue that every direction gets on top of its own.
 
     Returns:
         (n,) float64.
@@ -61,7 +62,7 @@ def distances_of_good(moments: Moments, summaries: Float32) -> Float64:
     Cost: one eigendecomposition for all: leaving one out changes the covariance by one outer product
         (Sherman-Morrison).
     """
-    mean, values, axes, least = _spectrum(moments)
+    mean, values, axes, least = _spectrum(moments, shrinkage)
     n = moments.n
     stretch = n / (n - 1)
     turned = (summaries - mean) @ axes
@@ -70,11 +71,11 @@ def distances_of_good(moments: Moments, summaries: Float32) -> Float64:
     return cast("Float64", stretch * np.sqrt(own / left))
 
 
-def _spectrum(moments: Moments) -> tuple[Float64, Float64, Float64, float]:
+def _spectrum(moments: Moments, shrinkage: float) -> tuple[Float64, Float64, Float64, float]:
     """Return mean (S,), eigenvalues (S,), axes (S, S), and what is added to each eigenvalue."""
     mean, covariance = moments.mean_and_covariance()
     values, axes = np.linalg.eigh(covariance)
     values = np.maximum(values, 0)
     # Copies of one picture have no covariance; what counts as far is then a millionth of the summaries themselves.
-    least = SHRINKAGE * float(values.mean()) + 1e-6 * float(np.square(mean).mean()) + 1e-12
+    least = shrinkage * float(values.mean()) + 1e-6 * float(np.square(mean).mean()) + 1e-12
     return mean, values, axes, least

@@ -48,8 +48,8 @@ class Patchcore:
         position_sigma: smoothing, in cells, of the usual distance and its deviation at each position, which scores are
             relative to; None for plain distances.
         score_sigma: smoothing of the patch map, in cells, before its maximum becomes the image score.
-        whole_picture: whether the image score also says how unusual the picture is as a whole (Rippel et al. 2021);
-            False for the worst patch alone.
+        whole_picture: whether the image score also says how unusual the picture is from further away, in its parts
+            (Defard et al. 2021) and as a whole (Rippel et al. 2021); False for the worst patch alone.
         map_sigma_px: smoothing of the anomaly map, in pixels of the network's input.
         false_alarm_rate: share of good pictures that may be called defective.
         bit_depth: how many bits 16-bit pictures really use (12 for most industrial cameras); None for all 16.
@@ -301,8 +301,8 @@ class Patchcore:
         score = fitted.scorer.image_score(patch_map, found.weight)
         evidence = {}
         if fitted.whole is not None:
-            patch, whole = fitted.whole.surprises(score, fitted.extractor.summary(seen))
-            score, evidence = patch + whole, {"patch": patch, "picture": whole}
+            evidence = fitted.whole.evidence(score, fitted.extractor.parts(seen), fitted.extractor.summary(seen))
+            score = sum(evidence.values())
         anomaly_map = fitted.geometry.restore(
             patch_map, (picture.shape[0], picture.shape[1]), self.settings.map_sigma_px
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,16 +17,17 @@ from blemish.geometry import Geometry, choose_geometry
 from blemish.modelfile import NETWORK
 from blemish.neighbors import MemoryIndex
 from blemish.normality import Level
+from blemish.parts import PartGaussians
 from blemish.scoring import Scorer
 from blemish.settings import PatchcoreSettings
 from blemish.stored import read_fitted, stored_calibration, stored_settings, stored_training
-from blemish.whole import WholePicture
+from blemish.whole import WEIGHTS, WholePicture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from blemish.modelfile import ModelFolder
-    from blemish.records import Float32
+    from blemish.records import Float32, UInt8
 
 BANK = "bank.safetensors"
 # Dividing by less could overflow.
@@ -61,6 +63,9 @@ def fitted_to(
     if fitted.whole is not None:
         tensors["summary_mean"] = fitted.whole.gaussian.mean
         tensors["summary_whitening"] = fitted.whole.gaussian.whitening
+        tensors["part_mean"] = fitted.whole.parts.mean
+        tensors["part_whitening"] = fitted.whole.parts.whitening
+        tensors["part_level"] = np.stack(fitted.whole.parts.level)
         tensors["good_scores"] = fitted.whole.good_scores
     return header, {BANK: tensors}
 
@@ -91,8 +96,9 @@ def _fitted_from(model: ModelFolder, threads: int) -> tuple[PatchcoreSettings, F
     provenance = dict(header["provenance"])
     whole = None
     if settings.whole_picture:
+        parts = PartGaussians(tensors["part_mean"], tensors["part_whitening"], Level(*tensors["part_level"]))
         gaussian = PictureGaussian(tensors["summary_mean"], tensors["summary_whitening"])
-        whole = WholePicture.of(gaussian, tensors["good_scores"])
+        whole = WholePicture.of(parts, gaussian, tensors["good_scores"])
     fitted = Fitted(geometry, extractor, scorer, tensors["source"], image, pixel, names, sizes_hw, provenance, whole)
     return settings, fitted
 
@@ -111,14 +117,12 @@ def _check_parts(model: ModelFolder, settings: PatchcoreSettings, geometry: Geom
     """Raise unless network, bank, level and source belong together; one black picture is run to see it."""
     tensors = model.tensors[BANK]
     bank, source = tensors["memory_bank"], tensors["source"]
-    features = extractor.features(np.zeros((*geometry.network_hw, 3), np.uint8))
+    black = np.zeros((*geometry.network_hw, 3), np.uint8)
+    features = extractor.features(black)
     height, width, n_features = features.shape
     limits = len(model.header["training"]), height, width
-
-    def refuse(name: str, expected: str, got: str, file: str = BANK) -> ModelFileError:
-        return ModelFileError(message(name, expected, got, where=model.path / file, todo="Fit again."))
-
-    if features.dtype != np.float32 or not np.isfinite(features).all():
+    refuse = partial(_refusal, model)
+    if not _is_finite(features):
         raise refuse("features", "finite float32 (h, w, D)", describe(features), NETWORK)
     if bank.shape[1] != n_features or len(bank) == 0:
         raise refuse("memory_bank", f"(n, {n_features}) as the network gives", str(bank.shape))
@@ -134,25 +138,43 @@ def _check_parts(model: ModelFolder, settings: PatchcoreSettings, geometry: Geom
     if wrong:
         raise refuse("level", *wrong)
     if settings.whole_picture:
-        _check_whole_picture(model, extractor.summary(np.zeros((*geometry.network_hw, 3), np.uint8)))
+        _check_whole_picture(model, extractor, black)
 
 
-def _check_whole_picture(model: ModelFolder, summary: Float32) -> None:
-    """Raise unless the network's summary, the Gaussian and the good pictures' scores belong together."""
+def _check_whole_picture(model: ModelFolder, extractor: Extractor, black: UInt8) -> None:
+    """Raise unless the network's parts and summary, the Gaussians and the good pictures' scores belong together."""
+    refuse = partial(_refusal, model)
+    if not extractor.outputs >= {"parts", "summary"}:
+        raise refuse("network", "outputs parts and summary", ", ".join(sorted(extractor.outputs)), NETWORK)
+    parts, summary = extractor.parts(black), extractor.summary(black)
+    if not (_is_finite(parts) and _is_finite(summary)):
+        got = f"{describe(parts)} and {describe(summary)}"
+        raise refuse("parts and summary", "finite float32 (h, w, K) and (S,)", got, NETWORK)
     size, n_scores = len(summary), len(model.header["thresholds"]["image_scores"])
     wanted = {
         "summary_mean": (np.float32, (size,)),
         "summary_whitening": (np.float32, (size, size)),
-        "good_scores": (np.float64, (2, n_scores)),
+        "part_mean": (np.float32, parts.shape),
+        "part_whitening": (np.float32, (*parts.shape, parts.shape[-1])),
+        "part_level": (np.float32, (3, *parts.shape[:2])),
+        "good_scores": (np.float64, (len(WEIGHTS), n_scores)),
     }
     for name, (dtype, shape) in wanted.items():
         found = model.tensors[BANK].get(name)
         if found is None or found.dtype != dtype or found.shape != shape or not np.isfinite(found).all():
             got = "nothing" if found is None else describe(found)
-            todo = "Fit again."
-            raise ModelFileError(
-                message(name, f"finite {dtype.__name__} {shape}", got, where=model.path / BANK, todo=todo)
-            )
+            raise refuse(name, f"finite {dtype.__name__} {shape}", got)
+    wrong = _wrong_values(model.tensors[BANK]["part_level"])
+    if wrong:
+        raise refuse("part_level", *wrong)
+
+
+def _refusal(model: ModelFolder, name: str, expected: str, got: str, file: str = BANK) -> ModelFileError:
+    return ModelFileError(message(name, expected, got, where=model.path / file, todo="Fit again."))
+
+
+def _is_finite(values: Float32) -> bool:
+    return values.dtype == np.float32 and bool(np.isfinite(values).all())
 
 
 def _wrong_level(level: Any, grid_hw: tuple[int, int], settings: PatchcoreSettings) -> tuple[str, str] | None:
@@ -161,6 +183,11 @@ def _wrong_level(level: Any, grid_hw: tuple[int, int], settings: PatchcoreSettin
         return None if level is None else ("nothing as position_sigma is not set", describe(level))
     if level is None or level.shape != (3, *grid_hw) or level.dtype != np.float32:
         return f"float32 {(3, *grid_hw)} as position_sigma is set", "nothing" if level is None else describe(level)
+    return _wrong_values(level)
+
+
+def _wrong_values(level: Float32) -> tuple[str, str] | None:
+    """Return (expected, got) if a level, (3, h, w) float32, has values that would make nonsense of a score."""
     usual, spread, calm = level
     if not (min(usual.min(), calm.min()) >= 0 and spread.min() >= LEAST_SPREAD and level.max() <= 1 / LEAST_SPREAD):
         expected = f"distances of 0 or more, and deviations of at least {LEAST_SPREAD}"

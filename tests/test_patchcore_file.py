@@ -167,9 +167,8 @@ def test_a_level_that_no_setting_asks_for(folder: Path):
 
 def with_float16(saved: Path) -> onnx.ModelProto:
     model = onnx.load(saved / "network.onnx")
-    model.graph.node.append(helper.make_node("Cast", ["features"], ["half"], to=TensorProto.FLOAT16))
-    model.graph.node[-2].output[0] = "whole"
-    model.graph.node[-1].input[0], model.graph.node[-1].output[0] = "whole", "features"
+    next(node for node in model.graph.node if "features" in node.output).output[0] = "whole"
+    model.graph.node.append(helper.make_node("Cast", ["whole"], ["features"], to=TensorProto.FLOAT16))
     model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
     return model
 

@@ -1,20 +1,26 @@
-"""The image score adds up what is surprising of the worst patch and of the whole picture."""
+"""The image score adds up what is surprising of the worst patch, of the worst part and of the whole picture."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from safetensors.numpy import load, save
 
 from blemish import Patchcore
 from blemish.embedding import Moments
 from blemish.errors import InputError, ModelFileError
 from blemish.gaussian import PictureGaussian
+from blemish.parts import PartGaussians
 from blemish.surprise import Tail
-from blemish.whole import WholePicture
+from blemish.whole import WEIGHTS, WholePicture
 from tests.models import replace_file
 from tests.pictures import good, goods, scratched, small_patchcore
+
+PARTS = np.random.default_rng(1).normal(size=(20, 2, 3, 5)).astype(np.float32)
 
 
 def fitted_whole(n: int = 20) -> tuple[WholePicture, np.ndarray, np.ndarray, np.ndarray]:
@@ -22,26 +28,36 @@ def fitted_whole(n: int = 20) -> tuple[WholePicture, np.ndarray, np.ndarray, np.
     summaries, patch = rng.normal(size=(n, 4)).astype(np.float32), rng.exponential(size=n)
     moments = Moments()
     moments.add(summaries)
-    whole, scores = WholePicture.fitted(moments, summaries, patch)
+    whole, scores = WholePicture.fitted(moments, summaries, PARTS[:n], patch)
     return whole, scores, summaries, patch
 
 
-def test_both_surprises_come_from_the_tails():
+def test_each_surprise_comes_from_its_own_tail():
     whole, _, _, patch = fitted_whole()
-    new = np.full(4, 2, np.float32)
-    expected = Tail.from_scores(patch).surprise(1.5), whole.picture.surprise(whole.gaussian.distance(new))
-    assert whole.surprises(1.5, new) == pytest.approx(expected)
+    summary, parts = np.full(4, 2, np.float32), PARTS[0] + np.float32(1)
+    gaussians, part_scores = PartGaussians.fitted(PARTS)
+    expected = {
+        "patch": 0.4 * Tail.from_scores(patch).surprise(1.5),
+        "part": 0.6 * Tail.from_scores(part_scores).surprise(gaussians.score(parts)),
+        "picture": Tail.from_scores(whole.good_scores[2]).surprise(whole.gaussian.distance(summary)),
+    }
+    found = whole.evidence(1.5, parts, summary)
+    assert found == pytest.approx(expected)
+    assert min(found.values()) > 0
 
 
 def test_good_pictures_are_scored_without_themselves():
     whole, scores, summaries, patch = fitted_whole()
+    assert whole.good_scores[0] == pytest.approx(patch)
+    assert whole.good_scores[1] == pytest.approx(PartGaussians.fitted(PARTS)[1])
     for i in (0, 7):
         others = Moments()
         others.add(np.delete(summaries, i, axis=0))
         alone = PictureGaussian.from_moments(others).distance(summaries[i])
-        assert whole.good_scores[1, i] == pytest.approx(alone, rel=0.02)  # the shrinkage alone is that of all
+        assert whole.good_scores[2, i] == pytest.approx(alone, rel=0.02)  # the shrinkage alone is that of all
         tails = [Tail.from_scores(np.delete(row, i)) for row in whole.good_scores]
-        assert scores[i] == pytest.approx(tails[0].surprise(patch[i]) + tails[1].surprise(whole.good_scores[1, i]))
+        surprises = [tail.surprise(score) for tail, score in zip(tails, whole.good_scores[:, i], strict=True)]
+        assert scores[i] == pytest.approx(np.dot(list(WEIGHTS.values()), surprises))
 
 
 def test_what_is_unusual_everywhere_is_found():
@@ -51,6 +67,7 @@ def test_what_is_unusual_everywhere_is_found():
         found = with_whole.predict(picture)
         assert found.label
         assert found.evidence["picture"] > 3
+        assert list(found.evidence) == ["patch", "part", "picture"]
         assert found.score == pytest.approx(sum(found.evidence.values()))
 
 
@@ -74,20 +91,62 @@ def test_a_loaded_detector_predicts_bit_for_bit(tmp_path: Path):
         assert loaded.predict(picture).evidence == fitted.predict(picture).evidence
 
 
-@pytest.mark.parametrize("wrong", ["missing", "shape", "infinite"])
-def test_a_folder_whose_parts_do_not_fit_is_refused(wrong: str, tmp_path: Path):
-    from safetensors.numpy import load, save
+@pytest.fixture(scope="module")
+def saved_whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_patchcore(whole_picture=True).fit(goods(4)).save(tmp_path_factory.mktemp("whole") / "model")
 
-    folder = small_patchcore(whole_picture=True).fit(goods(4)).save(tmp_path / "model")
+
+@pytest.mark.parametrize("wrong", ["missing", "shape", "infinite"])
+@pytest.mark.parametrize(
+    "name", ["summary_mean", "summary_whitening", "part_mean", "part_whitening", "part_level", "good_scores"]
+)
+def test_a_folder_whose_tensors_do_not_fit_is_refused(name: str, wrong: str, saved_whole: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(saved_whole, tmp_path / "model"))
     tensors = load((folder / "bank.safetensors").read_bytes())
     if wrong == "missing":
-        del tensors["summary_whitening"]
+        del tensors[name]
     elif wrong == "shape":
-        tensors["summary_whitening"] = tensors["summary_whitening"][:, :-1].copy()
+        tensors[name] = tensors[name][..., :-1].copy()
     else:
-        tensors["summary_whitening"][0, 0] = np.inf
+        tensors[name][..., 0] = np.inf
     replace_file(folder, "bank.safetensors", save(tensors))
-    with pytest.raises(ModelFileError, match="summary_whitening: expected finite float32"):
+    with pytest.raises(ModelFileError, match=rf"{name}: expected finite float.*bank\.safetensors.* Fit again"):
+        Patchcore.load(folder)
+
+
+def test_a_level_of_parts_that_divides_by_nothing_is_refused(saved_whole: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(saved_whole, tmp_path / "model"))
+    tensors = load((folder / "bank.safetensors").read_bytes())
+    tensors["part_level"][1] = 0
+    replace_file(folder, "bank.safetensors", save(tensors))
+    with pytest.raises(ModelFileError, match="part_level: expected distances of 0 or more, and deviations of at least"):
+        Patchcore.load(folder)
+
+
+@pytest.mark.parametrize("output", ["parts", "summary"])
+def test_a_network_that_gives_no_numbers_is_refused(output: str, saved_whole: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(saved_whole, tmp_path / "model"))
+    model = onnx.load(folder / "network.onnx")
+    next(node for node in model.graph.node if output in node.output).output[0] = "known"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(np.nan), "nan"))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["known", "nan"], [output]))
+    replace_file(folder, "network.onnx", model.SerializeToString())
+    expected = r"parts and summary: expected finite float32 \(h, w, K\) and \(S,\), got .*network\.onnx.* Fit again"
+    with pytest.raises(ModelFileError, match=expected):
+        Patchcore.load(folder)
+
+
+@pytest.mark.parametrize("output", ["parts", "summary"])
+def test_a_network_that_does_not_look_from_further_away_is_refused(output: str, saved_whole: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(saved_whole, tmp_path / "model"))
+    model = onnx.load(folder / "network.onnx")
+    kept = [one for one in model.graph.output if one.name != output]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    replace_file(folder, "network.onnx", model.SerializeToString())
+    others = ", ".join(sorted(one.name for one in kept))
+    expected = rf"network: expected outputs parts and summary, got {others}, in .*network\.onnx.* Fit again"
+    with pytest.raises(ModelFileError, match=expected):
         Patchcore.load(folder)
 
 
