@@ -25,9 +25,13 @@ if TYPE_CHECKING:
 _SMALLEST_SQUARE = np.float32(1e-30)
 # Measured at 1,024 queries x 20,000 rows.
 _GROUP_ROWS = 16
-# Share of the squared length that may lie outside the product. On features of EfficientNet-Lite0 (152 channels, a
-# k-center bank of 20,000) 2 % leaves 96 axes and 6 rows a query to measure, 0.3 % 128 and 3, 4 % 64 and 16.
+# Share of the squared length that may lie outside the product at most, how many axes more are taken as long as they halve
+# it, and what share is little enough. Of clusters in noise (benchmarks/neighbors.py) 160 of 384 axes leave 2 % out, the next 32 hold a seventh of
+# that, and with 304 a search takes half as long again. Of EfficientNet-Lite0's whitened features 160 to 192 of 232 axes
+# leave 2 % out and 55 rows a query to measure; all of them 2 to 7, and a search takes a half to three quarters.
 _LEFT_OUT = 0.02
+_MORE_AXES = 32
+_LITTLE = 0.001
 _AXES_ROWS = 4096
 # Finding the main axes takes the cube of their number: beyond this it would take longer than it saves.
 _MOST_AXES = 512
@@ -142,7 +146,7 @@ class IntegerScores:
 def _rotation(centred: Float32) -> Float32:
     """Return (D, p) orthonormal columns: the main axes of the rows, mixed so that all are of one size.
 
-    Axes that hold 2 % of the squared length together are left out; the bound allows for them, and fewer columns are
+    Axes that hold little of the squared length together are left out; the bound allows for them, and fewer columns are
     less to multiply. Mixing (a cosine transform of signs) keeps the largest value, which sets the step of the
     integers, not far above the mean.
     """
@@ -151,14 +155,23 @@ def _rotation(centred: Float32) -> Float32:
     if dim <= _MOST_AXES:
         sample = centred[:: -(-len(centred) // _AXES_ROWS)].astype(np.float64)
         variances, axes = np.linalg.eigh(sample.T @ sample)
-        left_out = np.searchsorted(np.cumsum(variances), _LEFT_OUT * variances.sum(), side="right")
-        width = min(dim, -(-max(1, dim - int(left_out)) // 16) * 16)
+        width = _width(variances[::-1])
     places = np.arange(width)
     cosines = np.sqrt(2 / width) * np.cos(np.pi / width * (places[:, None] + 0.5) * places)
     cosines[:, 0] = np.sqrt(1 / width)
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(width, 1))
     rotation: Float32 = (axes[:, dim - width :] @ (signs * cosines)).astype(np.float32)
     return rotation
+
+
+def _width(variances: NDArray[np.float64]) -> int:
+    """Return how many main axes are worth their product, given the (D,) variances along all of them, largest first."""
+    dim = len(variances)
+    left_out = np.append(np.cumsum(variances[::-1])[::-1], 0.0)
+    width = min(dim, -(-max(1, int(np.argmax(left_out <= _LEFT_OUT * left_out[0]))) // 16) * 16)
+    while left_out[width] > _LITTLE * left_out[0] and left_out[min(dim, width + _MORE_AXES)] <= left_out[width] / 2:
+        width = min(dim, width + 16)
+    return width
 
 
 def _quantise(

@@ -106,3 +106,17 @@ def test_buffers_are_used_again():
 
 def test_this_machine_multiplies_without_saturation_or_is_told_to_use_7_bits():
     assert integer_scores._weight_limit() in (127, 63)
+
+
+@pytest.mark.parametrize(
+    ("variances", "width"),
+    [
+        (np.ones(100), 100),  # 98 hold 98 %: the next multiple of 16
+        (np.r_[np.full(40, 1.0), np.full(344, 0.8 / 344)], 48),  # the others hold 2 %, and 32 of them no half of that
+        (np.r_[np.full(40, 1.0), np.full(40, 0.02), np.full(304, 1e-6)], 80),  # 40 more hold nearly all of the rest
+        (0.9 ** np.arange(200.0), 80),  # each 32 hold more than half of what is left, until that is little
+        (np.zeros(32), 16),
+    ],
+)
+def test_axes_are_taken_while_they_are_worth_it(variances: np.ndarray, width: int):
+    assert integer_scores._width(variances) == width
