@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 _SMALLEST_SQUARE = np.float32(1e-30)
 # Measured at 1,024 queries x 20,000 rows.
 _GROUP_ROWS = 16
-# Share of the squared length that may lie outside the product at most, how many axes more are taken as long as they halve
-# it, and what share is little enough. Of clusters in noise (benchmarks/neighbors.py) 160 of 384 axes leave 2 % out, the next 32 hold a seventh of
-# that, and with 304 a search takes half as long again. Of EfficientNet-Lite0's whitened features 160 to 192 of 232 axes
-# leave 2 % out and 55 rows a query to measure; all of them 2 to 7, and a search takes a half to three quarters.
+# Share of the squared length that may lie outside the product at most, how many axes more are taken as long as they
+# halve it, and what share is little enough. Of clusters in noise (benchmarks/neighbors.py) 160 of 384 axes leave 2 %
+# out, the next 32 hold a seventh of that, and with 304 a search takes half as long again. Of EfficientNet-Lite0's
+# whitened features 160 to 192 of 232 axes leave 2 % out and 55 rows a query to measure; nearly all of them 2 to 10, and
+# a search takes a half to three quarters.
 _LEFT_OUT = 0.02
 _MORE_AXES = 32
 _LITTLE = 0.001
