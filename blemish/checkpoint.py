@@ -79,8 +79,21 @@ def load_checkpoint(path: str | os.PathLike[str], wanted: Mapping[str, Any]) -> 
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         got = f"{type(error).__name__}: {error}"[:120]
         raise ModelFileError(message("checkpoint", "one of blemish", got, where=file, todo=todo)) from None
-    for name, value in json.loads(json.dumps(plain_json(wanted, "of"))).items():
-        if made_of.get(name) != value:
-            expected, got = f"one made with {name} {value!r:.60}", f"{made_of.get(name)!r:.60}"
-            raise InputError(message("checkpoint", expected, got, where=file, todo=todo))
+    different = _first_difference(json.loads(json.dumps(plain_json(wanted, "of"))), made_of)
+    if different is not None:
+        name, value, was = different
+        raise InputError(
+            message("checkpoint", f"one made with {name} {value!r:.60}", f"{was!r:.60}", where=file, todo=todo)
+        )
     return Checkpoint(tensors, state)
+
+
+def _first_difference(wanted: Mapping[str, Any], made_of: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """Return the name, inside settings too, of the first thing that is not as wanted, and both its values."""
+    for name, value in wanted.items():
+        was = made_of.get(name)
+        if was == value:
+            continue
+        inner = _first_difference(value, was) if isinstance(value, dict) and isinstance(was, dict) else None
+        return inner or (name, value, was)
+    return None

@@ -57,6 +57,8 @@ def refit(
         best = before, weight, bias
         for shrinkage in SHRINKAGES:
             change = system.solve(shrinkage)
+            if change is None:
+                continue
             last.weight.copy_(weight + change[:-1].T.reshape(weight.shape))
             last.bias.copy_(bias + change[-1])
             loss = loss_of(last, judged)
@@ -103,16 +105,20 @@ class LeastSquares:
                 self.sums[1].add_(left.T @ right)
             self.rows = []
 
-    def solve(self, shrinkage: float) -> torch.Tensor:
-        """Return the (inputs, outputs) map, shrunk by a multiple of the inputs' mean square."""
+    def solve(self, shrinkage: float) -> torch.Tensor | None:
+        """Return the (inputs, outputs) map, shrunk by a multiple of the inputs' mean square.
+
+        None where rounding leaves no solution: inputs that are all alike, as of constant pictures, shrunk by little.
+        """
         import torch
 
         if self.sums is not None:
             gram, cross = self.sums
-            return torch.cholesky_solve(cross, torch.linalg.cholesky(self._damped(gram, shrinkage))).float()
+            factor, failed = torch.linalg.cholesky_ex(self._damped(gram, shrinkage))
+            return None if failed else torch.cholesky_solve(cross, factor).float()
         columns, wanted = (torch.cat([row[i] for row in self.rows]).double() for i in (0, 1))
-        kernel = self._damped(columns @ columns.T, shrinkage)
-        return (columns.T @ torch.cholesky_solve(wanted, torch.linalg.cholesky(kernel))).float()
+        factor, failed = torch.linalg.cholesky_ex(self._damped(columns @ columns.T, shrinkage))
+        return None if failed else (columns.T @ torch.cholesky_solve(wanted, factor)).float()
 
     def _damped(self, gram: torch.Tensor, shrinkage: float) -> torch.Tensor:
         import torch

@@ -37,6 +37,17 @@ def test_another_training_is_refused(tmp_path: Path):
         load_checkpoint(path, {**OF, "teacher": "abd"})
 
 
+def test_of_many_settings_the_one_that_differs_is_named(tmp_path: Path):
+    many = {**OF, "settings": {"lr": 0.1, "solver": {"steps": 3, "name": "adam"}}}
+    save_checkpoint(tmp_path / "c", {}, {"of": many})
+    wanted = {**OF, "settings": {"lr": 0.1, "solver": {"steps": 4, "name": "adam"}}}
+    with pytest.raises(InputError, match=r"checkpoint: expected one made with steps 4, got 3, in .*c\."):
+        load_checkpoint(tmp_path / "c", wanted)
+    with pytest.raises(InputError, match=r"expected one made with seed 1, got None, in "):
+        load_checkpoint(tmp_path / "c", {**OF, "settings": {**many["settings"], "seed": 1}})
+    assert load_checkpoint(tmp_path / "c", many) is not None
+
+
 @pytest.mark.parametrize("cut", [0, 7, 40, -1])
 def test_a_damaged_one_is_refused(tmp_path: Path, cut: int):
     path = write(tmp_path / "c")

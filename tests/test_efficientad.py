@@ -292,7 +292,7 @@ def test_a_kill_is_gone_on_from(teacher: Path, tmp_path: Path):
     assert found.state["n_steps"] == 2
     rest = small_efficientad(teacher, checkpoint=state).fit(goods(5))
     assert rest.fitted.maps.model == whole.fitted.maps.model
-    with pytest.raises(InputError, match=r"checkpoint: expected one made with settings .*state\.safetensors"):
+    with pytest.raises(InputError, match=r"checkpoint: expected one made with lr 0.0001, got .*state\.safetensors"):
         small_efficientad(teacher, checkpoint=state, lr=1e-4).fit(goods(5))
     with pytest.raises(InputError, match="checkpoint: expected one made with pictures"):
         small_efficientad(teacher, checkpoint=state).fit(goods(6))

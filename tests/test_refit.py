@@ -34,6 +34,16 @@ def test_the_last_layer_is_solved_for(n_crops, monkeypatch):
     assert after < (0.05 if n_crops == 40 else 0.8) * before
 
 
+def test_inputs_that_are_all_alike_are_shrunk_by_enough(monkeypatch: pytest.MonkeyPatch):
+    """Constant pictures: their products have one direction, and rounding makes the others negative."""
+    monkeypatch.setattr("blemish.refit.SHRINKAGES", (1e-12, 0.1))
+    network = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Conv2d(32, 2, 4))
+    images = torch.rand(1, 32, 1, 1).expand(1, 32, 40, 40)
+    lesson = images, torch.ones(1, 2, 37, 37)
+    before, after = refit(network, [lesson], [lesson], every=1)
+    assert after < 0.1 * before
+
+
 def test_a_worse_solution_is_not_taken():
     network = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Conv2d(3, 2, 4))
     images = torch.rand(2, 3, 6, 6)
