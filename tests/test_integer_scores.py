@@ -115,6 +115,8 @@ def test_this_machine_multiplies_without_saturation_or_is_told_to_use_7_bits():
         (np.r_[np.full(40, 1.0), np.full(344, 0.8 / 344)], 48),  # the others hold 2 %, and 32 of them no half of that
         (np.r_[np.full(40, 1.0), np.full(40, 0.02), np.full(304, 1e-6)], 80),  # 40 more hold nearly all of the rest
         (0.9 ** np.arange(200.0), 80),  # each 32 hold more than half of what is left, until that is little
+        (0.9718 ** np.arange(384.0), 256),  # each 32 hold six tenths of it
+        (0.99 ** np.arange(384.0), 384),  # 336 leave 2 % out, and the end is near
         (np.zeros(32), 16),
     ],
 )
