@@ -237,10 +237,10 @@ class Extractor:
     def _further_away(self, network_input: UInt8, scale: float) -> UInt8:
         if not self._any_size:
             return network_input
-        height, width = (further_away(side, scale) for side in network_input.shape[:2])
+        height, width = (_smaller(side, scale) for side in network_input.shape[:2])
         return resize(network_input, (height, width))
 
 
-def further_away(side: int, scale: float) -> int:
+def _smaller(side: int, scale: float) -> int:
     """Return the side of a picture that is seen so much smaller, in pixels that networks take."""
     return max(MULTIPLE_PX, round(scale * side / MULTIPLE_PX) * MULTIPLE_PX)

@@ -89,7 +89,7 @@ def _fitted_from(model: ModelFolder, threads: int) -> tuple[PatchcoreSettings, F
     image, pixel = (stored_calibration(header["thresholds"], name, rate) for name in ("image", "pixel"))
     names, sizes_hw = stored_training(header["training"])
     extractor = Extractor(model.network, threads=threads)
-    _check_parts(model, settings, geometry, extractor)
+    _check_together(model, settings, geometry, extractor)
     index = MemoryIndex(tensors["memory_bank"])
     level = Level(*tensors["level"]) if "level" in tensors else None
     scorer = Scorer(index, settings.num_neighbors, level, settings.score_sigma)
@@ -113,7 +113,7 @@ def _settings(stored: Mapping[str, Any]) -> PatchcoreSettings:
     return PatchcoreSettings(**values)
 
 
-def _check_parts(model: ModelFolder, settings: PatchcoreSettings, geometry: Geometry, extractor: Extractor) -> None:
+def _check_together(model: ModelFolder, settings: PatchcoreSettings, geometry: Geometry, extractor: Extractor) -> None:
     """Raise unless network, bank, level and source belong together; one black picture is run to see it."""
     tensors = model.tensors[BANK]
     bank, source = tensors["memory_bank"], tensors["source"]
