@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from blemish.training import Picture, Progress, TrainingPictures, no_progress, p
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from blemish.embedding import Scaling
+    from blemish.embedding import Extractor, Scaling
     from blemish.modelfile import ModelFolder
     from blemish.scoring import PatchDistances
 
@@ -295,13 +296,19 @@ class Patchcore:
 
     def _judged(self, picture: UInt8, path: Path | None, fitted: Fitted) -> tuple[Prediction, Float32]:
         seen = fitted.geometry.prepare(picture)
-        features = fitted.extractor.features(seen)
-        found = fitted.scorer.distances(features)
+        further_away = None
+        with ThreadPoolExecutor(1) as beside:
+            if fitted.whole is not None and self.threads > 1:
+                # Network and search leave the cores idle for moments: a tenth of the time is saved beside them.
+                further_away = beside.submit(_further_away, fitted.extractor, seen)
+            features = fitted.extractor.features(seen)
+            found = fitted.scorer.distances(features)
         patch_map = fitted.scorer.patch_map(found.distances)
         score = fitted.scorer.image_score(patch_map, found.weight)
         evidence = {}
         if fitted.whole is not None:
-            evidence = fitted.whole.evidence(score, fitted.extractor.parts(seen), fitted.extractor.summary(seen))
+            views = _further_away(fitted.extractor, seen) if further_away is None else further_away.result()
+            evidence = fitted.whole.evidence(score, *views)
             score = sum(evidence.values())
         anomaly_map = fitted.geometry.restore(
             patch_map, (picture.shape[0], picture.shape[1]), self.settings.map_sigma_px
@@ -316,6 +323,11 @@ class Patchcore:
             evidence=evidence,
         )
         return judged, features
+
+
+def _further_away(extractor: Extractor, seen: UInt8) -> tuple[Float32, Float32]:
+    """Return a picture's parts, (h, w, K), and its summary, (S,)."""
+    return extractor.parts(seen), extractor.summary(seen)
 
 
 def _nearest_good(fitted: Fitted, found: PatchDistances, worst: int) -> GoodPatch | None:

@@ -91,6 +91,13 @@ def test_a_loaded_detector_predicts_bit_for_bit(tmp_path: Path):
         assert loaded.predict(picture).evidence == fitted.predict(picture).evidence
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_one_thread_and_many_see_the_same(threads: int, saved_whole: Path):
+    two, other = (Patchcore.load(saved_whole, threads=n) for n in (2, threads))
+    for picture in (good(77), scratched(78)[0]):
+        assert other.predict(picture).evidence == pytest.approx(two.predict(picture).evidence, rel=1e-4)
+
+
 @pytest.fixture(scope="module")
 def saved_whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_patchcore(whole_picture=True).fit(goods(4)).save(tmp_path_factory.mktemp("whole") / "model")
