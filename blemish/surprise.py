@@ -19,17 +19,19 @@ TINY = 1e-6
 
 @dataclass(frozen=True)
 class Tail:
-    """How high good pictures score: their scores up to the median as they are, above it an exponential tail.
+    """How high good pictures score: their scores up to the median as they are, above it a tail.
 
     Attributes:
         lower: (m,) float64, ascending, the scores up to the median.
         median: of all scores.
         excess: by how much scores above the median exceed it on average.
+        n_above: how many these are; 1 if there are none.
     """
 
     lower: Float64
     median: float
     excess: float
+    n_above: int
 
     @classmethod
     def from_scores(cls, scores: Float64) -> Tail:
@@ -46,16 +48,22 @@ class Tail:
         median = float(np.median(ordered))
         above = ordered[ordered > median]
         excess = float(above.mean()) - median if above.size else 0.0
-        return cls(ordered[ordered <= median], median, max(excess, LEAST_EXCESS * abs(median), TINY))
+        least = max(LEAST_EXCESS * abs(median), TINY)
+        return cls(ordered[ordered <= median], median, max(excess, least), max(len(above), 1))
 
     def surprise(self, score: float) -> float:
         """Return -log of the share of good pictures that score as high: log 2 at their median, 0 or more.
 
+        The tail is an exponential one whose mean is known from so many scores: with few of them a score that is far
+        beyond them surprises less, since their mean may be too small.
+
         Source: the sum of such terms is Fisher's method of combining tests (Fisher 1932, Statistical Methods for
-        Research Workers, section 21.1); an exponential tail of excesses is the generalised Pareto one of shape 0.
+        Research Workers, section 21.1). The predictive distribution of an exponential variable after n of them is
+        Pareto's (Aitchison and Dunsmore 1975, Statistical Prediction Analysis, table 2.3).
         """
         if score >= self.median:
-            return float(np.log(2) + (score - self.median) / self.excess)
+            beyond = (score - self.median) / (self.n_above * self.excess)
+            return float(np.log(2) + self.n_above * np.log1p(beyond))
         n_lower = int(np.searchsorted(self.lower, score, side="right"))
         if n_lower == 0:
             return 0.0
