@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Scaling = Literal["none", "standard", "whiten"]
 SCALINGS = ("none", "standard", "whiten")
 # Parts are seen in a picture this much smaller, 160 px for 320: each covers more of it. 128, 192 and 224 px measured a
-# little worse, and 320 px as bad as patches.
+# little worse, and 320 px hardly better than patches.
 PARTS_SCALE = 0.5
 # The summary is taken of a picture this much smaller, 96 px for 320: what is unusual everywhere shows there without the
 # grain, and it costs a tenth of the features. 64, 128 and 160 px measured worse.
@@ -164,14 +164,14 @@ def embedding_graph(
 
 def _join(node: Callable[..., str], name: str, layers: Sequence[str]) -> str:
     """Add layers resized to the grid of the first and joined."""
-    parts = [*layers[:1]]
+    maps = [*layers[:1]]
     if len(layers) > 1:
-        grid = node("Shape", parts, f"{name}:grid", start=2)
+        grid = node("Shape", maps, f"{name}:grid", start=2)
         for i, layer in enumerate(layers[1:], start=1):
             count = node("Shape", [layer], f"{name}:count:{i}", start=0, end=2)
             size = node("Concat", [count, grid], f"{name}:size:{i}", axis=0)
-            parts.append(node("Resize", [layer, "", "", size], f"{name}:resized:{i}", mode="linear"))
-    return node("Concat", parts, f"{name}:joined", axis=1)
+            maps.append(node("Resize", [layer, "", "", size], f"{name}:resized:{i}", mode="linear"))
+    return node("Concat", maps, f"{name}:joined", axis=1)
 
 
 def _summarise(node: Callable[..., str], layers: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ Source: Rippel, Mertens, Merhof 2021, "Modeling the Distribution of Normal Data 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -35,21 +35,15 @@ class PictureGaussian:
     mean: Float32
     whitening: Float32
 
-    @classmethod
-    def from_moments(cls, moments: Moments, shrinkage: float = SHRINKAGE) -> PictureGaussian:
-        """Return the Gaussian with the mean and the covariance of the summaries seen."""
-        mean, values, axes, least = _spectrum(moments, shrinkage)
-        whitening = (axes / np.sqrt(values + least)).T
-        # Rows in memory order, as a model folder gives them back: sums then round alike.
-        return cls(mean.astype(np.float32), np.ascontiguousarray(whitening, np.float32))
-
     def distance(self, summary: Float32) -> float:
         """Return the Mahalanobis distance of an (S,) float32 summary."""
         return float(np.linalg.norm(self.whitening @ (summary - self.mean)))
 
 
-def distances_of_good(moments: Moments, summaries: Float32, shrinkage: float = SHRINKAGE) -> Float64:
-    """Return the distance of each good picture from the Gaussian of the others.
+def gaussian_of_good(
+    moments: Moments, summaries: Float32, shrinkage: float = SHRINKAGE
+) -> tuple[PictureGaussian, Float64]:
+    """Return the Gaussian of good pictures, and the distance of each picture from the Gaussian of the others.
 
     Args:
         moments: of all good pictures' summaries, at least two.
@@ -57,18 +51,21 @@ def distances_of_good(moments: Moments, summaries: Float32, shrinkage: float = S
         shrinkage: share of the mean eigenvalue that every direction gets on top of its own.
 
     Returns:
-        (n,) float64.
+        The Gaussian of all that `moments` saw, and (n,) float64.
 
     Cost: one eigendecomposition for all: leaving one out changes the covariance by one outer product
         (Sherman-Morrison).
     """
     mean, values, axes, least = _spectrum(moments, shrinkage)
+    whitening = (axes / np.sqrt(values + least)).T
+    # Rows in memory order, as a model folder gives them back: sums then round alike.
+    gaussian = PictureGaussian(mean.astype(np.float32), np.ascontiguousarray(whitening, np.float32))
     n = moments.n
     stretch = n / (n - 1)
     turned = (summaries - mean) @ axes
     own = (turned**2 / (stretch * values + least)).sum(axis=1)
     left = np.maximum(1 - own * n / (n - 1) ** 2, np.finfo(np.float64).eps)
-    return cast("Float64", stretch * np.sqrt(own / left))
+    return gaussian, stretch * np.sqrt(own / left)
 
 
 def _spectrum(moments: Moments, shrinkage: float) -> tuple[Float64, Float64, Float64, float]:

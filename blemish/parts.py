@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish.embedding import Moments
-from blemish.gaussian import PictureGaussian, distances_of_good
+from blemish.gaussian import gaussian_of_good
 from blemish.normality import Level, level_of_good
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class PartGaussians:
         Returns:
             The Gaussians, and (n,) float64.
 
-        Cost: two eigendecompositions of K x K for each place.
+        Cost: an eigendecomposition of K x K for each place.
         """
         n, height, width, size = maps.shape
         mean = np.empty((height, width, size), np.float32)
@@ -63,9 +63,8 @@ class PartGaussians:
             rows = maps[:, y, x]
             moments = Moments()
             moments.add(rows)
-            gaussian = PictureGaussian.from_moments(moments, SHRINKAGE)
+            gaussian, distances[:, y, x] = gaussian_of_good(moments, rows, SHRINKAGE)
             mean[y, x], whitening[y, x] = gaussian.mean, gaussian.whitening
-            distances[:, y, x] = distances_of_good(moments, rows, SHRINKAGE)
         level, deviations = level_of_good(distances, LEVEL_SIGMA)
         return cls(mean, whitening, level), deviations.max(axis=(1, 2)).astype(np.float64)
 

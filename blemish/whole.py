@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish.embedding import PARTS_SCALE, Affine, Moments
-from blemish.gaussian import PictureGaussian, distances_of_good
+from blemish.gaussian import PictureGaussian, gaussian_of_good
 from blemish.parts import N_FEATURES, PartGaussians
 from blemish.surprise import Tail, surprises_of_good
 
@@ -62,10 +62,11 @@ class WholePicture:
             parts: (n, h, w, K) float32, their parts.
             patch_scores: (n,) float64, the score of the worst patch of each of these.
         """
-        gaussians, part_scores = PartGaussians.fitted(parts)
-        good = np.stack([patch_scores, part_scores, distances_of_good(moments, summaries)])
+        part_gaussians, part_scores = PartGaussians.fitted(parts)
+        gaussian, distances = gaussian_of_good(moments, summaries)
+        good = np.stack([patch_scores, part_scores, distances])
         scores = sum(weight * surprises_of_good(row) for weight, row in zip(WEIGHTS.values(), good, strict=True))
-        return cls.of(gaussians, PictureGaussian.from_moments(moments), good), np.asarray(scores)
+        return cls.of(part_gaussians, gaussian, good), np.asarray(scores)
 
     def evidence(self, patch_score: float, parts: Float32, summary: Float32) -> dict[str, float]:
         """Return what the image score is the sum of, by name.

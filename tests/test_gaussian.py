@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blemish.embedding import Moments
-from blemish.gaussian import SHRINKAGE, PictureGaussian, distances_of_good
+from blemish.gaussian import SHRINKAGE, gaussian_of_good
 
 
 def summaries(n: int, size: int = 6, seed: int = 0) -> np.ndarray:
@@ -37,7 +37,7 @@ def mahalanobis(others: np.ndarray, one: np.ndarray, least: float) -> float:
 @pytest.mark.parametrize("n", [4, 40])
 def test_the_distance_is_mahalanobis(n: int):
     rows, new = summaries(n), summaries(3, seed=1)
-    gaussian = PictureGaussian.from_moments(moments_of(rows))
+    gaussian = gaussian_of_good(moments_of(rows), rows)[0]
     for one in new:
         assert gaussian.distance(one) == pytest.approx(mahalanobis(rows, one, least_of(rows)), rel=1e-3)
 
@@ -45,7 +45,7 @@ def test_the_distance_is_mahalanobis(n: int):
 @pytest.mark.parametrize("n", [2, 4, 40])
 def test_leaving_one_out_is_fitting_without_it(n: int):
     rows = summaries(n)
-    found = distances_of_good(moments_of(rows), rows)
+    found = gaussian_of_good(moments_of(rows), rows)[1]
     for i, distance in enumerate(found):
         assert distance == pytest.approx(mahalanobis(np.delete(rows, i, axis=0), rows[i], least_of(rows)), rel=1e-4)
 
@@ -53,7 +53,7 @@ def test_leaving_one_out_is_fitting_without_it(n: int):
 def test_copies_of_one_picture_have_no_distance_and_another_has():
     rows = np.repeat(summaries(1), 5, axis=0)
     moments = moments_of(rows)
-    assert distances_of_good(moments, rows).max() < 1e-3
-    distance = PictureGaussian.from_moments(moments).distance(rows[0] + np.float32(1))
+    assert gaussian_of_good(moments, rows)[1].max() < 1e-3
+    distance = gaussian_of_good(moments, rows)[0].distance(rows[0] + np.float32(1))
     assert np.isfinite(distance)
     assert distance > 100

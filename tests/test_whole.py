@@ -13,7 +13,7 @@ from safetensors.numpy import load, save
 from blemish import Patchcore
 from blemish.embedding import Moments
 from blemish.errors import InputError, ModelFileError
-from blemish.gaussian import PictureGaussian
+from blemish.gaussian import gaussian_of_good
 from blemish.parts import PartGaussians
 from blemish.surprise import Tail
 from blemish.whole import WEIGHTS, WholePicture
@@ -53,7 +53,7 @@ def test_good_pictures_are_scored_without_themselves():
     for i in (0, 7):
         others = Moments()
         others.add(np.delete(summaries, i, axis=0))
-        alone = PictureGaussian.from_moments(others).distance(summaries[i])
+        alone = gaussian_of_good(others, summaries)[0].distance(summaries[i])
         assert whole.good_scores[2, i] == pytest.approx(alone, rel=0.02)  # the shrinkage alone is that of all
         tails = [Tail.from_scores(np.delete(row, i)) for row in whole.good_scores]
         surprises = [tail.surprise(score) for tail, score in zip(tails, whole.good_scores[:, i], strict=True)]
