@@ -83,6 +83,16 @@ def test_too_many_candidates_are_reported():
     assert scores.candidates(bank[:5], bank, 1, NOTHING, scores.take_buffers(5)) is None
 
 
+@pytest.mark.parametrize("dim", [384, 1024, 1536])
+def test_pairs_that_would_take_longer_than_a_float_product_are_too_many(dim):
+    """Half a pair of every group passes the bound with 1,024 values of noise, a twentieth with 384."""
+    rows = made("noise", 0, 1620, dim)
+    queries, bank = rows[1600:], rows[:1600]
+    scores = IntegerScores(bank, bank.mean(axis=0))
+    pairs = scores.candidates(queries, bank, 1, NOTHING, scores.take_buffers(20))
+    assert (pairs is None) == (dim > 384)
+
+
 def test_a_query_at_the_mean_does_not_find_excluded_rows(monkeypatch):
     monkeypatch.setattr(integer_scores, "_TOO_MANY", (1, 16))
     bank = made("noise", 1, 1600, 8)
