@@ -14,6 +14,8 @@ import json
 import time
 from pathlib import Path
 
+from kept import keep
+
 from blemish import Engine, MVTecAD, Patchcore
 from blemish.files import atomic_write
 
@@ -115,7 +117,10 @@ def main():
     parser.add_argument("--layers", nargs="+", help="instead of the backbone's usual ones, in every row but its own")
     parser.add_argument("--only", nargs="+", help="rows whose name contains one of these")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--keep", type=Path, help="a folder for what rows share; many gigabytes, delete it afterwards")
     asked = parser.parse_args()
+    if asked.keep is not None:
+        keep(asked.keep)
     known = {}
     if asked.json is not None and asked.json.exists():
         known = json.loads(asked.json.read_text(encoding="utf-8"))["rows"]
