@@ -18,6 +18,7 @@ from blemish.arrays import check_number, describe
 from blemish.errors import ImageError, InputError, SaveError, message
 from blemish.files import atomic_write
 from blemish.headers import Header, read_header
+from blemish.pngfile import decode_png
 from blemish.prefetch import prefetch
 from blemish.resize import fit_inside, resize
 
@@ -77,7 +78,10 @@ def decode(data: bytes, *, where: object = None, bit_depth: int | None = None, m
         InputError: if `bit_depth` is not from 9 to 16.
     """
     full = _full_range(bit_depth)
-    header, stored = _decode_stored(data, where, max_pixels)
+    header = _header(data, where, max_pixels)
+    if (plain := decode_png(data, header)) is not None:
+        return _to_rgb(_upright(plain, header.orientation), swap=False)
+    stored = _decode_stored(data, header, where)
     if stored.dtype not in (np.uint8, np.uint16):
         todo = "Save it with 8 or 16 bits: which range of other numbers is black to white is not known."
         raise ImageError(message("picture", "8 or 16 bits a channel", str(stored.dtype), where=where, todo=todo))
@@ -106,7 +110,7 @@ def load_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> 
     Raises:
         ImageError: if it can't be read.
     """
-    header, stored = _decode_stored(_read(path, max_pixels, "mask"), path, max_pixels, "mask")
+    header, stored = read_stored(path, max_pixels=max_pixels, name="mask")
     if stored.ndim == 2:
         stored = stored[..., None]
     alpha = stored[..., -1] if stored.shape[2] in (2, 4) else None
@@ -132,7 +136,9 @@ def read_stored(
     Raises:
         ImageError: if it can't be read; `name` is what the text calls it.
     """
-    return _decode_stored(_read(path, max_pixels, name), path, max_pixels, name)
+    data = _read(path, max_pixels, name)
+    header = _header(data, path, max_pixels, name)
+    return header, _decode_stored(data, header, path, name)
 
 
 def read_facts(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], str]:
@@ -142,8 +148,7 @@ def read_facts(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         ImageError: if it is no whole picture file, as far as can be told without decoding, or too large.
     """
     data = _read(path, max_pixels)
-    header = read_header(data, where=path)
-    _check_pixels(header, max_pixels, path, "picture")
+    header = _header(data, path, max_pixels)
     upright = (header.width, header.height) if header.orientation >= 5 else (header.height, header.width)
     return upright, hashlib.sha256(data).hexdigest()
 
@@ -253,9 +258,7 @@ def _read(path: str | os.PathLike[str], max_pixels: int, name: str = "picture") 
         raise ImageError(message(name, "a file that can be read", repr(reason), where=path, todo=todo)) from error
 
 
-def _decode_stored(data: bytes, where: object, max_pixels: int, name: str = "picture") -> tuple[Header, NDArray[Any]]:
-    header = read_header(data, where=where, name=name)
-    _check_pixels(header, max_pixels, where, name)
+def _decode_stored(data: bytes, header: Header, where: object, name: str = "picture") -> NDArray[Any]:
     try:
         with _QUIET:
             stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -265,13 +268,16 @@ def _decode_stored(data: bytes, where: object, max_pixels: int, name: str = "pic
         raise ImageError(message(name, "an image", f"a damaged {header.format} of {len(data)} bytes", where=where))
     # OpenCV turns a TIFF upright whatever it is asked, and the others never with IMREAD_UNCHANGED.
     turn = 1 if header.format == "TIFF" else header.orientation
-    return header, _upright(stored, turn)
+    return _upright(stored, turn)
 
 
-def _check_pixels(header: Header, max_pixels: int, where: object, name: str) -> None:
+def _header(data: bytes, where: object, max_pixels: int, name: str = "picture") -> Header:
+    """Return what the file says of itself, once that is known not to be too large to decode."""
+    header = read_header(data, where=where, name=name)
     if header.height * header.width > max_pixels:
         got = f"{header.width:,} x {header.height:,}"
         raise ImageError(message(name, f"at most {max_pixels:,} pixels", got, where=where, todo=MORE_PIXELS))
+    return header
 
 
 def _upright(stored: NDArray[Any], orientation: int) -> NDArray[Any]:

@@ -56,6 +56,7 @@ FLOORS: dict[str, float] = {
     "folder": 3.5,
     "manifest": 3.5,
     "pixelmetrics": 3.5,
+    "pngfile": 3.5,
     "search_lock": 3.5,
     "search_questions": 3.5,
     "search_server": 3.5,
