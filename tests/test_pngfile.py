@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import cv2
@@ -94,6 +95,12 @@ def test_a_damaged_file_is_an_error_of_ours_or_a_picture(at, value, cut):
     except ImageError as error:
         said = str(error)
     assert "a.png" in said
+
+
+def test_threads_that_decode_ahead_do_not_hold_python_s_lock():
+    with ThreadPoolExecutor(1) as beside:
+        assert beside.submit(read, png(PICTURE)).result() is None
+        np.testing.assert_array_equal(beside.submit(decode, png(PICTURE)).result(), PICTURE)
 
 
 def test_a_panic_inside_the_decoder_is_opencv_s_turn(monkeypatch):
