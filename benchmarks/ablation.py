@@ -53,6 +53,7 @@ OTHERS = {
     # What the reference implementation does, as near as these settings come to it.
     "as in the paper": {
         "position_sigma": None,
+        "whole_picture": False,
         "scaling": "none",
         "num_neighbors": 9,
         "pooling": 3,
