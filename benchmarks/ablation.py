@@ -138,9 +138,9 @@ def main():
         if name not in known:
             known[name] = one_row(settings, asked.places)
             known[name]["took_s"] = time.perf_counter() - start
-        show(name, known[name], width)
         if asked.json is not None:
             atomic_write(asked.json, json.dumps({"rows": known}, indent=1).encode(), name="results")
+        show(name, known[name], width)
 
 
 if __name__ == "__main__":
