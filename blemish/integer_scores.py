@@ -36,6 +36,10 @@ _LITTLE = 0.001
 _AXES_ROWS = 4096
 # Finding the main axes takes the cube of their number: beyond this it would take longer than it saves.
 _MOST_AXES = 512
+# Turning queries takes D x D products of float32 each, half a search of ResNet-50's 1,536 features. Where it leaves out
+# no axis, it must keep this much less from being rounded away; there it is a tenth less, and of Gaussian noise nothing.
+_WORTH_TURNING = 1.25
+_WORTH_ROWS = 256
 # Shares of the groups, and of the groups' number in rows, beyond which a float32 product is faster. ResNet-50's 1,536
 # features leave .2 to .8 of the groups' number to measure one by one: with 1.0 a search took up to three times as long
 # as the float32 product, with .25 as long.
@@ -65,7 +69,7 @@ class IntegerScores:
         centred = bank - mean
         squares: Float32 = np.einsum("ij,ij->i", centred, centred)
         rotation = _rotation(centred)
-        self.width = rotation.shape[1]
+        self.width = dim if rotation is None else rotation.shape[1]
         self.n_groups = -(-n // _GROUP_ROWS)
         n_padding = self.n_groups * _GROUP_ROWS - n
         order = np.argsort(squares, kind="stable")
@@ -146,12 +150,12 @@ class IntegerScores:
         self._session.run_with_iobinding(binding)
 
 
-def _rotation(centred: Float32) -> Float32:
+def _rotation(centred: Float32) -> Float32 | None:
     """Return (D, p) orthonormal columns: the main axes of the rows, mixed so that all are of one size.
 
     Axes that hold little of the squared length together are left out; the bound allows for them, and fewer columns are
     less to multiply. Mixing (a cosine transform of signs) keeps the largest value, which sets the step of the
-    integers, not far above the mean.
+    integers, not far above the mean. None where all axes are needed and the rows' own are mixed enough.
     """
     dim = centred.shape[1]
     axes, width = np.eye(dim), dim
@@ -164,7 +168,16 @@ def _rotation(centred: Float32) -> Float32:
     cosines[:, 0] = np.sqrt(1 / width)
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(width, 1))
     rotation: Float32 = (axes[:, dim - width :] @ (signs * cosines)).astype(np.float32)
-    return rotation
+    if width < dim:
+        return rotation
+    some = centred[:: -(-len(centred) // _WORTH_ROWS)]
+    return None if _mean_loss(some) <= _WORTH_TURNING * _mean_loss(some @ rotation) else rotation
+
+
+def _mean_loss(rows: Float32) -> float:
+    """Return the mean length of what is lost of rows that are rounded to 255 levels each."""
+    step = np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.float32(1e-20)) / np.float32(127)
+    return float(np.linalg.norm(rows - np.rint(rows / step) * step, axis=1).mean())
 
 
 def _width(variances: NDArray[np.float64]) -> int:
@@ -178,7 +191,7 @@ def _width(variances: NDArray[np.float64]) -> int:
 
 
 def _quantise(
-    centred: Float32, rotation: Float32, members: Int64, squares: Float32, slack: np.float32
+    centred: Float32, rotation: Float32 | None, members: Int64, squares: Float32, slack: np.float32
 ) -> tuple[NDArray[np.int8], Float32, Float32]:
     """Return the integer bank (p, rows by member and group), each group's scale and its four terms of the bound.
 
@@ -186,14 +199,14 @@ def _quantise(
     largest |f|, the largest |m'|, -|m|^2 / 2 of the shortest row, and the largest length outside the rotation.
     """
     n_groups, size = members.shape
-    width = rotation.shape[1]
+    width = centred.shape[1] if rotation is None else rotation.shape[1]
     largest = _weight_limit()
     weights = np.empty((width, size, n_groups), np.int8)
     scale = np.empty(n_groups, np.float32)
     terms = np.empty((4, n_groups), np.float32)
     for part in blocks(n_groups, 128):
         rows = members[part].ravel()
-        rotated = centred[rows] @ rotation
+        rotated = centred[rows] if rotation is None else centred[rows] @ rotation
         lengths = np.einsum("ij,ij->i", rotated, rotated)
         outside = np.sqrt(np.maximum(squares[rows] - lengths, 0) + slack * squares[rows])
         rotated = rotated.reshape(-1, size, width)
@@ -209,7 +222,9 @@ def _quantise(
     return weights.reshape(width, size * n_groups), scale, terms
 
 
-def _session(mean: Float32, rotation: Float32, weights: NDArray[np.int8], terms: Float32, slack: np.float32) -> Any:
+def _session(
+    mean: Float32, rotation: Float32 | None, weights: NDArray[np.int8], terms: Float32, slack: np.float32
+) -> Any:
     """Return the graph that rotates and rounds queries, multiplies integers, and bounds what rounding lost."""
     from onnx import TensorProto, helper
 
@@ -218,7 +233,7 @@ def _session(mean: Float32, rotation: Float32, weights: NDArray[np.int8], terms:
 
     nodes = [
         node("Sub", "queries mean", "centred"),
-        node("MatMul", "centred rotation", "rotated"),
+        node("Identity", "centred", "rotated") if rotation is None else node("MatMul", "centred rotation", "rotated"),
         node("Abs", "rotated", "sizes"),
         node("ReduceMax", "sizes", "size", axes=[1]),
         node("Max", "size smallest", "size_or_smallest"),
@@ -247,7 +262,6 @@ def _session(mean: Float32, rotation: Float32, weights: NDArray[np.int8], terms:
     ]
     constants = {
         "mean": mean,
-        "rotation": rotation,
         "weights": weights,
         "terms": terms,
         "slack": np.float32(slack),
@@ -256,7 +270,7 @@ def _session(mean: Float32, rotation: Float32, weights: NDArray[np.int8], terms:
         "levels": np.float32(127),
         "middle": np.float32(128),
         "zero_point": np.uint8(128),
-    }
+    } | ({} if rotation is None else {"rotation": rotation})
     outputs = {"dots": TensorProto.INT32, "base": TensorProto.FLOAT, "coefficients": TensorProto.FLOAT}
     return _load(nodes, {"queries": TensorProto.FLOAT}, outputs, constants)
 

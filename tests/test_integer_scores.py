@@ -21,12 +21,14 @@ def made(kind, seed, n, dim):
         rows[rng.integers(n)] *= 1000
     elif kind == "far from the origin":
         rows += 1e4
+    elif kind == "one large value each":
+        rows[np.arange(n), rng.integers(dim, size=n)] += 20
     elif kind == "equal rows":
         rows[:] = rows[0]
     return rows.astype(np.float32)
 
 
-KINDS = ["noise", "few axes", "rare large channels", "far from the origin", "equal rows"]
+KINDS = ["noise", "few axes", "rare large channels", "far from the origin", "one large value each", "equal rows"]
 
 
 @pytest.mark.parametrize("weight_limit", [127, 63])
@@ -75,6 +77,13 @@ def test_the_bound_is_not_idle():
     assert pairs is not None
     assert len(pairs[0]) < 50 * len(queries)
     assert scores.width == 16
+
+
+@pytest.mark.parametrize(("kind", "turned"), [("noise", False), ("one large value each", True), ("few axes", True)])
+def test_queries_are_turned_only_where_it_pays(kind: str, turned: bool):
+    bank = made(kind, 0, 800, 96)
+    rotation = integer_scores._rotation(bank - bank.mean(axis=0))
+    assert (rotation is not None) == turned
 
 
 def test_too_many_candidates_are_reported():
