@@ -1,0 +1,89 @@
+"""How many good pictures are enough? Accuracy and false alarms by their number, and whether the whole picture pays.
+
+    python benchmarks/few_good.py --root DATA/mvtec --categories bottle grid --root DATA --categories magnetic_tile
+    python benchmarks/few_good.py --drawn --json out.json     # the demo's three categories, with more pictures
+
+Good training pictures are drawn at random, each number of them anew; all test pictures are judged. "Patches" is the
+image AUROC of the same detectors' worst patch alone, "promised" the false-alarm rate that so few pictures can promise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from ablation import Places
+
+from blemish import MVTecAD, Patchcore
+from blemish.demo import CATEGORIES, make_demo
+from blemish.files import atomic_write
+from blemish.metrics import auroc
+
+FIGURES = {"AUROC": ".3f", "patches": ".3f", "false alarms": "4.0%", "promised": "4.0%", "missed": "4.0%"}
+
+
+def one_fit(data, n_good, seed):
+    """Return the figures of a detector fitted on so many of a data set's good pictures."""
+    model = Patchcore().fit(random.Random(seed).sample(data.train, n_good))
+    found = list(model.predict_many(data.test))
+    defective = np.array([sample.is_defective for sample in data.test])
+    called = np.array([one.label for one in found])
+    return {
+        "AUROC": auroc([one.score for one in found], defective),
+        "patches": auroc([one.evidence["patch"] for one in found], defective),
+        "false alarms": float(called[~defective].mean()),
+        "promised": model.calibration.false_alarm_rate_promised,
+        "missed": float((~called[defective]).mean()),
+    }
+
+
+def rows_of(name, data, numbers, n_draws):
+    """Return the mean figures by number of good pictures, as far as there are so many."""
+    rows = {}
+    for n_good in (n for n in numbers if n <= len(data.train)):
+        draws = [one_fit(data, n_good, seed) for seed in range(n_draws)]
+        rows[n_good] = mean_of(draws)
+        show(name, n_good, rows[n_good])
+    return rows
+
+
+def mean_of(rows):
+    return {figure: float(np.mean([row[figure] for row in rows])) for figure in FIGURES}
+
+
+def show(name, n_good, row):
+    cells = "   ".join(f"{figure} {row[figure]:{form}}" for figure, form in FIGURES.items())
+    print(f"{name:16} {n_good:4} good   {cells}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, action=Places)
+    parser.add_argument("--categories", nargs="+", dest="places", action=Places)
+    parser.add_argument("--drawn", action="store_true", help="the demo's categories, 160 good pictures of each")
+    parser.add_argument("--numbers", type=int, nargs="+", default=[10, 20, 40, 80, 160])
+    parser.add_argument("--draws", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    if not (asked.places or asked.drawn):
+        parser.error("nothing to measure: give --root and --categories, or --drawn")
+    with tempfile.TemporaryDirectory() as folder:
+        sets = {category: MVTecAD(root, category) for root, category in asked.places or ()}
+        if asked.drawn:
+            make_demo(Path(folder) / "drawn", seed=3, n_train=160, n_test=40, n_defective=10)
+            sets |= {f"drawn {category}": MVTecAD(Path(folder) / "drawn", category) for category in CATEGORIES}
+        found = {name: rows_of(name, data, asked.numbers, asked.draws) for name, data in sets.items()}
+    for n_good in asked.numbers:
+        rows = [rows[n_good] for rows in found.values() if n_good in rows]
+        if rows:
+            show(f"mean of {len(rows)}", n_good, mean_of(rows))
+    if asked.json is not None:
+        atomic_write(asked.json, json.dumps(found, indent=1).encode(), name="results")
+
+
+if __name__ == "__main__":
+    main()
