@@ -43,6 +43,7 @@ OTHERS = {
     "size 384": {"image_size": 384},
     "pooling 3": {"pooling": 3},
     "coreset .5 %": {"coreset_sampling_ratio": 0.005},
+    "coreset 1 %": {"coreset_sampling_ratio": 0.01},
     "coreset 5 %": {"coreset_sampling_ratio": 0.05},
     "coreset 10 %, at most 20,000": {"coreset_sampling_ratio": 0.1},
     "patches alone": {"whole_picture": False},
