@@ -115,7 +115,7 @@ def fit(
     category: option.Category = None,
     as_json: option.AsJson = False,
 ) -> None:
-    """Fit a detector on good pictures. Example: blemish fit pictures/good --out model"""
+    """Fit a detector on good pictures. Example: blemish fit pictures/ --out model"""
     from blemish.detectors import Trained
     from blemish.modelfile import check_target
     from blemish.thresholds import percent
@@ -158,10 +158,13 @@ def test(
 ) -> None:
     """Test a model on pictures whose defects are known. Example: blemish test model pictures/ --report report.html"""
     from blemish.detectors import load_detector
-    from blemish.results import numbers, scores_csv, table, write_html, write_text
+    from blemish.results import learnt_note, numbers, scores_csv, table, write_html, write_text
 
     loaded = load_detector(model, threads=threads)
     found = _engine().evaluate(loaded, _data(data, category))
+    note = learnt_note(loaded, found)
+    if note is not None:
+        print(f"warning: {note}", file=sys.stderr)
     if scores is not None:
         write_text(scores, scores_csv([found]))
     if report is not None:
@@ -189,9 +192,10 @@ def predict(
 
     loaded = load_detector(model, threads=threads)
     bit_depth = loaded.bit_depth
-    paths = [
-        one for path in pictures for one in ([s.path for s in open_dataset(path).train] if path.is_dir() else [path])
-    ]
+    paths: list[Path] = []
+    for path in pictures:
+        data = open_dataset(path) if path.is_dir() else None
+        paths += [path] if data is None else [sample.path for sample in (*data.train, *data.test)]
     rows, n_broken, n_defective = [], 0, 0
     for i, found in enumerate(loaded.predict_many(paths)):
         if isinstance(found, Problem):

@@ -27,8 +27,12 @@ from blemish.records import Sample
 __all__ = ["DataSet", "Folder", "MVTec", "MVTecAD", "Manifest", "categories", "open_dataset"]
 
 MVTEC_LAYOUT = "<category>/train/good, <category>/test/<defect>, <category>/ground_truth/<defect>/000_mask.png"
+SORTED_LAYOUT = "good/, a folder for each kind of defect, and masks/<defect>/000_mask.png if there are any"
+# What the folder of good pictures, and that of masks, is called beside those of defects.
+GOOD_NAMES = ("good", "normal", "ok")
+MASK_NAMES = ("ground_truth", "masks")
 # A folder that holds one of these is sorted into kinds already.
-TELLING_NAMES = ("train", "test", "ground_truth", "good", "bad", "normal", "abnormal", "ok", "ng", "defect", "defects")
+TELLING_NAMES = (*GOOD_NAMES, *MASK_NAMES, "train", "test", "bad", "abnormal", "ng", "defect", "defects")
 
 
 @runtime_checkable
@@ -125,7 +129,8 @@ def open_dataset(path: PathLike, *, category: str | None = None) -> DataSet:
 
     Args:
         path: an MVTec AD category, or a root of categories together with `category`, or a manifest file, or a
-            folder of good pictures (sub-folders too), which then has no test pictures.
+            folder with `good` and the kinds of defects in it, of whose good ones a fifth is held out for the test, or
+            a folder of good pictures (sub-folders too), which then has no test pictures.
         category: which one, if `path` is a root of categories.
 
     Raises:
@@ -147,7 +152,8 @@ def open_dataset(path: PathLike, *, category: str | None = None) -> DataSet:
     if names:
         todo = f"It holds several: name one of {', '.join(names)}."
         raise DataError(message("category", "one category", f"a folder of {len(names)}", where=path, todo=todo))
-    _check_plain(path)
+    if any(folder.name.lower() in TELLING_NAMES for folder in folders_in(path)):
+        return _sorted_folder(path)
     return Folder(path.resolve().name, normal_dir=path)
 
 
@@ -156,13 +162,30 @@ def categories(root: PathLike) -> list[str]:
     return [folder.name for folder in folders_in(Path(root)) if (folder / "train" / "good").is_dir()]
 
 
-def _check_plain(path: Path) -> None:
-    """Refuse a folder whose sub-folders say that not all in it is good: it would be learnt as good."""
-    telling = [folder.name for folder in folders_in(path) if folder.name.lower() in TELLING_NAMES]
-    if telling:
-        todo = f"Name the folder of good pictures alone, use Folder(...) or a manifest, or this layout: {MVTEC_LAYOUT}."
-        expected = "good pictures only, or a known layout"
-        raise DataError(message("data set", expected, seen(path), where=path, todo=todo))
+def _sorted_folder(path: Path) -> Folder:
+    """Return the data set in a folder that is sorted into `good`, kinds of defects and perhaps masks, or raise.
+
+    Learning all that is in it as good would be wrong.
+    """
+    folders = folders_in(path)
+    good = [folder for folder in folders if folder.name.lower() in GOOD_NAMES]
+    masks = [folder for folder in folders if folder.name.lower() in MASK_NAMES]
+    unclear = {folder.name.lower() for folder in folders} & {"train", "test"}
+    if path.resolve().name == "test" and (path.resolve().parent / "train" / "good").is_dir():
+        todo = f"It is part of {path.resolve().parent}: name that."
+        raise DataError(message("data set", "a whole one", "the test pictures of one", where=path, todo=todo))
+    if len(good) != 1 or len(masks) > 1 or unclear:
+        todo = f"Layouts: {SORTED_LAYOUT}; or {MVTEC_LAYOUT}. Others need Folder(...) or a manifest."
+        raise DataError(message("data set", "good pictures only, or a known layout", seen(path), where=path, todo=todo))
+    loose, _ = list_pictures(path, PICTURE_ENDINGS, leave_out=folders)
+    if loose:
+        todo = "Move them into one of the folders: nothing says what they are."
+        raise DataError(
+            message("data set", "pictures in folders", f"{loose[0].name} beside them", where=path, todo=todo)
+        )
+    others = [folder for folder in folders if folder not in (*good, *masks)]
+    defects = [folder for folder in others if list_pictures(folder, PICTURE_ENDINGS)[0]]
+    return Folder(path.resolve().name, normal_dir=good, abnormal_dir=defects or None, mask_dir=masks or None)
 
 
 def _category_folder(root: Path, category: str) -> Path:

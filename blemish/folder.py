@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -143,6 +145,7 @@ class Folder:
             masks = self._masks if len(self._masks) < 2 else [self._masks[index]]
             found = pair_masks(folder, paths, masks, self._endings)
             samples += [Sample(path, "test", _defect_of(path, folder), found.get(path)) for path in paths]
+        samples = _each_mask_once(samples)
         return sorted(samples, key=lambda sample: (natural_key(Path(sample.defect)), natural_key(sample.path)))
 
     def _find(self, name: str, folders: Sequence[Path]) -> list[Path]:
@@ -176,6 +179,32 @@ def hold_out(paths: Sequence[Path], share: float, seed: int) -> tuple[list[Path]
     chosen = set(random.Random(seed).sample(range(len(paths)), n_out))
     stay = [path for index, path in enumerate(paths) if index not in chosen]
     return stay, [paths[index] for index in sorted(chosen)]
+
+
+def _each_mask_once(samples: Sequence[Sample]) -> list[Sample]:
+    """Return the samples without masks that they had by name alone and that lie beside another picture's place.
+
+    Raises:
+        DataError: if a mask fits several pictures equally well.
+    """
+    pictures: dict[Path, list[Path]] = defaultdict(list)
+    for sample in samples:
+        if sample.mask_path is not None:
+            pictures[sample.mask_path].append(sample.path)
+    owners: dict[Path, Path] = {}
+    for mask, paths in pictures.items():
+        fits = paths if len(paths) == 1 else [path for path in paths if path.parent.name == mask.parent.name]
+        if len(fits) != 1:
+            got = f"{len(paths)}: {', '.join(map(str, paths[:3]))}"
+            todo = "Sort masks like pictures: masks/<defect>/000.png for <defect>/000.png."
+            raise DataError(message("mask", "one picture that it marks", got, where=mask, todo=todo))
+        owners[mask] = fits[0]
+    return [
+        sample
+        if sample.mask_path is None or owners[sample.mask_path] == sample.path
+        else replace(sample, mask_path=None)
+        for sample in samples
+    ]
 
 
 def _folders(name: str, base: Path, given: PathLike | Sequence[PathLike] | None) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from typing import TYPE_CHECKING
 
 from blemish._version import __version__
@@ -59,6 +60,18 @@ def scores_csv(reports: Iterable[Report]) -> str:
     head = ["category", "path", "defect", "score", "threshold", "label", "p_value", "predict_ms"]
     lines = ((report.category, *_cells(one, report.threshold)) for report in reports for one in report.tested)
     return _csv(head, lines)
+
+
+def learnt_note(model: Detector, report: Report) -> str | None:
+    """Return what to tell a user who tests on good pictures that the model learnt, as far as paths tell; else None."""
+    learnt = {os.path.realpath(one["path"]) for one in model.header().get("training", ())}
+    n_known = sum(os.path.realpath(one.sample.path) in learnt for one in report.tested)
+    if not n_known:
+        return None
+    return (
+        f"{n_known} of the {len(report.tested)} test pictures were learnt by the model: it finds them better than new "
+        "ones. Fit on the whole data set, which keeps its test pictures apart."
+    )
 
 
 def write_text(path: Path, text: str) -> None:

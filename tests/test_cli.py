@@ -103,6 +103,30 @@ def test_predict_says_so_and_fails_on_a_defect_if_asked(saved: Path, run, tmp_pa
     assert run("predict", saved, fine, "--fail-on-defect")[0] == 0
 
 
+def test_a_sorted_folder_is_all_that_is_needed(run, tmp_path: Path):
+    parts, model = tmp_path / "parts", tmp_path / "m"
+    write_goods(parts / "good")
+    write(parts / "scratch" / "0.png", scratched(99)[0])
+    n_good = len(list((parts / "good").iterdir()))
+    assert run("fit", parts, "--out", model, *SMALL)[0] == 0
+    code, out, err = run("test", model, parts, "--json")
+    assert code == 0
+    assert json.loads(out)["n_test"] == 1 + round(n_good / 5)
+    assert "learnt" not in err
+    code, out, _ = run("predict", model, parts, "--json")
+    assert (code, len(json.loads(out))) == (0, n_good + 1)
+
+
+def test_a_test_on_pictures_that_were_learnt_says_so(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    write_goods(tmp_path / "parts" / "good")
+    write(tmp_path / "parts" / "scratch" / "0.png", scratched(99)[0])
+    assert run("fit", "parts/good", "--out", "m", *SMALL)[0] == 0
+    code, _, err = run("test", "m", tmp_path / "parts")
+    assert code == 0
+    assert "test pictures were learnt by the model" in err
+
+
 def test_benchmark_writes_the_table_of_each_category_and_the_average(root: Path, run, tmp_path: Path):
     out, table, page = tmp_path / "o.json", tmp_path / "o.csv", tmp_path / "r.html"
     arguments = ("--root", root, "--categories", "grid", "tile", *SMALL)

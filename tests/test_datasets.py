@@ -298,10 +298,48 @@ def test_open_dataset_says_what_it_found(mvtec, tmp_path):
         open_dataset(tmp_path / "none")
     with pytest.raises(DataError, match=r"^data set: expected a folder or a manifest, got a file, in .*license\.txt"):
         open_dataset(mvtec / "license.txt")
-    with pytest.raises(
-        DataError, match=r"^data set: expected good pictures only, or a known layout, got bent/, broken/, good/"
-    ):
+    with pytest.raises(DataError, match=r"^data set: expected a whole one, got the test pictures .*grid: name that\."):
         open_dataset(mvtec / "grid" / "test")
+
+
+def test_open_dataset_reads_a_sorted_folder(tmp_path):
+    root = touch(
+        tmp_path / "parts",
+        *(f"good/{n}.png" for n in range(10)),
+        "crack/0.png",
+        "Loch/monday/0.png",
+        "masks/crack/0_mask.png",
+        "notes/readme.txt",
+    )
+    parts = open_dataset(root)
+    assert (parts.name, len(parts.train)) == ("parts", 8)
+    assert [sample.defect for sample in parts.test] == ["good", "good", "crack", "monday"]
+    assert [sample.mask_path and sample.mask_path.name for sample in parts.test] == [None, None, "0_mask.png", None]
+    touch(root, "masks/Loch/monday/0_mask.png")
+    assert [sample.mask_path.parent.name for sample in open_dataset(root).test[2:]] == ["crack", "monday"]
+
+
+@pytest.mark.parametrize("good", ["OK", "normal"])
+def test_a_sorted_folder_may_hold_good_pictures_alone(tmp_path, good):
+    parts = open_dataset(touch(tmp_path / "parts", f"{good}/0.png", f"{good}/1.png"))
+    assert (len(parts.train), parts.test) == (2, ())
+
+
+@pytest.mark.parametrize(
+    ("paths", "text"),
+    [
+        (["good/0.png", "ok/0.png"], r"a known layout, got good/, ok/.*Layouts: good/, a folder for each kind"),
+        (["bad/0.png", "crack/0.png"], r"a known layout, got bad/, crack/"),
+        (["good/0.png", "test/0.png"], r"a known layout, got good/, test/"),
+        (["good/0.png", "masks/0.png", "ground_truth/0.png"], r"a known layout, got good/, ground_truth/, masks/"),
+        (["good/0.png", "crack/0.png", "7.png"], r"pictures in folders, got 7\.png beside them, .*Move them into"),
+        (["good/notes.txt", "crack/0.png"], r"^normal_dir: "),
+        (["good/0.png", "a/0.png", "b/0.png", "masks/0.png"], r"^mask: .*got 2: .*a/0\.png, .*b/0\.png, in .*masks"),
+    ],
+)
+def test_an_unclear_folder_is_refused(tmp_path, paths, text):
+    with pytest.raises(DataError, match=text):
+        open_dataset(touch(tmp_path / "parts", *paths))
 
 
 @pytest.mark.data
