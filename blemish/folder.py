@@ -51,7 +51,8 @@ class Folder:
         num_workers: as `train_batch_size`; pictures are decoded ahead in `threads=` of the detector.
 
     Raises:
-        DataError: if a folder is missing, holds no pictures or is named twice, or two masks fit one picture.
+        DataError: if a folder is missing, holds no pictures or is named twice, or two masks fit one picture, or one
+            mask two pictures.
         InputError: if a number is out of range.
 
     Warns:

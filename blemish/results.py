@@ -69,8 +69,8 @@ def learnt_note(model: Detector, report: Report) -> str | None:
     if not n_known:
         return None
     return (
-        f"{n_known} of the {len(report.tested)} test pictures were learnt by the model: it finds them better than new "
-        "ones. Fit on the whole data set, which keeps its test pictures apart."
+        f"{n_known} of the {len(report.tested)} test pictures were learnt by the model: good ones score lower than new "
+        "ones would. Fit on the whole data set, which keeps its test pictures apart."
     )
 
 
