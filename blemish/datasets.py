@@ -171,8 +171,9 @@ def _sorted_folder(path: Path) -> Folder:
     good = [folder for folder in folders if folder.name.lower() in GOOD_NAMES]
     masks = [folder for folder in folders if folder.name.lower() in MASK_NAMES]
     unclear = {folder.name.lower() for folder in folders} & {"train", "test"}
-    if path.resolve().name == "test" and (path.resolve().parent / "train" / "good").is_dir():
-        todo = f"It is part of {path.resolve().parent}: name that."
+    around = path.resolve().parent
+    if path.resolve().name == "test" and (around / "train" / "good").is_dir():
+        todo = f"It is part of {around}: name that."
         raise DataError(message("data set", "a whole one", "the test pictures of one", where=path, todo=todo))
     if len(good) != 1 or len(masks) > 1 or unclear:
         todo = f"Layouts: {SORTED_LAYOUT}; or {MVTEC_LAYOUT}. Others need Folder(...) or a manifest."

@@ -287,9 +287,9 @@ def test_an_interrupted_fit_keeps_the_model_that_was_there(saved: Path, tmp_path
     before = {path.name: path.read_bytes() for path in target.iterdir()}
     arguments = ["fit", str(tmp_path / "good"), "--out", str(target), "--image-size", "512", "--coreset-ratio", "1"]
     # Where these tests run in the background Ctrl-C is ignored, and a child would ignore it too.
-    before_this = signal.signal(signal.SIGINT, signal.default_int_handler)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     running = subprocess.Popen([sys.executable, "-m", "blemish", *arguments], stderr=subprocess.PIPE, text=True)
-    signal.signal(signal.SIGINT, before_this)
+    signal.signal(signal.SIGINT, handler)
     assert running.stderr is not None
     assert "60 good pictures" in running.stderr.readline()
     time.sleep(0.5)
