@@ -17,7 +17,7 @@ from pathlib import Path
 from kept import keep
 
 from blemish import Engine, MVTecAD, Patchcore
-from blemish.files import atomic_write
+from blemish._io.files import atomic_write
 
 FIGURES = ("image_AUROC", "AUPRO", "false_alarm_rate", "miss_rate", "predict_ms")
 # Which layers, which are a backbone's own; their stride is 8 up to blocks.4 and 16 up to blocks.10.

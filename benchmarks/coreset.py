@@ -32,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blemish.coreset import coreset_bytes, greedy_coreset
+from blemish.ops.coreset import coreset_bytes, greedy_coreset
 
 EPS = 0.9  # anomalib's SparseRandomProjection(eps=0.9) in k_center_greedy.py
 

@@ -18,7 +18,7 @@ import zlib
 from pathlib import Path
 
 from blemish import EfficientAd, Engine, MVTecAD
-from blemish.detectors import load_detector
+from blemish.detectors.registry import load_detector
 
 SHOWN = ("image_AUROC", "AUPRO", "pixel_AUROC", "false_alarm_rate", "miss_rate")
 

@@ -20,19 +20,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blemish import pdn
-from blemish.backbones import run, session
-from blemish.efficientad_graph import Networks, efficientad_graph
-from blemish.efficientad_loss import jittered
-from blemish.efficientad_maps import Maps, Quantiles
-from blemish.efficientad_nets import arrays
-from blemish.efficientad_settings import EfficientAdSettings
-from blemish.efficientad_training import Pictures, Training
-from blemish.geometry import Geometry
-from blemish.images import load, resize
-from blemish.memory import kept_memory
-from blemish.penalty import DrawnPenalty
-from blemish.teacher import load_teacher
+from blemish.backbones.backbone import run, session
+from blemish.detectors.efficientad import pdn
+from blemish.detectors.efficientad.allocator import kept_memory
+from blemish.detectors.efficientad.graph import Networks, efficientad_graph
+from blemish.detectors.efficientad.loss import jittered
+from blemish.detectors.efficientad.maps import Maps, Quantiles
+from blemish.detectors.efficientad.networks import arrays
+from blemish.detectors.efficientad.penalty import DrawnPenalty
+from blemish.detectors.efficientad.settings import EfficientAdSettings
+from blemish.detectors.efficientad.teacher import load_teacher
+from blemish.detectors.efficientad.training import Pictures, Training
+from blemish.imaging.decode import load, resize
+from blemish.imaging.geometry import Geometry
 
 SIDE = 256
 PART = 24

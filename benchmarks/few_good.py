@@ -19,9 +19,9 @@ import numpy as np
 from ablation import Places
 
 from blemish import MVTecAD, Patchcore
-from blemish.demo import CATEGORIES, make_demo
-from blemish.files import atomic_write
-from blemish.metrics import auroc
+from blemish._io.files import atomic_write
+from blemish.data.synthetic.demo import CATEGORIES, make_demo
+from blemish.metrics.classification import auroc
 
 FIGURES = {"AUROC": ".3f", "patches": ".3f", "false alarms": "4.0%", "promised": "4.0%", "missed": "4.0%"}
 

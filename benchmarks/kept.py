@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish import fitting
-from blemish.embedding import Extractor
-from blemish.neighbors import MemoryIndex
-from blemish.records import Neighbors
+from blemish.backbones.embedding import Extractor
+from blemish.detectors.patchcore import fit as fitting
+from blemish.ops.neighbors import MemoryIndex
+from blemish.types import Neighbors
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from blemish import integer_scores, neighbors
-from blemish.neighbors import MemoryIndex
+from blemish.ops import int8_bounds as integer_scores
+from blemish.ops import neighbors
+from blemish.ops.neighbors import MemoryIndex
 
 CHUNK = 2048
 # OpenBLAS and OpenMP threads spin for a while after a product; nobody should pay for his neighbour's. After the rest

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from blemish.interop.anomalib import import_checkpoint
-from blemish.patchcore import Patchcore
+from blemish.detectors.patchcore.detector import Patchcore
+from blemish.interop.anomalib.checkpoints import import_checkpoint
 from tests.anomalib_twins import GOLDEN, STEP, checkpoint, scored
 
 print("case          largest error of a score, of a map's pixel; both in parts of the largest value of the map")

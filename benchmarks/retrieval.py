@@ -20,11 +20,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from blemish import DefectStore, MVTecAD, Patchcore, backbones
-from blemish.files import atomic_write
-from blemish.images import load
-from blemish.search_describe import Describer
-from blemish.search_questions import SHARPNESS
+from blemish import DefectStore, MVTecAD, Patchcore
+from blemish._io.files import atomic_write
+from blemish.backbones import backbone as backbones
+from blemish.imaging.decode import load
+from blemish.search.encoder import Describer
+from blemish.search.queries import SHARPNESS
 
 LAYERS = ("blocks.2", "blocks.4", "blocks.10", "blocks.14", "head")
 WEIGHTS = ("whole picture", "above threshold", "hottest region", "map", "map^2", "map^4")

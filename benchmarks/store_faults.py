@@ -27,9 +27,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from blemish import DefectStore, Patchcore
-from blemish.files import atomic_write
-from blemish.search_describe import Describer, unit
-from blemish.search_records import REGION, Where
+from blemish._io.files import atomic_write
+from blemish.search.encoder import Describer, unit
+from blemish.search.records import REGION, Where
 from tests.pictures import scratched, small_patchcore, write_goods
 from tests.qdrant_server import VARIABLE, QdrantServer, binary
 

@@ -23,12 +23,12 @@ from qdrant_client.models import OptimizersConfigDiff
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from blemish.files import atomic_write
-from blemish.search_describe import DIMS
-from blemish.search_edge import EdgeBackend
-from blemish.search_points import NAMESPACE
-from blemish.search_records import REGION, Point, Query, Where
-from blemish.search_server import ServerBackend
+from blemish._io.files import atomic_write
+from blemish.search.backends.edge import EdgeBackend
+from blemish.search.backends.server import ServerBackend
+from blemish.search.encoder import DIMS
+from blemish.search.points import NAMESPACE
+from blemish.search.records import REGION, Point, Query, Where
 from tests.qdrant_server import VARIABLE, QdrantServer, binary
 
 CATEGORIES, KINDS, BATCH = 10, 4000, 2048

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from blemish.datasets import MVTecAD
-from blemish.files import atomic_write
-from blemish.images import load, resize
-from blemish.metrics import auroc
-from blemish.neighbors import MemoryIndex
-from blemish.pdn import pdn, pdn_shapes
-from blemish.targets import Source, TargetSettings
-from blemish.teacher import load_teacher
+from blemish._io.files import atomic_write
+from blemish.data.datasets import MVTecAD
+from blemish.detectors.efficientad.distillation.targets import Source, TargetSettings
+from blemish.detectors.efficientad.pdn import pdn, pdn_shapes
+from blemish.detectors.efficientad.teacher import load_teacher
+from blemish.imaging.decode import load, resize
+from blemish.metrics.classification import auroc
+from blemish.ops.neighbors import MemoryIndex
 
 BANK = 8000
 HIGHEST = 10

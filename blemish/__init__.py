@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from blemish._version import __version__
 
 if TYPE_CHECKING:
-    from blemish.datasets import Folder, Manifest, MVTec, MVTecAD
-    from blemish.efficientad import EfficientAd
-    from blemish.engine import Engine
+    from blemish.data.datasets import Folder, Manifest, MVTec, MVTecAD
+    from blemish.detectors.efficientad.detector import EfficientAd
+    from blemish.detectors.patchcore.detector import Patchcore
     from blemish.errors import (
         BlemishError,
         DataError,
@@ -24,29 +24,29 @@ if TYPE_CHECKING:
         SaveError,
         StoreError,
     )
-    from blemish.patchcore import Patchcore
-    from blemish.records import Prediction, Report, Sample
-    from blemish.search import DefectStore
+    from blemish.evaluation.engine import Engine
+    from blemish.search.store import DefectStore
+    from blemish.types import Prediction, Report, Sample
 
 _HOMES = {
     "BlemishError": "errors",
     "DataError": "errors",
-    "DefectStore": "search",
-    "EfficientAd": "efficientad",
-    "Engine": "engine",
+    "DefectStore": "search.store",
+    "EfficientAd": "detectors.efficientad.detector",
+    "Engine": "evaluation.engine",
     "FetchError": "errors",
-    "Folder": "datasets",
+    "Folder": "data.datasets",
     "ImageError": "errors",
     "InputError": "errors",
-    "MVTec": "datasets",
-    "MVTecAD": "datasets",
-    "Manifest": "datasets",
+    "MVTec": "data.datasets",
+    "MVTecAD": "data.datasets",
+    "Manifest": "data.datasets",
     "ModelFileError": "errors",
     "NotFittedError": "errors",
-    "Patchcore": "patchcore",
-    "Prediction": "records",
-    "Report": "records",
-    "Sample": "records",
+    "Patchcore": "detectors.patchcore.detector",
+    "Prediction": "types",
+    "Report": "types",
+    "Sample": "types",
     "SaveError": "errors",
     "StoreError": "errors",
 }

@@ -1,6 +1,6 @@
 """`python -m blemish`."""
 
-from blemish.cli import main
+from blemish.cli.commands import main
 
 if __name__ == "__main__":
     main()

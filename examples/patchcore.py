@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 from blemish import Engine, MVTec, Patchcore
-from blemish.datasets import categories as all_categories
-from blemish.demo import make_demo
-from blemish.images import load, save
-from blemish.render import figure
-from blemish.results import compared_with
+from blemish.data.datasets import categories as all_categories
+from blemish.data.synthetic.demo import make_demo
+from blemish.evaluation.results import compared_with
+from blemish.imaging.decode import load, save
+from blemish.visualization.figure import figure
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--root", type=Path, help="folder of categories in MVTec AD's layout")

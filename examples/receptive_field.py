@@ -9,14 +9,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from blemish.datasets import MVTecAD
-from blemish.datasets import categories as all_categories
-from blemish.demo import make_demo
-from blemish.images import load, save
-from blemish.pdn import layers
-from blemish.receptive_field import output_sizes, receptive_field
-from blemish.render import contact_sheet
-from blemish.resize import resize
+from blemish.data.datasets import MVTecAD
+from blemish.data.datasets import categories as all_categories
+from blemish.data.synthetic.demo import make_demo
+from blemish.detectors.efficientad.pdn import layers
+from blemish.imaging.decode import load, save
+from blemish.imaging.resize import resize
+from blemish.ops.receptive_field import output_sizes, receptive_field
+from blemish.visualization.figure import contact_sheet
 
 SIZE = 256  # rows and columns of the networks' input
 

@@ -13,10 +13,10 @@ import argparse
 from pathlib import Path
 
 from blemish import DefectStore, Engine, MVTec, Patchcore
-from blemish.datasets import categories as all_categories
-from blemish.demo import make_demo
-from blemish.images import load, save
-from blemish.search_sheet import sheet
+from blemish.data.datasets import categories as all_categories
+from blemish.data.synthetic.demo import make_demo
+from blemish.imaging.decode import load, save
+from blemish.search.contact_sheet import sheet
 
 K = 5
 

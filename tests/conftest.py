@@ -17,7 +17,7 @@ from tests.stores import remembering
 
 if TYPE_CHECKING:
     from blemish import DefectStore, Patchcore
-    from blemish.search_describe import Describer
+    from blemish.search.encoder import Describer
     from tests.stores import Opener
 
 
@@ -70,7 +70,7 @@ def qdrant_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def describer(fitted: Patchcore) -> Describer:
     """Describes with `fitted`, and has learnt; it remembers what it described."""
-    from blemish.search_describe import Describer
+    from blemish.search.encoder import Describer
 
     made = Describer(fitted)
     made.learn()

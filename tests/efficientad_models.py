@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import safetensors.numpy
 import torch
 
-from blemish import EfficientAd, pdn
-from blemish.efficientad_nets import arrays
+from blemish import EfficientAd
+from blemish.detectors.efficientad import pdn
+from blemish.detectors.efficientad.networks import arrays
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from blemish.errors import ModelFileError
-from blemish.modelfile import load_model
+from blemish.modelfolder.folder import load_model
 from tests.models import save_small
 
 STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from blemish.modelfile import save_model
+from blemish.modelfolder.folder import save_model
 
 
 def network(

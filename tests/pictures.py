@@ -11,7 +11,7 @@ import numpy as np
 from blemish import Patchcore
 
 if TYPE_CHECKING:
-    from blemish.records import Bool, UInt8
+    from blemish.types import Bool, UInt8
 
 SIDE = 96
 N_GOOD = 12

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from blemish.pdn import Size, autoencoder_shapes, pdn_shapes
+from blemish.detectors.efficientad.pdn import Size, autoencoder_shapes, pdn_shapes
 
 State = dict[str, np.ndarray[Any, Any]]
 LITE_STAGES = ((1, 3), (2, 3), (2, 5), (3, 3), (3, 5), (4, 5), (1, 3))  # Lite0: repeats, kernel

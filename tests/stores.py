@@ -11,7 +11,7 @@ from tests.pictures import good, scratched
 
 if TYPE_CHECKING:
     from blemish import DefectStore
-    from blemish.search_describe import Described
+    from blemish.search.encoder import Described
 
 Opener = Callable[..., "DefectStore"]
 

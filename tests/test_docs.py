@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blemish.demo import make_demo
+from blemish.data.synthetic.demo import make_demo
 from tests.pictures import good, scratched, write, write_goods
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +43,7 @@ def test_python_runs_as_written(code: str, tmp_path: Path, monkeypatch: pytest.M
 def test_commands_have_the_options_that_are_shown(command: str, monkeypatch: pytest.MonkeyPatch):
     from typer.testing import CliRunner
 
-    from blemish.cli import app
+    from blemish.cli.commands import app
 
     words = shlex.split(command)[1:]
     names = words[:2] if words[0] == "backbones" else words[:1]
@@ -62,7 +62,7 @@ def test_files_that_are_named_are_there():
 
 def test_settings_that_are_named_are_settings():
     from blemish import DefectStore, Patchcore
-    from blemish.anomalib_arguments import OF_DETECTORS, OF_ENGINE
+    from blemish._validation.anomalib_arguments import OF_DETECTORS, OF_ENGINE
 
     settings = set(Patchcore().settings.to_dict()) | {"weights", "threads", "pre_trained"}
     settings |= set(inspect.signature(DefectStore).parameters) | set(OF_DETECTORS) | set(OF_ENGINE)

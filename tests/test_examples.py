@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from blemish.demo import make_demo
-from blemish.images import load
+from blemish.data.synthetic.demo import make_demo
+from blemish.imaging.decode import load
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

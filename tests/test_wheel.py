@@ -35,4 +35,4 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path):
     there = {path.relative_to(ROOT).as_posix(): path.stat().st_size for path in (ROOT / "blemish").rglob("*.*")}
     ours = {name: size for name, size in there.items() if "__pycache__" not in name}
     assert {name: inside.get(name) for name in ours} == ours
-    assert "blemish/teachers/pdn_s.safetensors" in ours
+    assert "blemish/detectors/efficientad/teachers/pdn_s.safetensors" in ours

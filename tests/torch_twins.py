@@ -259,7 +259,7 @@ def sampled(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def goldens() -> dict[str, np.ndarray[Any, Any]]:
     """Every array of the golden file."""
-    from blemish.weights import find
+    from blemish.backbones.weights import find
 
     golden = {}
     path = find("efficientnet_lite0")

@@ -1,0 +1,1 @@
+"""ONNX graphs: building, importing, checking and rewriting them."""

@@ -1,0 +1,1 @@
+"""Bytes and files: atomic writes, restricted readers of weight files, reading ahead."""

@@ -1,0 +1,1 @@
+"""Checks of arguments with the one error wording."""

@@ -1,0 +1,1 @@
+"""Pretrained networks as feature extractors: registry, architectures, weights, patch embedding."""

@@ -1,0 +1,254 @@
+"""The pretrained networks as ONNX graphs: what follows what, with which stride and from which weights.
+
+Each network is a generator that adds to a `Graph` and yields (layer name, tensor) as the layers come, so that a graph
+ends with the deepest layer that was asked for. Batch norm is folded into the convolutions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish._graphs.builder import Graph, Padding, fold_batch_norm
+from blemish.errors import InputError, ModelFileError, message
+
+if TYPE_CHECKING:
+    import onnx
+
+StateDict = Mapping[str, NDArray[Any]]
+Layers = Iterator[tuple[str, str]]
+
+# torchvision's and most others': ImageNet's channel means and deviations, on the 0 to 255 scale.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+LOGITS = "logits"
+
+
+def efficientnet_lite(graph: Graph, state: StateDict) -> Layers:
+    """Yield the layers of an EfficientNet-Lite: "blocks.0" and so on, "head", "logits".
+
+    Depth and widths are those of the weights, so one function serves Lite0 to Lite4.
+
+    Source: Tan and Le 2019 (arXiv 1905.11946), table 1; github.com/tensorflow/tpu, models/official/efficientnet/lite:
+        no squeeze and excitation, ReLU6, stem and head of fixed width; mean 127, deviation 128, epsilon 1e-3.
+    """
+    weights = _Weights(state, epsilon=1e-3)
+    x = graph.image((127.0,) * 3)
+    weight, bias = weights.fold("_conv_stem", "_bn0")
+    x = graph.relu6(graph.conv(x, weight / 128, bias, stride=2, same=True))
+    channels = weight.shape[0]
+    for i in range(weights.count("_blocks.{}._project_conv.weight")):
+        name = f"_blocks.{i}"
+        y = x
+        if f"{name}._expand_conv.weight" in state:
+            weight, bias = weights.fold(f"{name}._expand_conv", f"{name}._bn0")
+            y = graph.relu6(graph.conv(x, weight, bias))
+        stride = _lite_stride(weights, i)
+        weight, bias = weights.fold(f"{name}._depthwise_conv", f"{name}._bn1")
+        y = graph.relu6(graph.conv(y, weight, bias, stride=stride, same=True))
+        weight, bias = weights.fold(f"{name}._project_conv", f"{name}._bn2")
+        y = graph.conv(y, weight, bias)
+        x = graph.sum(y, x) if stride == 1 and weight.shape[0] == channels else y
+        channels = weight.shape[0]
+        yield f"blocks.{i}", x
+    x = graph.relu6(graph.conv(x, *weights.fold("_conv_head", "_bn1")))
+    yield "head", x
+    yield LOGITS, graph.classify(x, weights["_fc.weight"], weights["_fc.bias"])
+
+
+def _lite_stride(weights: _Weights, i: int) -> int:
+    """Return the stride of block `i`: 2 for the first of the stages 2, 3, 4 and 6 (table 1)."""
+    depth = weights.count("_blocks.{}._project_conv.weight")
+    shapes = [weights[f"_blocks.{n}._project_conv.weight"].shape[0] for n in range(depth)]
+    firsts = [n for n in range(depth) if n == 0 or shapes[n] != shapes[n - 1]]
+    return 2 if i in firsts and firsts.index(i) in {1, 2, 3, 5} else 1
+
+
+def mobilenet_v2(graph: Graph, state: StateDict) -> Layers:
+    """Yield the layers of MobileNetV2 by torchvision's names: "features.0" to "features.18", "logits".
+
+    Source: Sandler et al. 2018 (arXiv 1801.04381), table 2; key layout of torchvision 0.8.
+    """
+    weights = _Weights(state, epsilon=1e-5)
+    x = graph.image(IMAGENET_MEAN)
+    weight, bias = weights.fold("features.0.0", "features.0.1")
+    x = graph.relu6(graph.conv(x, weight / _per_input(IMAGENET_STD), bias, stride=2))
+    channels = weight.shape[0]
+    yield "features.0", x
+    for i in range(1, 18):
+        convs = [f"features.{i}.conv.{n}" for n in (("0", "1", "2") if i > 1 else ("0", "1"))]
+        y = x
+        for conv in convs[:-2]:
+            y = graph.relu6(graph.conv(y, *weights.fold(f"{conv}.0", f"{conv}.1")))
+        stride = 2 if i in {2, 4, 7, 14} else 1  # table 2: the first block of the stages with s = 2
+        weight, bias = weights.fold(f"{convs[-2]}.0", f"{convs[-2]}.1")
+        y = graph.relu6(graph.conv(y, weight, bias, stride=stride))
+        weight, bias = weights.fold(convs[-1], f"features.{i}.conv.{len(convs)}")
+        y = graph.conv(y, weight, bias)
+        x = graph.sum(x, y) if stride == 1 and weight.shape[0] == channels else y
+        channels = weight.shape[0]
+        yield f"features.{i}", x
+    x = graph.relu6(graph.conv(x, *weights.fold("features.18.0", "features.18.1")))
+    yield "features.18", x
+    yield LOGITS, graph.classify(x, weights["classifier.1.weight"], weights["classifier.1.bias"])
+
+
+def resnet(graph: Graph, state: StateDict) -> Layers:
+    """Yield the layers of a ResNet by torchvision's names: "layer1.0" and so on, "layer1" to "layer4", "logits".
+
+    ResNet-18 to -152, Wide-ResNets and ResNeXts: kind of block, depth, widths and groups are those of the weights.
+
+    Source: He et al. 2016 (arXiv 1512.03385), table 1; torchvision puts a bottleneck's stride into its 3 x 3 ("v1.5").
+    """
+    weights = _Weights(state, epsilon=1e-5)
+    x = graph.image(IMAGENET_MEAN)
+    weight, bias = weights.fold("conv1", "bn1")
+    x = graph.max_pool(graph.relu(graph.conv(x, weight / _per_input(IMAGENET_STD), bias, stride=2)))
+    for layer in range(1, 5):
+        for i in range(max(1, weights.count(f"layer{layer}.{{}}.conv1.weight"))):
+            name = f"layer{layer}.{i}"
+            n_convs = 3 if f"{name}.conv3.weight" in state else 2
+            strided = 2 if n_convs == 3 else 1
+            stride = 2 if layer > 1 and i == 0 else 1
+            y = x
+            for n in range(1, n_convs + 1):
+                weight, bias = weights.fold(f"{name}.conv{n}", f"{name}.bn{n}")
+                y = graph.conv(y, weight, bias, stride=stride if n == strided else 1)
+                y = graph.relu(y) if n < n_convs else y
+            if f"{name}.downsample.0.weight" in state:
+                x = graph.conv(x, *weights.fold(f"{name}.downsample.0", f"{name}.downsample.1"), stride=stride)
+            x = graph.relu(graph.sum(y, x))
+            yield name, x
+        yield f"layer{layer}", x
+    yield LOGITS, graph.classify(x, weights["fc.weight"], weights["fc.bias"])
+
+
+def keras_resnet50(graph: Graph, state: StateDict) -> Layers:
+    """Yield the layers of Keras's ResNet-50, by the same names as `resnet`, from weights by their Keras names.
+
+    These are the authors' own (Caffe) weights: stride in the first 1 x 1 of a block, biases in the convolutions,
+    channels in the order BGR and means without deviations. The graph takes RGB like all others.
+
+    Source: keras-applications 1.0, resnet50.py and imagenet_utils.py (mode "caffe").
+    """
+    weights = _Weights(_from_keras(state), epsilon=1e-3)
+    x = graph.image((123.68, 116.779, 103.939))
+    weight, bias = weights.fold("conv1", "bn_conv1")
+    x = graph.max_pool(graph.relu(graph.conv(x, weight[:, ::-1], bias, stride=2)))
+    for layer, depth in enumerate((3, 4, 6, 3), start=1):
+        for i in range(depth):
+            block = f"{layer + 1}{'abcdef'[i]}_branch"
+            stride = 2 if layer > 1 and i == 0 else 1
+            y = x
+            for part in ("2a", "2b", "2c"):
+                weight, bias = weights.fold(f"res{block}{part}", f"bn{block}{part}")
+                y = graph.conv(y, weight, bias, stride=stride if part == "2a" else 1)
+                y = graph.relu(y) if part != "2c" else y
+            if i == 0:
+                x = graph.conv(x, *weights.fold(f"res{block}1", f"bn{block}1"), stride=stride)
+            x = graph.relu(graph.sum(y, x))
+            yield f"layer{layer}.{i}", x
+        yield f"layer{layer}", x
+    yield LOGITS, graph.classify(x, weights["fc1000.weight"], weights["fc1000.bias"])
+
+
+def _from_keras(state: StateDict) -> StateDict:
+    """Return the same weights in torch's layout and names."""
+    names = {"kernel": "weight", "gamma": "weight", "beta": "bias", "bias": "bias"}
+    names |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
+    made = {}
+    for name, array in state.items():
+        layer, _, part = name.rpartition("/")
+        axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim, tuple(range(array.ndim)))
+        made[f"{layer}.{names.get(part, part)}"] = array.transpose(axes)
+    return made
+
+
+def _per_input(values: Sequence[float]) -> NDArray[np.float32]:
+    return np.array(values, np.float32)[None, :, None, None]
+
+
+class _Weights:
+    """A state dict that says what is missing."""
+
+    def __init__(self, state: StateDict, *, epsilon: float) -> None:
+        self.state = state
+        self.epsilon = epsilon
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self.state:
+            got = f"{len(self.state)} others, such as {', '.join(sorted(self.state)[:3])}"[:160]
+            raise ModelFileError(message("weights", name, got, todo="Give the weight file of this network."))
+        array = self.state[name]
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            got = f"{array.dtype}" if array.dtype.kind != "f" else "NaN or infinite values"
+            raise ModelFileError(message(name, "finite floating-point weights", got))
+        return array
+
+    def count(self, pattern: str) -> int:
+        n = 0
+        while pattern.format(n) in self.state:
+            n += 1
+        return n
+
+    def fold(self, conv: str, norm: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return weight and bias of a convolution with its batch norm folded in."""
+        weight = np.atleast_1d(self[f"{conv}.weight"])
+        bias = self[f"{conv}.bias"] if f"{conv}.bias" in self.state else np.zeros(len(weight), np.float32)
+        statistics = [self[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")]
+        shapes = {array.shape for array in (bias, *statistics)}
+        if weight.ndim != 4 or shapes != {weight.shape[:1]}:
+            got = f"{weight.shape} and {', '.join(str(shape) for shape in sorted(shapes))}"
+            raise ModelFileError(message(f"{conv}.weight", "(out, in, k, k) and its batch norm's (out,)", got))
+        gamma, beta, mean, variance = statistics
+        return fold_batch_norm(
+            weight,
+            bias,
+            gamma=gamma,
+            beta=beta,
+            mean=mean,
+            variance=variance,
+            epsilon=self.epsilon,
+        )
+
+
+def build_graph(
+    network: Callable[[Graph, StateDict], Layers],
+    state: StateDict,
+    layers: Sequence[str],
+    *,
+    padding: Padding = "zero",
+) -> onnx.ModelProto:
+    """Return the network from `image`, uint8 (B, H, W, 3) RGB, to the layers asked for, and nothing behind them.
+
+    Args:
+        network: one of this module's.
+        state: its weights by name.
+        layers: names of layers; they become the outputs, float32 (B, C, h, w), in this order. "logits" alone gives
+            the whole classifier, (B, 1000).
+        padding: see `Graph`.
+
+    Raises:
+        InputError: if there is no layer of that name.
+        ModelFileError: if the weights are not those of the network.
+    """
+    graph = Graph(padding)
+    found: dict[str, str] = {}
+    wanted = set(layers)
+    for name, tensor in network(graph, state):
+        found[name] = tensor
+        if wanted <= found.keys():
+            break
+    missing = [name for name in layers if name not in found]
+    if missing or not layers or len(wanted) < len(layers):
+        got = ", ".join(layers) or "none"
+        raise InputError(message("layers", f"different names among {', '.join(found)}", got))
+    outputs: dict[str, str] = {}
+    for name in layers:
+        # "layer2" and "layer2.3" are one tensor; an ONNX output has one name.
+        again = found[name] in outputs.values()
+        outputs[name] = graph.add("Identity", [found[name]]) if again else found[name]
+    return graph.model(outputs, n_axes=2 if LOGITS in wanted else 4)

@@ -1,0 +1,246 @@
+"""Patch features: a backbone's layers pooled, brought to one grid, joined and scaled, as one ONNX graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from blemish._graphs.resize import resizing_inside
+from blemish._validation.checks import check_number
+from blemish.backbones.backbone import Backbone, run, session
+from blemish.errors import InputError, message
+from blemish.imaging.geometry import MULTIPLE_PX
+from blemish.imaging.resize import resize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from blemish.imaging.geometry import Geometry
+    from blemish.types import Float32, Float64, UInt8
+
+Scaling = Literal["none", "standard", "whiten"]
+SCALINGS = ("none", "standard", "whiten")
+# Parts are seen in a picture this much smaller, 160 px for 320: each covers more of it. 128, 192 and 224 px measured a
+# little worse, and 320 px hardly better than patches.
+PARTS_SCALE = 0.5
+# The summary is taken of a picture this much smaller, 96 px for 320: what is unusual everywhere shows there without the
+# grain, and it costs a tenth of the features. 64, 128 and 160 px measured worse.
+SUMMARY_SCALE = 0.3
+
+
+class Affine(NamedTuple):
+    """A linear map of feature vectors: x -> weight @ x + bias.
+
+    Attributes:
+        weight: (K, D) float32.
+        bias: (K,) float32.
+    """
+
+    weight: Float32
+    bias: Float32
+
+
+class Moments:
+    """Mean and covariance of feature vectors that come in chunks."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._shift: Float64 | None = None
+        self._sum = np.zeros(0)
+        self._products = np.zeros((0, 0))
+
+    def add(self, rows: Float32) -> None:
+        """Take (n, D) more vectors."""
+        if self._shift is None:
+            # Sums about the first chunk's mean keep the digits that E[x^2] - E[x]^2 loses.
+            self._shift = rows.mean(axis=0, dtype=np.float64)
+            self._sum = np.zeros(rows.shape[1])
+            self._products = np.zeros((rows.shape[1], rows.shape[1]))
+        centred = rows - self._shift
+        self.n += len(rows)
+        self._sum += centred.sum(axis=0)
+        self._products += centred.T @ centred
+
+    def mean_and_covariance(self) -> tuple[Float64, Float64]:
+        """Return the mean, (D,), and the covariance, (D, D), of what was seen, at least one vector."""
+        assert self._shift is not None, "add rows first"
+        mean = self._sum / self.n
+        return self._shift + mean, self._products / self.n - np.outer(mean, mean)
+
+    def scaling(self, kind: Scaling, shrinkage: float) -> Affine:
+        """Return the map that centres and scales vectors like those seen.
+
+        Args:
+            kind: "standard" divides each channel by its standard deviation; "whiten" turns to the principal axes and
+                divides each by sqrt(eigenvalue + shrinkage * mean eigenvalue); "none" leaves all as it is.
+            shrinkage: how far small eigenvalues are kept from being blown up; only for "whiten".
+        """
+        size = len(self._sum)
+        centre, covariance = self.mean_and_covariance()
+        if kind == "none":
+            return Affine(np.eye(size, dtype=np.float32), np.zeros(size, np.float32))
+        if kind == "standard":
+            weight = np.diag(1 / _deviations(np.diag(covariance)))
+        else:
+            values, axes = np.linalg.eigh(covariance)
+            weight = (axes / _deviations(np.maximum(values, 0) + max(float(values.mean()), 0.0) * shrinkage)).T
+        return Affine(weight.astype(np.float32), (-weight @ centre).astype(np.float32))
+
+    def principal(self, most: int) -> Affine:
+        """Return the map that centres vectors like those seen and turns them to at most `most` principal axes."""
+        centre, covariance = self.mean_and_covariance()
+        axes = np.linalg.eigh(covariance)[1][:, ::-1][:, :most].T
+        return Affine(np.ascontiguousarray(axes, np.float32), (-axes @ centre).astype(np.float32))
+
+
+def _deviations(variances: Float64) -> Float64:
+    """Return the square roots; 1 for what never moves in good pictures: it says nothing yet, and counts as it is."""
+    deviations: Float64 = np.sqrt(np.maximum(variances, 0))
+    return np.where(deviations > 1e-6 * max(deviations.max(), 1e-30), deviations, 1.0)
+
+
+def embedding_graph(
+    backbone: Backbone,
+    *,
+    pooling: int = 3,
+    scaling: Affine | None = None,
+    part_axes: Affine | None = None,
+    like_anomalib: Geometry | None = None,
+) -> onnx.ModelProto:
+    """Return the graph from `image` to `features`, (B, D, h, w), `parts`, (B, K, h, w), and `summary`, (B, S), float32.
+
+    Each layer is averaged over `pooling` x `pooling` neighbours (the frame does not count: Roth et al. 2022, section
+    3.1, without the padding that damps border patches), resized bilinearly to the first layer's grid, and joined.
+    Parts are the coarsest layers, joined as they are. The summary is the mean and the standard deviation over positions
+    of the layers that are for it.
+
+    Args:
+        backbone: the network.
+        pooling: size of the neighbourhood, odd; 1 for none.
+        scaling: a linear map of the joined vectors, or None.
+        part_axes: a linear map of the parts, or None.
+        like_anomalib: the geometry if the graph shall resize the picture itself and count the frame when it averages.
+
+    Raises:
+        InputError: if `pooling` is not odd.
+    """
+    if check_number("pooling", pooling, low=1, high=15) % 2 == 0:
+        raise InputError(message("pooling", "an odd number", str(pooling)))
+    model = onnx.ModelProto()
+    model.CopyFrom(backbone.model)
+    if like_anomalib is not None:
+        model = resizing_inside(model, like_anomalib.resize_hw, like_anomalib.crop_hw)
+
+    def node(operator: str, inputs: list[str], output: str, **attributes: object) -> str:
+        model.graph.node.append(helper.make_node(operator, inputs, [output], **attributes))
+        return output
+
+    # Counting the frame damps patches at the border: anomalib's AvgPool2d(3, 1, 1).
+    framed = int(like_anomalib is not None)
+    side = {"kernel_shape": [pooling] * 2, "pads": [pooling // 2] * 4, "strides": [1, 1], "count_include_pad": framed}
+    pooled = [
+        node("AveragePool", [layer], f"pooled:{i}", **side) if pooling > 1 else layer
+        for i, layer in enumerate(backbone.layers)
+    ]
+    for output, layers, linear in (("features", pooled, scaling), ("parts", backbone.coarsest, part_axes)):
+        joined = _join(node, output, layers)
+        if linear is None:
+            node("Identity", [joined], output)
+            continue
+        weights = {f"{output}.weight": linear.weight[:, :, None, None], f"{output}.bias": linear.bias}
+        model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
+        node("Conv", [joined, *weights], output)
+    _summarise(node, backbone.overview or backbone.coarsest)
+    del model.graph.output[:]
+    shapes = {"features": ["B", "D", "h", "w"], "parts": ["B", "K", "v", "u"], "summary": ["B", "S"]}
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()
+    )
+    return model
+
+
+def _join(node: Callable[..., str], name: str, layers: Sequence[str]) -> str:
+    """Add layers resized to the grid of the first and joined."""
+    maps = [*layers[:1]]
+    if len(layers) > 1:
+        grid = node("Shape", maps, f"{name}:grid", start=2)
+        for i, layer in enumerate(layers[1:], start=1):
+            count = node("Shape", [layer], f"{name}:count:{i}", start=0, end=2)
+            size = node("Concat", [count, grid], f"{name}:size:{i}", axis=0)
+            maps.append(node("Resize", [layer, "", "", size], f"{name}:resized:{i}", mode="linear"))
+    return node("Concat", maps, f"{name}:joined", axis=1)
+
+
+def _summarise(node: Callable[..., str], layers: Sequence[str]) -> None:
+    """Add the mean and the standard deviation over positions of each layer."""
+    parts = []
+    for i, layer in enumerate(layers):
+        mean = node("GlobalAveragePool", [layer], f"mean:{i}")
+        centred = node("Sub", [layer, mean], f"centred:{i}")
+        variance = node("GlobalAveragePool", [node("Mul", [centred, centred], f"squared:{i}")], f"variance:{i}")
+        parts += [mean, node("Sqrt", [variance], f"deviation:{i}")]
+    node("Flatten", [node("Concat", parts, "moments", axis=1)], "summary", axis=1)
+
+
+class Extractor:
+    """Runs an embedding graph.
+
+    Args:
+        model: the serialized graph, `image` to `features`, and `parts` and `summary` if it is asked for those.
+        threads: how many the network uses; None for one per core.
+
+    Attributes:
+        outputs: the names of what the graph gives.
+
+    Raises:
+        ModelFileError: if ONNX Runtime can't run it.
+    """
+
+    def __init__(self, model: bytes, *, threads: int | None = None) -> None:
+        self.model = model
+        self._session = session(model, threads=threads)
+        self.outputs = frozenset(output.name for output in self._session.get_outputs())
+        self._any_size = not all(isinstance(side, int) for side in self._session.get_inputs()[0].shape[1:3])
+
+    def features(self, network_input: UInt8) -> Float32:
+        """Return (h, w, D) float32 patch features of one network input, uint8 (H, W, 3).
+
+        Raises:
+            InputError: if the network does not take pictures of that size.
+        """
+        return self._map(network_input, "features")
+
+    def parts(self, network_input: UInt8) -> Float32:
+        """Return (v, u, K) float32: what the parts of one network input, uint8 (H, W, 3), are like from further away.
+
+        Raises:
+            InputError: if the network does not take pictures of that size.
+        """
+        return self._map(self._further_away(network_input, PARTS_SCALE), "parts")
+
+    def summary(self, network_input: UInt8) -> Float32:
+        """Return the (S,) float32 summary of one network input, uint8 (H, W, 3), seen from further away.
+
+        Raises:
+            InputError: if the network does not take pictures of that size.
+        """
+        seen = self._further_away(network_input, SUMMARY_SCALE)
+        return cast("Float32", run(self._session, seen[None], ["summary"])["summary"][0])
+
+    def _map(self, network_input: UInt8, output: str) -> Float32:
+        maps = run(self._session, network_input[None], [output])[output][0]
+        return cast("Float32", np.ascontiguousarray(maps.transpose(1, 2, 0)))
+
+    def _further_away(self, network_input: UInt8, scale: float) -> UInt8:
+        if not self._any_size:
+            return network_input
+        height, width = (_smaller(side, scale) for side in network_input.shape[:2])
+        return resize(network_input, (height, width))
+
+
+def _smaller(side: int, scale: float) -> int:
+    """Return the side of a picture that is seen so much smaller, in pixels that networks take."""
+    return max(MULTIPLE_PX, round(scale * side / MULTIPLE_PX) * MULTIPLE_PX)

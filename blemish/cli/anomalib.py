@@ -1,0 +1,107 @@
+"""The commands for people who come from anomalib: import, export-anomalib, compare."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blemish.cli import options as option
+from blemish.cli.console import say
+
+app = typer.Typer()
+
+
+@app.command("import")
+def import_checkpoint(
+    checkpoint: Path,
+    out: Annotated[Path, typer.Argument(help="Model folder to write.")],
+    good: Annotated[
+        Path | None, typer.Option(help="Folder of good pictures to set thresholds by; better than the checkpoint's.")
+    ] = None,
+    false_alarm_rate: option.Rate = 0.01,
+    threads: option.Threads = None,
+    as_json: option.AsJson = False,
+) -> None:
+    """Make a model folder of an anomalib checkpoint. Example: blemish import lightning.ckpt model"""
+    from blemish.cli.console import Bars
+    from blemish.data.datasets import open_dataset
+    from blemish.interop.anomalib.checkpoints import import_checkpoint
+    from blemish.modelfolder.folder import check_target
+
+    check_target(out)
+    pictures = open_dataset(good).train if good is not None else ()
+    model = import_checkpoint(
+        checkpoint, good=pictures, false_alarm_rate=false_alarm_rate, threads=threads, progress=Bars()
+    )
+    model.save(out)
+    source = model.header()["provenance"]["thresholds_from"]
+    lines = [f"Threshold {model.threshold:.3f}, from {source}. Saved in {out}."]
+    if good is None:
+        lines.insert(0, "It promises no false-alarm rate: give --good to set it by good pictures.")
+    document = {"model": str(out), "detector": model.header()["detector"], "threshold": model.threshold}
+    say(as_json, {**document, "thresholds_from": source}, *lines)
+
+
+@app.command("export-anomalib")
+def export_anomalib(
+    model: Path,
+    out: Annotated[Path, typer.Argument(help="Checkpoint to write: a .ckpt that anomalib loads.")],
+    as_json: option.AsJson = False,
+) -> None:
+    """Write a checkpoint that gives the same scores in anomalib. Example: blemish export-anomalib model out.ckpt"""
+    from blemish.detectors.registry import load_detector
+    from blemish.interop.anomalib.checkpoints import export_checkpoint
+
+    path = export_checkpoint(load_detector(model), out)
+    megabytes = path.stat().st_size / 2**20
+    say(as_json, {"checkpoint": str(path), "mb": megabytes}, f"Saved in {path}, {megabytes:.1f} MB.")
+
+
+@app.command()
+def compare(
+    root: Annotated[Path, typer.Option(help="Folder of categories in MVTec AD's layout.")],
+    categories: Annotated[list[str] | None, typer.Option(help="Names, after one option or several.")] = None,
+    model: Annotated[str, typer.Option(help="The detector: patchcore.")] = "patchcore",
+    backbone: Annotated[str, typer.Option(help="A network that both have; both get the weights that are here.")] = (
+        "efficientnet_lite0"
+    ),
+    layers: option.Layers = "",
+    image_size: Annotated[int, typer.Option(help="Side of the network's input in pixels, for both.")] = 256,
+    coreset_ratio: Annotated[float, typer.Option(help="Share of good patches that both banks keep.")] = 0.1,
+    neighbors: option.Neighbors = 9,
+    seed: option.Seed = 0,
+    timed_picks: Annotated[
+        int | None,
+        typer.Option(
+            help="Time so many of anomalib's picks and multiply; its bank is then our coreset, the same rows."
+        ),
+    ] = None,
+    threads: option.Threads = None,
+    json_out: option.JsonOut = None,
+    chart: Annotated[Path | None, typer.Option(help="PNG file to write: the comparison as bars.")] = None,
+) -> None:
+    """Fit and test the installed anomalib and Blemish. Example: blemish compare --root R --categories grid"""
+    from blemish.data.datasets import categories as all_categories
+    from blemish.evaluation.results import write_text
+    from blemish.interop.anomalib.compare import Settings, check_categories, table
+    from blemish.interop.anomalib.compare import compare as run
+
+    if model != "patchcore":
+        raise typer.BadParameter(f"{model} can't be compared; patchcore can", param_hint="--model")
+    names = [name for part in categories or () for name in part.split(",")] or all_categories(root)
+    check_categories(root, names)
+    chosen = tuple(layers.split(",")) if layers else None
+    told = Settings(backbone, chosen, image_size, coreset_ratio, neighbors, seed, timed_picks, threads)
+    found = run(root, names, settings=told, say=lambda line: print(line, file=sys.stderr))
+    if json_out is not None:
+        write_text(json_out, json.dumps(found.to_dict(), indent=1) + "\n")
+    if chart is not None:
+        from blemish.imaging.decode import save
+        from blemish.interop.anomalib.compare_chart import draw
+
+        save(chart, draw(found))
+    say(False, None, *table(found))

@@ -1,0 +1,241 @@
+"""Any folders of good and defective pictures, with or without masks, as one data set."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+from blemish._validation.anomalib_arguments import OF_DATA_SETS, refuses, warn_without_effect
+from blemish._validation.checks import check_number
+from blemish.data.discovery import (
+    PICTURE_ENDINGS,
+    Listing,
+    list_pictures,
+    natural_key,
+    no_pictures,
+    pair_masks,
+    seen,
+)
+from blemish.errors import DataError, InputError, message
+from blemish.types import Sample
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
+
+
+class Folder:
+    """Any folders of good and defective pictures, as anomalib's `Folder` takes them.
+
+    Folders are searched with their sub-folders. In an abnormal folder each sub-folder is a defect type with its name;
+    pictures directly inside count as the defect type that the folder itself is called. Masks are found by the
+    picture's path below its abnormal folder, else by its name, with `_mask` or without.
+
+    Args:
+        name: what reports call it.
+        normal_dir: one folder of good pictures or several.
+        root: what the other folders are relative to; None means the current folder.
+        abnormal_dir: one folder of defective pictures or several.
+        normal_test_dir: good pictures to test on. Without it, and where there are defective pictures, a share of
+            the good ones is held out: `normal_split_ratio`.
+        mask_dir: one folder of masks, or as many as `abnormal_dir` has, in the same order.
+        extensions: endings to read, such as [".png"]; None means all that `images.load` reads.
+        normal_split_ratio: share of the good pictures held out for the test (at least one), in [0, 1). 0.2 is
+            anomalib's test_split_ratio.
+        seed: picks which ones are held out; the same files and seed give the same ones.
+        train_batch_size: taken so that calls written for anomalib work; pictures go through the network one by one.
+        eval_batch_size: as `train_batch_size`.
+        num_workers: as `train_batch_size`; pictures are decoded ahead in `threads=` of the detector.
+
+    Raises:
+        DataError: if a folder is missing, holds no pictures or is named twice, or two masks fit one picture, or one
+            mask two pictures.
+        InputError: if a number is out of range.
+
+    Warns:
+        UserWarning: if one of the last three is given, since it changes nothing.
+    """
+
+    @refuses("Folder", OF_DATA_SETS)
+    def __init__(
+        self,
+        name: str,
+        *,
+        normal_dir: PathLike | Sequence[PathLike],
+        root: PathLike | None = None,
+        abnormal_dir: PathLike | Sequence[PathLike] | None = None,
+        normal_test_dir: PathLike | Sequence[PathLike] | None = None,
+        mask_dir: PathLike | Sequence[PathLike] | None = None,
+        extensions: Sequence[str] | None = None,
+        normal_split_ratio: float = 0.2,
+        seed: int = 0,
+        train_batch_size: int | None = None,
+        eval_batch_size: int | None = None,
+        num_workers: int | None = None,
+    ) -> None:
+        given = {"train_batch_size": train_batch_size, "eval_batch_size": eval_batch_size, "num_workers": num_workers}
+        warn_without_effect("Folder", given)
+        base = Path(root) if root is not None else Path()
+        self._name = name
+        self._endings = _endings(extensions)
+        self._normal = _folders("normal_dir", base, normal_dir)
+        self._abnormal = _folders("abnormal_dir", base, abnormal_dir)
+        self._normal_test = _folders("normal_test_dir", base, normal_test_dir)
+        self._masks = _folders("mask_dir", base, mask_dir)
+        if self._masks and not self._abnormal:
+            raise DataError(message("mask_dir", "an abnormal_dir whose pictures it marks", "none"))
+        _check_apart([*self._normal, *self._abnormal, *self._normal_test, *self._masks])
+        if len(self._masks) not in (0, 1, len(self._abnormal)):
+            got = f"{len(self._masks)} for {len(self._abnormal)}"
+            raise DataError(message("mask_dir", "one folder, or one for each abnormal_dir", got))
+        self._ratio = check_number("normal_split_ratio", float(normal_split_ratio), low=0, high=0.999)
+        self._seed = seed
+        self._listing = self._list()
+
+    @property
+    def name(self) -> str:
+        """The name it was given."""
+        return self._name
+
+    @property
+    def train(self) -> tuple[Sample, ...]:
+        """The good pictures that are not held out."""
+        return self._listing.train
+
+    @property
+    def test(self) -> tuple[Sample, ...]:
+        """Good pictures, then the defect types in natural order."""
+        return self._listing.test
+
+    @property
+    def skipped(self) -> tuple[Path, ...]:
+        """Files that are no pictures, and masks without a picture."""
+        return self._listing.skipped
+
+    @property
+    def unused_masks(self) -> tuple[Path, ...]:
+        """Masks that belong to no defective picture."""
+        return self._listing.unused_masks
+
+    def __repr__(self) -> str:
+        return f"Folder({self._name!r}): {self._listing}"
+
+    def _list(self) -> Listing:
+        good = self._find("normal_dir", self._normal)
+        good_test = self._find("normal_test_dir", self._normal_test) if self._normal_test else []
+        defective = self._defective()
+        if defective and not self._normal_test:
+            good, good_test = hold_out(good, self._ratio, self._seed)
+        used = {sample.mask_path for sample in defective}
+        masks, _ = self._pictures_of(self._masks)
+        skipped = self._pictures_of([*self._normal, *self._abnormal, *self._normal_test, *self._masks])[1]
+        return Listing(
+            tuple(Sample(path, "train") for path in good),
+            (*(Sample(path, "test") for path in good_test), *defective),
+            tuple(skipped),
+            tuple(mask for mask in masks if mask not in used),
+        )
+
+    def _defective(self) -> list[Sample]:
+        samples: list[Sample] = []
+        for index, folder in enumerate(self._abnormal):
+            paths = self._find("abnormal_dir", [folder])
+            masks = self._masks if len(self._masks) < 2 else [self._masks[index]]
+            found = pair_masks(folder, paths, masks, self._endings)
+            samples += [Sample(path, "test", _defect_of(path, folder), found.get(path)) for path in paths]
+        samples = _each_mask_once(samples)
+        return sorted(samples, key=lambda sample: (natural_key(Path(sample.defect)), natural_key(sample.path)))
+
+    def _find(self, name: str, folders: Sequence[Path]) -> list[Path]:
+        pictures, _ = self._pictures_of(folders)
+        if not pictures:
+            raise no_pictures(name, folders, self._endings)
+        return pictures
+
+    def _pictures_of(self, folders: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+        """Return pictures and other files of some folders, less what lies in the other folders of the call."""
+        named = [*self._normal, *self._abnormal, *self._normal_test, *self._masks]
+        pictures: dict[Path, None] = {}
+        skipped: dict[Path, None] = {}
+        for folder in folders:
+            found, more = list_pictures(folder, self._endings, leave_out=[path for path in named if path != folder])
+            pictures.update(dict.fromkeys(found))
+            skipped.update(dict.fromkeys(more))
+        return list(pictures), list(skipped)
+
+
+def hold_out(paths: Sequence[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
+    """Return `paths` in two parts, both in order: those that stay, and the share that is held out.
+
+    At least one is held out if `share` is above 0 and there are two, and at least one always stays.
+
+    >>> stay, out = hold_out([Path(str(n)) for n in range(10)], 0.2, seed=0)
+    >>> len(stay), len(out)
+    (8, 2)
+    """
+    n_out = 0 if share == 0 else min(max(1, round(len(paths) * share)), len(paths) - 1)
+    chosen = set(random.Random(seed).sample(range(len(paths)), n_out))
+    stay = [path for index, path in enumerate(paths) if index not in chosen]
+    return stay, [paths[index] for index in sorted(chosen)]
+
+
+def _each_mask_once(samples: Sequence[Sample]) -> list[Sample]:
+    """Return the samples without masks that they had by name alone and that lie beside another picture's place.
+
+    Raises:
+        DataError: if a mask fits several pictures equally well.
+    """
+    pictures: dict[Path, list[Path]] = defaultdict(list)
+    for sample in samples:
+        if sample.mask_path is not None:
+            pictures[sample.mask_path].append(sample.path)
+    owners: dict[Path, Path] = {}
+    for mask, paths in pictures.items():
+        fits = paths if len(paths) == 1 else [path for path in paths if path.parent.name == mask.parent.name]
+        if len(fits) != 1:
+            got = f"{len(paths)}: {', '.join(map(str, paths[:3]))}"
+            todo = "Sort masks like pictures: masks/<defect>/000.png for <defect>/000.png."
+            raise DataError(message("mask", "one picture that it marks", got, where=mask, todo=todo))
+        owners[mask] = fits[0]
+    return [
+        sample
+        if sample.mask_path is None or owners[sample.mask_path] == sample.path
+        else replace(sample, mask_path=None)
+        for sample in samples
+    ]
+
+
+def _folders(name: str, base: Path, given: PathLike | Sequence[PathLike] | None) -> list[Path]:
+    if given is None:
+        return []
+    several = [given] if isinstance(given, (str, os.PathLike)) else list(given)
+    folders = [base / folder for folder in several]
+    for folder in folders:
+        if not folder.is_dir():
+            raise DataError(message(name, "a folder", seen(folder), where=folder))
+    return folders
+
+
+def _check_apart(folders: Sequence[Path]) -> None:
+    places: set[str] = set()
+    for folder in folders:
+        place = os.path.realpath(folder)
+        if place in places:
+            raise DataError(message("folder", "each one named once", "the same one twice", where=folder))
+        places.add(place)
+
+
+def _endings(extensions: Sequence[str] | None) -> tuple[str, ...]:
+    if extensions is None:
+        return PICTURE_ENDINGS
+    if isinstance(extensions, str) or not extensions:
+        raise InputError(message("extensions", 'a list such as [".png"]', repr(extensions)))
+    return tuple("." + ending.lower().lstrip(".") for ending in extensions)
+
+
+def _defect_of(path: Path, folder: Path) -> str:
+    inside = path.relative_to(folder).parts
+    return inside[0] if len(inside) > 1 else folder.resolve().name

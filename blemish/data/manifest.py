@@ -1,0 +1,185 @@
+"""Lists of pictures in CSV and JSON-lines files, with errors that name the line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from blemish.data.discovery import Listing
+from blemish.errors import DataError, message
+from blemish.types import Sample
+
+MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson")
+COLUMNS = ("path", "split", "defect", "label", "mask")
+# What a label column says of a good picture; its opposites are kept as "defect" unless they name a type.
+GOOD_WORDS = ("good", "normal", "ok", "0", "false")
+BAD_WORDS = ("1", "true")
+
+
+class Manifest:
+    """A list of pictures in a CSV or JSON-lines file.
+
+    Columns (or keys): `path`, and where wanted `split` ("train" or "test"), `defect` or `label`, `mask`. Paths are
+    relative to the manifest's folder. Without `defect` or `label` a picture is good; a `label` may also be 0 or 1.
+    Without `split` the good ones are for training and the defective ones for the test.
+
+    Args:
+        path: the file; its ending says which of the two it is (.csv, .jsonl, .ndjson).
+
+    Raises:
+        DataError: with the line's number, if a line is not of that form or its file does not exist.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        samples = read_manifest(self.path)
+        self._listing = Listing(
+            tuple(sample for sample in samples if sample.split == "train"),
+            tuple(sample for sample in samples if sample.split == "test"),
+        )
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return self.path.stem
+
+    @property
+    def train(self) -> tuple[Sample, ...]:
+        """The good pictures of the training split, in the file's order."""
+        return self._listing.train
+
+    @property
+    def test(self) -> tuple[Sample, ...]:
+        """The pictures of the test split, in the file's order."""
+        return self._listing.test
+
+    def __repr__(self) -> str:
+        return f"Manifest({str(self.path)!r}): {self._listing}"
+
+
+def read_manifest(path: Path) -> tuple[Sample, ...]:
+    """Return the samples that a manifest lists, in its order.
+
+    Args:
+        path: a CSV file with a header line, or one JSON object a line; UTF-8. Relative paths in it start at its folder.
+
+    Raises:
+        DataError: with file and line, if it can't be read, a line is not of that form, a file it names does not exist,
+            a picture is listed twice, or it lists no good picture to train on.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        got = getattr(error, "strerror", None) or "bytes that are not UTF-8"
+        raise DataError(message("manifest", "a UTF-8 text file", repr(got), where=path)) from error
+    rows = _csv_rows(text, path) if path.suffix.lower() == ".csv" else _json_rows(text, path)
+    samples: list[Sample] = []
+    lines: dict[Path, int] = {}
+    for line, row in rows:
+        where = f"{path}, line {line}"
+        sample = _sample(row, path.parent, where)
+        if sample.path in lines:
+            got = f"{sample.path} again, after line {lines[sample.path]}"
+            raise DataError(message("manifest", "each picture once", got, where=where))
+        lines[sample.path] = line
+        samples.append(sample)
+    if not any(sample.split == "train" for sample in samples):
+        got = f"{len(samples)} lines without one" if samples else "no lines"
+        raise DataError(message("manifest", "good pictures of split train", got, where=path))
+    return tuple(samples)
+
+
+def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    first = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=first.count)  # spreadsheets write semicolons where the comma is the decimal point
+    reader = csv.reader(text.splitlines(), delimiter=delimiter, strict=True)
+    try:
+        header = [name.strip().lower() for name in next(reader, [])]
+        _check_columns(header, f"{path}, line 1")
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) != len(header):
+                got = f"{len(row)} values"
+                raise DataError(
+                    message("manifest", f"{len(header)} values", got, where=f"{path}, line {reader.line_num}")
+                )
+            yield reader.line_num, dict(zip(header, row, strict=True))
+    except csv.Error as error:
+        raise DataError(message("manifest", "CSV", str(error), where=f"{path}, line {reader.line_num}")) from error
+
+
+def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for line, row in enumerate(text.split("\n"), 1):
+        if not row.strip():
+            continue
+        where = f"{path}, line {line}"
+        try:
+            values = json.loads(row)
+        except (ValueError, RecursionError) as error:
+            raise DataError(message("manifest", "one JSON object a line", str(error)[:200], where=where)) from error
+        if not isinstance(values, dict):
+            raise DataError(message("manifest", "a JSON object", type(values).__name__, where=where))
+        _check_columns(list(values), where)
+        yield line, values
+
+
+def _check_columns(names: list[str], where: str) -> None:
+    unknown = [name for name in names if name not in COLUMNS]
+    if "path" not in names or unknown or len(set(names)) < len(names):
+        expected = "the columns path and, where wanted, split, defect or label, mask"
+        raise DataError(message("manifest", expected, ", ".join(names) or "nothing", where=where))
+
+
+def _sample(row: dict[str, Any], folder: Path, where: str) -> Sample:
+    path = _file(row.get("path"), "path", folder, where)
+    if path is None:
+        raise DataError(message("path", "the name of a picture", "nothing", where=where))
+    defect = _defect(row, where)
+    split = row.get("split")
+    split = split.strip().lower() if isinstance(split, str) and split.strip() else split or None
+    if split is None:
+        split = "train" if defect == "good" else "test"
+    if split not in ("train", "test"):
+        raise DataError(message("split", '"train" or "test"', repr(split), where=where))
+    if split == "train" and defect != "good":
+        todo = "Only good pictures are learnt from: make it test, or leave it out."
+        raise DataError(message("split", "test for a defective picture", "train", where=where, todo=todo))
+    return Sample(path, split, defect, _file(row.get("mask"), "mask", folder, where))
+
+
+def _file(value: object, column: str, folder: Path, where: str) -> Path | None:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if not isinstance(value, str):
+        raise DataError(message(column, "the name of a file", repr(value), where=where))
+    path = folder / value.strip()
+    try:
+        exists = path.is_file()
+    except (OSError, ValueError):  # too long, or a zero byte in it
+        exists = False
+    if not exists:
+        todo = f"Names are relative to {folder}." if folder != Path() else "Names are relative to the manifest."
+        raise DataError(message(column, "a file that exists", repr(value), where=where, todo=todo))
+    return path
+
+
+def _defect(row: dict[str, Any], where: str) -> str:
+    words = []
+    for column in ("defect", "label"):
+        value = row.get(column)
+        if value is None or value == "":
+            continue
+        if not isinstance(value, (str, bool, int)):
+            raise DataError(message(column, '"good" or the name of a defect', repr(value), where=where))
+        words.append(str(value).strip())
+    kinds = ["good" if word.lower() in GOOD_WORDS else "bad" for word in words]
+    if len(set(kinds)) > 1:
+        raise DataError(message("label", "the same as defect", " and ".join(map(repr, words)), where=where))
+    if not words or kinds[0] == "good":
+        return "good"
+    return next((word for word in words if word.lower() not in BAD_WORDS), "defect")

@@ -1,0 +1,1 @@
+"""Drawn materials and defects."""

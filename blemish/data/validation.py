@@ -1,0 +1,337 @@
+"""What is wrong with a data set, found before anyone waits for a run: every file is read once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from blemish._io.prefetch import prefetch
+from blemish.errors import ImageError
+from blemish.imaging.decode import load_mask, read_stored
+from blemish.ops.conformal import percent
+from blemish.types import Problem, Sample
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from blemish.data.datasets import DataSet
+
+Progress = Callable[[int, int], None]
+
+# Fewer good pictures than this are said aloud: with n of them no false-alarm rate below 1/(n + 1) can be promised, so
+# 99 are needed for 1 %. Source: conformal prediction, Vovk et al. 2005, section 2.2.
+ENOUGH_GOOD = 99
+UNUSED_MASK = "This mask belongs to no defective picture. It is not used; is its picture missing or named otherwise?"
+CAMERA_BITS = (10, 12, 14)
+# Sides that differ by less are cropping or rounding; beyond it, resizing to one size squeezes the part visibly.
+ASPECT_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a data set was read.
+
+    Attributes:
+        name: the data set's name.
+        train: number of good pictures to learn from that can be read.
+        test: defect type ("good" among them) to number of test pictures that can be read.
+        masks: number of masks that can be read and fit their picture.
+        unreadable: number of pictures that can't be read.
+        skipped: number of files that were not looked at.
+        formats: "PNG", "JPEG", ... to number of pictures.
+        sizes: "height x width" to number of pictures, turned upright.
+        channels: "grey", "colour", "with alpha" to number of pictures; grey stored as three equal channels is grey.
+        depths: bits a channel ("8" or "16") to number of pictures.
+        lowest_false_alarm_rate: the lowest rate that so many good pictures can support, 1 / (train + 1).
+    """
+
+    name: str
+    train: int
+    test: Mapping[str, int]
+    masks: int
+    unreadable: int
+    skipped: int
+    formats: Mapping[str, int]
+    sizes: Mapping[str, int]
+    channels: Mapping[str, int]
+    depths: Mapping[str, int]
+    lowest_false_alarm_rate: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as what fits in JSON."""
+        return asdict(self)
+
+
+class Survey(NamedTuple):
+    """What `survey_dataset` found.
+
+    Attributes:
+        problems: what is wrong, the fatal first.
+        summary: how the data set was read.
+    """
+
+    problems: tuple[Problem, ...]
+    summary: Summary
+
+
+class _Facts(NamedTuple):
+    """What is kept of one picture that could be read."""
+
+    sample: Sample
+    format: str
+    height_width: tuple[int, int]
+    channels: str
+    depth: str
+    largest: int
+    digest: bytes
+    has_mask: bool
+    problems: tuple[Problem, ...]
+
+
+def check_dataset(dataset: DataSet, *, progress: Progress | None = None, threads: int = 2) -> tuple[Problem, ...]:
+    """Return what is wrong with a data set, the fatal first; nothing if all is well.
+
+    Args:
+        dataset: any object with `name`, `train` and `test`.
+        progress: called with (files done, files in all).
+        threads: how many pictures are decoded at a time.
+
+    Cost: decodes every picture and mask once: about 30 ms for a 1024 x 1024 PNG.
+    """
+    return survey_dataset(dataset, progress=progress, threads=threads).problems
+
+
+def survey_dataset(dataset: DataSet, *, progress: Progress | None = None, threads: int = 2) -> Survey:
+    """Return what is wrong with a data set, and how it was read; `check_dataset` says the rest."""
+    samples = [*dataset.train, *dataset.test]
+    facts: list[_Facts] = []
+    problems: list[Problem] = []
+    for done, found in enumerate(prefetch(_look, samples, threads=threads), 1):
+        if isinstance(found, Problem):
+            problems.append(found)
+        else:
+            facts.append(found)
+            problems.extend(found.problems)
+        if progress is not None:
+            progress(done, len(samples))
+    train = [fact for fact in facts if fact.sample.split == "train"]
+    test = [fact for fact in facts if fact.sample.split == "test"]
+    place = _place(samples)
+    # Protocol DataSet asks for no more than the samples: a caller's own class may know of nothing left over.
+    skipped: Sequence[Path] = getattr(dataset, "skipped", ())
+    unused_masks: Sequence[Path] = getattr(dataset, "unused_masks", ())
+    problems += [
+        *_good_pictures(train, test, place),
+        *_missing_masks(test),
+        *_duplicates(facts),
+        *_unlike(facts, place),
+        *_depths(facts, place),
+        *(Problem(path, "unused-mask", UNUSED_MASK) for path in unused_masks),
+        *_skipped(skipped),
+    ]
+    problems.sort(key=lambda problem: not problem.fatal)
+    n_unreadable, n_left_over = len(samples) - len(facts), len(skipped) + len(unused_masks)
+    return Survey(tuple(problems), _summary(dataset.name, facts, n_unreadable, n_left_over))
+
+
+def _summary(name: str, facts: Sequence[_Facts], n_unreadable: int, n_left_over: int) -> Summary:
+    n_train = sum(fact.sample.split == "train" for fact in facts)
+    return Summary(
+        name=name,
+        train=n_train,
+        test=dict(Counter(fact.sample.defect for fact in facts if fact.sample.split == "test")),
+        masks=sum(fact.has_mask for fact in facts),
+        unreadable=n_unreadable,
+        skipped=n_left_over,
+        formats=dict(Counter(fact.format for fact in facts)),
+        sizes=dict(Counter(_size(fact.height_width) for fact in facts)),
+        channels=dict(Counter(fact.channels for fact in facts)),
+        depths=dict(Counter(fact.depth for fact in facts)),
+        lowest_false_alarm_rate=1 / (n_train + 1),
+    )
+
+
+def _look(sample: Sample) -> _Facts | Problem:
+    try:
+        header, stored = read_stored(sample.path)
+    except ImageError as error:
+        return Problem(sample.path, "unreadable", f"{error} It is left out.")
+    depth = str(8 * stored.dtype.itemsize) if stored.dtype.kind == "u" else str(stored.dtype)
+    if depth not in ("8", "16"):
+        return Problem(sample.path, "unreadable", f"Its pixels are {depth}; 8 or 16 bits are read. It is left out.")
+    channels, pixels = _channels(stored)
+    height_width = (stored.shape[0], stored.shape[1])
+    problem = _mask_problem(sample, height_width) if sample.mask_path is not None else None
+    return _Facts(
+        sample=sample,
+        format=header.format,
+        height_width=height_width,
+        channels=channels,
+        depth=depth,
+        largest=int(pixels.max()) if depth == "16" else 0,
+        # Of the pixels, not the file: the same picture saved again as BMP is the same picture.
+        digest=hashlib.sha256(f"{pixels.shape} {depth}".encode() + np.ascontiguousarray(pixels).tobytes()).digest(),
+        has_mask=sample.mask_path is not None and problem is None,
+        problems=() if problem is None else (problem,),
+    )
+
+
+def _channels(stored: NDArray[Any]) -> tuple[str, NDArray[Any]]:
+    """Return how the picture is coloured, and its pixels with equal channels folded into one."""
+    if stored.ndim == 2:
+        return "grey", stored
+    if stored.shape[2] in (2, 4):
+        return "with alpha", stored
+    first = stored[..., 0]
+    if stored.shape[2] == 1 or (np.array_equal(first, stored[..., 1]) and np.array_equal(first, stored[..., 2])):
+        return "grey", first
+    return "colour", stored
+
+
+def _mask_problem(sample: Sample, height_width: tuple[int, int]) -> Problem | None:
+    assert sample.mask_path is not None
+    left_out = f"{sample.path.name} is left out of the pixel metrics."
+    try:
+        mask = load_mask(sample.mask_path)
+    except ImageError as error:
+        return Problem(sample.mask_path, "unreadable-mask", f"{error} {left_out}")
+    if mask.shape != height_width:
+        text = f"The mask is {_size(mask.shape)} and its picture {_size(height_width)} pixels. {left_out}"
+        return Problem(sample.mask_path, "mask-size", text)
+    if not mask.any():
+        text = f"The mask of a picture of {sample.defect!r} marks no pixel. {left_out}"
+        return Problem(sample.mask_path, "mask-empty", text)
+    return None
+
+
+def _good_pictures(train: Sequence[_Facts], test: Sequence[_Facts], place: Path) -> list[Problem]:
+    problems = []
+    n = len(train)
+    rate = f"A false-alarm rate below {percent(1 / (n + 1))} cannot be promised"
+    if n == 0:
+        problems.append(
+            Problem(place, "no-good", "There is no good picture that can be read. Nothing can be learnt.", fatal=True)
+        )
+    elif n < 10:
+        text = f"There are only {n} good pictures to learn from. {rate}, and much that is good will look anomalous."
+        problems.append(Problem(place, "few-good", text))
+    elif n < ENOUGH_GOOD:
+        problems.append(Problem(place, "few-good", f"There are {n} good pictures to learn from. {rate}; 1 % takes 99."))
+    good = sum(not fact.sample.is_defective for fact in test)
+    if test and good == 0:
+        text = (
+            "There is no good picture to test on. AUROC, AP of good against defective and false alarms are not defined."
+        )
+        problems.append(Problem(place, "no-good-test", text))
+    if good and good == len(test):
+        text = "There is no defective picture to test on. Only false alarms can be counted."
+        problems.append(Problem(place, "no-defective-test", text))
+    return problems
+
+
+def _missing_masks(test: Sequence[_Facts]) -> list[Problem]:
+    defective = [fact.sample for fact in test if fact.sample.is_defective]
+    without: dict[str, list[Path]] = defaultdict(list)
+    for sample in defective:
+        if sample.mask_path is None:
+            without[sample.defect].append(sample.path)
+    if defective and sum(map(len, without.values())) == len(defective):
+        text = "None of the defective pictures has a mask. There will be image metrics and no pixel metrics."
+        return [Problem(_place(defective), "no-mask", text)]
+    return [
+        Problem(
+            paths[0].parent,
+            "no-mask",
+            f"{_files(paths)} of {defect!r} without a mask: left out of the pixel metrics.",
+        )
+        for defect, paths in without.items()
+    ]
+
+
+def _duplicates(facts: Sequence[_Facts]) -> list[Problem]:
+    same: dict[bytes, list[Sample]] = defaultdict(list)
+    for fact in facts:
+        same[fact.digest].append(fact.sample)
+    problems = []
+    for first, *copies in same.values():  # in the data set's order: training pictures come first
+        for copy in copies:
+            text = f"It has the same pixels as {first.path}. "
+            if copy.split == "train":
+                kind, text = "duplicate-train", text + "It counts twice, and what it teaches looks surer than it is."
+            elif first.split == "train" and copy.is_defective:
+                kind, text = "duplicate-train-test", text + "It is learnt as good and tested as defective."
+            elif first.split == "train":
+                kind, text = (
+                    "duplicate-train-test",
+                    text + "It is tested on what was learnt: figures come out too good.",
+                )
+            elif first.defect != copy.defect:
+                kind, text = "duplicate-test", text + f"One is called {first.defect!r}, the other {copy.defect!r}."
+            else:
+                kind, text = "duplicate-test", text + "It counts twice in the test."
+            problems.append(Problem(copy.path, kind, text))
+    return problems
+
+
+def _unlike(facts: Sequence[_Facts], place: Path) -> list[Problem]:
+    """Return what differs from picture to picture and should not."""
+    problems = []
+    sizes = Counter(fact.height_width for fact in facts)
+    if len(sizes) > 1:
+        aspects = [width / height for height, width in sizes]
+        listed = ", ".join(f"{_size(size)} ({count})" for size, count in sizes.most_common(4))
+        listed += f" and {len(sizes) - 4} more" if len(sizes) > 4 else ""
+        if max(aspects) / min(aspects) > 1 + ASPECT_TOLERANCE:
+            text = f"Pictures have different aspect ratios: {listed}. At one common size some are squeezed."
+            problems.append(Problem(place, "mixed-aspect", text))
+        else:
+            text = f"Pictures have different sizes: {listed}. All are brought to one; the scale of detail differs."
+            problems.append(Problem(place, "mixed-size", text))
+    kinds = Counter(fact.channels for fact in facts)
+    if len(kinds) > 1:
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        text = f"Pictures differ in colour: {listed}. Grey against colour can itself look like a defect."
+        problems.append(Problem(place, "mixed-color", text))
+    return problems
+
+
+def _depths(facts: Sequence[_Facts], place: Path) -> list[Problem]:
+    deep = [fact for fact in facts if fact.depth == "16"]
+    if not deep:
+        return []
+    problems = []
+    if len(deep) < len(facts):
+        text = f"Pictures of 16 bits a channel: {len(deep)}; of 8: {len(facts) - len(deep)}. Brightness may differ."
+        problems.append(Problem(place, "mixed-depth", text))
+    largest = max(fact.largest for fact in deep)
+    bits = next((bits for bits in CAMERA_BITS if largest < 2**bits), 16)
+    if bits < 16:
+        text = f"16-bit pictures use values up to {largest} of 65535 and will be nearly black. Set bit_depth={bits}."
+        problems.append(Problem(place, "bit-depth", text))
+    return problems
+
+
+def _skipped(paths: Sequence[Path]) -> list[Problem]:
+    if not paths:
+        return []
+    text = f"{_files(paths)} not looked at: no pictures by their ending, or not where pictures are expected."
+    return [Problem(paths[0].parent, "not-used", text)]
+
+
+def _files(paths: Sequence[Path]) -> str:
+    names = ", ".join(path.name for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
+    return f"{len(paths)} {'file' if len(paths) == 1 else 'files'} ({names})"
+
+
+def _size(height_width: Sequence[int]) -> str:
+    return f"{height_width[0]} x {height_width[1]}"
+
+
+def _place(samples: Sequence[Sample]) -> Path:
+    return samples[0].path.parent if samples else Path()

@@ -1,0 +1,1 @@
+"""Anomaly detectors, their registry, and what they share."""

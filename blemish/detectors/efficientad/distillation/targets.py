@@ -1,0 +1,362 @@
+"""What a teacher learns from: crops of natural pictures, and what a pretrained network makes of those places.
+
+A crop and its targets are made once and kept in two memory-mapped files, so that a run that was killed goes on, and no
+step of the training waits for the pretrained network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from blemish._graphs.receptive_field import graph_fields
+from blemish._io.files import atomic_write, save_error
+from blemish._validation.checks import check_number
+from blemish.backbones import backbone as backbones
+from blemish.data.discovery import PICTURE_ENDINGS, list_pictures, no_pictures
+from blemish.detectors.efficientad.pdn import N_FEATURES, layers, output_hw
+from blemish.errors import DataError, ImageError, InputError, ModelFileError, message
+from blemish.imaging.decode import load, resize
+from blemish.ops.receptive_field import receptive_field
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from blemish.backbones.backbone import Backbone
+    from blemish.types import Float32, UInt8
+
+FINER = 2  # the pretrained network sees the picture at twice the size: Batzner et al. 2024, appendix A: 512 and 256
+GREY_SHARE = 0.1  # of pictures made grey: Batzner et al. 2024, algorithm 3
+MEASURED = 64  # pictures that the channels' means and deviations are taken from
+MIN_PICTURES = 8
+SAVE_EVERY = 50  # pictures
+ALIGNED = 32  # pixels: twice that is what the pretrained networks' strides divide
+PREPARED = "prepared.json"
+
+
+@dataclass(frozen=True)
+class TargetSettings:
+    """What decides the crops and targets, and so must not change between two parts of a run.
+
+    Attributes:
+        backbone: the pretrained network.
+        layers: those of its layers that are learnt.
+        image_px: the shorter side that pictures are brought to.
+        crop_px: side of a crop.
+        crops_per_picture: places taken from each picture.
+        max_pictures: how many to take, the first in the order of their names; None for all.
+        seed: of the places, flips and grey pictures.
+    """
+
+    backbone: str = "efficientnet_lite2"
+    layers: tuple[str, ...] = ("blocks.6", "blocks.14")
+    image_px: int = 256
+    crop_px: int = 97
+    crops_per_picture: int = 8
+    max_pictures: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_number("image_px", self.image_px, low=64, high=4096)
+        if self.image_px % ALIGNED:
+            raise InputError(message("image_px", f"a multiple of {ALIGNED}", str(self.image_px)))
+        check_number("crop_px", self.crop_px, low=33, high=self.image_px)
+        check_number("crops_per_picture", self.crops_per_picture, low=1, high=1024)
+        check_number("max_pictures", 1 if self.max_pictures is None else self.max_pictures, low=1, high=1e9)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Crops and targets that are ready.
+
+    Attributes:
+        crops: (N, crop_px, crop_px, 3) uint8 RGB, memory-mapped.
+        features: (N, h, w, C) float16, memory-mapped: channels of mean 0 and variance 1 over natural pictures; where
+            there are more than 384, projected to 384 at random, orthogonally.
+        valid: (M,) indices of the crops whose picture could be read.
+        problems: a sentence for each picture that was left out.
+        facts: for the card: pictures, SHA-256 of their bytes, the network's weights.
+    """
+
+    crops: NDArray[np.uint8]
+    features: NDArray[np.float16]
+    valid: NDArray[np.int64]
+    problems: tuple[str, ...]
+    facts: dict[str, Any]
+
+
+class Source:
+    """A pretrained network that gives the features of its layers at the places where a PDN has outputs."""
+
+    def __init__(self, settings: TargetSettings, *, threads: int | None = None) -> None:
+        self.backbone: Backbone = backbones.build(settings.backbone, layers=settings.layers)
+        self.session = backbones.session(self.backbone.model.SerializeToString(), threads=threads)
+        found = graph_fields(self.backbone.model, self.backbone.layers)
+        # In pixels of the smaller picture: pixel u of the finer one has its middle at (u + 0.5) / FINER - 0.5.
+        self.places = [((f.centre + 0.5) / FINER - 0.5, f.stride / FINER) for f in found.values()]
+        self.n_channels = sum(self.backbone.channels)
+        self.step = max(f.stride for f in found.values())
+
+    def features(self, picture: UInt8, hw: tuple[int, int]) -> Float32:
+        """Return what the network makes of a picture, at the centres of the outputs of a PDN.
+
+        Args:
+            picture: (H, W, 3) uint8 RGB.
+            hw: rows and columns that the PDN sees it at.
+
+        Returns:
+            (h, w, C) float32, the layers' channels one after another.
+        """
+        finer = resize(picture, (FINER * hw[0], FINER * hw[1]))
+        maps = backbones.run(self.session, finer[None])
+        field = receptive_field(layers())
+        at = [field.centre + field.stride * np.arange(n) for n in output_hw("small", hw)]
+        parts = []
+        for name, (first, stride) in zip(self.backbone.layers, self.places, strict=True):
+            found = maps[name][0]
+            for axis in (0, 1):
+                found = _linear(found, (at[axis] - first) / stride, axis + 1)
+            parts.append(found)
+        joined: Float32 = np.concatenate(parts).transpose(1, 2, 0)
+        return joined
+
+
+def _linear(array: Float32, at: NDArray[np.floating[Any]], axis: int) -> Float32:
+    """Return an array read between its places along an axis, linearly; the last place beyond its ends."""
+    at = np.clip(at, 0, array.shape[axis] - 1)
+    low = np.minimum(at.astype(np.int64), max(array.shape[axis] - 2, 0))
+    high = np.minimum(low + 1, array.shape[axis] - 1)
+    shape = [-1 if n == axis else 1 for n in range(array.ndim)]
+    weight = (at - low).astype(np.float32).reshape(shape)
+    mixed: Float32 = np.take(array, low, axis) * (1 - weight) + np.take(array, high, axis) * weight
+    return mixed
+
+
+def projection(n_channels: int, seed: int) -> Float32:
+    """Return the fixed map from a network's normalised channels to a teacher's 384 features.
+
+    Random and orthogonal, so that distances between patches are kept: exactly where there are at most 384 channels,
+    in expectation where there are more. Adaptive pooling over channels, as in the reference program, adds neighbouring
+    channels up instead and repeats them where there are too few.
+
+    Returns:
+        (C, 384) float32 with orthonormal rows if C <= 384, else orthonormal columns, scaled so that features have
+        variance 1 on average.
+    """
+    rng = np.random.default_rng((seed, 384))
+    tall = rng.normal(size=(max(n_channels, N_FEATURES), min(n_channels, N_FEATURES)))
+    q = np.linalg.qr(tall)[0]
+    matrix = q.T * np.sqrt(N_FEATURES / n_channels) if n_channels <= N_FEATURES else q
+    return np.ascontiguousarray(matrix, dtype=np.float32)
+
+
+def prepare(
+    pictures: str | os.PathLike[str],
+    folder: Path,
+    settings: TargetSettings,
+    *,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Targets:
+    """Return crops and targets, making what is not there yet.
+
+    Args:
+        pictures: a folder of natural pictures, searched with its sub-folders.
+        folder: where the two files are kept.
+        settings: what decides them.
+        threads: for the pretrained network; one per core by default.
+        progress: called as progress(pictures done, all pictures).
+
+    Raises:
+        DataError: if there are fewer than 8 pictures that can be read.
+        InputError: if `folder` holds targets of other settings or pictures.
+        ModelFileError: if the network's weights are not there.
+    """
+    paths, _ = list_pictures(Path(pictures), PICTURE_ENDINGS)
+    if not paths:
+        raise no_pictures("pictures", [Path(pictures)], PICTURE_ENDINGS)
+    paths = paths[: settings.max_pictures]
+    if len(paths) < MIN_PICTURES:
+        got, todo = str(len(paths)), "A teacher needs some thousands; a good one, many more."
+        raise DataError(message("pictures", f"at least {MIN_PICTURES}", got, where=pictures, todo=todo))
+    source = Source(settings, threads=threads)
+    wanted = _identity(settings, paths, Path(pictures), source)
+    done = _open(folder, wanted)
+    if done is None:
+        rng = np.random.default_rng((settings.seed, 1))
+        sample = [paths[i] for i in rng.permutation(len(paths))[:MEASURED]]
+        mean, deviation = _statistics(source, sample, settings)
+        done = {"identity": wanted, "pictures": 0, "left_out": {}, "mean": mean.tolist(), "std": deviation.tolist()}
+    mapped = _mapped(
+        folder,
+        done["pictures"] > 0,
+        len(paths) * settings.crops_per_picture,
+        settings,
+        min(source.n_channels, N_FEATURES),
+    )
+    _fill(source, paths, mapped, done, settings=settings, folder=folder, progress=progress)
+    left_out = done["left_out"]
+    each = settings.crops_per_picture
+    valid = [i * each + n for i in range(len(paths)) if str(i) not in left_out for n in range(each)]
+    if len(valid) < MIN_PICTURES * each:
+        problem = next(iter(left_out.values()))
+        raise DataError(message("pictures", f"at least {MIN_PICTURES} that can be read", problem, where=pictures))
+    facts = {
+        "pictures": len(valid) // each,
+        "pictures_sha256": wanted["pictures_sha256"],
+        "weights_sha256": source.backbone.weights_sha256,
+        "channels": source.n_channels,
+    }
+    return Targets(*mapped, np.array(valid, np.int64), tuple(left_out.values()), facts)
+
+
+def _identity(settings: TargetSettings, paths: Sequence[Path], root: Path, source: Source) -> dict[str, Any]:
+    """Return what the prepared files depend on, as it stands in their JSON."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            size = path.stat().st_size
+        except OSError:
+            size = -1
+        digest.update(f"{path.relative_to(root).as_posix()} {size}\n".encode())
+    found = {**asdict(settings), "layers": list(settings.layers)}
+    return {**found, "pictures_sha256": digest.hexdigest(), "weights_sha256": source.backbone.weights_sha256}
+
+
+def _open(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what is known of the files in a folder, or None if there are none."""
+    path = folder / PREPARED
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        identity = dict(found["identity"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        todo = f"Delete {folder}, or give another --work folder."
+        raise ModelFileError(
+            message(PREPARED, "what distill wrote", repr(str(error)[:80]), where=folder, todo=todo)
+        ) from None
+    other = [name for name in wanted if identity.get(name) != wanted[name]]
+    if other:
+        got = f"{other[0]} {identity.get(other[0])!r:.60}"
+        todo = f"Give the settings of before, or delete {folder} to begin anew."
+        expected = f"{other[0]} {wanted[other[0]]!r:.60}"
+        raise InputError(message("prepared crops", expected, got, where=folder, todo=todo))
+    return dict(found)
+
+
+def _mapped(
+    folder: Path, again: bool, n_crops: int, settings: TargetSettings, n_channels: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+    hw = output_hw("small", (settings.crop_px, settings.crop_px))
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for name, dtype, shape in (
+        ("crops.npy", np.uint8, (n_crops, settings.crop_px, settings.crop_px, 3)),
+        ("targets.npy", np.float16, (n_crops, *hw, n_channels)),
+    ):
+        path = folder / name
+        mode: Literal["r+", "w+"] = "r+" if again else "w+"
+        try:
+            found = np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
+        except (OSError, ValueError) as error:
+            raise save_error(name, path, error) if isinstance(error, OSError) else _spoilt(path, str(error)) from error
+        if found.shape != shape or found.dtype != dtype:
+            raise _spoilt(path, f"{found.dtype} {found.shape}")
+        made.append(found)
+    return made[0], made[1]
+
+
+def _spoilt(path: Path, got: str) -> ModelFileError:
+    todo = f"Delete {path.parent} to begin anew."
+    return ModelFileError(message(path.name, "what distill wrote", got[:120], where=path.parent, todo=todo))
+
+
+def _statistics(
+    source: Source, paths: Sequence[Path], settings: TargetSettings
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and deviation of each channel over some pictures."""
+    n, total, squares = 0, np.zeros(source.n_channels), np.zeros(source.n_channels)
+    for path in paths:
+        try:
+            picture = load(path)
+        except ImageError:
+            continue
+        rows = source.features(picture, _small_hw(picture, settings)).reshape(-1, source.n_channels).astype(np.float64)
+        n, total, squares = n + len(rows), total + rows.sum(axis=0), squares + (rows * rows).sum(axis=0)
+    if not n:
+        raise DataError(message("pictures", "some that can be read", f"none of {len(paths)} tried"))
+    mean = total / n
+    return mean, np.sqrt(np.maximum(squares / n - mean * mean, 1e-12))
+
+
+def _small_hw(picture: UInt8, settings: TargetSettings) -> tuple[int, int]:
+    """Return the size that a PDN sees a picture at; sides that the network's strides divide, so that they line up."""
+    height, width = picture.shape[:2]
+    scale = settings.image_px / min(height, width)
+    # Panoramas are squeezed to 3 to 1: more would only cost.
+    longer = [
+        min(max(settings.image_px, round(side * scale / ALIGNED) * ALIGNED), 3 * settings.image_px)
+        for side in (height, width)
+    ]
+    return longer[0], longer[1]
+
+
+def _fill(
+    source: Source,
+    paths: Sequence[Path],
+    mapped: tuple[NDArray[np.uint8], NDArray[np.float16]],
+    done: dict[str, Any],
+    *,
+    settings: TargetSettings,
+    folder: Path,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    mean, deviation = (np.array(done[name], np.float32) for name in ("mean", "std"))
+    to_384 = projection(source.n_channels, settings.seed) if source.n_channels > N_FEATURES else None
+    each = settings.crops_per_picture
+    for i in range(done["pictures"], len(paths)):
+        rng = np.random.default_rng((settings.seed, 2, i))
+        try:
+            crops, features = _crops(source, load(paths[i]), settings, rng)
+        except ImageError as error:
+            done["left_out"][str(i)] = str(error)
+        else:
+            features = (features - mean) / deviation
+            mapped[0][i * each : (i + 1) * each] = crops
+            mapped[1][i * each : (i + 1) * each] = features if to_384 is None else features @ to_384
+        done["pictures"] = i + 1
+        if (i + 1) % SAVE_EVERY == 0 or i + 1 == len(paths):
+            for array in mapped:
+                getattr(array, "flush", lambda: None)()
+            atomic_write(folder / PREPARED, json.dumps(done).encode(), name="prepared crops")
+        if progress is not None:
+            progress(i + 1, len(paths))
+
+
+def _crops(source: Source, picture: UInt8, settings: TargetSettings, rng: np.random.Generator) -> tuple[UInt8, Float32]:
+    """Return crops of a picture, flipped or grey by chance, and their targets, (n, crop_px, ...) and (n, h, w, C)."""
+    if rng.random() < 0.5:
+        picture = np.ascontiguousarray(picture[:, ::-1])
+    if rng.random() < GREY_SHARE:
+        grey = picture @ np.array([0.299, 0.587, 0.114], np.float32)
+        picture = np.repeat(np.rint(grey)[..., None], 3, axis=2).astype(np.uint8)
+    hw = _small_hw(picture, settings)
+    small, features = resize(picture, hw), source.features(picture, hw)
+    step = receptive_field(layers()).stride
+    side = settings.crop_px
+    n = output_hw("small", (side, side))[0]
+    crops, targets = [], []
+    for _ in range(settings.crops_per_picture):
+        # A place that is a multiple of the stride has the whole picture's outputs for its own.
+        row, column = (int(rng.integers(0, (pixels - side) // step + 1)) for pixels in hw)
+        crops.append(small[row * step : row * step + side, column * step : column * step + side])
+        targets.append(features[row : row + n, column : column + n])
+    return np.stack(crops), np.stack(targets)

@@ -1,0 +1,273 @@
+"""Fitting EfficientAD: good pictures in; a network, quantiles and calibrated thresholds out."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from blemish.detectors.efficientad.allocator import kept_memory
+from blemish.detectors.efficientad.devices import current, is_gpu
+from blemish.detectors.efficientad.graph import Networks, efficientad_graph
+from blemish.detectors.efficientad.last_layer import seconds_to_solve, solved
+from blemish.detectors.efficientad.loop import Loop, Outcome, Plan, plan_training
+from blemish.detectors.efficientad.maps import Maps, Quantiles, open_maps
+from blemish.detectors.efficientad.networks import arrays
+from blemish.detectors.efficientad.pdn import import_torch
+from blemish.detectors.efficientad.penalty import penalty_pictures
+from blemish.detectors.efficientad.settings import LEAST_PICTURES
+from blemish.detectors.efficientad.training import Pictures, Training
+from blemish.errors import DataError, message
+from blemish.ops.conformal import Calibration
+
+if TYPE_CHECKING:
+    from blemish.data.training_images import Progress, TrainingPictures
+    from blemish.detectors.efficientad.settings import EfficientAdSettings
+    from blemish.detectors.efficientad.teacher import Teacher
+    from blemish.types import Problem, UInt8
+
+# Parts instead of whole pictures where time is short: of 24 x 24 outputs, 125 x 125 pixels.
+SHORT_CROP = 24
+ENOUGH_STEPS = 10_000  # of whole pictures; with fewer, more steps on parts teach more
+TIMED_STEPS = 2
+TIMED_ON_GPU = 8  # of which the first load programs and record the graph
+AFTER = 2.5  # a prediction for calibration takes so many times as long as the teacher alone
+AFTER_S = 3.0  # building the graph
+LEAST_SHARE = 0.1  # of a budget is trained, also where reading the pictures took all of it
+
+
+class Split(NamedTuple):
+    """Which pictures are learnt from, which decide quantiles and the early stop, and which set the threshold."""
+
+    train: list[int]
+    held: list[int]
+    calibration: list[int]
+
+
+@dataclass(frozen=True)
+class FittedAd:
+    """What fitting ends in, and all that predicting needs.
+
+    Attributes:
+        maps: the network, and how its maps become one.
+        calibration: of scores; a picture's score is the highest value of its map, so it is that of maps too.
+        names: how each training picture is called.
+        sizes_hw: (height, width) of each.
+        provenance: where the model comes from, for `model.json`.
+        history: what training went through, for `model.json`.
+    """
+
+    maps: Maps
+    calibration: Calibration
+    names: tuple[str, ...]
+    sizes_hw: tuple[tuple[int, int], ...]
+    provenance: dict[str, str | int | float] = field(repr=False)
+    history: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+class Run(NamedTuple):
+    """What a fit is told beside its settings.
+
+    Attributes:
+        threads: for torch and the network.
+        device: "cpu", or a torch device.
+        checkpoint: a file for the state of the training, or None.
+        progress: called as progress(stage, done, total).
+    """
+
+    threads: int
+    device: str
+    checkpoint: str | os.PathLike[str] | None
+    progress: Progress
+
+
+def split_pictures(n: int, holdout: float, seed: int) -> Split:
+    """Return the split of `n` pictures: a share is not learnt from, at least two; a quarter of that is `held`.
+
+    The threshold's pictures decide nothing else, so that a new good picture is like one of them in every respect and
+    the false-alarm rate that they promise holds.
+
+    >>> [len(part) for part in split_pictures(209, 0.2, 0)]
+    [167, 10, 32]
+    """
+    n_out = min(max(2, round(holdout * n)), n - 2)
+    n_held = max(1, n_out // 4)
+    order = np.random.default_rng([seed, 2]).permutation(n)
+    parts = order[n_out:], order[:n_held], order[n_held:n_out]
+    return Split(*(sorted(part.tolist()) for part in parts))
+
+
+def fit(
+    settings: EfficientAdSettings, teacher: Teacher, pictures: TrainingPictures, run: Run
+) -> tuple[FittedAd, tuple[Problem, ...], str]:
+    """Return the fitted detector, problems met in the penalty folder, and a warning or "".
+
+    Raises:
+        DataError: if fewer than four pictures can be decoded, or the penalty folder has none.
+        InputError: if torch is missing, or the checkpoint is of other settings.
+    """
+    start = time.monotonic()
+    torch = import_torch()
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(run.threads)
+    try:
+        with kept_memory(), current(run.device):
+            return _fit(settings, teacher, pictures, run, start)
+    finally:
+        torch.set_num_threads(threads_before)
+
+
+def _fit(
+    settings: EfficientAdSettings, teacher: Teacher, pictures: TrainingPictures, run: Run, start: float
+) -> tuple[FittedAd, tuple[Problem, ...], str]:
+    penalty = penalty_pictures(settings.imagenet_dir, settings.geometry().network_hw, settings.seed)
+    inputs = _inputs(settings, pictures, run.progress)
+    split = split_pictures(len(inputs), settings.holdout, settings.seed)
+    began = time.monotonic()
+    learnt = Pictures(inputs[split.train], inputs[split.held], penalty)
+    training = Training(settings, settings.crop, teacher.state, learnt, device=run.device)
+    each = (time.monotonic() - began) / min(len(split.train), 64)
+    plan = plan_training(settings, len(split.train))
+    if plan.seconds is not None:
+        after = AFTER * each * (len(inputs) - len(split.train)) + AFTER_S
+        if settings.solve_last:
+            after += seconds_to_solve(training, each)
+        plan = _planned(training, plan, start + plan.seconds - after)
+    of = {"settings": settings.to_dict(), "teacher": teacher.sha256, "pictures": pictures.sha256, "crop": plan.crop}
+    loop = Loop(training, plan, checkpoint=run.checkpoint, of=of, progress=run.progress)
+    outcome = loop.run()
+    maps, calibration = _calibrated(_networks(training, teacher, run), training, inputs, split, run)
+    provenance: dict[str, str | int | float] = {
+        "seed": settings.seed,
+        "backbone": f"teacher {teacher.file.name}",
+        "backbone_sha256": teacher.sha256,
+        "n_training_files": len(pictures),
+        "training_sha256": pictures.sha256,
+        "n_steps": outcome.n_steps,
+        "training_s": round(outcome.seconds, 3),
+        "fit_s": round(time.monotonic() - start, 3),
+    }
+    names, sizes = tuple(pictures.names), tuple(pictures.sizes_hw)
+    fitted = FittedAd(maps, calibration, names, sizes, provenance, _history(plan, outcome, split))
+    return fitted, tuple(penalty.problems), outcome.warning
+
+
+def _inputs(settings: EfficientAdSettings, pictures: TrainingPictures, progress: Progress) -> UInt8:
+    """Return all pictures as the network's inputs, (n, h, w, 3) uint8: 0.2 MB each at 256 pixels."""
+    found, good = [], []
+    geometry = settings.geometry()
+    for i, picture in pictures.prepared(geometry, range(len(pictures)), stage="reading pictures", progress=progress):
+        found.append(picture)
+        good.append(i)
+    pictures.keep(good)
+    if len(found) < LEAST_PICTURES:
+        raise DataError(message("good pictures", f"at least {LEAST_PICTURES}", str(len(found))))
+    return np.stack(found)
+
+
+def _planned(training: Training, plan: Plan, end: float) -> Plan:
+    """Return the plan with steps and parts of pictures that make the most of the time until `end`, by timing a few."""
+    assert plan.seconds is not None
+    least = LEAST_SHARE * plan.seconds
+    crop = training.settings.crop
+    each = _seconds_a_step(training)
+    short = min(SHORT_CROP, *training.hw) // 4 * 4
+    if crop is None and not training.settings.padding and short >= 4 and end - time.monotonic() < ENOUGH_STEPS * each:
+        crop = short
+        training.crop_hw = (short, short)
+        each = _seconds_a_step(training)
+    seconds = max(end - time.monotonic(), least)
+    return Plan(min(plan.n_steps, max(1, int(seconds / each))), crop, seconds)
+
+
+def _seconds_a_step(training: Training) -> float:
+    """Return how long a step takes, and leave the networks as they were."""
+    torch = import_torch()
+    before = [tensor.detach().clone() for tensor in training.learnt]
+    times = []
+    for k in range(TIMED_ON_GPU if is_gpu(training.device) else TIMED_STEPS):
+        start = time.monotonic()
+        training.step(k, training.settings.lr)
+        times.append(time.monotonic() - start)
+    with torch.no_grad():
+        for tensor, old in zip(training.learnt, before, strict=True):
+            tensor.copy_(old)
+    training.optimiser.state.clear()
+    return max(min(times), 1e-4)
+
+
+def _networks(training: Training, teacher: Teacher, run: Run) -> Networks:
+    """Return what was trained, with the student's last layer solved for if that is wanted."""
+    settings = training.settings
+    if settings.solve_last:
+        run.progress("solving the last layer", 0, 1)
+        student = solved(training)
+        run.progress("solving the last layer", 1, 1)
+    else:
+        student = training.student.weights()
+    return Networks(
+        teacher.state,
+        student,
+        arrays(training.autoencoder),
+        training.mean.cpu().numpy(),
+        training.std.cpu().numpy(),
+        settings.model_size,
+        settings.padding,
+    )
+
+
+def _calibrated(
+    networks: Networks, training: Training, inputs: UInt8, split: Split, run: Run
+) -> tuple[Maps, Calibration]:
+    """Return the network with its quantiles, and the threshold: each from pictures that nothing else was taken from."""
+    settings = training.settings
+    geometry = settings.geometry()
+    model = efficientad_graph(networks, geometry.network_hw)
+    maps = open_maps(
+        model,
+        geometry,
+        padding=settings.padding,
+        pad_maps=settings.pad_maps,
+        border=settings.border,
+        sigma_px=settings.map_sigma_px,
+        threads=run.threads,
+    )
+    total = len(split.held) + len(split.calibration)
+    raw = []
+    for done, i in enumerate((*split.held, *split.calibration), start=1):
+        raw.append(maps.raw(inputs[i]))
+        run.progress("calibrating", done, total)
+    student, autoencoder = (Quantiles.of(np.stack([pair[k] for pair in raw[: len(split.held)]])) for k in (0, 1))
+    maps = replace(maps, student=student, autoencoder=autoencoder, share=_share(training.explained()))
+    scores = [float(maps.joined(*pair).max()) for pair in raw[len(split.held) :]]
+    return maps, Calibration.from_scores(scores, settings.false_alarm_rate)
+
+
+def _share(explained: float) -> float:
+    """Return how much the autoencoder's map counts: half if it rebuilds all, nothing if it rebuilds nothing.
+
+    The map of an autoencoder that has learnt nothing yet is noise, which its own quantiles make as strong as the
+    student's. Differs: half in the paper, whatever it has learnt.
+
+    >>> _share(0.0), _share(1.0)
+    (0.0, 0.5)
+    """
+    return explained / (1 + explained)
+
+
+def _history(plan: Plan, outcome: Outcome, split: Split) -> dict[str, Any]:
+    """Return what the training went through, as JSON holds it."""
+    return {
+        "planned_steps": plan.n_steps,
+        "crop": plan.crop,
+        "budget_s": plan.seconds,
+        "losses": [[k, *losses] for k, losses in outcome.losses],
+        "held_out": outcome.held_out,
+        "n_learnt": len(split.train),
+        "n_held": len(split.held),
+        "n_calibration": len(split.calibration),
+        "warning": outcome.warning,
+    }

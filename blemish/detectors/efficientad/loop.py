@@ -1,0 +1,247 @@
+"""The loop around EfficientAD's training: its plan, checkpoints, early stop, and losses that burst."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from blemish.detectors.efficientad.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from blemish.detectors.efficientad.loss import hard_share
+from blemish.detectors.efficientad.pdn import import_torch
+from blemish.detectors.efficientad.training import Losses, Training
+from blemish.errors import InputError, message
+
+if TYPE_CHECKING:
+    from blemish.data.training_images import Progress
+    from blemish.detectors.efficientad.settings import EfficientAdSettings
+
+LATE, LATE_FACTOR = 0.95, 0.1  # nelson1425/efficientad.py and anomalib: the rate falls to a tenth at 95 % of the steps
+CHECK_STEPS = 500  # between two looks at the held-out pictures
+PATIENCE = 8  # looks without a gain, after which the last part of the training begins
+LEAST_GAIN = 0.005
+SAVE_S = 60.0  # between two checkpoints
+KEEP_STEPS = 50  # between two copies of good weights
+BURST = (
+    "The loss was no number any more at step {step}; the weights of step {kept} are kept. "
+    "Try a lower lr, such as {lr:.0e}."
+)
+
+
+class Plan(NamedTuple):
+    """How much is trained.
+
+    Attributes:
+        n_steps: at most so many steps.
+        crop: rows and columns of outputs that a step looks at in each picture; None for all.
+        seconds: when training ends at the latest; None for no limit.
+    """
+
+    n_steps: int
+    crop: int | None
+    seconds: float | None
+
+
+@dataclass
+class Outcome:
+    """What training ended with.
+
+    Attributes:
+        n_steps: how many were taken.
+        seconds: how long they took.
+        losses: (step, the four losses averaged since the last entry).
+        held_out: (step, held-out loss).
+        warning: a sentence for the user if something went wrong, else "".
+    """
+
+    n_steps: int = 0
+    seconds: float = 0.0
+    losses: list[tuple[int, Losses]] = field(default_factory=list)
+    held_out: list[tuple[int, float]] = field(default_factory=list)
+    warning: str = ""
+
+
+def plan_training(settings: EfficientAdSettings, n_pictures: int) -> Plan:
+    """Return how much is trained as the settings say: the least of steps, epochs and time."""
+    steps = settings.max_steps
+    if settings.max_epochs is not None:
+        steps = min(steps, max(1, settings.max_epochs * n_pictures // settings.batch_size))
+    return Plan(steps, settings.crop, settings.budget_s)
+
+
+class Loop:
+    """Trains, and can be stopped and begun again.
+
+    Args:
+        training: the networks.
+        plan: how much.
+        checkpoint: a file that the state is written to now and then, and read from where it is there; None for none.
+        of: what the checkpoint belongs to: settings, teacher, pictures.
+        progress: called as progress(stage, steps done, steps); the stage tells the loss.
+        clock: tells seconds.
+
+    Raises:
+        InputError: if the checkpoint is of other settings or pictures.
+        ModelFileError: if it is damaged.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        plan: Plan,
+        *,
+        checkpoint: str | os.PathLike[str] | None,
+        of: dict[str, Any],
+        progress: Progress,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.training, self.plan, self.path, self.of = training, plan, checkpoint, of
+        self.progress, self.clock = progress, clock
+        self.outcome = Outcome()
+        self.end = plan.n_steps
+        self._best, self._since_best = float("inf"), 0
+        self._recent: list[Losses] = []
+        self._good: list[Any] = []
+        self._good_step = 0
+        found = load_checkpoint(checkpoint, of) if checkpoint is not None else None
+        if found is not None:
+            self._resume(found)
+
+    def run(self) -> Outcome:
+        """Train to the end, and return what came of it.
+
+        Raises:
+            InputError: if the very first losses are no numbers.
+            SaveError: if a checkpoint can't be written.
+        """
+        started = self.clock() - self.outcome.seconds
+        saved = self.clock()
+        try:
+            while self.outcome.n_steps < self.end and not self._is_late(1.0):
+                if self.outcome.n_steps % KEEP_STEPS == 0:
+                    self._keep()
+                if not self._step():
+                    break
+                self.outcome.seconds = self.clock() - started
+                if self.path is not None and self.clock() - saved > SAVE_S:
+                    self._save()
+                    saved = self.clock()
+        finally:
+            # Also where Ctrl-C came: what was trained so far is not lost.
+            self.outcome.seconds = self.clock() - started
+            if self.path is not None and self.outcome.n_steps:
+                self._save()
+        self.progress("training", self.end, self.end)
+        return self.outcome
+
+    def _step(self) -> bool:
+        """Take one step, and return whether to go on."""
+        k = self.outcome.n_steps
+        rate = self.training.settings.lr * (LATE_FACTOR if k >= LATE * self.end or self._is_late(LATE) else 1.0)
+        losses = self.training.step(k, rate, hard_share(k, self.plan.n_steps))
+        if not np.isfinite(losses.total):
+            self._burst(k)
+            return False
+        self.outcome.n_steps = k + 1
+        self._recent.append(losses)
+        if len(self._recent) == KEEP_STEPS:
+            mean = Losses(*np.mean(self._recent, axis=0).tolist())
+            self.outcome.losses.append((k + 1, mean))
+            self._recent = []
+        if self.training.settings.early_stop and (k + 1) % CHECK_STEPS == 0:
+            self._look(k + 1)
+        total = self._expected()
+        self.progress(f"training, loss {losses.total:.3f}", min(k + 1, total - 1), total)
+        return True
+
+    def _is_late(self, share: float) -> bool:
+        """Return whether this share of the time is over."""
+        return self.plan.seconds is not None and self.outcome.seconds >= share * self.plan.seconds
+
+    def _expected(self) -> int:
+        """Return how many steps there will be, as far as can be told."""
+        if self.plan.seconds is None or not self.outcome.seconds:
+            return self.end
+        return max(
+            self.outcome.n_steps + 1,
+            min(self.end, round(self.outcome.n_steps * self.plan.seconds / self.outcome.seconds)),
+        )
+
+    def _look(self, k: int) -> None:
+        """Measure the held-out loss; where it does not fall any more, begin the last part of the training."""
+        loss = self.training.held_out_loss()
+        self.outcome.held_out.append((k, loss))
+        if loss < self._best * (1 - LEAST_GAIN):
+            self._best, self._since_best = loss, 0
+            return
+        self._since_best += 1
+        if self._since_best >= PATIENCE and k < LATE * self.end:
+            self.end = min(self.end, int(k / LATE) + 1)
+
+    def _keep(self) -> None:
+        torch = import_torch()
+        with torch.no_grad():
+            self._good = [tensor.clone() for tensor in self.training.learnt]
+        self._good_step = self.outcome.n_steps
+
+    def _burst(self, k: int) -> None:
+        """Go back to the last good weights after a loss that is no number."""
+        torch = import_torch()
+        lr = self.training.settings.lr / 10
+        if k == 0:
+            todo = "The teacher's weights or the pictures are not what they should be."
+            raise InputError(message("loss", "a number", "NaN or infinity at the first step", todo=todo))
+        with torch.no_grad():
+            for tensor, good in zip(self.training.learnt, self._good, strict=True):
+                tensor.copy_(good)
+        self.outcome.n_steps = self._good_step
+        self.outcome.warning = BURST.format(step=k + 1, kept=self._good_step, lr=lr)
+
+    def _save(self) -> None:
+        tensors = {}
+        for i, tensor in enumerate(self.training.learnt):
+            tensors[f"weight.{i}"] = tensor.detach().cpu().numpy()
+            for name, value in self.training.optimiser.state[tensor].items():
+                tensors[f"{name}.{i}"] = value.cpu().numpy()
+        recent = np.array(self._recent, np.float64).reshape(-1, len(Losses._fields))
+        state = {
+            "of": self.of,
+            "n_steps": self.outcome.n_steps,
+            "seconds": self.outcome.seconds,
+            "losses": self.outcome.losses,
+            "held_out": self.outcome.held_out,
+            "recent": recent,
+            "best": min(self._best, 1e300),
+            "since_best": self._since_best,
+            "end": self.end,
+        }
+        assert self.path is not None
+        save_checkpoint(self.path, tensors, state)
+
+    def _resume(self, found: Checkpoint) -> None:
+        """Take up the state of a checkpoint."""
+        torch = import_torch()
+        with torch.no_grad():
+            for i, tensor in enumerate(self.training.learnt):
+                tensor.copy_(torch.from_numpy(np.array(found.tensors[f"weight.{i}"])))
+                moments = {
+                    name: torch.from_numpy(np.array(found.tensors[f"{name}.{i}"])).to(tensor.device)
+                    for name in ("step", "exp_avg", "exp_avg_sq")
+                    if f"{name}.{i}" in found.tensors
+                }
+                if moments:
+                    self.training.optimiser.state[tensor] = moments
+        state = found.state
+        self.outcome = Outcome(
+            state["n_steps"],
+            state["seconds"],
+            [(k, Losses(*losses)) for k, losses in state["losses"]],
+            [(k, loss) for k, loss in state["held_out"]],
+        )
+        self._recent = [Losses(*losses) for losses in state["recent"]]
+        self._best, self._since_best, self.end = state["best"], state["since_best"], state["end"]
+        self._keep()

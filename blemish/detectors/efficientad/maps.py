@@ -1,0 +1,163 @@
+"""From the two maps of EfficientAD's network to one map of the picture, and to its score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from blemish._validation.checks import describe
+from blemish.backbones.backbone import run, session
+from blemish.detectors.efficientad.graph import OUTPUTS
+from blemish.detectors.efficientad.pdn_tiles import FIELD_PX, STRIDE_PX
+from blemish.errors import ModelFileError, message
+from blemish.imaging.anomaly_map import smooth, upsample
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+    from blemish.detectors.efficientad.settings import Border
+    from blemish.imaging.geometry import Geometry
+    from blemish.types import Float32, UInt8
+
+LOW, HIGH = 0.9, 0.995  # Batzner et al. 2024, section 3.4
+AT_HIGH = 0.1  # what the higher quantile becomes
+PAD = 4  # cells that anomalib and nelson1425 add on every side: 56 to 64
+LEAST_SPREAD = 1e-6  # of the higher quantile: maps of constant pictures have none
+
+
+class Quantiles(NamedTuple):
+    """What one of the maps is on good pictures: its 0.9 and 0.995 quantile, on the network's own grid."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, maps: Float32) -> Quantiles:
+        """Return the quantiles of some pictures' maps, (N, h, w) float32."""
+        low, high = (float(value) for value in np.quantile(maps, (LOW, HIGH)))
+        return cls(low, max(high, low + max(LEAST_SPREAD * abs(low), 1e-12)))
+
+    def normalised(self, values: Float32) -> Float32:
+        """Return values with `low` at 0 and `high` at 0.1."""
+        scaled: Float32 = (values - np.float32(self.low)) * np.float32(AT_HIGH / (self.high - self.low))
+        return scaled
+
+
+UNKNOWN = Quantiles(0.0, 1.0)  # until they were measured
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Runs the network and joins its two maps.
+
+    Attributes:
+        model: the bytes of the graph.
+        running: a session of it.
+        geometry: how a picture becomes its input.
+        student: quantiles of the student's map.
+        autoencoder: quantiles of the autoencoder's map.
+        padding: whether the networks pad, so that their maps cover the whole picture.
+        pad_maps: whether maps are laid where their cells lie; False stretches them over the picture.
+        border: what lies around them then: "edge" goes on with the outermost cell, "zero" puts 0 into the raw maps
+            as anomalib does, "normal" puts 0 into the joined map as nelson1425 does.
+        share: how much the autoencoder's map counts, the student's the rest: half in Batzner et al. 2024.
+        sigma_px: smoothing of the joined map, in pixels of the network's input.
+    """
+
+    model: bytes
+    running: onnxruntime.InferenceSession
+    geometry: Geometry
+    student: Quantiles
+    autoencoder: Quantiles
+    padding: bool
+    pad_maps: bool
+    border: Border
+    share: float = 0.5
+    sigma_px: float = 0.0
+
+    def raw(self, network_input: UInt8) -> tuple[Float32, Float32]:
+        """Return both maps, (h, w) float32, of one input of the network, (H, W, 3) uint8."""
+        found = run(self.running, network_input[None])
+        student, autoencoder = (found[name][0] for name in OUTPUTS)
+        return student, autoencoder
+
+    def joined(self, student: Float32, autoencoder: Float32) -> Float32:
+        """Return the weighted mean of the normalised maps at the size of the network's input."""
+        hw = self.geometry.network_hw
+        both = smooth(self._mean(student, autoencoder), self.sigma_px / STRIDE_PX)
+        if self.padding or not self.pad_maps:
+            return upsample(both, hw)
+        if self.border == "edge":
+            return placed(both, hw)
+        value = 0.0
+        if self.border == "zero":
+            nothing = np.zeros(1, np.float32)
+            value = float(self._mean(nothing, nothing)[0])
+        return upsample(np.pad(both, PAD, constant_values=value).astype(np.float32), hw)
+
+    def _mean(self, student: Float32, autoencoder: Float32) -> Float32:
+        share = np.float32(self.share)
+        first, second = self.student.normalised(student), self.autoencoder.normalised(autoencoder)
+        mean: Float32 = (1 - share) * first + share * second
+        return mean
+
+    def score_and_map(self, picture: UInt8) -> tuple[float, Float32]:
+        """Return the score, which is the joined map's highest value, and the map at the picture's size."""
+        joined = self.joined(*self.raw(self.geometry.prepare(picture)))
+        return float(joined.max()), self.geometry.restore(joined, (picture.shape[0], picture.shape[1]), 0.0)
+
+
+def placed(cells: Float32, hw: tuple[int, int]) -> Float32:
+    """Return the map of a network without padding, laid where its cells lie, the outermost going on beyond them.
+
+    Cell i sees pixels 4 i to 4 i + 32, so that its middle is pixel 4 i + 16.
+    """
+    height, width = (_between(n, size) for n, size in zip(cells.shape, hw, strict=True))
+    found: Float32 = height @ cells @ width.T
+    return found
+
+
+def _between(n_cells: int, n_pixels: int) -> Float32:
+    """Return (n_pixels, n_cells) float32, how much each cell counts for each pixel: bilinear interpolation."""
+    at = np.clip((np.arange(n_pixels) - FIELD_PX // 2) / STRIDE_PX, 0, n_cells - 1)
+    low = np.minimum(at.astype(np.int64), max(n_cells - 2, 0))
+    share = (at - low).astype(np.float32)
+    weights = np.zeros((n_pixels, n_cells), np.float32)
+    weights[np.arange(n_pixels), low] = 1 - share
+    weights[np.arange(n_pixels), np.minimum(low + 1, n_cells - 1)] += share
+    return weights
+
+
+def open_maps(
+    model: bytes,
+    geometry: Geometry,
+    *,
+    padding: bool,
+    pad_maps: bool,
+    border: Border,
+    threads: int,
+    student: Quantiles = UNKNOWN,
+    autoencoder: Quantiles = UNKNOWN,
+    share: float = 0.5,
+    sigma_px: float = 0.0,
+) -> Maps:
+    """Return a network that runs, after trying it on a black picture.
+
+    Raises:
+        InputError: if it does not take pictures of this geometry.
+        ModelFileError: if it can't be run, or its outputs are no two maps of one size.
+    """
+    running = session(model, threads=threads)
+    maps = Maps(model, running, geometry, student, autoencoder, padding, pad_maps, border, share, sigma_px)
+    found = run(running, np.zeros((1, *geometry.network_hw, 3), np.uint8))
+    shapes = [describe(found.get(name)) for name in OUTPUTS]
+    arrays = [found[name] for name in OUTPUTS if name in found]
+    good = len(arrays) == 2 and all(
+        array.ndim == 3 and array.dtype == np.float32 and array.size and len(array) == 1 and np.isfinite(array).all()
+        for array in arrays
+    )
+    if not good or arrays[0].shape != arrays[1].shape:
+        raise ModelFileError(message("network.onnx", "two finite float32 maps (1, h, w)", " and ".join(shapes)))
+    return maps

@@ -1,0 +1,182 @@
+"""Pictures of other things, on which a student is kept from imitating its teacher: out of a folder, or drawn here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import cv2
+import numpy as np
+
+from blemish.data.discovery import PICTURE_ENDINGS, list_pictures, no_pictures
+from blemish.data.synthetic.textures import noise
+from blemish.errors import DataError, ImageError, message
+from blemish.imaging.decode import load
+from blemish.imaging.resize import resize
+from blemish.types import Float32, Problem, UInt8
+
+if TYPE_CHECKING:
+    import os
+
+GREY_SHARE = 0.3  # nelson1425/efficientad.py and anomalib: RandomGrayscale(0.3)
+ZOOM = 2  # pictures are brought to twice the size of the networks' input before a part is cut out: the same programs
+N_DRAWN = 48
+N_LEAVES = (60, 500)
+
+
+class Penalty(Protocol):
+    """Where penalty pictures come from."""
+
+    problems: list[Problem]
+
+    def parts(self, rng: np.random.Generator, n: int, hw: tuple[int, int]) -> UInt8:
+        """Return `n` random parts of random pictures, (n, h, w, 3) uint8."""
+
+
+class PenaltyFolder:
+    """Photographs out of a folder and its sub-folders; each is read when it is first drawn.
+
+    Args:
+        folder: where they are.
+        image_hw: size of the networks' input; pictures are brought to twice that.
+
+    Attributes:
+        problems: the pictures that could not be read; others are taken instead.
+
+    Raises:
+        DataError: if there are no pictures.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], image_hw: tuple[int, int]) -> None:
+        self.folder = Path(folder)
+        self.problems: list[Problem] = []
+        self._hw = ZOOM * image_hw[0], ZOOM * image_hw[1]
+        if not self.folder.is_dir():
+            got = "a file" if self.folder.exists() else "nothing there"
+            raise DataError(message("imagenet_dir", "a folder of photographs", got, where=self.folder))
+        self._paths, _ = list_pictures(self.folder, PICTURE_ENDINGS)
+        self._broken: set[Path] = set()
+        if not self._paths:
+            raise no_pictures("imagenet_dir", [self.folder], PICTURE_ENDINGS)
+
+    def parts(self, rng: np.random.Generator, n: int, hw: tuple[int, int]) -> UInt8:
+        """Return `n` random parts of random pictures, (n, h, w, 3) uint8.
+
+        Raises:
+            DataError: if no picture is left that can be read.
+        """
+        return np.stack([_part(rng, self._one(rng), hw) for _ in range(n)])
+
+    def _one(self, rng: np.random.Generator) -> UInt8:
+        while len(self._broken) < len(self._paths):
+            # Broken ones stay in the list, so that a draw means the same picture in a run that is resumed.
+            path = self._paths[int(rng.integers(len(self._paths)))]
+            if path in self._broken:
+                continue
+            try:
+                return resize(load(path), self._hw)
+            except ImageError as error:
+                self.problems.append(Problem(path, "unreadable", f"{error} It was left out of the penalty pictures."))
+                self._broken.add(path)
+        todo = "Give a folder with photographs that open, or none: then pictures are drawn."
+        got = f"{len(self.problems)} broken, the first: {self.problems[0].text}"
+        raise DataError(message("imagenet_dir", "a picture that can be read", got, where=self.folder, todo=todo))
+
+
+class DrawnPenalty:
+    """Pictures that are drawn: leaves of all sizes, each of its own colour and texture, one over the other.
+
+    Their edges, corners, gradients and textures occur at all scales, as in photographs ("dead leaves").
+
+    Args:
+        image_hw: size of the networks' input; pictures are twice as large.
+        seed: of the pictures.
+
+    Source: Lee, Mumford & Huang 2001, "Occlusion models for natural images"; Baradad et al. 2021 (arXiv 2106.05963)
+    train networks on such pictures.
+    """
+
+    def __init__(self, image_hw: tuple[int, int], seed: int) -> None:
+        self.problems: list[Problem] = []
+        self._hw = ZOOM * image_hw[0], ZOOM * image_hw[1]
+        self._seed = seed
+        self._kept: dict[int, UInt8] = {}
+
+    def parts(self, rng: np.random.Generator, n: int, hw: tuple[int, int]) -> UInt8:
+        """Return `n` random parts of random pictures, (n, h, w, 3) uint8."""
+        return np.stack([_part(rng, self._one(int(rng.integers(N_DRAWN))), hw) for _ in range(n)])
+
+    def _one(self, i: int) -> UInt8:
+        if i not in self._kept:
+            self._kept[i] = dead_leaves(np.random.default_rng([self._seed, i]), self._hw)
+        return self._kept[i]
+
+
+def dead_leaves(rng: np.random.Generator, hw: tuple[int, int]) -> UInt8:
+    """Return one drawn picture, (h, w, 3) uint8."""
+    height, width = hw
+    side = max(hw)
+    textures = [_texture(rng, side) for _ in range(4)]
+    picture = textures[0][:height, :width].copy()
+    # Between 1 / r^3, where leaves of every size cover as much, and the few large ones that photographs have in front.
+    low, high = 4.0, side / 3
+    radii = 1 / (1 / high + rng.random(int(rng.integers(*N_LEAVES))) * (1 / low - 1 / high))
+    for radius in radii:
+        x, y, reach = int(rng.integers(width)), int(rng.integers(height)), int(radius) + 2
+        top, left = max(0, y - reach), max(0, x - reach)
+        window = picture[top : y + reach, left : x + reach]
+        inside = _leaf(rng, window.shape[:2], (x - left, y - top), float(radius))[..., None]
+        texture = textures[int(rng.integers(4))][top : y + reach, left : x + reach][: len(window), : window.shape[1]]
+        colour = _colour(rng)
+        window += (colour + np.float32(rng.choice([0.0, 0.4, 0.8])) * (texture - colour) - window) * inside
+    picture = cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.4, 1.2)))
+    picture += rng.normal(0, rng.uniform(0, 6), picture.shape).astype(np.float32)
+    return np.asarray(np.clip(picture, 0, 255).astype(np.uint8))
+
+
+def _colour(rng: np.random.Generator) -> Float32:
+    """Return a colour from 0 to 255, mostly a dull one, as in photographs."""
+    grey = rng.uniform(10, 245)
+    colour = grey + rng.normal(0, 1, 3) * rng.choice([8.0, 25.0, 70.0])
+    return np.asarray(np.clip(colour, 0, 255), np.float32)
+
+
+def _texture(rng: np.random.Generator, side: int) -> Float32:
+    """Return noise of several scales in a random pair of colours, (side, side, 3) float32."""
+    field = np.zeros((side, side), np.float32)
+    for cell in 2.0 ** rng.uniform(1, 7, 3):
+        stretch = 2.0 ** rng.uniform(-1.5, 1.5)
+        field += np.float32(rng.uniform(0.2, 1)) * noise(rng, side, cell * stretch, cell / stretch).astype(np.float32)
+    dark, light = _colour(rng), _colour(rng)
+    mixed = dark + (light - dark) * np.clip(field / 4 + 0.5, 0, 1)[..., None]
+    return np.asarray(mixed, np.float32)
+
+
+def _leaf(rng: np.random.Generator, hw: tuple[int, ...], centre: tuple[int, int], radius: float) -> Float32:
+    """Return how much an ellipse, a polygon or a bar covers of each pixel, (h, w) float32 from 0 to 1."""
+    mask = np.zeros(hw, np.uint8)
+    kind, turn = int(rng.integers(3)), float(rng.uniform(0, 180))
+    if kind == 0:
+        sides = max(1, int(radius)), max(1, int(radius * rng.uniform(0.3, 1)))
+        cv2.ellipse(mask, centre, sides, turn, 0, 360, 255, -1, cv2.LINE_AA)
+    else:
+        bar = np.array([0.15, np.pi - 0.15, np.pi + 0.15, -0.15])
+        angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 8)))) if kind == 1 else bar
+        points = radius * np.column_stack([np.cos(angles + turn), np.sin(angles + turn)]) + centre
+        cv2.fillPoly(mask, [np.round(points).astype(np.int32)], 255, cv2.LINE_AA)
+    return np.asarray(mask / 255, np.float32)
+
+
+def _part(rng: np.random.Generator, picture: UInt8, hw: tuple[int, int]) -> UInt8:
+    """Return a random part, grey at times, (h, w, 3) uint8."""
+    top, left = (int(rng.integers(whole - part + 1)) for whole, part in zip(picture.shape[:2], hw, strict=True))
+    part = picture[top : top + hw[0], left : left + hw[1]]
+    if rng.random() < GREY_SHARE:
+        grey = cv2.cvtColor(np.ascontiguousarray(part), cv2.COLOR_RGB2GRAY)
+        part = np.repeat(grey[..., None], 3, axis=2)
+    return part
+
+
+def penalty_pictures(folder: str | None, image_hw: tuple[int, int], seed: int) -> Penalty:
+    """Return the penalty pictures of a folder, or drawn ones where none is named."""
+    return DrawnPenalty(image_hw, seed) if folder is None else PenaltyFolder(folder, image_hw)

@@ -1,0 +1,219 @@
+"""A detector meets a data set: fit, test, predict, and the figures of what went wrong."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from blemish._validation.anomalib_arguments import OF_ENGINE, refuses
+from blemish.data.datasets import DataSet
+from blemish.data.training_images import Picture, Progress, no_progress
+from blemish.detectors.patchcore.settings import check_whole
+from blemish.detectors.registry import Trained
+from blemish.errors import DataError, ImageError, InputError, message
+from blemish.imaging.decode import load_mask
+from blemish.metrics.classification import bootstrap_intervals, image_metrics
+from blemish.metrics.segmentation import PixelCounts
+from blemish.types import Bool, Prediction, Problem, Report, Sample, Tested
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from blemish.detectors.registry import Detector
+
+
+@dataclass
+class _Tally:
+    """What testing adds up as it goes, so that no map is kept."""
+
+    tested: list[Tested] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    pixels: dict[str, PixelCounts] = field(default_factory=dict)
+
+    def pixel_metrics(self, defects: Iterable[str]) -> dict[str, float]:
+        """Return the pixel metrics of these defect types together with the good pictures."""
+        chosen = [self.pixels[defect] for defect in ("good", *defects) if defect in self.pixels]
+        return sum(chosen, PixelCounts()).metrics()
+
+
+class Engine:
+    """Fits and tests detectors on data sets.
+
+    Args:
+        progress: called now and then as progress(stage, done, total); None for silence.
+        max_epochs: how often a detector that trains (`EfficientAd`) sees each picture at most; None leaves it to the
+            detector. `Patchcore` looks at each picture once whatever this says, as anomalib's does.
+        max_steps: how many steps such a detector trains at most.
+
+    Raises:
+        InputError: if a number is below 1.
+
+    >>> from blemish import Engine, MVTecAD, Patchcore  # doctest: +SKIP
+    >>> engine, model = Engine(), Patchcore()  # doctest: +SKIP
+    >>> data = MVTecAD("datasets/MVTecAD", category="grid")  # doctest: +SKIP
+    >>> engine.fit(model=model, datamodule=data)  # doctest: +SKIP
+    >>> engine.test(model=model, datamodule=data)  # doctest: +SKIP
+    [{'image_AUROC': 0.99, ...}]
+    """
+
+    @refuses("Engine", OF_ENGINE)
+    def __init__(
+        self, *, progress: Progress | None = None, max_epochs: int | None = None, max_steps: int | None = None
+    ) -> None:
+        self.progress: Progress = progress or no_progress
+        self.limits = {"max_epochs": max_epochs, "max_steps": max_steps}
+        for name, value in self.limits.items():
+            if value is not None:
+                check_whole(name, value, 1, 10**7)
+        self._fit_s: WeakKeyDictionary[Detector, float] = WeakKeyDictionary()
+
+    def fit(self, model: Detector, datamodule: DataSet) -> None:
+        """Fit a detector on a data set's good training pictures; nothing else of it is looked at.
+
+        Raises:
+            DataError: if fewer than two training pictures can be read.
+        """
+        start = time.perf_counter()
+        if isinstance(model, Trained):
+            model.limit(**self.limits)
+        model.fit(datamodule.train, progress=self.progress)
+        self._fit_s[model] = time.perf_counter() - start
+
+    def test(self, model: Detector, datamodule: DataSet) -> list[dict[str, float]]:
+        """Return one dictionary of metrics on the test pictures, in a list as anomalib's users know it.
+
+        Keys: image_AUROC, image_AP, image_F1Max, pixel_AUROC, pixel_AP, pixel_F1Max, AUPRO (FPR limit 0.3), AUPRO_0.05,
+        and false_alarm_rate and miss_rate at the calibrated threshold. A metric that the data does not define (no
+        masks, no defects) is absent.
+
+        Raises:
+            DataError: if no test picture can be read.
+        """
+        return [dict(self.evaluate(model, datamodule).metrics)]
+
+    def evaluate(self, model: Detector, datamodule: DataSet) -> Report:
+        """Return all that testing says: metrics with intervals, rows per defect type, each picture's score.
+
+        Pictures are read and predicted one after the other, so that times per picture are what a line would see. A
+        defective picture whose mask is absent, empty, broken or of another size counts for image metrics only.
+
+        Raises:
+            DataError: if no test picture can be read.
+        """
+        samples = datamodule.test
+        if not samples:
+            todo = "Give test pictures: a test folder, or abnormal_dir= of Folder."
+            raise DataError(message("test pictures", "at least one", "none", where=datamodule.name, todo=todo))
+        start = time.perf_counter()
+        tally = _Tally()
+        for done, sample in enumerate(samples, start=1):
+            _test_one(model, sample, tally)
+            self.progress("testing", done, len(samples))
+        if not tally.tested:
+            got = f"{len(tally.problems)} broken, the first: {tally.problems[0].text}"
+            raise DataError(message("test pictures", "one that can be read", got, where=datamodule.name))
+        timings = {
+            "test_s": time.perf_counter() - start,
+            "predict_ms": 1000 * float(np.median([one.predict_s for one in tally.tested])),
+            "n_train": float(len(datamodule.train) - len(model.problems)),
+            "n_test": float(len(tally.tested)),
+        }
+        if model in self._fit_s:
+            timings["fit_s"] = self._fit_s[model]
+        return _report(model, datamodule, tally, timings)
+
+    def predict(self, model: Detector, data: DataSet | Iterable[Picture]) -> Iterator[Prediction | Problem]:
+        """Yield the prediction of each test picture of a data set, or of each picture given, or its problem."""
+        pictures = data.test if isinstance(data, DataSet) else data
+        return model.predict_many(pictures)
+
+
+def mask_of(sample: Sample, height_width: tuple[int, int]) -> Bool | Problem | None:
+    """Return a sample's mask, None where none is needed or given, or what is wrong with it.
+
+    Args:
+        sample: the picture.
+        height_width: of the picture; a mask of another size is a problem, not resized.
+    """
+    if sample.mask_path is None or not sample.is_defective:
+        return None
+    try:
+        mask = load_mask(sample.mask_path)
+    except ImageError as error:
+        return Problem(sample.mask_path, "unreadable-mask", f"{error} Its picture counts for image metrics only.")
+    todo = "Its picture counts for image metrics only."
+    if mask.shape != height_width:
+        text = message("mask", str(height_width), str(mask.shape), where=sample.mask_path, todo=todo)
+        return Problem(sample.mask_path, "mask-size", text)
+    if not mask.any():
+        text = message("mask", "a defective pixel", "none", where=sample.mask_path, todo=todo)
+        return Problem(sample.mask_path, "mask-empty", text)
+    return mask
+
+
+def _test_one(model: Detector, sample: Sample, tally: _Tally) -> None:
+    start = time.perf_counter()
+    try:
+        prediction = model.predict(sample)
+    except ImageError as error:
+        tally.problems.append(Problem(sample.path, "unreadable", f"{error} It was left out."))
+        return
+    taken = time.perf_counter() - start
+    tally.tested.append(Tested(sample, prediction.score, prediction.label, prediction.p_value, taken))
+    height, width = prediction.anomaly_map.shape
+    mask = mask_of(sample, (height, width))
+    if isinstance(mask, Problem):
+        tally.problems.append(mask)
+    elif mask is not None or not sample.is_defective:
+        tally.pixels.setdefault(sample.defect, PixelCounts()).add(prediction.anomaly_map, mask)
+
+
+def _report(model: Detector, datamodule: DataSet, tally: _Tally, timings: Mapping[str, float]) -> Report:
+    tested = tally.tested
+    scores = np.array([one.score for one in tested])
+    labels = np.array([one.sample.is_defective for one in tested])
+    called = np.array([one.label for one in tested])
+    defects = sorted({one.sample.defect for one in tested} - {"good"})
+    names = np.array([one.sample.defect for one in tested])
+    by_defect: dict[str, dict[str, float]] = {}
+    if not labels.all():
+        by_defect["good"] = {"n": float((~labels).sum()), "false_alarm_rate": float(called[~labels].mean())}
+    for defect in defects:
+        own = names == defect
+        chosen = own | ~labels
+        row = {"n": float(own.sum()), "miss_rate": float((~called[own]).mean())}
+        row |= image_metrics(scores[chosen], labels[chosen]) | tally.pixel_metrics([defect])
+        by_defect[defect] = row
+    metrics = image_metrics(scores, labels) | tally.pixel_metrics(defects)
+    if not labels.all():
+        metrics["false_alarm_rate"] = float(called[~labels].mean())
+    if labels.any():
+        metrics["miss_rate"] = float((~called[labels]).mean())
+    return Report(
+        category=datamodule.name,
+        metrics=metrics,
+        by_defect=by_defect,
+        intervals=bootstrap_intervals(scores, labels) if 0 < labels.sum() < len(labels) else {},
+        threshold=model.threshold,
+        false_alarm_rate_set=model.false_alarm_rate,
+        tested=tuple(tested),
+        problems=(*model.problems, *tally.problems),
+        timings=timings,
+    )
+
+
+def average(reports: Sequence[Report]) -> dict[str, float]:
+    """Return the mean over categories of each metric and timing that all of them have.
+
+    Raises:
+        InputError: if there are no reports.
+    """
+    if not reports:
+        raise InputError(message("reports", "at least one", "none"))
+    rows = [{**report.metrics, **report.timings} for report in reports]
+    shared = [name for name in rows[0] if all(name in row for row in rows)]
+    return {name: float(np.mean([row[name] for row in rows])) for name in shared}

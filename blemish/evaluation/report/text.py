@@ -1,0 +1,199 @@
+"""What a report says in plain words: counts at the threshold, what they prove, and what each metric means."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from blemish.evaluation.report.markup import NO_BREAK
+
+if TYPE_CHECKING:
+    from blemish.types import Report
+
+# Name in a report and in words, in the order shown.
+METRICS = {
+    "image_AUROC": ("Image AUROC", "how well scores tell defective pictures from good ones; 0.5 is guessing"),
+    "image_AP": ("Image AP", "mean precision over all thresholds"),
+    "image_F1Max": ("Image F1-max", "the best F1 of any threshold, chosen with the answers at hand"),
+    "pixel_AUROC": (
+        "Pixel AUROC",
+        "how well the map tells defective pixels from good ones; small defects count little",
+    ),
+    "pixel_AP": ("Pixel AP", "mean precision over all thresholds of the map"),
+    "pixel_F1Max": ("Pixel F1-max", "the best F1 of any threshold of the map"),
+    "AUPRO": (
+        "AUPRO",
+        "mean overlap with each marked defect, large or small, at up to 30" + NO_BREAK + "% false pixels",
+    ),
+    "AUPRO_0.05": ("AUPRO, strict", "the same at up to 5" + NO_BREAK + "% false pixels"),
+}
+TIMINGS = {
+    "n_train": "Training pictures",
+    "n_test": "Test pictures",
+    "fit_s": "Fitting",
+    "test_s": "Testing",
+    "predict_ms": "Per picture",
+}
+
+_UNITS = {"_ms": "ms", "_s": "s", "_mb": "MB", "_gb": "GB", "_px": "px"}
+
+
+class Counts(NamedTuple):
+    """Pictures of a report at its threshold.
+
+    Attributes:
+        n_defective: pictures that the data set calls defective.
+        n_found: those of them that the detector calls defective.
+        n_good: pictures that the data set calls good.
+        n_alarms: those of them that the detector calls defective.
+    """
+
+    n_defective: int
+    n_found: int
+    n_good: int
+    n_alarms: int
+
+
+def counts(report: Report) -> Counts:
+    """Return how many pictures of each kind there are, and how many of them were called defective."""
+    defective = [result.label for result in report.tested if result.sample.is_defective]
+    good = [result.label for result in report.tested if not result.sample.is_defective]
+    return Counts(len(defective), sum(defective), len(good), sum(good))
+
+
+def percent(share: float) -> str:
+    """Return a share in percent with three significant digits.
+
+    >>> percent(0.01).replace(NO_BREAK, " "), percent(0.98413).replace(NO_BREAK, " ")
+    ('1 %', '98.4 %')
+    """
+    return f"{100 * share:.3g}{NO_BREAK}%"
+
+
+def observed(share: float) -> str:
+    """Return a share that was counted in percent with one decimal: few pictures say no more.
+
+    >>> observed(0.05).replace(NO_BREAK, " ")
+    '5.0 %'
+    """
+    return f"{100 * share:.1f}{NO_BREAK}%"
+
+
+def measure(name: str, value: float) -> str:
+    """Return a value with the unit that the end of its name says: _s, _ms, _mb, _px; n_ at the start is a number.
+
+    >>> [measure(*pair).replace(NO_BREAK, " ") for pair in (("fit_s", 12.34), ("fit_s", 4321.0), ("n_train", 1234.0))]
+    ['12.3 s', '72 min 1 s', '1 234']
+    """
+    if name.endswith("_s") and value >= 119.5:
+        minutes, seconds = divmod(round(value), 60)
+        return f"{minutes:,}{NO_BREAK}min {seconds}{NO_BREAK}s".replace(",", NO_BREAK)
+    unit = next((unit for end, unit in _UNITS.items() if name.endswith(end)), "")
+    digits = (
+        f"{value:,.0f}" if abs(value) >= 1000 or (name.startswith("n_") and value == int(value)) else f"{value:.3g}"
+    )
+    return digits.replace(",", NO_BREAK) + (NO_BREAK + unit if unit else "")
+
+
+def wilson_interval(n_hits: int, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a rate of which `n_hits` in `n` were seen; (0, 1) if n is 0.
+
+    >>> [round(limit, 3) for limit in wilson_interval(1, 20)]
+    [0.009, 0.236]
+
+    Source: Wilson 1927.
+    """
+    if n == 0:
+        return 0.0, 1.0
+    z = 1.959964  # 97.5 % of the normal distribution
+    share, spread = n_hits / n, z * z / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def tail_probability(n_hits: int, n: int, rate: float) -> float:
+    """Return how probable `n_hits` or more in `n` are at a true rate (binomial).
+
+    >>> round(tail_probability(1, 20, 0.01), 3)
+    0.182
+    """
+    if n_hits <= 0:
+        return 1.0
+    if rate <= 0:
+        return 0.0
+    if rate >= 1:
+        return 1.0
+
+    def log_probability(k: int) -> float:
+        ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        return ways + k * math.log(rate) + (n - k) * math.log1p(-rate)
+
+    return min(1.0, math.fsum(math.exp(log_probability(k)) for k in range(n_hits, n + 1)))
+
+
+def headline(report: Report) -> str:
+    """Return what came of the test, for someone who checks parts and not metrics."""
+    n_defective, n_found, n_good, n_alarms = counts(report)
+    if not n_defective and not n_good:
+        return "No picture was tested."
+    if not n_defective:
+        found = "there were no defective pictures, so nothing is known of misses"
+    elif n_defective == 1:
+        found = f"the one defective picture was {'found' if n_found else 'missed'}"
+    else:
+        found = f"{_of(n_found, n_defective, 'defective pictures')} found"
+    if not n_good:
+        alarms = "there were no good pictures, so nothing is known of false alarms"
+    elif n_good == 1:
+        alarms = f"the one good picture was called {'defective' if n_alarms else 'good'}"
+    else:
+        alarms = f"{_of(n_alarms, n_good, 'good ones' if n_defective else 'good pictures')} called defective"
+        alarms += f" ({observed(n_alarms / n_good)})" if n_alarms else ""
+    asked = f"You asked for at most {percent(report.false_alarm_rate_set)} false alarms."
+    return f"{found[0].upper()}{found[1:]}; {alarms}. {asked}"
+
+
+def _of(n_hits: int, n: int, of_what: str) -> str:
+    """Return the beginning of a sentence about some of at least two, up to its verb."""
+    if n_hits == n:
+        return f"{'both' if n == 2 else f'all {n}'} {of_what} were"
+    if not n_hits:
+        return f"none of {n} {of_what} was"
+    return f"{n_hits} of {n} {of_what} {'was' if n_hits == 1 else 'were'}"
+
+
+def caution(report: Report) -> str:
+    """Return what the false alarms prove or do not prove about the rate that was asked for; "" if nothing needs saying.
+
+    1 % is taken for "more than chance": the promised rate itself varies with the calibration pictures, and a report on
+    many categories should not cry wolf.
+    """
+    _, _, n_good, n_alarms = counts(report)
+    rate = report.false_alarm_rate_set
+    if not n_good:
+        return ""
+    if tail_probability(n_alarms, n_good, rate) < 0.01:
+        return (
+            "These are more false alarms than chance explains: the good test pictures differ from the training "
+            "pictures (light, lens, material, position), or there were too few of those to promise that rate."
+        )
+    if n_alarms > rate * n_good:
+        return f"With {n_good} good pictures that many false alarms are within what chance allows."
+    if n_good * rate < 1:
+        needed = f"{math.ceil(3 / rate):,}".replace(",", NO_BREAK)  # the rule of three, at 95 %
+        return f"{n_good} good pictures are too few to check that rate; it takes about {needed}."
+    return ""
+
+
+def reason_absent(report: Report, metric: str) -> str:
+    """Return why a metric is not in a report."""
+    n_defective, _, n_good, _ = counts(report)
+    if not n_defective and not n_good:
+        return "no pictures"
+    if not n_defective:
+        return "no defective pictures"
+    if metric.startswith("image_"):
+        return "no good pictures" if not n_good else "not computed"
+    has_masks = any(result.sample.mask_path is not None for result in report.tested)
+    return "not computed" if has_masks else "no masks"

@@ -1,0 +1,221 @@
+"""Anomaly maps: from the patch grid to the picture's size, smoothed, normalised, and cut into regions.
+
+Maps are (H, W) float32, higher is more anomalous.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import cv2
+import numpy as np
+
+from blemish._validation.checks import check_array, check_number
+from blemish.errors import InputError, message
+from blemish.types import Float32, Region
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# sigma 4 px at the network's input of 224 to 256 px: Roth et al. 2022, section 3.3; amazon-science common.py.
+SIGMA_PX = 4.0
+
+
+def anomaly_map(
+    patch_map: Float32, network_hw: tuple[int, int], picture_hw: tuple[int, int], sigma: float = SIGMA_PX
+) -> Float32:
+    """Return the map at the picture's size: upsampled to the network's input, smoothed there, upsampled again.
+
+    Smoothing at the picture's size would cost many times as much and differ by what bilinear interpolation of a map
+    this smooth loses, which is next to nothing.
+
+    Args:
+        patch_map: (h, w) float32, one value per patch.
+        network_hw: height and width of the network's input.
+        picture_hw: height and width of the picture.
+        sigma: of the smoothing, in pixels of the network's input; 0 for none.
+
+    Returns:
+        (H, W) float32.
+
+    Raises:
+        InputError: if the map is not finite float32 (h, w), a size is not positive, or sigma is negative.
+    """
+    return upsample(smooth(upsample(patch_map, network_hw), sigma), picture_hw)
+
+
+def anomalib_map(patch_map: Float32, network_hw: tuple[int, int], sigma: float = SIGMA_PX) -> Float32:
+    """Return the map at the network's size as anomalib makes it: each patch a square of one value, then smoothed.
+
+    Args:
+        patch_map: (h, w) float32, one value per patch.
+        network_hw: height and width of the network's input, each more than the kernel's radius, 4 * sigma.
+        sigma: of the smoothing, in pixels of the network's input; 0 for none.
+
+    Returns:
+        (H, W) float32, a new array.
+
+    Raises:
+        InputError: if the map is not finite float32 (h, w), a size is too small, or sigma is negative.
+
+    Source: anomalib 2.7, patchcore/anomaly_map.py: `F.interpolate` with its default mode, nearest, then a Gaussian cut
+        at 4 sigma, reflected at the borders without repeating them (d c b | a b c d | c b a).
+    """
+    check_array("patch_map", patch_map, dtype=np.float32, shape=("h", "w"))
+    check_number("sigma", sigma, low=0, high=np.inf)
+    radius = int(4 * sigma + 0.5)
+    height, width = (int(check_number("network_hw", size, low=radius + 1, high=np.inf)) for size in network_hw)
+    rows, columns = (_nearest(n, cells) for n, cells in zip((height, width), patch_map.shape, strict=True))
+    seen: Float32 = patch_map[rows[:, None], columns]
+    if radius == 0:
+        return seen
+    size = (2 * radius + 1, 2 * radius + 1)
+    return cast("Float32", cv2.GaussianBlur(seen, size, sigma, borderType=cv2.BORDER_REFLECT_101))
+
+
+def _nearest(n: int, cells: int) -> NDArray[np.int64]:
+    """Return which of `cells` each of `n` pixels takes its value from, rounded as torch does: in float32."""
+    places = np.floor(np.arange(n, dtype=np.float32) * np.float32(cells / n))
+    chosen: NDArray[np.int64] = np.minimum(places, cells - 1).astype(np.int64)
+    return chosen
+
+
+def upsample(patch_map: Float32, height_width: tuple[int, int]) -> Float32:
+    """Return the map at another size, by bilinear interpolation between the centres of its cells.
+
+    Beyond the outermost centres the outermost value goes on, so no value is outside the range of the given ones.
+
+    Args:
+        patch_map: (h, w) float32.
+        height_width: (H, W) of the result.
+
+    Returns:
+        (H, W) float32, a new array.
+
+    Raises:
+        InputError: if the map is not finite float32 (h, w), or a size is not positive.
+    """
+    check_array("patch_map", patch_map, dtype=np.float32, shape=("h", "w"))
+    height, width = (check_number("height_width", size, low=1, high=np.inf) for size in height_width)
+    return cast("Float32", cv2.resize(patch_map, (int(width), int(height)), interpolation=cv2.INTER_LINEAR))
+
+
+def smooth(anomaly_map: Float32, sigma: float) -> Float32:
+    """Return the map after a Gaussian filter, reflected at the borders (d c b a | a b c d | d c b a).
+
+    Args:
+        anomaly_map: (H, W) float32.
+        sigma: in pixels of this map; 0 for none.
+
+    Returns:
+        (H, W) float32, a new array.
+
+    Raises:
+        InputError: if the map is not finite float32 (H, W), or sigma is negative.
+
+    Source: kernel cut at 4 sigma and border as scipy.ndimage.gaussian_filter, which amazon-science's common.py uses.
+    """
+    check_array("anomaly_map", anomaly_map, dtype=np.float32, shape=("H", "W"))
+    check_number("sigma", sigma, low=0, high=np.inf)
+    radius = int(4 * sigma + 0.5)
+    if radius == 0:
+        return np.array(anomaly_map)
+    size = (2 * radius + 1, 2 * radius + 1)
+    return cast("Float32", cv2.GaussianBlur(anomaly_map, size, sigma, borderType=cv2.BORDER_REFLECT))
+
+
+def quantile_normalise(anomaly_map: Float32, low: float, high: float) -> Float32:
+    """Return the map scaled so that `low` becomes 0 and `high` becomes 0.1; what is outside goes on linearly.
+
+    Args:
+        anomaly_map: (H, W) float32.
+        low: a quantile of good pictures' maps (0.9 in the paper).
+        high: a higher one (0.995 in the paper).
+
+    Returns:
+        (H, W) float32.
+
+    Raises:
+        InputError: if the map is not finite float32 (H, W), `high` is not above `low`, or either is not finite.
+
+    Source: Batzner et al. 2024 (EfficientAD), section 3.4.
+    """
+    check_array("anomaly_map", anomaly_map, dtype=np.float32, shape=("H", "W"))
+    if not (np.isfinite(low) and np.isfinite(high) and high > low):
+        todo = "The maps of the good pictures are constant, or the two were swapped."
+        raise InputError(message("high", f"a finite number above low ({low})", repr(high), todo=todo))
+    scaled: Float32 = (anomaly_map - np.float32(low)) * np.float32(0.1 / (high - low))
+    return scaled
+
+
+def peak(anomaly_map: Float32) -> tuple[int, int]:
+    """Return (x, y) of the highest value; of equal ones the first in reading order.
+
+    Raises:
+        InputError: if the map is not finite float32 (H, W).
+
+    >>> peak(np.float32([[0, 0, 0], [0, 5, 0]]))
+    (1, 1)
+    """
+    check_array("anomaly_map", anomaly_map, dtype=np.float32, shape=("H", "W"))
+    y, x = divmod(int(anomaly_map.argmax()), anomaly_map.shape[1])
+    return x, y
+
+
+def regions(anomaly_map: Float32, threshold: float, *, min_area_px: int = 1) -> tuple[Region, ...]:
+    """Return the 8-connected regions where the map is above `threshold`, highest score first.
+
+    Args:
+        anomaly_map: (H, W) float32.
+        threshold: pixels strictly above it, both as float32, count.
+        min_area_px: regions of fewer pixels are left out.
+
+    Returns:
+        The regions; those of equal score in reading order. Empty if nothing is above.
+
+    Raises:
+        InputError: if the map is not finite float32 (H, W), or a number is out of range.
+    """
+    check_array("anomaly_map", anomaly_map, dtype=np.float32, shape=("H", "W"))
+    check_number("threshold", threshold, low=-np.inf, high=np.inf)
+    check_number("min_area_px", min_area_px, low=1, high=np.inf)
+    with np.errstate(over="ignore"):  # beyond float32 is infinity
+        mask = anomaly_map > np.float32(threshold)
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    if width == 0:
+        return ()
+    window = np.ascontiguousarray(mask[top : top + height, left : left + width])
+    # Without statistics: OpenCV's take five times as long as the labels and what follows here.
+    n, labels = cv2.connectedComponents(window.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
+    inside = np.flatnonzero(window)
+    y = inside // width
+    x = inside - y * width
+    label = labels.reshape(-1)[inside]
+    areas = np.maximum(np.bincount(label, minlength=n), 1)
+    centroid_x = np.bincount(label, x, minlength=n) / areas + left
+    centroid_y = np.bincount(label, y, minlength=n) / areas + top
+    scores = np.full(n, -np.inf, np.float32)
+    np.maximum.at(scores, label, anomaly_map[top : top + height, left : left + width][window])
+    outlines = _outlines(window, labels)
+    offset = np.array([left, top], np.int32)
+    # An outline starts at the region's first pixel in reading order.
+    order = sorted(outlines, key=lambda i: (-scores[i], outlines[i][0, 1], outlines[i][0, 0]))
+    return tuple(
+        _region(outlines[i] + offset, int(areas[i]), float(scores[i]), (float(centroid_x[i]), float(centroid_y[i])))
+        for i in order
+        if areas[i] >= min_area_px
+    )
+
+
+def _region(contour: NDArray[np.int32], area_px: int, score: float, centroid_xy: tuple[float, float]) -> Region:
+    """Return the region; its box is that of its outline."""
+    (x, y), (right, bottom) = contour.min(axis=0).tolist(), contour.max(axis=0).tolist()
+    return Region((x, y, right + 1 - x, bottom + 1 - y), area_px, score, centroid_xy, contour)
+
+
+def _outlines(window: NDArray[np.bool_], labels: NDArray[np.int32]) -> dict[int, NDArray[np.int32]]:
+    """Return the outer outline, (n, 2) int32 (x, y), of each label."""
+    # RETR_CCOMP: with RETR_EXTERNAL a region inside the hole of another had no outline. Outer outlines have no parent.
+    contours, hierarchy = cv2.findContours(window.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    outer = [contour[:, 0] for contour, links in zip(contours, hierarchy[0], strict=True) if links[3] == -1]
+    return {int(labels[contour[0, 1], contour[0, 0]]): contour for contour in outer}

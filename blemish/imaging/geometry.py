@@ -1,0 +1,145 @@
+"""What the network sees of a picture, and the way back from its grid to the picture's pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blemish._validation.checks import check_number
+from blemish.errors import InputError, message
+from blemish.imaging.anomaly_map import anomalib_map, anomaly_map, smooth, upsample
+from blemish.imaging.resize import resize
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from blemish.types import Float32, UInt8
+
+# Strides of every backbone's layers divide it; other sizes would cut the coarse grid differently from the fine one.
+MULTIPLE_PX = 32
+MAX_SIDE_PX = 4096
+SAME_ASPECT = 1.05
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a picture becomes the network's input: resized to `resize_hw`, then its centre cut out if `crop_hw` is set.
+
+    The whole picture is resized to exactly `resize_hw`, antialiased; nothing is cut off unless `crop_hw` says so.
+
+    Attributes:
+        resize_hw: (height, width) in pixels.
+        crop_hw: (height, width) of the centre that the network sees, or None for all of it.
+        like_anomalib: whether the network's graph resizes and crops instead, in float32, and maps are made as
+            anomalib's.
+    """
+
+    resize_hw: tuple[int, int]
+    crop_hw: tuple[int, int] | None = None
+    like_anomalib: bool = field(default=False, repr=False)
+
+    @property
+    def network_hw(self) -> tuple[int, int]:
+        """The (height, width) of the network's input."""
+        return self.crop_hw or self.resize_hw
+
+    def prepare(self, picture: UInt8) -> UInt8:
+        """Return the network's input, uint8 (h, w, 3), of a picture, uint8 (H, W, 3)."""
+        if self.like_anomalib:
+            return picture
+        whole = resize(picture, self.resize_hw)
+        top, left = self._corner()
+        height, width = self.network_hw
+        return np.ascontiguousarray(whole[top : top + height, left : left + width])
+
+    def restore(self, patch_map: Float32, picture_hw: tuple[int, int], sigma: float) -> Float32:
+        """Return the (H, W) float32 map at the picture's size of a map on the patch grid.
+
+        Args:
+            patch_map: (h, w) float32, not negative.
+            picture_hw: (H, W) of the picture.
+            sigma: Gaussian smoothing in pixels of the network's input. Outside of a crop the map is 0.
+        """
+        seen = self.network_map(patch_map, sigma)
+        if self.crop_hw is None:
+            return upsample(seen, picture_hw)
+        whole = np.zeros(self.resize_hw, np.float32)
+        top, left = self._corner()
+        whole[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
+        return anomaly_map(whole, self.resize_hw, picture_hw, 0.0)
+
+    def network_map(self, patch_map: Float32, sigma: float) -> Float32:
+        """Return the map of the network's size: upsampled and smoothed."""
+        if self.like_anomalib:
+            return anomalib_map(patch_map, self.network_hw, sigma)
+        return smooth(upsample(patch_map, self.network_hw), sigma)
+
+    def patch_box(
+        self, row: int, column: int, grid_hw: tuple[int, int], picture_hw: tuple[int, int]
+    ) -> tuple[int, int, int, int]:
+        """Return (x, y, width, height) in pixels of the picture of one cell of the patch grid."""
+        sides = []
+        for k, cell in enumerate((row, column)):
+            scale = picture_hw[k] / self.resize_hw[k]
+            step = self.network_hw[k] / grid_hw[k]
+            low, high = ((self._corner()[k] + (cell + edge) * step) * scale for edge in (0, 1))
+            first = min(int(low), picture_hw[k] - 1)
+            sides.append((first, max(1, round(high) - first)))
+        (y, height), (x, width) = sides
+        return x, y, width, height
+
+    def _corner(self) -> tuple[int, int]:
+        """Return (top, left) of the crop in the resized picture."""
+        return tuple((whole - part) // 2 for whole, part in zip(self.resize_hw, self.network_hw, strict=True))  # type: ignore[return-value]
+
+
+def choose_geometry(
+    pictures_hw: Sequence[tuple[int, int]],
+    image_size: int | tuple[int, int],
+    center_crop: int | tuple[int, int] | None,
+) -> Geometry:
+    """Return the geometry for pictures of these sizes.
+
+    Args:
+        pictures_hw: (height, width) of each training picture.
+        image_size: (height, width) of the network's input, or one number n: then about n * n pixels, in the pictures'
+            own aspect if they share one (within 5 %), else square.
+        center_crop: (height, width), or one number for a square, cut out of that; None for no crop.
+
+    Raises:
+        InputError: if a size is out of range, or the crop is larger than the picture it is cut from.
+
+    >>> choose_geometry([(1080, 1920)], 320, None)
+    Geometry(resize_hw=(256, 416), crop_hw=None)
+    >>> choose_geometry([(900, 900)], (256, 256), 224)
+    Geometry(resize_hw=(256, 256), crop_hw=(224, 224))
+    """
+    if isinstance(image_size, tuple):
+        resize_hw = _check_pair("image_size", image_size)
+    else:
+        side = int(check_number("image_size", image_size, low=MULTIPLE_PX, high=MAX_SIDE_PX))
+        aspects = [height / width for height, width in pictures_hw]
+        shared = max(aspects) / min(aspects) <= SAME_ASPECT
+        aspect = float(np.median(aspects)) if shared else 1.0
+        resize_hw = _rounded(side * aspect**0.5), _rounded(side / aspect**0.5)
+    if center_crop is None:
+        return Geometry(resize_hw)
+    pair = center_crop if isinstance(center_crop, tuple) else (center_crop, center_crop)
+    crop_hw = _check_pair("center_crop", pair)
+    if crop_hw[0] > resize_hw[0] or crop_hw[1] > resize_hw[1]:
+        todo = "Raise image_size, or give a smaller crop."
+        raise InputError(message("center_crop", f"at most {resize_hw}", str(crop_hw), todo=todo))
+    return Geometry(resize_hw, crop_hw)
+
+
+def _rounded(size: float) -> int:
+    return max(MULTIPLE_PX, round(size / MULTIPLE_PX) * MULTIPLE_PX)
+
+
+def _check_pair(name: str, pair: tuple[int, ...]) -> tuple[int, int]:
+    if len(pair) != 2:
+        raise InputError(message(name, "one number or (height, width)", str(pair)))
+    height, width = (int(check_number(name, size, low=MULTIPLE_PX, high=MAX_SIDE_PX)) for size in pair)
+    return height, width

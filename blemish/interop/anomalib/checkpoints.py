@@ -1,0 +1,92 @@
+"""anomalib's detectors: checkpoints in, checkpoints out, and its PatchCore with our coreset and neighbours."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blemish._io.files import atomic_write
+from blemish._io.torch_file import read_checkpoint, read_file
+from blemish.data.training_images import Progress, no_progress
+from blemish.detectors.efficientad.detector import EfficientAd
+from blemish.detectors.patchcore.detector import Patchcore
+from blemish.errors import InputError, ModelFileError, message
+from blemish.interop.anomalib.acceleration import accelerate
+from blemish.interop.anomalib.checkpoint_writer import checkpoint_bytes
+from blemish.interop.anomalib.efficientad_checkpoint import import_efficientad
+from blemish.interop.anomalib.efficientad_export import efficientad_checkpoint
+from blemish.interop.anomalib.patchcore_checkpoint import MEMORY_BANK, import_patchcore
+from blemish.interop.anomalib.patchcore_export import patchcore_checkpoint
+
+__all__ = ["accelerate", "export_checkpoint", "import_checkpoint"]
+
+STUDENT = "model.student.conv1.weight"
+
+if TYPE_CHECKING:
+    from blemish.data.training_images import Picture
+    from blemish.detectors.registry import Detector
+
+
+def import_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    good: Sequence[Picture] = (),
+    false_alarm_rate: float = 0.01,
+    threads: int | None = None,
+    progress: Progress = no_progress,
+) -> Detector:
+    """Return the detector in a Lightning checkpoint of anomalib: the same pictures get the same scores.
+
+    The file is read as data: nothing in it is imported or executed.
+
+    Args:
+        path: the .ckpt file.
+        good: good pictures to calibrate thresholds on, the training pictures or others. Without them the checkpoint's
+            own thresholds are kept: anomalib chose them on test pictures, and they promise no false-alarm rate.
+        false_alarm_rate: share of good pictures that may be called defective.
+        threads: for decoding and for the network; None for one per core.
+        progress: called now and then as progress(stage, done, total).
+
+    Raises:
+        DataError: if fewer than two of the good pictures can be read.
+        InputError: if the backbone is none that Blemish has.
+        ModelFileError: if the file is damaged or another model's, or says what a model folder can't express.
+    """
+    data = read_file(path)
+    tree = read_checkpoint(data, where=path, allow_unknown=True)
+    state = tree.get("state_dict") if isinstance(tree, Mapping) else None
+    if not isinstance(state, Mapping) or not {MEMORY_BANK, STUDENT} & state.keys():
+        got = f"one with {', '.join(sorted(map(str, state))[:3])}"[:120] if isinstance(state, Mapping) else "none"
+        todo = "Other models can't be imported: fit with Blemish on the same pictures."
+        expected = "PatchCore's or EfficientAD's state_dict of anomalib"
+        raise ModelFileError(message("checkpoint", expected, got, where=path, todo=todo))
+    detector = import_patchcore if MEMORY_BANK in state else import_efficientad
+    return detector(
+        tree,
+        where=path,
+        sha256=hashlib.sha256(data).hexdigest(),
+        good=good,
+        false_alarm_rate=false_alarm_rate,
+        threads=threads or os.cpu_count() or 1,
+        progress=progress,
+    )
+
+
+def export_checkpoint(model: Detector, path: str | os.PathLike[str]) -> Path:
+    """Write a Lightning checkpoint that anomalib 2.7 loads and that gives the same scores there; return its path.
+
+    Raises:
+        InputError: if anomalib's arithmetic can't express the detector; the text says what does not fit.
+        NotFittedError: if it was never fitted.
+        SaveError: if it can't be written; what was there before is still there.
+    """
+    if isinstance(model, Patchcore):
+        tree = patchcore_checkpoint(model)
+    elif isinstance(model, EfficientAd):
+        tree = efficientad_checkpoint(model)
+    else:
+        raise InputError(message("model", "PatchCore or EfficientAD", type(model).__name__))
+    return atomic_write(Path(path), checkpoint_bytes(tree), name="checkpoint")

@@ -1,0 +1,169 @@
+"""anomalib's EfficientAD checkpoints: to a model folder that gives the same maps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from blemish._graphs.resize import resizing_inside
+from blemish._version import __version__
+from blemish.data.training_images import Progress, TrainingPictures, no_progress, read_picture
+from blemish.detectors.efficientad.detector import EfficientAd
+from blemish.detectors.efficientad.fit import FittedAd
+from blemish.detectors.efficientad.graph import Networks, efficientad_graph
+from blemish.detectors.efficientad.maps import Maps, Quantiles, open_maps
+from blemish.detectors.efficientad.pdn import arrange, arrange_autoencoder
+from blemish.detectors.efficientad.settings import EfficientAdSettings
+from blemish.detectors.efficientad.state import header_of
+from blemish.errors import ModelFileError, message
+from blemish.interop.anomalib.preprocessing import Preparation, preparation
+from blemish.modelfolder.folder import ModelFolder
+from blemish.ops.conformal import Calibration
+
+if TYPE_CHECKING:
+    from blemish.data.training_images import Picture
+
+MEAN, STD = "model.mean_std.mean", "model.mean_std.std"
+THRESHOLD = "post_processor._image_threshold"
+
+
+def import_efficientad(
+    checkpoint: Mapping[str, Any],
+    *,
+    where: str | os.PathLike[str],
+    sha256: str,
+    good: Sequence[Picture] = (),
+    false_alarm_rate: float = 0.01,
+    threads: int,
+    progress: Progress = no_progress,
+) -> EfficientAd:
+    """Return the detector in a checkpoint of anomalib's EfficientAD; torch is not needed.
+
+    Its quantiles are kept as they are: anomalib takes them on the test set's good pictures, padding included.
+
+    Args:
+        checkpoint: as `torchfile.load_checkpoint` gives it, unknown classes allowed.
+        where: its file, for errors and for the record.
+        sha256: of the file.
+        good: good pictures to calibrate the threshold on, others than it was trained on: those score lower. Without
+            them the checkpoint's own threshold is kept, which promises nothing.
+        false_alarm_rate: share of good pictures that may be called defective.
+        threads: for decoding and for the network.
+        progress: called now and then as progress(stage, done, total).
+
+    Raises:
+        DataError: if fewer than two of the good pictures can be read.
+        ModelFileError: if the checkpoint is not trained, or says what a model folder can't express.
+    """
+    settings = _settings(checkpoint, false_alarm_rate, where)
+    maps = _maps(checkpoint["state_dict"], settings, threads, where)
+    threshold = float(checkpoint["state_dict"].get(THRESHOLD, np.nan))
+    scores = [threshold]
+    names: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
+    if good:
+        pictures = TrainingPictures(list(good), bit_depth=None, threads=threads)
+        scores = []
+        for done, item in enumerate(pictures.items, start=1):
+            scores.append(maps.score_and_map(read_picture(item, None))[0])
+            progress("calibrating", done, len(pictures))
+        names, sizes = tuple(pictures.names), tuple(pictures.sizes_hw)
+    elif not np.isfinite(threshold):
+        todo = "Give good pictures to set it by: --good FOLDER."
+        raise ModelFileError(message("thresholds", "numbers", "none yet", where=where, todo=todo))
+    provenance: dict[str, str | int | float] = {
+        "library_version": __version__,
+        "imported_from": f"anomalib EfficientAD, {where}",
+        "imported_sha256": sha256,
+        "n_training_files": len(names),
+        "thresholds_from": f"{len(scores)} good pictures" if good else "the checkpoint",
+    }
+    fitted = FittedAd(maps, Calibration.from_scores(scores, false_alarm_rate), names, sizes, provenance, {})
+    folder = ModelFolder(Path(where), header_of(settings, fitted), maps.model, {})
+    return EfficientAd.from_model(folder, threads=threads)
+
+
+def _settings(checkpoint: Mapping[str, Any], false_alarm_rate: float, where: object) -> EfficientAdSettings:
+    """Return the settings of the detector that gives the same maps."""
+    state, told = checkpoint["state_dict"], checkpoint.get("hyper_parameters") or {}
+    deviation = np.asarray(state.get(STD, 0.0))
+    if not (deviation.ndim == 4 and (deviation > 0).all()):
+        got = "none" if STD not in state else "zeros: the model was not trained"
+        raise ModelFileError(message("mean_std", "the deviation of each of the teacher's outputs", got, where=where))
+    prepared = _prepared(checkpoint, where)
+    return EfficientAdSettings(
+        model_size="medium" if "model.teacher.conv5.weight" in state else "small",
+        teacher="",
+        teacher_out_channels=deviation.size,
+        image_size=prepared.resize_hw,
+        center_crop=prepared.crop_hw,
+        lr=float(told.get("lr", 1e-4)),
+        weight_decay=float(told.get("weight_decay", 1e-5)),
+        padding=bool(told.get("padding", False)),
+        pad_maps=bool(told.get("pad_maps", True)),
+        border="zero",
+        imagenet_dir=None,
+        max_steps=70_000,
+        max_epochs=None,
+        budget_s=None,
+        batch_size=1,
+        crop=None,
+        holdout=0.2,
+        early_stop=False,
+        solve_last=False,
+        map_sigma_px=0.0,
+        false_alarm_rate=Calibration.from_scores([0.0], false_alarm_rate).false_alarm_rate,
+        bit_depth=None,
+        seed=0,
+        arithmetic="anomalib",
+    )
+
+
+def _prepared(checkpoint: Mapping[str, Any], where: object) -> Preparation:
+    prepared = preparation(checkpoint, normalised=False, where=where)
+    if (prepared.mean, prepared.std) != ((0.0,) * 3, (1.0,) * 3):
+        todo = "EfficientAD normalises inside its networks; anomalib refuses it too."
+        raise ModelFileError(message("pre_processor", "no Normalize", "one", where=where, todo=todo))
+    return prepared
+
+
+def _maps(state: Mapping[str, Any], settings: EfficientAdSettings, threads: int, where: object) -> Maps:
+    """Return the checkpoint's network as ours, with its quantiles."""
+    n = settings.teacher_out_channels
+    size, geometry = settings.model_size, settings.geometry()
+    networks = Networks(
+        teacher=arrange(state, size, n_outputs=n, part="teacher", where=where),
+        student=arrange(state, size, n_outputs=2 * n, part="student", where=where),
+        autoencoder=arrange_autoencoder(state, n_outputs=n, where=where),
+        mean=np.asarray(state[MEAN], np.float32).reshape(-1),
+        std=np.asarray(state[STD], np.float32).reshape(-1),
+        size=size,
+        padding=settings.padding,
+    )
+    graph = onnx.load_from_string(efficientad_graph(networks, geometry.network_hw))
+    graph = resizing_inside(graph, geometry.resize_hw, geometry.crop_hw)
+    for axis, name in zip(graph.graph.input[0].type.tensor_type.shape.dim[1:3], "HW", strict=True):
+        axis.dim_param = name  # it resizes: any size will do
+    student, autoencoder = (
+        Quantiles(*(float(state[f"model.quantiles.q{end}_{kind}"]) for end in "ab")) for kind in ("st", "ae")
+    )
+    for quantiles in (student, autoencoder):
+        if not quantiles.low < quantiles.high:
+            todo = "Train it to the end of an epoch: anomalib takes them in its validation."
+            got = f"{quantiles.low} and {quantiles.high}"
+            raise ModelFileError(message("quantiles", "two rising numbers", got, where=where, todo=todo))
+    return open_maps(
+        graph.SerializeToString(),
+        geometry,
+        padding=settings.padding,
+        pad_maps=settings.pad_maps,
+        border=settings.border,
+        threads=threads,
+        student=student,
+        autoencoder=autoencoder,
+    )

@@ -1,0 +1,294 @@
+"""The installed anomalib as a detector among ours: its PatchCore, on the weights that we have, tested by our code."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blemish.backbones.backbone import read_weights
+from blemish.backbones.weights import find, missing, source
+from blemish.data.training_images import Progress, path_of, read_picture
+from blemish.errors import ImageError, InputError, message
+from blemish.imaging.anomaly_map import peak, upsample
+from blemish.interop.anomalib.acceleration import coreset
+from blemish.interop.anomalib.timm_names import network, timm_name, to_timm
+from blemish.types import Prediction, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from blemish.data.training_images import Picture
+
+INSTALL = "Run `pip install 'blemish[anomalib]'`."
+
+
+def find_anomalib() -> str:
+    """Return the version of the installed anomalib, without loading it, or say how to install it.
+
+    Raises:
+        InputError: if it is not installed.
+    """
+    try:
+        return importlib.metadata.version("anomalib")
+    except importlib.metadata.PackageNotFoundError:
+        raise InputError(message("anomalib", "to be installed", "no such package", todo=INSTALL)) from None
+
+
+class AnomalibPatchcore:
+    """anomalib's PatchCore with our weights in its feature extractor, and its own engine to fit it.
+
+    It is a detector as `Engine.evaluate` takes it: scores and maps are its raw ones, before its normalisation, and maps
+    are brought to the picture's size. Training pictures come from the data set's folder, by anomalib's own reader.
+
+    Args:
+        root: folder of categories in MVTec AD's layout.
+        category: one of them.
+        backbone: a network that both sides have, by our name.
+        layers: its layers by our names; None for those that anomalib can take out of our usual ones.
+        image_size: side of the network's input.
+        coreset_sampling_ratio: share of good patches that the bank keeps.
+        num_neighbors: bank rows that re-weight the image score.
+        seed: of torch, which picks the coreset's first row.
+        timed_picks: time only so many of its coreset's picks and multiply: each is one pass over all patches. The rows
+            then come from our coreset, which picks the same ones. None to let it do all of its work.
+
+    Raises:
+        InputError: if anomalib is not installed, or has no such network or layer.
+        ModelFileError: if the backbone's weights are not here.
+
+    Attributes:
+        model: anomalib's model.
+        own: the numbers that its own engine reports, once tested.
+        timings: seconds of its coreset, its picks, and its validation, once fitted.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        category: str,
+        *,
+        backbone: str = "efficientnet_lite0",
+        layers: Sequence[str] | None = None,
+        image_size: int = 256,
+        coreset_sampling_ratio: float = 0.1,
+        num_neighbors: int = 9,
+        seed: int = 0,
+        timed_picks: int | None = None,
+    ) -> None:
+        find_anomalib()
+        import torch
+        from anomalib.models import Patchcore
+        from anomalib.pre_processing import PreProcessor
+        from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+        self.layers = shared_layers(backbone, layers)
+        found = network(timm_name(backbone))
+        names = {ours: theirs for theirs, ours in found.layers.items()}
+        mean, std = ([number / 255 for number in numbers] for numbers in (found.mean, found.std))
+        steps = Compose([Resize((image_size, image_size), antialias=True), Normalize(mean=mean, std=std)])
+        torch.manual_seed(seed)
+        self.model = Patchcore(
+            backbone=timm_name(backbone),
+            layers=[names[layer] for layer in self.layers],
+            pre_trained=False,
+            coreset_sampling_ratio=coreset_sampling_ratio,
+            num_neighbors=num_neighbors,
+            pre_processor=PreProcessor(transform=steps),
+            visualizer=False,
+        )
+        _load(self.model.model.feature_extractor.feature_extractor, backbone)
+        self.root, self.category, self.timed_picks = Path(root), category, timed_picks
+        self.problems: tuple[Problem, ...] = ()
+        self.own: dict[str, float] = {}
+        self.timings: dict[str, float] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="blemish-anomalib-")
+        self._engine: Any = None
+
+    def fit(self, samples: Iterable[Picture], *, progress: Progress | None = None) -> AnomalibPatchcore:
+        """Fit by anomalib's own engine on the data set's folder; `samples` and `progress` are not looked at."""
+        del samples, progress
+        from anomalib.engine import Engine
+
+        self._engine = Engine(
+            default_root_dir=self._folder.name, accelerator="cpu", logger=False, enable_progress_bar=False
+        )
+        inner, ended, saved = self.model.model, 0.0, 0.0
+        subsample = inner.subsample_embedding
+
+        def timed(sampling_ratio: float) -> None:
+            nonlocal ended, saved
+            start, processor = time.perf_counter(), time.process_time()
+            if self.timed_picks is None:
+                subsample(sampling_ratio)
+                wall, used = time.perf_counter() - start, time.process_time() - processor
+            else:
+                wall, used = _extrapolated(inner.embedding_store, sampling_ratio, self.timed_picks)
+                inner.memory_bank = coreset(inner.embedding_store, sampling_ratio)
+                inner.embedding_store.clear()
+            ended = time.perf_counter()
+            saved = wall - (ended - start)
+            self.timings |= {"coreset_s": wall, "cpu_saved_s": used - (time.process_time() - processor)}
+
+        inner.subsample_embedding = timed
+        start = time.perf_counter()
+        self._engine.fit(model=self.model, datamodule=self._data())
+        self.timings["fit_s"] = time.perf_counter() - start + saved
+        self.timings["without_validation_s"] = ended - start + saved
+        inner.subsample_embedding = subsample
+        self.timings["n_bank"] = float(len(self.model.model.memory_bank))
+        self.model.eval()
+        return self
+
+    def test(self) -> dict[str, float]:
+        """Return what anomalib's own engine reports of the test pictures, and remember it in `own`."""
+        (found,) = self._engine.test(model=self.model, datamodule=self._data(), verbose=False)
+        self.own = {name: float(value) for name, value in found.items()}
+        self.model.eval()
+        return self.own
+
+    def predict(self, image: Picture) -> Prediction:
+        """Return anomalib's raw score and map of one picture, in the shortest way that it has: transform and model."""
+        import torch
+
+        picture = read_picture(image, None)
+        pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255  # as anomalib.data.utils.read_image
+        with torch.no_grad():
+            found = self.model.model(self.model.pre_processor.transform(pixels))
+        anomaly_map = upsample(np.ascontiguousarray(found.anomaly_map[0].squeeze().numpy()), picture.shape[:2])
+        score, threshold = float(found.pred_score.reshape(-1)[0]), self.threshold
+        return Prediction(
+            score=score,
+            label=score > threshold,
+            threshold=threshold,
+            p_value=float("nan"),  # it has none
+            anomaly_map=anomaly_map,
+            mask=anomaly_map > np.float32(self._number("_pixel_threshold")),
+            pixel_threshold=self._number("_pixel_threshold"),
+            regions=(),
+            peak_xy=peak(anomaly_map),
+            path=path_of(image),
+        )
+
+    def predict_many(self, images: Iterable[Picture]) -> Iterator[Prediction | Problem]:
+        """Yield the prediction of each picture, or what is wrong with it."""
+        return (self._predicted(image) for image in images)
+
+    def _predicted(self, image: Picture) -> Prediction | Problem:
+        try:
+            return self.predict(image)
+        except ImageError as error:
+            return Problem(path_of(image) or Path(), "unreadable", str(error))
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write anomalib's checkpoint into a folder, and return its path."""
+        path = Path(folder) / "model.ckpt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._engine.trainer.save_checkpoint(path)
+        return path
+
+    def header(self) -> dict[str, Any]:
+        """Return what the detector is."""
+        return {"detector": "anomalib PatchCore", "provenance": {"anomalib": find_anomalib()}}
+
+    @property
+    def bit_depth(self) -> int | None:
+        """None: anomalib reads 8 bits."""
+        return None
+
+    @property
+    def threshold(self) -> float:
+        """The image threshold of anomalib on raw scores, which it chose on the test pictures."""
+        return self._number("_image_threshold")
+
+    @property
+    def false_alarm_rate(self) -> float:
+        """NaN: it states none."""
+        return float("nan")
+
+    def _number(self, name: str) -> float:
+        return float(getattr(self.model.post_processor, name))
+
+    def _data(self) -> Any:
+        """Return anomalib's data set; its MVTecAD reads PNG alone, so its Folder, with MVTecAD's default validation."""
+        from anomalib.data import Folder
+
+        root = self.root / self.category
+        defects = sorted(path.name for path in (root / "test").iterdir() if path.is_dir() and path.name != "good")
+        return Folder(
+            name=self.category,
+            root=root,
+            normal_dir="train/good",
+            normal_test_dir="test/good",
+            abnormal_dir=[f"test/{defect}" for defect in defects],
+            mask_dir=[f"ground_truth/{defect}" for defect in defects],
+            val_split_mode="same_as_test",
+            # Pictures are decoded in this process: the memory of workers would not be counted.
+            num_workers=0,
+        )
+
+
+def _extrapolated(store: Sequence[Any], sampling_ratio: float, n_picks: int) -> tuple[float, float]:
+    """Return the seconds, and the seconds of processor time, that anomalib's coreset would take.
+
+    Setting up (stacking, projecting) is timed as it is, and each pick as the mean of the first `n_picks`. The random
+    numbers are left where they were.
+    """
+    import torch
+    from anomalib.models.components import KCenterGreedy
+
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002  where anomalib draws from
+    start, processor = time.perf_counter(), time.process_time()
+    sampler = KCenterGreedy(embedding=torch.vstack(list(store)), sampling_ratio=sampling_ratio)
+    n_all, sampler.coreset_size = sampler.coreset_size, 1
+    sampler.select_coreset_idxs()
+    set_up = time.perf_counter() - start, time.process_time() - processor
+    sampler.coreset_size = min(n_picks, n_all)
+    index: Any = 0
+    start, processor = time.perf_counter(), time.process_time()
+    for _ in range(sampler.coreset_size - 1):
+        sampler.update_distances(cluster_center=index)
+        index = sampler.get_new_idx()
+        sampler.min_distances.scatter_(0, index.unsqueeze(0).unsqueeze(1), 0.0)
+    times = n_all / max(1, sampler.coreset_size - 1)
+    picking = (time.perf_counter() - start) * times, (time.process_time() - processor) * times
+    torch.set_rng_state(state)
+    np.random.set_state(numpy_state)  # noqa: NPY002
+    return set_up[0] + picking[0], set_up[1] + picking[1]
+
+
+def shared_layers(backbone: str, layers: Sequence[str] | None) -> tuple[str, ...]:
+    """Return layers by our names that anomalib can take too; timm gives features where the picture is halved next.
+
+    Raises:
+        InputError: if a layer is none of these.
+    """
+    offered = list(network(timm_name(backbone)).layers.values())
+    # Strides 8 and 16, as everywhere.
+    chosen = tuple(layers) if layers else tuple(offered[2:4]) if len(offered) == 5 else ("layer2", "layer3")
+    unknown = [layer for layer in chosen if layer not in offered]
+    if unknown:
+        raise InputError(message("layers", f"some of {', '.join(offered)}", ", ".join(unknown)))
+    return chosen
+
+
+def _load(extractor: Any, backbone: str) -> None:
+    """Put our weights into timm's network, and see that nothing of it stays random."""
+    import torch
+
+    path = find(backbone)
+    if path is None:
+        raise missing(backbone)
+    ours, _ = read_weights(path, source(backbone), chosen=False)
+    weights = to_timm(network(timm_name(backbone)), ours)
+    state = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
+    left = [name for name in extractor.load_state_dict(state, strict=False).missing_keys if "num_batches" not in name]
+    if left:
+        got = f"none for {', '.join(left[:3])}"
+        raise InputError(message("weights", "all that timm's network has", got, where=path))

@@ -1,0 +1,220 @@
+"""anomalib's PatchCore checkpoints: to a model folder that gives the same scores, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from blemish._validation.checks import describe
+from blemish._version import __version__
+from blemish.backbones.architectures import build_graph
+from blemish.backbones.backbone import Backbone
+from blemish.backbones.embedding import Extractor, embedding_graph
+from blemish.data.training_images import Progress, TrainingPictures, no_progress
+from blemish.detectors.patchcore.detector import Patchcore
+from blemish.detectors.patchcore.fit import Fitted, calibrated
+from blemish.detectors.patchcore.scoring import Scorer
+from blemish.detectors.patchcore.settings import PatchcoreSettings
+from blemish.detectors.patchcore.state import UNKNOWN, fitted_to
+from blemish.errors import ModelFileError, message
+from blemish.interop.anomalib.preprocessing import Preparation, preparation
+from blemish.interop.anomalib.timm_names import Network, network, renormalised, to_ours
+from blemish.modelfolder.folder import ModelFolder
+from blemish.ops.conformal import Calibration
+from blemish.ops.neighbors import MemoryIndex
+
+if TYPE_CHECKING:
+    import os
+
+    from numpy.typing import NDArray
+
+    from blemish.data.training_images import Picture
+    from blemish.imaging.geometry import Geometry
+    from blemish.types import Float32
+
+FEATURES = "model.feature_extractor.feature_extractor."
+MEMORY_BANK = "model.memory_bank"
+# A patch this near to a bank row, in the row's length, is where the row was taken from: the same patch by another
+# program differs by 1e-6, and another patch that is as near is as good an answer.
+SAME = 1e-3
+
+
+class Imported(NamedTuple):
+    """What a checkpoint holds, in our terms.
+
+    Attributes:
+        settings: of the detector that gives the same scores.
+        geometry: how pictures are prepared.
+        network: the bytes of the graph, `image` to `features`.
+        memory_bank: (n, D) float32.
+        image_threshold: anomalib's, on raw scores; NaN if it was never validated.
+        pixel_threshold: likewise, of the map.
+    """
+
+    settings: PatchcoreSettings
+    geometry: Geometry
+    network: bytes
+    memory_bank: Float32
+    image_threshold: float
+    pixel_threshold: float
+
+
+def import_patchcore(
+    checkpoint: Mapping[str, Any],
+    *,
+    where: str | os.PathLike[str],
+    sha256: str,
+    good: Sequence[Picture] = (),
+    false_alarm_rate: float = 0.01,
+    threads: int,
+    progress: Progress = no_progress,
+) -> Patchcore:
+    """Return the detector in a checkpoint of anomalib's PatchCore.
+
+    Args:
+        checkpoint: as `torchfile.load_checkpoint` gives it, unknown classes allowed.
+        where: its file, for errors and for the record.
+        sha256: of the file.
+        good: good pictures to calibrate thresholds on, the training pictures or others; a bank row that lies in one of
+            them does not count for it. Without them the checkpoint's own thresholds are kept, which promise nothing.
+        false_alarm_rate: share of good pictures that may be called defective.
+        threads: for decoding and for the network.
+        progress: called now and then as progress(stage, done, total).
+
+    Raises:
+        DataError: if fewer than two of the good pictures can be read.
+        InputError: if the backbone is none that we have.
+        ModelFileError: if the checkpoint is another model's, not fitted, or says what a model folder can't express.
+    """
+    found = read_patchcore(checkpoint, false_alarm_rate=false_alarm_rate, where=where)
+    extractor = Extractor(found.network, threads=threads)
+    source = np.full((len(found.memory_bank), 3), UNKNOWN, np.int32)
+    names: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
+    if good:
+        pictures = TrainingPictures(list(good), bit_depth=None, threads=threads)
+
+        def maps(stage: str) -> Iterator[tuple[int, Float32]]:
+            everything = range(len(pictures))
+            return pictures.feature_maps(extractor, found.geometry, everything, stage=stage, progress=progress)
+
+        index = MemoryIndex(found.memory_bank)
+        source, kept = _sources(index, maps("finding patches"))
+        pictures.keep(kept)
+        scorer, scores, peaks = calibrated(
+            found.settings, found.geometry, found.memory_bank, source, maps("calibrating")
+        )
+        names, sizes = tuple(pictures.names), tuple(pictures.sizes_hw)
+    else:
+        if not np.isfinite([found.image_threshold, found.pixel_threshold]).all():
+            todo = "Give good pictures to set them by: --good FOLDER."
+            raise ModelFileError(message("thresholds", "numbers", "none yet", where=where, todo=todo))
+        scorer = Scorer(MemoryIndex(found.memory_bank), found.settings.num_neighbors, None, 0.0)
+        scores, peaks = [found.image_threshold], [found.pixel_threshold]
+    provenance: dict[str, str | int | float] = {
+        "library_version": __version__,
+        "imported_from": f"anomalib PatchCore, {where}",
+        "imported_sha256": sha256,
+        "backbone": found.settings.backbone,
+        "n_training_files": len(names),
+        "thresholds_from": f"{len(scores)} good pictures" if good else "the checkpoint",
+    }
+    rate = false_alarm_rate
+    calibrations = Calibration.from_scores(scores, rate), Calibration.from_scores(peaks, rate)
+    fitted = Fitted(found.geometry, extractor, scorer, source, *calibrations, names, sizes, provenance)
+    header, tensors = fitted_to(found.settings, fitted)
+    return Patchcore.from_model(ModelFolder(Path(where), header, found.network, tensors), threads=threads)
+
+
+def read_patchcore(checkpoint: Mapping[str, Any], *, false_alarm_rate: float, where: object) -> Imported:
+    """Return what a PatchCore checkpoint holds.
+
+    Raises:
+        InputError: if the backbone is none that we have.
+        ModelFileError: if it is not fitted, or says what a model folder can't express.
+    """
+    state, told = checkpoint["state_dict"], checkpoint.get("hyper_parameters") or {}
+    bank = _bank(state, where)
+    name = told.get("backbone", "wide_resnet50_2")
+    if not isinstance(name, str):
+        todo = "Fit with Blemish instead, with that network as an ONNX file."
+        raise ModelFileError(message("backbone", "a name of timm's", "a network of the user's", where=where, todo=todo))
+    known = network(name)
+    layers = _layers(known, told.get("layers", ("layer2", "layer3")), where)
+    prepared = preparation(checkpoint, normalised=True, where=where)
+    neighbors = told.get("num_neighbors", 9)
+    settings = PatchcoreSettings(
+        backbone=known.name,
+        layers=layers,
+        image_size=prepared.resize_hw,
+        center_crop=prepared.crop_hw,
+        coreset_sampling_ratio=float(told.get("coreset_sampling_ratio", 0.1)),
+        coreset_size=None,
+        num_neighbors=min(neighbors, len(bank)) if isinstance(neighbors, int) else neighbors,
+        pooling=3,
+        scaling="none",
+        shrinkage=0.0,
+        position_sigma=None,
+        score_sigma=0.0,
+        whole_picture=False,
+        map_sigma_px=4.0,
+        false_alarm_rate=Calibration.from_scores([0.0], false_alarm_rate).false_alarm_rate,
+        bit_depth=None,
+        max_rows=500_000,
+        seed=0,
+        arithmetic="anomalib",
+    )
+    geometry = settings.geometry([(1, 1)], None)
+    weights = {key[len(FEATURES) :]: value for key, value in state.items() if key.startswith(FEATURES)}
+    backbone = _backbone(known, layers, weights, prepared)
+    graph = embedding_graph(backbone, pooling=3, like_anomalib=geometry)
+    thresholds = (float(state.get(f"post_processor._{kind}_threshold", np.nan)) for kind in ("image", "pixel"))
+    return Imported(settings, geometry, graph.SerializeToString(), bank, *thresholds)
+
+
+def _bank(state: Mapping[str, Any], where: object) -> Float32:
+    bank = np.ascontiguousarray(state[MEMORY_BANK], np.float32)
+    if bank.ndim != 2 or not len(bank):
+        todo = "Fit the model, then save the checkpoint."
+        raise ModelFileError(
+            message("memory_bank", "float32 (n, D), n above 0", describe(bank), where=where, todo=todo)
+        )
+    return bank
+
+
+def _layers(known: Network, layers: Any, where: object) -> tuple[str, ...]:
+    """Return our names of a checkpoint's layers; anomalib passes over names that it does not know."""
+    order = list(known.layers)
+    named = [layer for layer in layers if layer in order] if isinstance(layers, (list, tuple)) else []
+    if not named or named != sorted(set(named), key=order.index):
+        expected = f"some of {', '.join(order)}, finest first"
+        raise ModelFileError(message("layers", expected, str(layers)[:80], where=where))
+    return tuple(known.layers[layer] for layer in named)
+
+
+def _backbone(known: Network, layers: tuple[str, ...], weights: Mapping[str, Any], prepared: Preparation) -> Backbone:
+    model = build_graph(known.build, to_ours(known, weights), layers)
+    # What a checkpoint takes off the pixels need not be what our graph does.
+    mean, std = (tuple(255 * number for number in numbers) for numbers in (prepared.mean, prepared.std))
+    if not np.allclose([mean, std], [known.mean, known.std], rtol=1e-6):
+        renormalised(model, known, mean, std)
+    return Backbone(known.name, layers, (), (), "", model)
+
+
+def _sources(index: MemoryIndex, maps: Iterable[tuple[int, Float32]]) -> tuple[NDArray[np.int32], list[int]]:
+    """Return the picture, row and column of the patch that each bank row equals, and which pictures could be read."""
+    source = np.full((index.n_rows, 3), UNKNOWN, np.int32)
+    nearest = SAME * np.linalg.norm(index.memory_bank, axis=1)
+    kept = []
+    for i, features in maps:
+        kept.append(i)
+        found = index.search(features.reshape(-1, features.shape[-1]), 1)
+        for patch in np.flatnonzero(found.distances[:, 0] <= nearest[found.indices[:, 0]]):
+            row = found.indices[patch, 0]
+            if found.distances[patch, 0] <= nearest[row]:
+                nearest[row] = found.distances[patch, 0]
+                source[row] = len(kept) - 1, *divmod(int(patch), features.shape[1])
+    return source, kept

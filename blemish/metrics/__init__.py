@@ -1,0 +1,1 @@
+"""Metrics of raw scores and anomaly maps: pure functions."""

@@ -1,0 +1,340 @@
+"""Metrics of raw scores: AUROC, average precision, F1-max, their curves and bootstrap intervals, error rates.
+
+Nothing is normalised or clipped first, so a metric says the same of 0.1 and 1000 as of 1 and 2: only order matters.
+Every metric is computed from how many good and how many defective pictures (or pixels, or resampled pictures) have
+each distinct score. The `*_of_counts` functions are that one computation; `blemish.pixelmetrics` calls them as well.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from blemish._validation.checks import blocks, check_array, check_number, describe
+from blemish.errors import InputError, message
+from blemish.types import Bool, Curve, Float64, Int64
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike, NDArray
+
+    Counts = NDArray[np.int64] | NDArray[np.float64]
+
+Metric = Literal["image_AUROC", "image_AP", "image_F1Max"]
+
+# Resamples are counted in blocks of about this many numbers (8 MB each), however many pictures there are.
+_BLOCK = 1 << 20
+
+
+class Tally(NamedTuple):
+    """How many good and defective things have each distinct score, highest score first.
+
+    Attributes:
+        values: (G,) float64, strictly falling.
+        defective: (G,) int64.
+        good: (G,) int64.
+    """
+
+    values: Float64
+    defective: Int64
+    good: Int64
+
+
+def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Return the area under the ROC curve: the chance that a defective picture outscores a good one, ties counted half.
+
+    Args:
+        scores: (n,) finite numbers, higher is more anomalous.
+        labels: (n,) bool or 0 and 1, True for defective.
+
+    Returns:
+        A number in [0, 1], exact up to the last rounding.
+
+    Raises:
+        InputError: if there are no pictures of one kind, a score is NaN or infinite, or the lengths differ.
+
+    >>> auroc([1, 2, 2, 3], [False, False, True, True])
+    0.875
+    """
+    tally = _tally(*_check(scores, labels, both=True))
+    return float(auroc_of_counts(tally.defective, tally.good))
+
+
+def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Return the average precision: the mean of the precision over the steps of recall, without interpolation.
+
+    Args:
+        scores: (n,) finite numbers, higher is more anomalous.
+        labels: (n,) bool or 0 and 1, True for defective.
+
+    Raises:
+        InputError: as for `auroc`.
+
+    >>> round(average_precision([4, 3, 2, 1], [True, False, True, False]), 4)
+    0.8333
+    """
+    tally = _tally(*_check(scores, labels, both=True))
+    return float(average_precision_of_counts(tally.defective, tally.good))
+
+
+def f1_max(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
+    """Return the highest F1 that any threshold reaches, and that threshold.
+
+    The threshold is chosen with the labels in hand, so it describes the test set and must not be used as a
+    detector's threshold; `blemish.thresholds` makes those.
+
+    Args:
+        scores: (n,) finite numbers, higher is more anomalous.
+        labels: (n,) bool or 0 and 1, True for defective.
+
+    Returns:
+        (value, threshold): calling defective what scores above `threshold` has this F1. The threshold lies midway
+        between two scores, or just below the lowest; of equally good ones the highest.
+
+    Raises:
+        InputError: as for `auroc`.
+
+    >>> f1_max([1, 2, 3, 4], [False, False, True, True])
+    (1.0, 2.5)
+    """
+    tally = _tally(*_check(scores, labels, both=True))
+    f1 = f1_of_counts(tally.defective, tally.good)
+    best = int(f1.argmax())
+    return float(f1[best]), threshold_above(tally.values, best)
+
+
+def roc_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
+    """Return the ROC curve: x the false alarm rate, y the share of defective pictures found.
+
+    Args:
+        scores: (n,) finite numbers, higher is more anomalous.
+        labels: (n,) bool or 0 and 1, True for defective.
+
+    Returns:
+        One point per distinct score, after (0, 0) with threshold infinity; ends at (1, 1).
+
+    Raises:
+        InputError: as for `auroc`.
+    """
+    tally = _tally(*_check(scores, labels, both=True))
+    x = np.cumsum(tally.good) / tally.good.sum()
+    y = np.cumsum(tally.defective) / tally.defective.sum()
+    return Curve(np.r_[0.0, x], np.r_[0.0, y], np.r_[np.inf, tally.values])
+
+
+def precision_recall_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
+    """Return the precision-recall curve: x the recall, y the precision.
+
+    Args:
+        scores: (n,) finite numbers, higher is more anomalous.
+        labels: (n,) bool or 0 and 1, True for defective.
+
+    Returns:
+        One point per distinct score, after (0, 1) with threshold infinity (by convention: nothing is called defective).
+
+    Raises:
+        InputError: as for `auroc`.
+    """
+    tally = _tally(*_check(scores, labels, both=True))
+    found = np.cumsum(tally.defective)
+    x = found / found[-1]
+    y = found / (found + np.cumsum(tally.good))
+    return Curve(np.r_[0.0, x], np.r_[1.0, y], np.r_[np.inf, tally.values])
+
+
+def false_alarm_rate(scores: ArrayLike, labels: ArrayLike, threshold: float) -> float:
+    """Return the share of good pictures that score above `threshold`.
+
+    Raises:
+        InputError: if no picture is good, a score or the threshold is NaN, or the lengths differ.
+
+    >>> false_alarm_rate([1, 2, 3, 9], [False, False, False, True], 2)
+    0.3333333333333333
+    """
+    values, defective = _check(scores, labels)
+    good = values[~defective]
+    if not good.size:
+        raise InputError(message("labels", "at least one good picture", f"{len(values)} defective ones"))
+    check_number("threshold", threshold, low=-np.inf, high=np.inf)
+    return float((good > threshold).mean())
+
+
+def miss_rate(scores: ArrayLike, labels: ArrayLike, threshold: float) -> float:
+    """Return the share of defective pictures that do not score above `threshold`.
+
+    Raises:
+        InputError: if no picture is defective, a score or the threshold is NaN, or the lengths differ.
+
+    >>> miss_rate([1, 3, 9, 9], [False, True, True, True], 3)
+    0.3333333333333333
+    """
+    values, defective = _check(scores, labels)
+    bad = values[defective]
+    if not bad.size:
+        raise InputError(message("labels", "at least one defective picture", f"{len(values)} good ones"))
+    check_number("threshold", threshold, low=-np.inf, high=np.inf)
+    return float((bad <= threshold).mean())
+
+
+def image_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """Return image_AUROC, image_AP and image_F1Max by name; none of them if only one kind of picture is there.
+
+    Args:
+        scores: (n,) finite numbers, higher is more anomalous.
+        labels: (n,) bool or 0 and 1, True for defective.
+
+    Raises:
+        InputError: if a score is NaN or infinite, there are no scores, or the lengths differ.
+    """
+    values, defective = _check(scores, labels)
+    if defective.all() or not defective.any():
+        return {}
+    tally = _tally(values, defective)
+    return {name: float(metric(tally.defective, tally.good)) for name, metric in _OF_COUNTS.items()}
+
+
+def bootstrap_interval(
+    metric: Metric,
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the bootstrap percentile interval of one image metric.
+
+    Good and defective pictures are drawn with replacement apart from each other, so every resample has as many of
+    each as the test set. It says how much the figure depends on which pictures happened to be in the test set, not on
+    which were trained on; where good and defective are fully separated it is (1, 1), which a larger set may not keep.
+
+    Args:
+        metric: "image_AUROC", "image_AP" or "image_F1Max".
+        scores: (n,) finite numbers, higher is more anomalous.
+        labels: (n,) bool or 0 and 1, True for defective.
+        n_resamples: how many resamples.
+        level: share of the resamples inside the interval, 0.95 for 95 %.
+        seed: of the resampling; the same seed gives the same interval.
+
+    Raises:
+        InputError: as for `auroc`, or if a setting is out of range or the metric is unknown.
+
+    Source: Efron & Tibshirani 1993, chapter 13 (percentile interval).
+    """
+    intervals = bootstrap_intervals(scores, labels, metrics=(metric,), n_resamples=n_resamples, level=level, seed=seed)
+    return intervals[metric]
+
+
+def bootstrap_intervals(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    metrics: tuple[Metric, ...] = ("image_AUROC", "image_AP", "image_F1Max"),
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Return the interval of `bootstrap_interval` for each of `metrics`, all from the same resamples."""
+    for name in metrics:
+        if name not in _OF_COUNTS:
+            raise InputError(message("metric", "one of " + ", ".join(_OF_COUNTS), repr(name)))
+    check_number("n_resamples", n_resamples, low=1, high=np.inf)
+    check_number("level", level, low=0, high=1)
+    values, defective = _check(scores, labels, both=True)
+    falling, group = np.unique(-values, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    results: dict[str, list[Float64]] = {name: [] for name in metrics}
+    for block in blocks(n_resamples, max(1, _BLOCK // len(falling))):
+        size = block.stop - block.start
+        good = _resampled(rng, group[~defective], size, len(falling))
+        bad = _resampled(rng, group[defective], size, len(falling))
+        for name in metrics:
+            results[name].append(_OF_COUNTS[name](bad, good))
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    limits = {name: np.quantile(np.concatenate(parts), tails) for name, parts in results.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in limits.items()}
+
+
+def auroc_of_counts(defective: Counts, good: Counts) -> Float64:
+    """Return the AUROC of (..., G) counts by falling score, one number per leading index."""
+    not_above = good.sum(axis=-1, keepdims=True, dtype=np.float64) - np.cumsum(good, axis=-1, dtype=np.float64)
+    won = (defective * (not_above + good / 2)).sum(axis=-1)
+    area: Float64 = np.asarray(won / defective.sum(axis=-1, dtype=np.float64) / good.sum(axis=-1, dtype=np.float64))
+    return area
+
+
+def average_precision_of_counts(defective: Counts, good: Counts) -> Float64:
+    """Return the average precision of (..., G) counts by falling score, one number per leading index."""
+    found = np.cumsum(defective, axis=-1, dtype=np.float64)
+    called = found + np.cumsum(good, axis=-1)
+    # Before the first picture of a resample both are 0, and so is the step of recall.
+    precision = found / np.maximum(called, 1)
+    mean: Float64 = np.asarray((defective * precision).sum(axis=-1) / found[..., -1])
+    return mean
+
+
+def f1_of_counts(defective: Counts, good: Counts) -> Float64:
+    """Return (..., G) float64: the F1 when each score and all higher ones are called defective."""
+    found = np.cumsum(defective, axis=-1, dtype=np.float64)
+    f1: Float64 = 2 * found / (found + np.cumsum(good, axis=-1) + found[..., -1:])
+    return f1
+
+
+def threshold_above(values: Float64, index: int) -> float:
+    """Return a threshold that `values[: index + 1]` (falling) are above and the rest are not: midway if there is room.
+
+    >>> threshold_above(np.array([4.0, 3.0, 1.0]), 1)
+    2.0
+    """
+    upper = values[index]
+    if index + 1 == len(values):
+        return float(np.nextafter(upper, -np.inf))
+    lower = values[index + 1]
+    middle = lower / 2 + upper / 2
+    return float(middle if lower <= middle < upper else lower)
+
+
+def _highest_f1(defective: Counts, good: Counts) -> Float64:
+    highest: Float64 = np.asarray(f1_of_counts(defective, good).max(axis=-1))
+    return highest
+
+
+_OF_COUNTS: dict[str, Callable[[Counts, Counts], Float64]] = {
+    "image_AUROC": auroc_of_counts,
+    "image_AP": average_precision_of_counts,
+    "image_F1Max": _highest_f1,
+}
+
+
+def _check(scores: ArrayLike, labels: ArrayLike, *, both: bool = False) -> tuple[Float64, Bool]:
+    """Return scores as float64 (n,) and labels as bool (n,), or raise; `both` asks for pictures of both kinds."""
+    given = np.asarray(scores)
+    if given.dtype.kind not in "fiub":
+        raise InputError(message("scores", "numbers (n,)", describe(given)))
+    values: Float64 = check_array("scores", given.astype(np.float64), dtype=np.float64, shape=("n",))
+    marks = np.asarray(labels)
+    if marks.dtype != np.bool_ and not (marks.dtype.kind in "iu" and np.isin(marks, (0, 1)).all()):
+        raise InputError(message("labels", "bool (n,) or 0 and 1", describe(marks)))
+    defective: Bool = check_array("labels", marks.astype(np.bool_), dtype=np.bool_, shape=(len(values),))
+    if both and (defective.all() or not defective.any()):
+        n = int(defective.sum())
+        got = f"{len(values) - n} good and {n} defective"
+        raise InputError(message("labels", "both good and defective pictures", got))
+    return values, defective
+
+
+def _tally(values: Float64, defective: Bool) -> Tally:
+    """Return the counts of each distinct score, highest first."""
+    negated, group = np.unique(-values, return_inverse=True)
+    n = len(negated)
+    return Tally(-negated, np.bincount(group[defective], minlength=n), np.bincount(group[~defective], minlength=n))
+
+
+def _resampled(rng: np.random.Generator, group: Int64, size: int, n_groups: int) -> Int64:
+    """Return (size, n_groups) counts: each row holds len(group) draws with replacement from `group`."""
+    drawn = group[rng.integers(0, len(group), (size, len(group)))]
+    drawn += np.arange(size)[:, None] * n_groups
+    counts: Int64 = np.bincount(drawn.ravel(), minlength=size * n_groups).reshape(size, n_groups)
+    return counts

@@ -1,0 +1,1 @@
+"""Array functions, each of one paper or one textbook operation."""

@@ -1,0 +1,222 @@
+"""Exact nearest neighbours of feature vectors in a memory bank.
+
+Coarse scores with a proved error rule out all rows but a few (`integer_scores`); those are measured directly. So the
+answer is that of brute force, whatever the data; only the time depends on them.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blemish._validation.checks import blocks, check_array
+from blemish.errors import InputError, message
+from blemish.ops.int8_bounds import IntegerScores, largest_columns, lowest_score
+from blemish.types import Bool, Float32, Int64, Neighbors
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Squares of larger numbers come near the end of float32.
+_LARGEST = 1e15
+# Scores of one block of queries: few enough to stay near the processor, enough to make the calls worth it.
+_BLOCK_SCORES = 128 * 20_000
+_BLOCK_QUERIES = (16, 256)
+# Each holds the scores of a block; by then memory is what they wait for.
+_MOST_THREADS = 16
+# The first block is small: it may show that the bound gains nothing on these data.
+_FIRST_QUERIES = 32
+_PAIR_VALUES = 1 << 16
+# Below this many rows the float32 product is as fast.
+_MIN_INTEGER_ROWS = 1536
+
+
+class MemoryIndex:
+    """The rows of a memory bank, ready to be searched for nearest neighbours.
+
+    Distances are Euclidean, summed in float64 over the differences themselves: a query that equals a bank row has
+    distance 0. Searching changes nothing: threads may share one index.
+
+    Args:
+        memory_bank: (n, D) float32, finite, within +-1e15, one row per patch. Kept, not copied: leave it as it is.
+
+    Raises:
+        InputError: if `memory_bank` is not such an array with at least one row.
+    """
+
+    def __init__(self, memory_bank: Float32) -> None:
+        self._bank: Float32 = np.ascontiguousarray(_check_rows("memory_bank", memory_bank, "n", "D"))
+        # Distances do not change with the origin; rounding errors are smallest around the mean.
+        self._mean: Float32 = self._bank.mean(axis=0, dtype=np.float64).astype(np.float32)
+        self._coarse = IntegerScores(self._bank, self._mean) if self.n_rows >= _MIN_INTEGER_ROWS else None
+
+    def __reduce__(self) -> tuple[type[MemoryIndex], tuple[Float32]]:
+        return MemoryIndex, (self._bank,)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows of the bank."""
+        return int(self._bank.shape[0])
+
+    @property
+    def dim(self) -> int:
+        """Length of a row."""
+        return int(self._bank.shape[1])
+
+    @property
+    def memory_bank(self) -> Float32:
+        """The rows that are searched, (n, D) float32."""
+        return self._bank
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the index holds, the bank included."""
+        return self._bank.nbytes + self._mean.nbytes + (0 if self._coarse is None else self._coarse.nbytes)
+
+    def search(self, queries: Float32, n_neighbors: int = 1, *, exclude: Bool | None = None) -> Neighbors:
+        """Return the `n_neighbors` nearest bank rows of each query, nearest first, equally near ones by index.
+
+        Args:
+            queries: (Q, D) float32, finite, within +-1e15; Q may be 0.
+            n_neighbors: how many, from 1 to the number of rows that are not excluded.
+            exclude: (n,) bool, True for bank rows that must not be found. Costs no rebuild of the index.
+
+        Raises:
+            InputError: if `queries` or `exclude` has another dtype or shape, or there are fewer rows than asked for.
+
+        Cost: one product of 8-bit integers, Q x n x D, on all cores; a float32 product where so many rows are
+            equally near that the 8-bit bound rules out too few.
+        """
+        checked = _check_rows("queries", queries, "Q", self.dim)
+        excluded = self._check_excluded(n_neighbors, exclude)
+        parts = self._blocks(len(checked))
+        # Dealt out like cards: what one block of patches of a picture gains by the bound, the others then gain too.
+        order = np.argsort(np.arange(len(checked)) % max(1, len(parts)), kind="stable")
+        rows = checked[order]
+        found = Neighbors(np.empty((len(rows), n_neighbors), np.float32), np.empty((len(rows), n_neighbors), np.int64))
+        left = self._search_integer(rows, n_neighbors, excluded, parts, found)
+        self._search_float(rows, n_neighbors, excluded, left, found)
+        back = np.argsort(order)
+        return Neighbors(found.distances[back], found.indices[back])
+
+    def _blocks(self, n_queries: int) -> list[slice]:
+        """Return the queries in blocks, the first one small."""
+        least, most = _BLOCK_QUERIES
+        first = min(_FIRST_QUERIES, n_queries)
+        size = max(least, min(most, _BLOCK_SCORES // self.n_rows))
+        rest = [slice(first + part.start, first + part.stop) for part in blocks(n_queries - first, size)]
+        return [slice(0, first), *rest] if n_queries else []
+
+    def _check_excluded(self, n_neighbors: int, exclude: Bool | None) -> Int64:
+        """Return the rows that must not be found, or raise if too few others are left."""
+        excluded = np.empty(0, np.int64)
+        if exclude is not None:
+            excluded = np.flatnonzero(check_array("exclude", exclude, dtype=np.bool_, shape=(self.n_rows,)))
+        if isinstance(n_neighbors, bool) or not isinstance(n_neighbors, (int, np.integer)) or n_neighbors < 1:
+            raise InputError(message("n_neighbors", "an integer of at least 1", repr(n_neighbors)))
+        n_allowed = self.n_rows - len(excluded)
+        if n_neighbors > n_allowed:
+            got = f"{n_neighbors} with {n_allowed} of {self.n_rows} bank rows allowed"
+            todo = "Ask for fewer neighbours, or build the bank from more pictures."
+            raise InputError(message("n_neighbors", f"at most {n_allowed}", got, todo=todo))
+        return excluded
+
+    def _search_integer(
+        self, queries: Float32, k: int, excluded: Int64, todo: list[slice], found: Neighbors
+    ) -> list[slice]:
+        """Fill `found` for the blocks in which the bound rules out enough; return the others."""
+        coarse = self._coarse
+        if coarse is None or not todo or 4 * k > coarse.n_groups:
+            return todo
+        left: list[slice] = []
+        n_threads = min(_n_cores(), len(todo), _MOST_THREADS)
+        waiting = iter(todo)
+
+        def work(_: int) -> None:
+            buffers = coarse.take_buffers(max(block.stop - block.start for block in todo))
+            for block in waiting:
+                # Where one block gains nothing the others will not either.
+                pairs = None if left else coarse.candidates(queries[block], self._bank, k, excluded, buffers)
+                if pairs is None:
+                    left.append(block)
+                else:
+                    found.distances[block], found.indices[block] = _best_of_pairs(queries[block], self._bank, *pairs, k)
+            coarse.spare_buffers.append(buffers)
+
+        with ThreadPoolExecutor(n_threads) as threads:
+            list(threads.map(work, range(n_threads)))
+        return left
+
+    def _search_float(self, queries: Float32, k: int, excluded: Int64, todo: list[slice], found: Neighbors) -> None:
+        """Fill `found` for these blocks by a float32 product, with the same care for its rounding."""
+        if not todo:
+            return
+        bank = self._bank - self._mean
+        slack = np.float32(4 * (self.dim + 8)) * np.finfo(np.float32).eps
+        half = 0.5 * np.einsum("ij,ij->i", bank, bank) * (1 - slack)
+        asked = np.concatenate([np.arange(block.start, block.stop) for block in todo])
+        size = max(1, min(len(asked), 2 * _BLOCK_SCORES // self.n_rows))
+        space = np.empty((size, self.n_rows), np.float32)
+        for part in blocks(len(asked), size):
+            rows = queries[asked[part]]
+            centred = rows - self._mean
+            squares = np.einsum("ij,ij->i", centred, centred)
+            scores = np.matmul(centred, bank.T, out=space[: len(rows)])
+            scores -= half
+            scores[:, excluded] = -np.inf
+            seeds = largest_columns(scores, k)
+            limit = lowest_score(rows, self._bank[seeds], squares, slack)
+            pairs = np.divmod(np.flatnonzero(scores >= limit[:, None]), self.n_rows)
+            found.distances[asked[part]], found.indices[asked[part]] = _best_of_pairs(rows, self._bank, *pairs, k)
+
+
+def _n_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_rows(name: str, rows: object, count: int | str, dim: int | str) -> Float32:
+    """Return `rows` if they are finite float32 whose squares are finite too, or raise."""
+    checked: Float32 = check_array(name, rows, dtype=np.float32, shape=(count, dim), empty=count == "Q")
+    if checked.size and max(checked.max(), -checked.min()) > _LARGEST:
+        raise InputError(message(name, f"values from {-_LARGEST:g} to {_LARGEST:g}", f"{np.abs(checked).max():g}"))
+    return checked
+
+
+def _best_of_pairs(
+    queries: Float32, bank: Float32, rows: NDArray[np.intp], columns: NDArray[np.intp], k: int
+) -> tuple[Float32, Int64]:
+    """Return the k nearest of the pairs (query row, bank column) of each query; `rows` is sorted, k or more of each."""
+    rows, columns = _nearest_of_pairs(queries, bank, rows, columns, k)
+    # A float32 difference is off by 6e-8 of itself at most, so only the sum needs float64.
+    wide = (bank[columns] - queries[rows]).astype(np.float64)
+    squares = np.einsum("ij,ij->i", wide, wide)
+    distances = np.sqrt(squares).astype(np.float32)
+    order = np.lexsort((columns, distances, rows))
+    first = np.searchsorted(rows, np.arange(len(queries)))
+    best = order[first[:, None] + np.arange(k)]
+    return distances[best], columns[best].astype(np.int64)
+
+
+def _nearest_of_pairs(
+    queries: Float32, bank: Float32, rows: NDArray[np.intp], columns: NDArray[np.intp], k: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the pairs that are not farther in float32 than the k-th of their query by more than rounding.
+
+    Summed in float32, D terms are off by D * 6e-8 of their sum at most, and each by what underflows.
+    """
+    if len(rows) == k * len(queries):
+        return rows, columns
+    squares = np.empty(len(rows), np.float32)
+    for part in blocks(len(rows), max(1, _PAIR_VALUES // queries.shape[1])):
+        difference = bank.take(columns[part], axis=0)
+        difference -= queries.take(rows[part], axis=0)
+        np.einsum("ij,ij->i", difference, difference, out=squares[part])
+    first = np.searchsorted(rows, np.arange(len(queries)))
+    limit = np.minimum.reduceat(squares, first) if k == 1 else squares[np.lexsort((squares, rows))[first + k - 1]]
+    kind, n_terms = np.finfo(np.float32), np.float32(4 * (queries.shape[1] + 8))
+    near = np.flatnonzero(squares <= (limit * (1 + n_terms * kind.eps) + n_terms * kind.tiny)[rows])
+    return rows[near], columns[near]

@@ -1,0 +1,1 @@
+"""Retrieval of similar defects from a Qdrant store."""

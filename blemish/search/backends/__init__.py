@@ -1,0 +1,1 @@
+"""Where vectors are stored: Qdrant's engine in process, or a server."""

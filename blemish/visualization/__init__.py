@@ -1,0 +1,1 @@
+"""Figures of results: heat maps, contours, charts and text."""

@@ -1,0 +1,105 @@
+"""What backbones see, against what changes when a pixel of the picture does."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from blemish._graphs.receptive_field import graph_fields, graph_stack
+from blemish.backbones.architectures import build_graph, efficientnet_lite, keras_resnet50, mobilenet_v2, resnet
+from blemish.backbones.backbone import run, session
+from blemish.errors import InputError
+from blemish.ops.receptive_field import receptive_field
+from tests import random_weights
+
+SIDE = 128
+
+
+def changed_by_hand(model, layer, row, column):
+    """The rows and columns of the picture that a layer's output at one place depends on, found one line at a time.
+
+    Weights are made positive, so that a brighter line always shows; ReLU6 is opened, so that nothing is cut off.
+    """
+    positive = onnx.ModelProto()
+    positive.CopyFrom(model)
+    for weight in positive.graph.initializer:
+        array = onnx.numpy_helper.to_array(weight)
+        if array.ndim == 4 and array.shape != (1, 3, 1, 1):
+            array = np.abs(array) / np.abs(array).sum((1, 2, 3), keepdims=True)
+        elif weight.name == "mean":
+            array = np.full_like(array, -1.0)
+        elif weight.name == "six":
+            array = np.full_like(array, 1e30)
+        elif array.ndim == 1 and weight.data_type == TensorProto.FLOAT:
+            array = np.ones_like(array)
+        weight.CopyFrom(onnx.numpy_helper.from_array(array.astype(array.dtype), weight.name))
+    running = session(positive.SerializeToString())
+    base = np.zeros((1, SIDE, SIDE, 3), np.uint8)
+    value = run(running, base)[layer][0, :, row, column]
+    touched = []
+    for axis in (1, 2):
+        lines = []
+        for line in range(SIDE):
+            image = base.copy()
+            image[(slice(None),) * axis + (line,)] = 255
+            lines.append(bool(np.any(run(running, image)[layer][0, :, row, column] != value)))
+        places = np.flatnonzero(lines)
+        touched.append((int(places.min()), int(places.max()) + 1))
+    return touched
+
+
+@pytest.mark.parametrize(
+    ("network", "state", "layer"),
+    [
+        (efficientnet_lite, random_weights.efficientnet_lite(1), "blocks.3"),
+        (efficientnet_lite, random_weights.efficientnet_lite(1), "blocks.4"),
+        (mobilenet_v2, random_weights.mobilenet_v2(3), "features.4"),
+        (resnet, random_weights.resnet(4, depths=(2, 2, 2, 2), bottleneck=False), "layer2"),
+        (keras_resnet50, random_weights.keras_resnet50(7), "layer2.0"),
+    ],
+)
+def test_changing_a_pixel_agrees(network, state, layer):
+    model = build_graph(network, state, [layer])
+    field = graph_fields(model, [layer])[layer]
+    for row, column in [(SIDE // field.stride // 2, 1), (0, SIDE // field.stride - 1)]:
+        wanted = [field.span(row, SIDE), field.span(column, SIDE)]
+        assert changed_by_hand(model, layer, row, column) == wanted
+
+
+def test_the_stack_of_a_backbone_derives_its_field():
+    model = build_graph(efficientnet_lite, random_weights.efficientnet_lite(1), ["blocks.4"])
+    stack = graph_stack(model, "blocks.4")
+    assert receptive_field(stack) == graph_fields(model, ["blocks.4"])["blocks.4"]
+    assert (receptive_field(stack).size, receptive_field(stack).stride) == (67, 8)
+    assert [layer.kernel for layer in stack if layer.kernel > 1] == [3, 3, 3, 3, 5, 5]
+
+
+def model_of(*nodes):
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["B", "H", "W", 3])
+    return helper.make_model(helper.make_graph(list(nodes), "g", [image], []))
+
+
+def test_what_is_no_window_is_refused():
+    pooled = model_of(helper.make_node("GlobalAveragePool", ["image"], ["squeezed"]))
+    with pytest.raises(InputError, match=r"expected convolutions, pools and pointwise steps, got GlobalAverage"):
+        graph_fields(pooled, ["squeezed"])
+    with pytest.raises(InputError, match=r"layer: expected a tensor of the network, got 'other'"):
+        graph_fields(model_of(helper.make_node("Relu", ["image"], ["x"])), ["other"])
+
+
+def test_branches():
+    wide = helper.make_node("Conv", ["image", "w"], ["a"], kernel_shape=[5, 5], pads=[2, 2, 2, 2])
+    shifted = helper.make_node("Conv", ["image", "w"], ["b"], kernel_shape=[3, 3], pads=[0, 0, 2, 2])
+    coarse = helper.make_node("MaxPool", ["image"], ["c"], kernel_shape=[2, 2], strides=[2, 2])
+    added = model_of(wide, shifted, helper.make_node("Add", ["a", "b"], ["sum"]))
+    assert graph_fields(added, ["sum"])["sum"].span(0) == (-2, 3)
+    assert [layer.kernel for layer in graph_stack(added, "sum")] == [5]
+    uneven = helper.make_node("Conv", ["image", "w"], ["a"], kernel_shape=[3, 3], pads=[2, 2, 0, 0])
+    apart = model_of(uneven, shifted, helper.make_node("Add", ["a", "b"], ["sum"]))
+    assert graph_fields(apart, ["sum"])["sum"].span(0) == (-2, 3)
+    with pytest.raises(InputError, match="expected branches of which one sees the most, got others, in sum"):
+        graph_stack(apart, "sum")
+    with pytest.raises(InputError, match="expected branches of one stride, got 1 and 2, in sum"):
+        graph_fields(model_of(wide, coarse, helper.make_node("Add", ["a", "c"], ["sum"])), ["sum"])

@@ -1,0 +1,244 @@
+"""The embedding graph against plain NumPy, and what its scaling does to features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from blemish.backbones import backbone as backbones
+from blemish.backbones.embedding import Affine, Extractor, Moments, Scaling, embedding_graph
+from blemish.errors import InputError, ModelFileError
+from blemish.imaging.resize import resize
+from tests.pictures import good
+
+if TYPE_CHECKING:
+    from blemish.backbones.backbone import Backbone
+
+LAYERS = ("blocks.2", "blocks.4", "blocks.10")  # strides 4, 8 and 16
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return backbones.build("efficientnet_lite0", layers=LAYERS)
+
+
+def averaged(maps: np.ndarray, size: int) -> np.ndarray:
+    """The mean over size x size neighbours of (C, h, w), as many of them as lie inside."""
+    result = np.empty_like(maps)
+    for row in range(maps.shape[1]):
+        for column in range(maps.shape[2]):
+            rows = slice(max(0, row - size // 2), row + size // 2 + 1)
+            columns = slice(max(0, column - size // 2), column + size // 2 + 1)
+            result[:, row, column] = maps[:, rows, columns].mean(axis=(1, 2))
+    return result
+
+
+def resized(maps: np.ndarray, grid_hw: tuple[int, int]) -> np.ndarray:
+    """Bilinear between the centres of cells, the outermost value going on beyond the outermost centre."""
+    for axis, n in zip((1, 2), grid_hw, strict=True):
+        most = maps.shape[axis] - 1
+        places = np.clip((np.arange(n) + 0.5) * maps.shape[axis] / n - 0.5, 0, most)
+        low = np.floor(places).astype(int)
+        share = np.expand_dims(places - low, tuple(k for k in range(3) if k != axis))
+        high = np.minimum(low + 1, most)
+        maps = maps.take(low, axis) * (1 - share) + maps.take(high, axis) * share
+    return maps
+
+
+def twin(backbone: Backbone, picture: np.ndarray, pooling: int, scaling: Affine | None) -> np.ndarray:
+    found = backbones.run(backbones.session(backbone.model.SerializeToString()), picture[None])
+    pooled = [averaged(found[layer][0].astype(np.float64), pooling) for layer in backbone.layers]
+    grid = pooled[0].shape[1:]
+    joined = np.concatenate([pooled[0], *(resized(one, grid) for one in pooled[1:])]).transpose(1, 2, 0)
+    return joined if scaling is None else joined @ scaling.weight.T + scaling.bias
+
+
+@pytest.mark.parametrize("pooling", [1, 3, 5])
+@pytest.mark.parametrize("is_scaled", [False, True])
+def test_graph_equals_its_plain_twin(backbone: Backbone, pooling: int, is_scaled: bool, rng: np.random.Generator):
+    size = sum(backbone.channels)
+    weight = rng.normal(size=(size, size)) / size**0.5
+    scaling = Affine(weight.astype(np.float32), rng.normal(size=size).astype(np.float32)) if is_scaled else None
+    picture = good(1, 64, 96)
+    model = embedding_graph(backbone, pooling=pooling, scaling=scaling)
+    features = Extractor(model.SerializeToString(), threads=1).features(picture)
+    assert (features.shape, features.dtype) == ((16, 24, size), np.float32)
+    assert features.flags.c_contiguous
+    expected = twin(backbone, picture, pooling, scaling)
+    np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_one_layer_is_taken_alone():
+    backbone = backbones.build("efficientnet_lite0", layers=["blocks.4"])
+    features = Extractor(embedding_graph(backbone).SerializeToString(), threads=1).features(good(1, 64, 64))
+    np.testing.assert_allclose(features, twin(backbone, good(1, 64, 64), 3, None), rtol=1e-3, atol=1e-4)
+
+
+def test_graph_of_the_backbone_is_left_as_it_is(backbone: Backbone):
+    before = backbone.model.SerializeToString()
+    embedding_graph(backbone, pooling=3)
+    assert backbone.model.SerializeToString() == before
+
+
+@pytest.mark.parametrize(
+    ("pooling", "text"),
+    [(2, "pooling: expected an odd number, got 2"), (0, "pooling: expected a number from 1 to 15, got 0")],
+)
+def test_pooling_is_odd(backbone: Backbone, pooling: int, text: str):
+    with pytest.raises(InputError, match=text):
+        embedding_graph(backbone, pooling=pooling)
+
+
+def test_graph_that_nothing_runs():
+    with pytest.raises(ModelFileError, match=r"network: expected a graph that ONNX Runtime runs"):
+        Extractor(b"no graph")
+
+
+def test_size_that_the_network_does_not_take(backbone: Backbone):
+    model = embedding_graph(backbone)
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("image", 2, ["B", 64, 64, 3]))
+    extractor = Extractor(model.SerializeToString(), threads=1)
+    with pytest.raises(InputError, match=r"image: expected .* that the network takes, got uint8 \(1, 32, 64, 3\)"):
+        extractor.features(np.zeros((32, 64, 3), np.uint8))
+
+
+# Scaling
+
+
+def correlated(rng: np.random.Generator, n: int = 2000) -> np.ndarray:
+    mixed = rng.normal(size=(n, 6)) @ rng.normal(size=(6, 6)) * (1, 10, 0.1, 3, 1, 1)
+    return (mixed + 50).astype(np.float32)
+
+
+def moments_of(rows: np.ndarray, *sizes: int) -> Moments:
+    moments = Moments()
+    for part in np.split(rows, np.cumsum(sizes)) if sizes else [rows]:
+        moments.add(part)
+    return moments
+
+
+def scaled(rows: np.ndarray, scaling: Affine) -> np.ndarray:
+    return rows.astype(np.float64) @ scaling.weight.T + scaling.bias
+
+
+def test_whitened_features_have_unit_covariance(rng: np.random.Generator):
+    rows = correlated(rng)
+    white = scaled(rows, moments_of(rows).scaling("whiten", 0.0))
+    np.testing.assert_allclose(white.mean(axis=0), 0, atol=1e-2)
+    np.testing.assert_allclose(np.cov(white.T, bias=True), np.eye(6), atol=2e-3)
+
+
+def test_shrinkage_keeps_weak_directions_small(rng: np.random.Generator):
+    rows = correlated(rng)
+    values = np.linalg.eigvalsh(np.cov(rows.astype(np.float64).T, bias=True))
+    white = scaled(rows, moments_of(rows).scaling("whiten", 0.1))
+    found = np.linalg.eigvalsh(np.cov(white.T, bias=True))
+    np.testing.assert_allclose(found, np.sort(values / (values + 0.1 * values.mean())), rtol=5e-3, atol=1e-4)
+    assert found[0] < 0.1
+    assert found[-1] > 0.8
+
+
+def test_standard_features_have_unit_variances(rng: np.random.Generator):
+    rows = correlated(rng)
+    scaling = moments_of(rows).scaling("standard", 0.0)
+    standard = scaled(rows, scaling)
+    np.testing.assert_allclose(standard.std(axis=0), 1, rtol=1e-3)
+    np.testing.assert_allclose(standard.mean(axis=0), 0, atol=1e-2)
+    assert np.count_nonzero(scaling.weight - np.diag(np.diag(scaling.weight))) == 0
+
+
+def test_none_leaves_features_as_they_are(rng: np.random.Generator):
+    rows = correlated(rng)
+    np.testing.assert_array_equal(scaled(rows, moments_of(rows).scaling("none", 0.1)), rows.astype(np.float64))
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.1])
+@pytest.mark.parametrize("kind", ["standard", "whiten", "none"])
+def test_constant_channels_do_no_harm(kind: Scaling, shrinkage: float, rng: np.random.Generator):
+    rows = correlated(rng)
+    rows[:, 2] = 7
+    rows[:, 4] = rows[:, 5]
+    found = scaled(rows, moments_of(rows).scaling(kind, shrinkage))
+    assert np.isfinite(found).all()
+    assert np.abs(found).max() < (200 if kind == "none" else 20)
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.1])
+@pytest.mark.parametrize("kind", ["standard", "whiten"])
+def test_features_that_never_move_stay_finite(kind: Scaling, shrinkage: float):
+    rows = np.full((10, 4), 3, np.float32)
+    found = scaled(rows, moments_of(rows).scaling(kind, shrinkage))
+    np.testing.assert_allclose(found, 0, atol=1e-4)
+
+
+def test_fewer_vectors_than_channels(rng: np.random.Generator):
+    rows = rng.normal(size=(4, 30)).astype(np.float32)
+    assert np.abs(scaled(rows, moments_of(rows).scaling("whiten", 0.0))).max() < 3
+
+
+@pytest.mark.parametrize("kind", ["standard", "whiten"])
+def test_chunks_change_nothing(kind: Scaling, rng: np.random.Generator):
+    rows = correlated(rng)
+    whole, parts = (m.scaling(kind, 0.1) for m in (moments_of(rows), moments_of(rows, 1, 900)))
+    np.testing.assert_allclose(scaled(rows, whole) ** 2, scaled(rows, parts) ** 2, rtol=1e-3, atol=1e-3)
+
+
+def test_a_large_mean_costs_no_digits(rng: np.random.Generator):
+    rows = (rng.normal(size=(3000, 3)) + 30_000).astype(np.float32)
+    scaling = moments_of(rows, 1000, 1000).scaling("standard", 0.0)
+    np.testing.assert_allclose(np.diag(scaling.weight), 1 / rows.astype(np.float64).std(axis=0), rtol=1e-6)
+
+
+def test_the_summary_is_mean_and_deviation_of_each_layer_seen_from_further_away(backbone: Backbone):
+    extractor = Extractor(embedding_graph(backbone, pooling=3).SerializeToString())
+    picture = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
+    network = backbones.session(backbone.model.SerializeToString())
+    layers = backbones.run(network, resize(picture, (96, 96))[None])
+    expected = [f(layers["blocks.10"][0], axis=(1, 2)) for f in (np.mean, np.std)]
+    np.testing.assert_allclose(extractor.summary(picture), np.concatenate(expected), rtol=1e-3, atol=1e-4)
+
+
+def test_the_usual_layers_come_with_others_for_the_summary():
+    usual = backbones.build("efficientnet_lite0")
+    picture = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
+    layers = backbones.run(backbones.session(usual.model.SerializeToString()), resize(picture, (96, 96))[None])
+    expected = [f(layers[name][0], axis=(1, 2)) for name in ("blocks.9", "blocks.10") for f in (np.mean, np.std)]
+    found = Extractor(embedding_graph(usual).SerializeToString()).summary(picture)
+    np.testing.assert_allclose(found, np.concatenate(expected), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_parts_are_the_coarsest_layers_joined_and_seen_from_further_away(is_turned: bool, rng: np.random.Generator):
+    usual = backbones.build("efficientnet_lite0")
+    axes = Affine(rng.normal(size=(5, 192)).astype(np.float32), rng.normal(size=5).astype(np.float32))
+    graph = embedding_graph(usual, pooling=3, part_axes=axes if is_turned else None)
+    picture = rng.integers(0, 256, (320, 256, 3), dtype=np.uint8)
+    layers = backbones.run(backbones.session(usual.model.SerializeToString()), resize(picture, (160, 128))[None])
+    expected = np.concatenate([layers[name][0] for name in ("blocks.7", "blocks.10")]).transpose(1, 2, 0)
+    if is_turned:
+        expected = expected @ axes.weight.T + axes.bias
+    found = Extractor(graph.SerializeToString()).parts(picture)
+    assert found.shape == (10, 8, 5 if is_turned else 192)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_network_of_one_size_sees_everything_from_there(backbone: Backbone):
+    model = embedding_graph(backbone)
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("image", TensorProto.UINT8, ["B", 96, 96, 3]))
+    extractor = Extractor(model.SerializeToString(), threads=1)
+    assert extractor.parts(good(1, 96, 96)).shape == (6, 6, 112)
+    assert extractor.summary(good(1, 96, 96)).shape == (224,)
+
+
+def test_principal_axes_are_the_most_varied_directions(rng: np.random.Generator):
+    turn = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    rows = (rng.normal(size=(4000, 4)) * (9, 5, 1, 0.1) @ turn + 3).astype(np.float32)
+    axes = moments_of(rows).principal(2)
+    turned = rows @ axes.weight.T + axes.bias
+    np.testing.assert_allclose(np.abs(axes.weight @ turn.T), [[1, 0, 0, 0], [0, 1, 0, 0]], atol=0.05)
+    np.testing.assert_allclose(turned.mean(axis=0), 0, atol=1e-3)
+    np.testing.assert_allclose(axes.weight @ axes.weight.T, np.eye(2), atol=1e-6)
+    assert moments_of(rows).principal(64).weight.shape == (4, 4)

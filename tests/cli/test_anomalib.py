@@ -1,0 +1,82 @@
+"""The commands for people who come from anomalib."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from blemish.cli.commands import app
+from blemish.data.synthetic.demo import make_demo
+from blemish.detectors.patchcore.detector import Patchcore
+from tests.anomalib_twins import N_TRAIN, SIZES, checkpoint, picture
+from tests.pictures import write
+
+
+@pytest.fixture(scope="module")
+def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint("lite0", tmp_path_factory.mktemp("checkpoint") / "model.ckpt")
+
+
+def test_import_makes_a_model_folder(ckpt: Path, tmp_path: Path):
+    done = CliRunner().invoke(app, ["import", str(ckpt), str(tmp_path / "model")])
+    assert done.exit_code == 0, done.output
+    assert "It promises no false-alarm rate: give --good" in done.output
+    assert "from the checkpoint. Saved in" in done.output
+    assert Patchcore.load(tmp_path / "model").settings.arithmetic == "anomalib"
+
+
+def test_import_calibrates_on_good_pictures(ckpt: Path, tmp_path: Path):
+    for i in range(N_TRAIN):
+        write(tmp_path / "good" / f"{i}.png", picture(i, *SIZES[i]))
+    arguments = ["import", str(ckpt), str(tmp_path / "model"), "--good", str(tmp_path / "good"), "--json"]
+    done = CliRunner().invoke(app, [*arguments, "--false-alarm-rate", "0.2"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    assert (found["detector"], found["thresholds_from"]) == ("patchcore", f"{N_TRAIN} good pictures")
+    assert Patchcore.load(tmp_path / "model").calibration.n == N_TRAIN
+
+
+def test_import_does_not_overwrite_other_files(ckpt: Path, tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    done = CliRunner().invoke(app, ["import", str(ckpt), str(tmp_path)])
+    assert "expected a model folder to replace, got other files: notes.txt" in str(done.exception)
+
+
+def test_export_writes_a_checkpoint_that_comes_back(ckpt: Path, tmp_path: Path):
+    runner = CliRunner()
+    runner.invoke(app, ["import", str(ckpt), str(tmp_path / "model")])
+    done = runner.invoke(app, ["export-anomalib", str(tmp_path / "model"), str(tmp_path / "out.ckpt"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["mb"] > 1
+    assert runner.invoke(app, ["import", str(tmp_path / "out.ckpt"), str(tmp_path / "again")]).exit_code == 0
+    picture_of = picture(70, 200, 200)
+    first, second = (Patchcore.load(tmp_path / name).predict(picture_of).score for name in ("model", "again"))
+    assert first == pytest.approx(second, rel=1e-5)
+
+
+def test_export_says_what_anomalib_has_not(saved: Path, tmp_path: Path):
+    done = CliRunner().invoke(app, ["export-anomalib", str(saved), str(tmp_path / "out.ckpt")])
+    assert "model: expected settings that anomalib has: arithmetic='anomalib'" in str(done.exception)
+    assert not (tmp_path / "out.ckpt").exists()
+
+
+def test_compare_says_how_to_install_anomalib(tmp_path: Path):
+    if importlib.util.find_spec("anomalib"):
+        pytest.skip("anomalib is installed here: test_compare.py runs it")
+    make_demo(tmp_path, image_size=64, n_train=2, n_test=1, n_defective=1, categories=("grid",))
+    done = CliRunner().invoke(app, ["compare", "--root", str(tmp_path), "--categories", "grid"])
+    assert "anomalib: expected to be installed, got no such package. Run `pip install 'blemish[anomalib]'`." in str(
+        done.exception
+    )
+
+
+def test_compare_checks_the_categories_first(tmp_path: Path):
+    done = CliRunner().invoke(app, ["compare", "--root", str(tmp_path), "--categories", "grid"])
+    assert "grid" in str(done.exception)
+    wrong = CliRunner().invoke(app, ["compare", "--root", str(tmp_path), "--model", "padim"])
+    assert wrong.exit_code == 2
+    assert "padim can't be compared" in wrong.output

@@ -1,0 +1,104 @@
+"""The commands of the store of defects as a person uses them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from blemish.imaging.decode import load
+from tests.cli.test_commands import run  # noqa: F401
+from tests.pictures import good, scratched, small_patchcore, write
+from tests.stores import blotched
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of labelled folders."""
+    for seed in range(200, 204):
+        write(tmp_path / "old" / "scratch" / f"{seed}.png", scratched(seed)[0])
+        write(tmp_path / "old" / "blotch" / f"{seed}.png", blotched(seed))
+    return tmp_path / "old"
+
+
+def test_index_similar_label_and_groups(run, saved: Path, pictures: Path, tmp_path: Path):  # noqa: F811
+    store = tmp_path / "s"
+    code, out, _ = run("index", saved, pictures, "--store", store, "--labels", "from-folders", "--json")
+    assert code == 0
+    said = json.loads(out)
+    assert (said["pictures"], said["new_regions"], said["left_out"]) == (8, said["regions"], [])
+    code, out, _ = run("index", saved, pictures, "--store", store)
+    assert (code, "8 pictures, 0 new regions" in out) == (0, True)
+    part, page = write(tmp_path / "new.png", scratched(300)[0]), tmp_path / "page.png"
+    code, out, err = run("similar", saved, part, "--store", store, "-k", 3, "--sheet", page, "--json")
+    assert code == 0
+    said = json.loads(out)
+    assert [one["label"] for one in said["matches"]] == ["scratch"] * 3
+    assert said["query"]["path"] == str(part)
+    assert said["suggestion"]["label"] == "scratch"
+    assert load(page).shape[1] > 4 * 200
+    assert str(page) in err
+    one = said["matches"][0]["id"]
+    code, out, _ = run("label", "--store", store, "--as", "Kratzer", "--by", "Ann", one)
+    assert (code, out.strip()) == (0, "1 labelled Kratzer.")
+    code, out, _ = run("groups", "--store", store, "--least-similarity", 0.9, "--json")
+    assert code == 0
+    (groups,) = json.loads(out).values()
+    assert {label for group in groups for label in group["labels"]} == {"scratch", "blotch", "Kratzer"}
+    code, out, _ = run("similar", saved, part, "--store", store)
+    assert (code, "Probably" in out, one in out) == (0, True, True)
+
+
+def test_a_good_picture_offers_force(run, saved: Path, pictures: Path, tmp_path: Path, fitted):  # noqa: F811
+    store, part = tmp_path / "s", tmp_path / "good.png"
+    run("index", saved, pictures, "--store", store)
+    write(part, next(p for p in map(good, range(100, 130)) if not fitted.predict(p).regions))
+    code, _, err = run("similar", saved, part, "--store", store)
+    assert (code, "an anomalous region" in err, "--force" in err) == (2, True, True)
+    code, out, _ = run("similar", saved, part, "--store", store, "--force", "--json")
+    assert (code, json.loads(out)["query"]["forced"]) == (0, True)
+
+
+def test_what_cannot_be_read_is_said_and_left_out(run, saved: Path, pictures: Path, tmp_path: Path):  # noqa: F811
+    (pictures / "scratch" / "empty.png").write_bytes(b"")
+    code, out, _ = run("index", saved, pictures, "--store", tmp_path / "s")
+    assert (code, "8 pictures" in out, "empty.png" in out) == (2, True, True)
+
+
+@pytest.mark.parametrize("command", ["groups", "similar", "suggest", "reindex"])
+def test_a_store_that_is_not_there_is_said(run, saved: Path, pictures: Path, tmp_path: Path, command: str):  # noqa: F811
+    part = next(pictures.rglob("*.png"))
+    given = {"groups": [], "similar": [saved, part], "suggest": [saved, part], "reindex": [saved]}[command]
+    code, _, err = run(command, *given, "--store", tmp_path / "none")
+    assert (code, "store: expected one that was made, got nothing there" in err) == (2, True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_suggest_and_reindex(run, saved: Path, pictures: Path, tmp_path: Path, good_paths: list[Path]):  # noqa: F811
+    store, part = tmp_path / "s", write(tmp_path / "new.png", scratched(300)[0])
+    run("index", saved, pictures, "--store", store, "--labels", "from-folders")
+    code, out, err = run("suggest", saved, part, tmp_path / "none.png", "--store", store, "--json")
+    assert (code, "none.png" in err) == (2, True)
+    assert [(one["path"], one["label"]) for one in json.loads(out)] == [(str(part), "scratch")]
+    other = small_patchcore(seed=1).fit(good_paths).save(tmp_path / "other")
+    code, _, err = run("similar", other, part, "--store", store, "--category", "part")
+    assert (code, "blemish reindex" in err) == (2, True)
+    code, out, _ = run("reindex", other, "--store", store, "--json")
+    assert (code, json.loads(out)["pictures"]) == (0, 8)
+    code, out, _ = run("suggest", other, part, "--store", store)
+    assert (code, "Probably scratch" in out) == (0, True)
+
+
+def test_other_good_pictures_are_needed_once(run, saved: Path, pictures: Path, tmp_path: Path, good_paths):  # noqa: F811
+    folder = good_paths[0].parent
+    moved = folder.rename(folder.with_name("moved"))
+    try:
+        code, _, err = run("index", saved, pictures, "--store", tmp_path / "s")
+        assert (code, "give their folder once (--good)" in err) == (2, True)
+        code, _, _ = run("index", saved, pictures, "--store", tmp_path / "s", "--good", moved)
+        assert code == 0
+        code, out, _ = run("index", saved, pictures, "--store", tmp_path / "s")
+        assert (code, "0 new regions" in out) == (0, True)
+    finally:
+        moved.rename(folder)

@@ -1,0 +1,133 @@
+"""The commands about the teacher, as a person uses them."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from blemish.cli import teacher as cli_teacher
+from blemish.cli.commands import main
+from blemish.cli.teacher import duration_s
+from blemish.errors import InputError
+from blemish.imaging.decode import load, save
+from tests.pictures import good
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call the command line; return (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["blemish", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return call
+
+
+def test_the_derivation_is_printed(run):
+    code, out, _ = run("receptive-field")
+    assert code == 0
+    assert out.startswith("efficientad-s, without padding:")
+    assert "33 -> 30 -> 15 -> 12 -> 6 -> 4 -> 1" in out
+    assert run("receptive-field", "conv4,pool2/2,conv4,pool2/2,conv3,conv4")[1].splitlines()[2:] == out.splitlines()[2:]
+
+
+def test_the_derivation_as_json(run):
+    code, out, _ = run("receptive-field", "--model", "efficientad-m", "--padding", "--size", 256, "--json")
+    said = json.loads(out)
+    assert code == 0
+    assert (said["receptive_field_px"], said["stride_px"], said["first_px"]) == (33, 4, -16)
+    assert said["steps"][0] == {"name": "picture", "map": 256, "sees_px": 1, "stride_px": 1}
+    assert said["steps"][-1]["map"] == 64
+
+
+def test_a_backbones_layer(run):
+    code, out, _ = run("receptive-field", "--backbone", "efficientnet_lite0", "--layer", "blocks.4", "--json")
+    said = json.loads(out)
+    assert code == 0
+    assert (said["network"], said["receptive_field_px"]) == ("efficientnet_lite0, layer blocks.4", 67)
+
+
+def test_the_drawing_is_written(run, tmp_path):
+    save(tmp_path / "p.png", good(0, 300, 400))
+    code, out, _ = run(
+        "receptive-field", "--picture", tmp_path / "p.png", "--out", tmp_path / "f.png", "--cell", "3, 5"
+    )
+    assert code == 0
+    assert f"Drawing: {tmp_path / 'f.png'}" in out
+    assert load(tmp_path / "f.png").shape[1] >= 512
+    small = run("receptive-field", "--size", 64, "--picture", tmp_path / "p.png", "--out", tmp_path / "g.png", "--json")
+    assert json.loads(small[1])["drawing"] == str(tmp_path / "g.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["conv4", "--model", "efficientad-s"], "expected a stack, --model or --backbone, got a stack and --model"),
+        (["--model", "efficientad"], "model: expected efficientad-s or efficientad-m, got 'efficientad'"),
+        (["dense"], "stack: expected layers with commas between, got 'dense'"),
+        (["--size", "20"], "size: expected at least 33 pixels"),
+        (["--picture", "p.png"], "drawing: expected --picture and --out together, got --picture alone"),
+        (["--backbone", "vgg"], "backbone: expected one of efficientnet_lite0"),
+        (["--backbone", "efficientnet_lite0", "--layer", "logits"], "got GlobalAveragePool, whose outputs may see"),
+    ],
+)
+def test_what_cannot_be_is_told(run, arguments, text):
+    code, out, err = run("receptive-field", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert text in err
+    assert err.count("\n") == 1
+
+
+def test_a_wrong_cell_or_picture_is_told(run, tmp_path):
+    save(tmp_path / "p.png", good(0))
+    drawing = ("receptive-field", "--picture", tmp_path / "p.png", "--out", tmp_path / "f.png")
+    assert "cell: expected a row and a column such as 3,5, got 'x'" in run(*drawing, "--cell", "x")[2]
+    assert "cell: expected one of 16 rows and 16 columns" in run(*drawing, "--cell", "99,0")[2]
+    (tmp_path / "p.png").write_bytes(b"")
+    code, _, err = run(*drawing)
+    assert (code, "picture: expected an image" in err) == (2, True)
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("90", 90), ("90s", 90), ("1.5H", 5400), (" 10m ", 600)])
+def test_durations(text, wanted):
+    assert duration_s(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "m", "-3m", "0", "3 d", "1e3"])
+def test_what_is_no_duration_is_told(text):
+    with pytest.raises(InputError, match=r"budget: expected a time such as 90s, 10m or 1\.5h"):
+        duration_s(text)
+
+
+def test_distill_says_what_it_made(run, tmp_path):
+    for i in range(8):
+        save(tmp_path / "photographs" / f"{i}.png", good(i, 260, 260))
+    save(tmp_path / "photographs" / "8.png", np.zeros((8, 8), np.uint8))
+    (tmp_path / "photographs" / "9.png").write_bytes(b"broken")
+    out = tmp_path / "t.safetensors"
+    small = ("--backbone", "efficientnet_lite0", "--layers", "blocks.1, blocks.3", "--batch", 1, "--threads", 1)
+    code, said, err = run("distill", tmp_path / "photographs", "--out", out, "--steps", 1, *small)
+    assert code == 0
+    assert "1 pictures could not be read." in said
+    assert "PDN-S after 1 steps" in said
+    assert f"Saved in {out}." in said
+    assert "preparing crops: 10 of 10" in err
+    assert out.exists()
+    assert out.with_suffix(".json").exists()
+    code, _, err = run("distill", tmp_path / "photographs", "--out", out, "--steps", 1, *small, "--seed", 1)
+    assert (code, err.splitlines()[-1].startswith("error: prepared crops: expected seed 1")) == (2, True)
+
+
+def test_lines_are_few():
+    lines = cli_teacher.Lines()
+    for done in range(1, 1001):
+        lines("distilling", done, 1000, "")
+    assert lines.said == {"distilling": 20}

@@ -1,0 +1,119 @@
+"""Manifests: lists of pictures as CSV and JSON lines, and what is said of a line that cannot be."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from blemish.data.datasets import DataSet, Manifest, open_dataset
+from blemish.errors import DataError
+from tests.pictures import touch
+
+
+def names(samples):
+    return [sample.path.name for sample in samples]
+
+
+def manifest(tmp_path, text, name="list.csv"):
+    touch(tmp_path, "a.png", "b.png", "c.png", "m.png", "sub/d é.png")
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_manifest_of_csv(tmp_path):
+    path = manifest(
+        tmp_path,
+        "\ufeffPath,Split,Defect,Mask\na.png,train,good,\n\nb.png,test,crack,m.png\nc.png,,,\nsub/d é.png,test,,\n",
+    )
+    parts = Manifest(path)
+    assert isinstance(parts, DataSet)
+    assert parts.name == "list"
+    assert names(parts.train) == ["a.png", "c.png"]
+    assert [(sample.path.name, sample.defect, sample.mask_path) for sample in parts.test] == [
+        ("b.png", "crack", tmp_path / "m.png"),
+        ("d é.png", "good", None),
+    ]
+    assert repr(parts).endswith("2 to train, 1 good and 1 defective to test")
+
+
+def test_manifest_of_a_spreadsheet_with_semicolons_and_labels_of_0_and_1(tmp_path):
+    parts = Manifest(manifest(tmp_path, "path;label\na.png;0\nb.png;1\nc.png;scratch\n"))
+    assert names(parts.train) == ["a.png"]
+    assert [sample.defect for sample in parts.test] == ["defect", "scratch"]
+
+
+def test_manifest_of_json_lines(tmp_path):
+    rows = [
+        {"path": "a.png"},
+        {"path": "b.png", "label": 1, "defect": "hole", "mask": "m.png"},
+        {"path": "c.png", "label": True},
+    ]
+    parts = open_dataset(manifest(tmp_path, "\n".join(map(json.dumps, rows)) + "\n\n", "list.jsonl"))
+    assert isinstance(parts, Manifest)
+    assert names(parts.train) == ["a.png"]
+    assert [sample.defect for sample in parts.test] == ["hole", "defect"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", r"^manifest: expected the columns path and, .* got nothing, in .*list\.csv, line 1\."),
+        ("file,label\na.png,0", r"^manifest: expected the columns path and, .* got file, label, in .*line 1\."),
+        ("path,path\na.png,a.png", r"^manifest: expected the columns"),
+        ("path\n", r"^manifest: expected good pictures of split train, got no lines, in .*list\.csv\."),
+        ("path,split\na.png,test", r"^manifest: expected good pictures of split train, got 1 lines without one"),
+        ("path,mask\na.png", r"^manifest: expected 2 values, got 1 values, in .*list\.csv, line 2\."),
+        (
+            "path\na.png\nzz.png",
+            r"^path: expected a file that exists, got 'zz\.png', in .*line 3\. Names are relative to ",
+        ),
+        (
+            "path\na.png\na.png",
+            r"^manifest: expected each picture once, got .*a\.png again, after line 2, in .*line 3\.",
+        ),
+        ("path,defect\n,good", r"^path: expected the name of a picture, got nothing, in .*line 2\."),
+        ("path,split\na.png,val", r"^split: expected \"train\" or \"test\", got 'val', in .*line 2\."),
+        (
+            "path,split,defect\na.png,train,crack",
+            r"^split: expected test for a defective picture, got train, .*line 2\.",
+        ),
+        (
+            "path,label,defect\na.png,0,crack",
+            r"^label: expected the same as defect, got 'crack' and '0', in .*line 2\.",
+        ),
+        ("path,mask,defect\na.png,zz.png,x", r"^mask: expected a file that exists, got 'zz\.png', in .*line 2\."),
+        ('path\n"a.png\n', r"^manifest: expected CSV, got .*, in .*list\.csv, line 2\."),
+        ("path\na\0b.png", r"^path: expected a file that exists|^manifest: expected CSV"),
+    ],
+)
+def test_manifest_errors_name_the_line(text, said, tmp_path):
+    with pytest.raises(DataError, match=said):
+        Manifest(manifest(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", r"^manifest: expected one JSON object a line, got .*list\.jsonl, line 1\."),
+        ("[1]", r"^manifest: expected a JSON object, got list, in .*line 1\."),
+        ('{"path": "a.png"}\n{"path": 3}', r"^path: expected the name of a file, got 3, in .*line 2\."),
+        (
+            '{"path": "a.png", "label": 0.5}',
+            r"^label: expected \"good\" or the name of a defect, got 0\.5, in .*line 1\.",
+        ),
+        ('{"path": "a.png", "split": 1}', r"^split: expected \"train\" or \"test\", got 1, in .*line 1\."),
+        ("[" * 100_000, r"^manifest: expected one JSON object a line, got "),
+    ],
+)
+def test_json_manifest_errors_name_the_line(text, said, tmp_path):
+    with pytest.raises(DataError, match=said):
+        Manifest(manifest(tmp_path, text, "list.jsonl"))
+
+
+def test_a_manifest_that_is_not_text(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"^manifest: expected a UTF-8 text file, got .*not UTF-8.*, in .*list\.csv"):
+        Manifest(path)

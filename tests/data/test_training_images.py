@@ -1,0 +1,150 @@
+"""Training pictures: read in order, broken ones named and left out, at least two left."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blemish.data.training_images import TrainingPictures, no_progress, path_of, read_picture
+from blemish.errors import DataError, ImageError, InputError
+from blemish.imaging.geometry import Geometry
+from blemish.types import Sample
+from tests.pictures import cut_off, good, goods, write, write_goods
+
+
+class Means:
+    """Stands for the network: the mean colour of each 32 x 32 cell."""
+
+    model = b""
+
+    def features(self, network_input: np.ndarray) -> np.ndarray:
+        height, width = network_input.shape[:2]
+        cells = network_input.reshape(height // 32, 32, width // 32, 32, 3)
+        return cells.mean(axis=(1, 3)).astype(np.float32)
+
+
+def read(items, **changes) -> TrainingPictures:
+    return TrainingPictures(items, **{"bit_depth": None, "threads": 2, **changes})
+
+
+def seen(pictures: TrainingPictures, chosen: list[int]) -> dict[int, np.ndarray]:
+    found = pictures.feature_maps(Means(), Geometry((64, 64)), chosen, stage="s", progress=no_progress)
+    return dict(found)
+
+
+def test_paths_samples_and_arrays_are_the_same_pictures(tmp_path: Path):
+    paths = write_goods(tmp_path, 3)
+    given = [read(paths), read([str(p) for p in paths]), read([Sample(p) for p in paths]), read(goods(3))]
+    assert given[0].names == given[1].names == given[2].names == [str(p) for p in paths]
+    assert given[3].names == ["array 0", "array 1", "array 2"]
+    assert given[0].sha256 == given[1].sha256 == given[2].sha256
+    for one in given:
+        assert one.sizes_hw == [(96, 96)] * 3
+        for i, features in seen(one, [0, 1, 2]).items():
+            np.testing.assert_array_equal(features, seen(given[0], [i])[i])
+
+
+def test_the_hash_is_that_of_the_files_in_order(tmp_path: Path):
+    paths = write_goods(tmp_path, 3)
+    digests = "".join(hashlib.sha256(p.read_bytes()).hexdigest() for p in paths)
+    assert read(paths).sha256 == hashlib.sha256(digests.encode()).hexdigest()
+    assert read(paths[::-1]).sha256 != read(paths).sha256
+
+
+def test_features_come_in_the_order_asked_for():
+    pictures = read(goods(4))
+    found = pictures.feature_maps(Means(), Geometry((64, 64)), [3, 0, 2], stage="s", progress=no_progress)
+    assert [i for i, _ in found] == [3, 0, 2]
+    assert not np.array_equal(seen(pictures, [3])[3], seen(pictures, [0])[0])
+
+
+def test_progress_counts_every_picture():
+    calls = []
+    pictures = read(goods(3))
+    list(pictures.feature_maps(Means(), Geometry((64, 64)), [0, 2], stage="x", progress=lambda *a: calls.append(a)))
+    assert calls == [("x", 1, 2), ("x", 2, 2)]
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture at all", b"\x89PNG\r\n\x1a\n"])
+def test_broken_files_are_left_out_and_named(tmp_path: Path, content: bytes):
+    paths = write_goods(tmp_path, 3)
+    paths[1].write_bytes(content)
+    pictures = read(paths)
+    assert pictures.names == [str(paths[0]), str(paths[2])]
+    (problem,) = pictures.problems
+    assert (problem.path, problem.kind) == (paths[1], "unreadable")
+    assert str(paths[1]) in problem.text
+    assert problem.text.endswith(" It was left out.")
+
+
+def test_a_missing_file_is_left_out(tmp_path: Path):
+    paths = write_goods(tmp_path, 3)
+    paths[2].unlink()
+    assert [p.path for p in read(paths).problems] == [paths[2]]
+
+
+def test_a_picture_with_a_whole_header_is_found_broken_when_decoded(tmp_path: Path):
+    paths = write_goods(tmp_path, 3)
+    cut_off(paths[1], good(1))
+    pictures = read(paths)
+    assert len(pictures) == 3
+    assert list(seen(pictures, [0, 1, 2])) == [0, 2]
+    assert [p.path for p in pictures.problems] == [paths[1]]
+    before = read(paths).sha256
+    pictures.keep([0, 2])
+    assert pictures.names == [str(paths[0]), str(paths[2])]
+    assert (len(pictures), len(pictures.sizes_hw)) == (2, 2)
+    assert pictures.sha256 == read([paths[0], paths[2]]).sha256 != before
+    with pytest.raises(DataError, match=r"got 1 that can be read and 1 broken, the first: picture: .*001\.png"):
+        pictures.keep([0])
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_at_least_two(n: int):
+    with pytest.raises(DataError, match=f"good pictures: expected at least 2, got {n} that can be read"):
+        read(goods(n))
+
+
+def test_all_broken(tmp_path: Path):
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    for path in paths:
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"got 0 that can be read and 4 broken, the first: .*0\.png\. It was left out"):
+        read(paths)
+
+
+@pytest.mark.parametrize(
+    ("array", "text"),
+    [
+        (np.zeros((8, 8, 3)), r"picture: expected uint8 or uint16 .* got float64 \(8, 8, 3\)\. If it runs from 0 to 1"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "Pass one picture at a time"),
+        (np.zeros((3, 8, 8), np.uint8), "Channels come last"),
+        (np.zeros((8, 8, 4), np.uint8), "Leave alpha out"),
+        (np.zeros((0, 8, 3), np.uint8), r"got uint8 \(0, 8, 3\)"),
+    ],
+)
+def test_an_array_that_is_no_picture_is_the_callers_mistake(array: np.ndarray, text: str):
+    with pytest.raises(InputError, match=text):
+        read([*goods(2), array])
+
+
+def test_reading_one(tmp_path: Path):
+    path = write(tmp_path / "größe 日本.png", good(0))
+    for item in (path, str(path), Sample(path), good(0)):
+        np.testing.assert_array_equal(read_picture(item, None), good(0))
+    assert path_of(good(0)) is None
+    assert path_of(str(path)) == path_of(Sample(path)) == path
+    with pytest.raises(ImageError, match=r"absent\.png"):
+        read_picture(tmp_path / "absent.png", None)
+
+
+def test_bit_depth_reaches_files_and_arrays(tmp_path: Path):
+    grey = good(0)[..., 0]
+    twelve = (grey.astype(np.int64) * 4095 // 255).astype(np.uint16)
+    path = write(tmp_path / "a.png", twelve)
+    for item in (path, twelve):
+        np.testing.assert_allclose(read_picture(item, 12)[..., 0].astype(int), grey, atol=1)
+        np.testing.assert_allclose(read_picture(item, None)[..., 0].astype(int), grey // 16, atol=1)

@@ -1,0 +1,227 @@
+"""Each kind of trouble in a folder of pictures is found and named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from blemish.data.datasets import Folder, MVTecAD
+from blemish.data.validation import check_dataset, survey_dataset
+from blemish.imaging.decode import load
+from blemish.types import Sample
+
+
+def save(path, picture):
+    """Write without waiting for the disk, as `images.save` would: a hundred such waits take a second."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done, encoded = cv2.imencode(
+        path.suffix, picture.astype(np.uint8)[..., ::-1] if picture.ndim == 3 else picture * np.uint8(1)
+    )
+    assert done
+    path.write_bytes(encoded.tobytes())
+
+
+@pytest.fixture
+def root(tmp_path, rng):
+    """A small category without a fault: 99 good pictures, and a test of both kinds with masks."""
+
+    def picture():
+        return rng.integers(0, 256, (6, 8, 3)).astype(np.uint8)
+
+    for n in range(99):
+        save(tmp_path / f"part/train/good/{n}.png", picture())
+    for n in range(2):
+        save(tmp_path / f"part/test/good/{n}.png", picture())
+        save(tmp_path / f"part/test/crack/{n}.png", picture())
+        save(tmp_path / f"part/ground_truth/crack/{n}_mask.png", np.arange(48).reshape(6, 8) > 40)
+    return tmp_path
+
+
+def check(root):
+    return check_dataset(MVTecAD(root, "part"))
+
+
+def only(problems, kind):
+    assert [problem.kind for problem in problems] == [kind]
+    return problems[0]
+
+
+def test_nothing_is_wrong_and_the_summary_says_how_it_was_read(root):
+    steps = []
+    survey = survey_dataset(MVTecAD(root, "part"), progress=lambda done, total: steps.append((done, total)))
+    assert survey.problems == ()
+    assert steps == [(n, 103) for n in range(1, 104)]
+    assert json.loads(json.dumps(survey.summary.to_dict())) == {
+        "name": "part",
+        "train": 99,
+        "test": {"good": 2, "crack": 2},
+        "masks": 2,
+        "unreadable": 0,
+        "skipped": 0,
+        "formats": {"PNG": 103},
+        "sizes": {"6 x 8": 103},
+        "channels": {"colour": 103},
+        "depths": {"8": 103},
+        "lowest_false_alarm_rate": 0.01,
+    }
+
+
+@pytest.mark.parametrize("content", [b"", b"text", "half"])
+def test_unreadable_pictures(root, content):
+    path = root / "part/test/good/1.png"
+    path.write_bytes(path.read_bytes()[:50] if content == "half" else content)
+    problem = only(check(root), "unreadable")
+    assert problem.path == path
+    assert problem.text.startswith("picture: expected ")
+    assert problem.text.endswith(f", in {path}. It is left out.")
+    assert not problem.fatal
+
+
+def test_a_depth_that_fit_would_refuse(root):
+    path = root / "part/test/good/1.tiff"
+    cv2.imwrite(str(path), np.ones((6, 8), np.float32))
+    assert "float32; 8 or 16 bits are read. It is left out." in only(check(root), "unreadable").text
+
+
+def test_masks_that_do_not_match(root):
+    masks = root / "part/ground_truth/crack"
+    save(masks / "0_mask.png", np.ones((8, 6), bool))
+    problem = only(check(root), "mask-size")
+    assert problem.path == masks / "0_mask.png"
+    assert problem.text == "The mask is 8 x 6 and its picture 6 x 8 pixels. 0.png is left out of the pixel metrics."
+    save(masks / "0_mask.png", np.zeros((6, 8), bool))
+    assert "marks no pixel" in only(check(root), "mask-empty").text
+    (masks / "0_mask.png").write_bytes(b"")
+    assert only(check(root), "unreadable-mask").text.startswith("mask: expected an image, got 0 bytes, in ")
+
+
+def test_defects_without_masks_and_masks_without_pictures(root):
+    masks = root / "part/ground_truth/crack"
+    (masks / "0_mask.png").rename(masks / "7_mask.png")
+    problems = check(root)
+    assert [problem.kind for problem in problems] == ["no-mask", "unused-mask"]
+    assert problems[0].text == "1 file (0.png) of 'crack' without a mask: left out of the pixel metrics."
+    assert problems[1].path == masks / "7_mask.png"
+    shutil.rmtree(masks)
+    assert "There will be image metrics and no pixel metrics." in only(check(root), "no-mask").text
+
+
+@pytest.mark.parametrize(
+    ("copy", "kind", "said"),
+    [
+        ("part/train/good/200.png", "duplicate-train", "It counts twice, and what it teaches"),
+        ("part/test/good/2.png", "duplicate-train-test", "It is tested on what was learnt"),
+        ("part/test/crack/1.bmp", "duplicate-train-test", "It is learnt as good and tested as defective."),
+    ],
+)
+def test_copies_of_training_pictures(root, copy, kind, said):
+    (root / "part/test/crack/1.png").unlink()
+    save(root / copy, load(root / "part/train/good/0.png"))  # another encoding is the same picture
+    if "crack" not in copy:
+        (root / "part/ground_truth/crack/1_mask.png").unlink()
+    problem = only(check(root), kind)
+    assert problem.path == root / copy
+    assert said in problem.text
+    assert str(root / "part/train/good/0.png") in problem.text
+
+
+def test_copies_within_the_test(root):
+    shutil.copy(root / "part/test/good/0.png", root / "part/test/good/9.png")
+    assert "It counts twice in the test." in only(check(root), "duplicate-test").text
+    (root / "part/test/good/9.png").unlink()
+    shutil.copy(root / "part/test/good/0.png", root / "part/test/crack/1.png")
+    assert "One is called 'good', the other 'crack'." in only(check(root), "duplicate-test").text
+
+
+@pytest.mark.parametrize(("n", "rate"), [(1, "50"), (9, "10"), (10, "9.1"), (98, "1")])
+def test_too_few_good_pictures_for_the_promised_rate(root, n, rate):
+    for path in sorted((root / "part/train/good").iterdir())[n:]:
+        path.unlink()
+    problem = only(check(root), "few-good")
+    assert f"{n} good pictures" in problem.text
+    assert f"A false-alarm rate below {rate} % cannot be promised" in problem.text
+    assert not problem.fatal
+
+
+def test_no_good_picture_that_can_be_read_is_fatal_and_comes_first(root):
+    for path in (root / "part/train/good").iterdir():
+        path.write_bytes(b"")
+    problems = check(root)
+    assert problems[0].kind == "no-good"
+    assert problems[0].fatal
+    assert [problem.fatal for problem in problems[1:]] == [False] * 99
+
+
+def test_a_test_of_one_kind_only(root):
+    shutil.rmtree(root / "part/test/good")
+    assert "AUROC" in only(check(root), "no-good-test").text
+    shutil.move(root / "part/test/crack", root / "part/test/good")
+    shutil.rmtree(root / "part/ground_truth")
+    assert "Only false alarms" in only(check(root), "no-defective-test").text
+
+
+def test_mixed_sizes_aspects_and_colors(root, rng):
+    extra = root / "part/test/good/9.png"
+    save(extra, rng.integers(0, 256, (12, 16, 3)).astype(np.uint8))
+    assert only(check(root), "mixed-size").text.startswith("Pictures have different sizes: 6 x 8 (103), 12 x 16 (1).")
+    save(extra, rng.integers(0, 256, (8, 6, 3)).astype(np.uint8))
+    assert "At one common size some are squeezed" in only(check(root), "mixed-aspect").text
+    save(extra, rng.integers(0, 256, (6, 8)).astype(np.uint8))
+    assert "103 colour, 1 grey" in only(check(root), "mixed-color").text
+
+
+def test_grey_stored_as_three_equal_channels_is_grey(tmp_path, rng):
+    for n in range(99):
+        grey = rng.integers(0, 256, (6, 8)).astype(np.uint8)
+        save(tmp_path / f"{n}.png", grey if n % 2 else np.repeat(grey[..., None], 3, axis=2))
+    survey = survey_dataset(Folder("grey", normal_dir=tmp_path))
+    assert survey.problems == ()
+    assert survey.summary.channels == {"grey": 99}
+
+
+@pytest.mark.parametrize(("largest", "bits"), [(1000, 10), (4095, 12), (16383, 14)])
+def test_16_bit_pictures_that_use_fewer(tmp_path, rng, largest, bits):
+    for n in range(99):
+        deep = rng.integers(0, largest + 1, (6, 8)).astype(np.uint16)
+        deep[0, 0] = largest
+        assert cv2.imwrite(str(tmp_path / f"{n}.png"), deep)
+    problem = only(check_dataset(Folder("deep", normal_dir=tmp_path)), "bit-depth")
+    assert problem.text.endswith(f"Set bit_depth={bits}.")
+    deep[0, 0] = 60_000
+    assert cv2.imwrite(str(tmp_path / "98.png"), deep)
+    assert check_dataset(Folder("deep", normal_dir=tmp_path)) == ()
+    save(tmp_path / "99.png", rng.integers(0, 256, (6, 8)).astype(np.uint8))
+    assert (
+        "16 bits a channel: 99; of 8: 1."
+        in only(check_dataset(Folder("deep", normal_dir=tmp_path)), "mixed-depth").text
+    )
+
+
+def test_files_that_are_not_looked_at_are_counted(root):
+    (root / "part/test/Thumbs.db").touch()
+    (root / "part/test/good/.DS_Store").touch()
+    (root / "part/notes.txt").touch()
+    assert only(check(root), "not-used").text.startswith("2 files (notes.txt, Thumbs.db) not looked at")
+
+
+def test_a_data_set_of_ones_own_needs_no_more_than_samples(root):
+    class Own:
+        name = "own"
+        train = tuple(Sample(path, "train") for path in (root / "part/train/good").iterdir())
+        test = ()
+
+    assert check_dataset(Own()) == ()
+    Own.train = ()
+    assert only(check_dataset(Own()), "no-good").fatal
+
+
+@pytest.mark.data
+def test_real_categories_have_no_problem(data_root):
+    for category, sizes in (("bottle", {"512 x 512": 292}), ("grid", {"512 x 512": 322})):
+        survey = survey_dataset(MVTecAD(data_root / "mvtec", category))
+        assert survey.problems == ()
+        assert survey.summary.sizes == sizes

@@ -1,0 +1,337 @@
+"""EfficientAd as its users meet it: fit, predict, save, load, and what it says of things that cannot be."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from blemish import DataError, EfficientAd, Engine, InputError, ModelFileError, NotFittedError, SaveError
+from blemish.detectors.efficientad.checkpoint import load_checkpoint
+from blemish.detectors.efficientad.training import Training
+from blemish.detectors.registry import Trained, load_detector
+from blemish.errors import ImageError
+from blemish.types import Problem
+from tests.efficientad_models import SETTINGS, small_efficientad, write_teacher
+from tests.models import replace_file, rewrite
+from tests.pictures import cut_off, good, goods, scratched, small_patchcore, write, write_goods
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture(scope="module")
+def trained(teacher: Path, good_paths: list[Path]) -> EfficientAd:
+    """A detector after some steps; no test changes it."""
+    return small_efficientad(teacher, max_steps=12).fit(good_paths)
+
+
+@pytest.fixture
+def folder(trained: EfficientAd, tmp_path: Path) -> Path:
+    return trained.save(tmp_path / "model")
+
+
+# What a prediction says
+
+
+def test_a_scratch_scores_higher_where_it_is(trained: EfficientAd):
+    picture, mask = scratched(99)
+    found = trained.predict(picture)
+    assert found.score > 2 * max(trained.predict(good(seed)).score for seed in (100, 101))
+    assert found.anomaly_map.shape == (96, 96)
+    assert found.anomaly_map[mask].mean() > found.anomaly_map[~mask].mean()
+    assert found.label == (found.score > found.threshold)
+    assert found.threshold == found.pixel_threshold == trained.threshold == trained.pixel_threshold
+    np.testing.assert_array_equal(found.mask, found.anomaly_map > np.float32(found.pixel_threshold))
+    assert found.p_value == trained.calibration.p_value(found.score)
+    assert found.nearest_good is None
+    assert json.loads(json.dumps(found.to_dict()))["label"] == found.label
+
+
+def test_many_are_predicted_as_one_and_broken_ones_are_named(trained: EfficientAd, tmp_path: Path):
+    paths = [
+        write(tmp_path / "a.png", good(50)),
+        cut_off(tmp_path / "b.png", good(51)),
+        write(tmp_path / "c.png", good(52)),
+    ]
+    found = list(trained.predict_many(paths))
+    assert isinstance(found[1], Problem)
+    assert found[1].path == paths[1]
+    for i in (0, 2):
+        assert not isinstance(found[i], Problem)
+        assert found[i].score == trained.predict(paths[i]).score
+    with pytest.raises(ImageError):
+        trained.predict(paths[1])
+    with pytest.raises(InputError, match="picture: expected uint8"):
+        trained.predict(np.zeros((8, 8, 3)))
+
+
+def test_it_meets_the_engine(teacher: Path, good_paths: list[Path]):
+    class Data:
+        name, train = "stripes", tuple(good_paths)
+
+    model = small_efficientad(teacher, max_steps=1000, holdout=0.8)
+    assert isinstance(model, Trained)
+    Engine(max_epochs=2).fit(model, Data())
+    assert model.settings.max_epochs == 2
+    assert model.fitted.provenance["n_steps"] == 2 * 2
+    with pytest.raises(InputError, match="max_epochs: expected a whole number from 1"):
+        Engine(max_epochs=0)
+    assert not isinstance(small_patchcore(), Trained)
+
+
+# Saved and loaded
+
+
+def test_a_saved_model_predicts_bit_for_bit(trained: EfficientAd, folder: Path, tmp_path: Path):
+    assert sorted(path.name for path in folder.iterdir()) == ["model.json", "network.onnx"]
+    loaded = EfficientAd.load(folder, threads=2)
+    assert loaded.settings == trained.settings
+    for picture in (good(99), scratched(98)[0], scratched(97, 50, 140)[0]):
+        one, other = trained.predict(picture), loaded.predict(picture)
+        assert (one.score, one.label, one.p_value) == (other.score, other.label, other.p_value)
+        np.testing.assert_array_equal(one.anomaly_map, other.anomaly_map)
+    again = loaded.save(tmp_path / "again")
+    for path in folder.iterdir():
+        assert path.read_bytes() == (again / path.name).read_bytes()
+    assert isinstance(load_detector(folder), EfficientAd)
+
+
+def test_a_loaded_model_needs_no_torch(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert np.isfinite(EfficientAd.load(folder).predict(good(3)).score)
+
+
+def test_without_torch_fitting_says_what_to_install(teacher: Path, monkeypatch: pytest.MonkeyPatch):
+    model = small_efficientad(teacher)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(InputError, match=r"torch: expected to be installed, to train.*pip install 'blemish\[train\]'"):
+        model.fit(goods(4))
+    assert not model.is_fitted
+
+
+def test_same_pictures_and_seed_give_the_same_network(teacher: Path):
+    one, other, third = (small_efficientad(teacher, seed=seed).fit(goods(5)) for seed in (0, 0, 1))
+    assert one.fitted.maps.model == other.fitted.maps.model
+    assert one.threshold == other.threshold
+    assert one.fitted.maps.model != third.fitted.maps.model
+
+
+def test_the_header_says_where_the_model_comes_from(trained: EfficientAd, teacher: Path, good_paths: list[Path]):
+    header = trained.header()
+    settings = header["settings"]
+    for name, value in SETTINGS.items():
+        if name not in {"device", "threads", "budget", "max_steps"}:
+            assert settings[name] == value
+    assert (settings["budget_s"], settings["teacher"]) == (None, str(teacher))
+    provenance = header["provenance"]
+    assert provenance["backbone"] == "teacher small-0.safetensors"
+    assert (provenance["n_steps"], provenance["n_training_files"]) == (12, len(good_paths))
+    assert [one["path"] for one in header["training"]] == [str(path) for path in good_paths]
+
+
+def test_the_rate_can_be_moved(trained: EfficientAd, folder: Path):
+    loaded = EfficientAd.load(folder)
+    loaded.set_false_alarm_rate(0.5)
+    assert loaded.threshold == trained.calibration.with_rate(0.5).threshold
+    assert EfficientAd.load(loaded.save(folder)).threshold == loaded.threshold
+
+
+# Model folders that are not what they should be
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda h: h["quantiles"].update(student=[2.0, 1.0]), "quantiles.student: expected two rising numbers"),
+        (lambda h: h["quantiles"].update(student=[0.0, 1e300]), "quantiles.student: expected a number"),
+        (lambda h: h["quantiles"].pop("autoencoder"), "KeyError: 'autoencoder'"),
+        (lambda h: h.update(autoencoder_share=0.7), "autoencoder_share: expected a number from 0 to 0.5"),
+        (lambda h: h["settings"].update(lr="fast"), "lr: expected a number from 0 to 1"),
+        (lambda h: h["settings"].update(teacher=3), "teacher: expected a name, got 3"),
+        (lambda h: h["settings"].pop("seed"), "settings: expected"),
+        (lambda h: h["settings"].update(image_size=64), "input: expected .64, 64., None as the settings say"),
+        (
+            lambda h: h["settings"].update(image_size=80) or h["input"].update(resize_hw=[80, 80]),
+            "image: expected uint8",
+        ),
+        (lambda h: h["thresholds"].update(image=9.0), "thresholds.image: expected"),
+        (lambda h: h["thresholds"].update(image_scores=[]), "scores: expected float64"),
+        (lambda h: h.update(history=[]), "history: expected a dict, got list"),
+        (lambda h: h.update(training=3), "training: expected a list"),
+        (lambda h: h.update(detector="patchcore"), "bank.safetensors: expected a file of the model"),
+    ],
+)
+def test_a_header_that_does_not_fit_is_refused(folder: Path, change: Any, text: str):
+    rewrite(folder, change)
+    with pytest.raises(ModelFileError, match=text):
+        EfficientAd.load(folder)
+
+
+def test_a_changed_byte_is_refused(folder: Path):
+    path = folder / "network.onnx"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(ModelFileError, match=r"network\.onnx: expected SHA-256"):
+        EfficientAd.load(folder)
+
+
+def test_another_network_is_refused(folder: Path):
+    from tests.models import network
+
+    replace_file(folder, "network.onnx", network(output="student_map").SerializeToString())
+    with pytest.raises(ModelFileError, match=r"network\.onnx: expected output autoencoder_map"):
+        EfficientAd.load(folder)
+
+
+def test_a_patchcore_folder_is_refused(saved: Path):
+    with pytest.raises(ModelFileError, match="detector: expected efficientad, got 'patchcore'"):
+        EfficientAd.load(saved)
+
+
+def test_saving_over_strangers_files_is_refused(trained: EfficientAd, tmp_path: Path):
+    (tmp_path / "holiday.jpg").write_bytes(b"mine")
+    with pytest.raises(SaveError, match=r"holiday\.jpg"):
+        trained.save(tmp_path)
+
+
+def test_nothing_works_before_fitting(teacher: Path, tmp_path: Path):
+    model = small_efficientad(teacher)
+    for call in (
+        lambda: model.predict(good(0)),
+        lambda: model.predict_many([good(0)]),
+        lambda: model.save(tmp_path / "m"),
+        lambda: model.set_false_alarm_rate(0.1),
+        model.header,
+        lambda: model.threshold,
+        lambda: model.calibration,
+    ):
+        with pytest.raises(NotFittedError, match=r"EfficientAd: expected a fitted detector.*Call fit\(\)"):
+            call()
+    assert model.summary == ""
+
+
+# Bad input
+
+
+def test_a_teacher_that_is_not_there(tmp_path: Path):
+    with pytest.raises(ModelFileError, match=r"absent\.pth"):
+        small_efficientad(tmp_path / "absent.pth")
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_too_few_pictures(teacher: Path, n: int):
+    text = f"good pictures: expected at least 4, got {n} that can be read. Give at least 4"
+    with pytest.raises(DataError, match=text):
+        small_efficientad(teacher).fit(goods(n))
+
+
+def test_too_few_that_can_be_decoded(teacher: Path, tmp_path: Path):
+    paths = write_goods(tmp_path, 5)
+    for seed in (0, 2):
+        cut_off(paths[seed], good(seed))
+    with pytest.raises(DataError, match=r"expected at least 4, got 3 that can be read and 2 broken.*000\.png"):
+        small_efficientad(teacher).fit(paths)
+
+
+def test_broken_pictures_are_left_out_wherever_they_are(teacher: Path, tmp_path: Path):
+    paths = write_goods(tmp_path / "good", 6)
+    cut_off(paths[1], good(1))
+    write(tmp_path / "other" / "0.png", good(9, 128, 128))
+    cut_off(tmp_path / "other" / "1.png", good(8))
+    model = small_efficientad(teacher, imagenet_dir=tmp_path / "other", max_steps=12).fit(paths)
+    assert [problem.path.name for problem in model.problems] == ["001.png", "1.png"]
+    assert len(model.fitted.names) == 5
+
+
+def test_constant_and_tiny_pictures_are_fitted(teacher: Path):
+    plain = np.full((20, 16, 3), 127, np.uint8)
+    model = small_efficientad(teacher).fit([plain] * 5)
+    marked = plain.copy()
+    marked[5:12, 5:12] = 255
+    assert np.isfinite(model.predict(plain).score)
+    assert model.predict(marked).score > model.predict(plain).score
+    assert model.predict(plain).anomaly_map.shape == (20, 16)
+
+
+def test_a_burst_keeps_the_last_good_weights(teacher: Path, monkeypatch: pytest.MonkeyPatch):
+    step = Training.step
+
+    def bursting(self: Training, k: int, rate: float, share: float):
+        losses = step(self, k, rate, share)
+        return losses._replace(student=float("nan")) if k == 2 else losses
+
+    monkeypatch.setattr(Training, "step", bursting)
+    model = small_efficientad(teacher).fit(goods(5))
+    assert model.warning.startswith("The loss was no number any more at step 3; the weights of step 0 are kept.")
+    assert model.warning in model.summary
+    assert np.isfinite(model.predict(good(0)).score)
+
+
+def test_a_kill_is_gone_on_from(teacher: Path, tmp_path: Path):
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if stage.startswith("training") and done == 2:
+            raise KeyboardInterrupt
+
+    state = tmp_path / "state.safetensors"
+    whole = small_efficientad(teacher).fit(goods(5))
+    part = small_efficientad(teacher, checkpoint=state)
+    with pytest.raises(KeyboardInterrupt):
+        part.fit(goods(5), progress=interrupt)
+    assert not part.is_fitted
+    found = load_checkpoint(state, {})
+    assert found is not None
+    assert found.state["n_steps"] == 2
+    rest = small_efficientad(teacher, checkpoint=state).fit(goods(5))
+    assert rest.fitted.maps.model == whole.fitted.maps.model
+    with pytest.raises(InputError, match=r"checkpoint: expected one made with lr 0.0001, got .*state\.safetensors"):
+        small_efficientad(teacher, checkpoint=state, lr=1e-4).fit(goods(5))
+    with pytest.raises(InputError, match="checkpoint: expected one made with pictures"):
+        small_efficientad(teacher, checkpoint=state).fit(goods(6))
+
+
+def test_an_interrupted_fit_leaves_what_was_fitted_before(teacher: Path):
+    model = small_efficientad(teacher).fit(goods(5))
+    before = model.predict(good(9)).score
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if stage == "calibrating":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(goods(6), progress=interrupt)
+    assert model.predict(good(9)).score == before
+
+
+def test_a_loaded_detector_is_fitted_again_with_its_teacher_alone(teacher: Path, trained: EfficientAd, tmp_path: Path):
+    own = write_teacher(tmp_path)
+    model = EfficientAd.load(small_efficientad(own).fit(goods(5)).save(tmp_path / "m"))
+    assert model.fit(goods(5)).is_fitted
+    other = EfficientAd.load(tmp_path / "m")
+    own.write_bytes(write_teacher(tmp_path, seed=1).read_bytes())
+    with pytest.raises(InputError, match=r"teacher: expected that of the model, SHA-256"):
+        other.fit(goods(5))
+
+
+def test_memory_grows_with_the_pictures_until_the_cache_is_full(teacher: Path):
+    model = small_efficientad(teacher, image_size=256)
+    few, more, many = (model.estimated_bytes(n) for n in (10, 20, 10_000))
+    assert more - few == 10 * (256 * 256 * 3 + 56 * 56 * 384 * 2)
+    assert many < 2**30 + 10_000 * 256 * 256 * 3 + 3 * 2**30
+
+
+def test_a_processor_is_told_of_patchcore(teacher: Path, monkeypatch: pytest.MonkeyPatch):
+    assert "PatchCore is the default" in small_efficientad(teacher).hint
+    assert small_efficientad(teacher, budget="10m").hint == ""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert small_efficientad(teacher, device="cuda").hint == small_efficientad(teacher, device=None).hint == ""
+    assert "PatchCore is the default" in small_efficientad(teacher).hint

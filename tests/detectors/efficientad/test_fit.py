@@ -1,0 +1,92 @@
+"""Fitting: who is learnt from, who is held out, and what a time allows."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blemish.detectors.efficientad import fit as efficientad_fit
+from blemish.detectors.efficientad.fit import split_pictures
+from blemish.detectors.efficientad.training import Losses, Training
+from tests.efficientad_models import small_efficientad, write_teacher
+from tests.pictures import goods
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.mark.parametrize("n", [4, 5, 10, 209, 1000])
+@pytest.mark.parametrize("holdout", [0.01, 0.2, 0.8])
+def test_no_picture_has_two_tasks(n: int, holdout: float):
+    split = split_pictures(n, holdout, 0)
+    assert sorted(itertools.chain(*split)) == list(range(n))
+    assert len(split.train) >= 2
+    assert len(split.held) >= 1
+    assert len(split.calibration) >= 1
+    assert len(split.train) == n - min(max(2, round(holdout * n)), n - 2)
+    assert split == split_pictures(n, holdout, 0)
+
+
+def test_another_seed_is_another_split():
+    assert split_pictures(50, 0.2, 0) != split_pictures(50, 0.2, 1)
+
+
+class Clock:
+    """Tells seconds that pass only while a step is taken."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, whole_s: float, part_s: float) -> None:
+        self.now = 0.0
+        self.steps: list[tuple[int, int]] = []
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+        clock = self
+
+        def step(self: Training, k: int, rate: float, share: float = 0.001) -> Losses:
+            clock.now += whole_s if self.crop_hw == self.hw else part_s
+            clock.steps.append(self.crop_hw)
+            return Losses(1, 1, 1, 1)
+
+        monkeypatch.setattr(Training, "step", step)
+        monkeypatch.setattr(efficientad_fit, "SHORT_CROP", 4)
+
+
+@pytest.mark.parametrize(
+    ("budget", "crop", "n_steps"),
+    [
+        ("100s", 4, 92),  # 3 s are kept for what follows, 5 were spent timing
+        ("24h", None, 50_000),
+    ],
+)
+def test_a_time_allows_so_many_steps(
+    teacher: Path, monkeypatch: pytest.MonkeyPatch, budget: str, crop: int | None, n_steps: int
+):
+    clock = Clock(monkeypatch, whole_s=1.5, part_s=1.0)
+    changes: dict[str, Any] = {"image_size": 64, "max_steps": 50_000, "early_stop": False}
+    model = small_efficientad(teacher, budget=budget, **changes).fit(goods(6))
+    history = model.fitted.history
+    assert history["crop"] == crop
+    assert model.fitted.provenance["n_steps"] == pytest.approx(n_steps, abs=4)
+    assert clock.now <= 100 or crop is None
+    assert model.summary.startswith(f"Trained {model.fitted.provenance['n_steps']} steps")
+
+
+def test_timing_leaves_the_networks_as_they_were(teacher: Path):
+    plain = small_efficientad(teacher, early_stop=False).fit(goods(5))
+    timed = small_efficientad(teacher, early_stop=False, budget="1h").fit(goods(5))
+    assert timed.fitted.provenance["n_steps"] == 3
+    assert timed.fitted.maps.model == plain.fitted.maps.model
+
+
+def test_the_threshold_is_that_of_pictures_that_nothing_was_learnt_from(teacher: Path):
+    pictures = goods(10)
+    model = small_efficientad(teacher).fit(pictures)
+    split = split_pictures(10, 0.4, 0)
+    assert model.calibration.n == len(split.calibration) == 3
+    scores = sorted(model.predict(pictures[i]).score for i in split.calibration)
+    assert model.calibration.scores.tolist() == scores
+    history = model.fitted.history
+    assert (history["n_learnt"], history["n_held"], history["n_calibration"]) == (6, 1, 3)

@@ -1,0 +1,121 @@
+"""The same on a GPU as on the processor: a step, a fit, a run that goes on, a teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from blemish.detectors.efficientad.distillation.distill import DistillSettings, distill
+from blemish.detectors.efficientad.distillation.targets import TargetSettings
+from blemish.detectors.efficientad.penalty import DrawnPenalty
+from blemish.detectors.efficientad.teacher import load_teacher
+from blemish.detectors.efficientad.training import Pictures, Training
+from blemish.detectors.registry import load_detector
+from blemish.imaging.decode import save
+from tests.efficientad_models import random_weights, small_efficientad, write_teacher
+from tests.pictures import good
+
+if TYPE_CHECKING:
+    from blemish import EfficientAd
+
+torch = pytest.importorskip("torch", reason="needs blemish[train]")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+SIDE = 68
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+def training(model: EfficientAd, device: str, crop: int | None) -> Training:
+    pictures = np.stack([good(seed, SIDE, SIDE) for seed in range(4)])
+    learnt = Pictures(pictures[:3], pictures[3:], DrawnPenalty((SIDE, SIDE), 0))
+    made = Training(model.settings, crop, random_weights(), learnt, device=device)
+    made.autoencoder.dropout.p = 0.0
+    return made
+
+
+def test_a_graph_gives_the_steps_that_it_is_of(teacher: Path, monkeypatch: pytest.MonkeyPatch):
+    model = small_efficientad(teacher, image_size=SIDE)
+    graphed, plain = training(model, "cuda", None), training(model, "cuda", None)
+    monkeypatch.setattr(plain, "_together", lambda drawn, share: plain._losses(drawn.places, share, *drawn[:3]))
+    for made in (graphed, plain):
+        made.autoencoder.dropout.p = 0.5
+    for k in range(6):
+        np.testing.assert_allclose(graphed.step(k, 1e-4), plain.step(k, 1e-4), rtol=0.02)
+    assert graphed._graph is not None
+    for one, other in zip(graphed.learnt, plain.learnt, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.05, atol=1e-3)
+    # It is of the share and the parts that it was made with.
+    np.testing.assert_allclose(graphed.step(6, 1e-9, 0.1), plain.step(6, 1e-9, 0.1), rtol=0.02)
+    graphed.crop_hw = plain.crop_hw = (4, 4)
+    for k in (7, 8):
+        np.testing.assert_allclose(graphed.step(k, 1e-9), plain.step(k, 1e-9), rtol=0.02)
+
+
+@pytest.mark.parametrize(("padding", "crop"), [(False, None), (False, 4), (True, None)])
+def test_steps_are_those_of_the_processor(teacher: Path, padding: bool, crop: int | None):
+    model = small_efficientad(teacher, image_size=SIDE, padding=padding)
+    on_gpu, on_processor = training(model, "cuda", crop), training(model, "cpu", crop)
+    before = torch.random.get_rng_state(), torch.cuda.get_rng_state()
+    for k in range(3):
+        np.testing.assert_allclose(on_gpu.step(k, 1e-9), on_processor.step(k, 1e-9), rtol=0.05)
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert torch.equal(torch.cuda.get_rng_state(), before[1])
+    assert on_gpu.held_out_loss() == pytest.approx(on_processor.held_out_loss(), rel=0.05)
+    assert on_gpu.explained() == pytest.approx(on_processor.explained(), abs=0.02)
+
+
+def test_it_learns(teacher: Path):
+    made = training(small_efficientad(teacher, image_size=SIDE), "cuda", None)
+    first = made.held_out_loss()
+    for k in range(30):
+        made.step(k, 1e-3)
+    assert made.held_out_loss() < 0.9 * first
+
+
+def test_a_fit_predicts_on_any_machine(teacher: Path, tmp_path: Path):
+    pictures = [good(seed, SIDE, SIDE) for seed in range(8)]
+    scores = []
+    for device in ("cuda:0", "cpu"):
+        model = small_efficientad(teacher, image_size=SIDE, device=device).fit(pictures)
+        saved = load_detector(model.save(tmp_path / device.partition(":")[0]))
+        scores.append([saved.predict(picture).score for picture in pictures])
+        assert scores[-1] == pytest.approx([model.predict(picture).score for picture in pictures])
+    assert np.corrcoef(scores)[0, 1] > 0.9
+
+
+def test_a_run_that_was_stopped_goes_on(teacher: Path, tmp_path: Path):
+    pictures = [good(seed, SIDE, SIDE) for seed in range(8)]
+    model = small_efficientad(teacher, image_size=SIDE, device="cuda", max_steps=6, checkpoint=tmp_path / "state")
+    stopped = small_efficientad(teacher, image_size=SIDE, device="cuda", max_steps=6, checkpoint=tmp_path / "stopped")
+
+    def stop(stage: str, done: int, _total: int) -> None:
+        if stage.startswith("training") and done == 3:
+            raise KeyboardInterrupt
+
+    model.fit(pictures)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(pictures, progress=stop)
+    stopped.fit(pictures)
+    found, expected = (one.predict(pictures[0]).score for one in (stopped, model))
+    assert found == pytest.approx(expected, rel=0.02)  # a GPU adds up in no fixed order
+
+
+def test_a_teacher_is_distilled(tmp_path: Path):
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for i in range(8):
+        save(folder / f"{i}.png", good(i))
+    targets = TargetSettings(
+        "efficientnet_lite0", ("blocks.3", "blocks.4"), image_px=64, crop_px=37, crops_per_picture=2
+    )
+    settings = DistillSettings(steps=4, batch=2, last_crops=4)
+    card = distill(folder, tmp_path / "t.safetensors", settings=settings, targets=targets, device="cuda")
+    assert np.isfinite(card["loss"]["held_out"])
+    assert len(load_teacher("small", tmp_path / "t.safetensors").state) == 8

@@ -1,0 +1,106 @@
+"""The graph gives the maps that torch's networks give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from blemish._graphs.safety import check_network
+from blemish.backbones.backbone import run, session
+from blemish.detectors.efficientad import pdn
+from blemish.detectors.efficientad.graph import Networks, efficientad_graph
+from blemish.detectors.efficientad.maps import Maps, Quantiles
+from blemish.detectors.efficientad.networks import arrays
+from blemish.errors import InputError
+from blemish.imaging.decode import load, resize
+from blemish.imaging.geometry import Geometry
+from tests.efficientad_models import random_weights
+
+
+def networks(size: str = "small", padding: bool = False) -> Networks:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        autoencoder = arrays(pdn.autoencoder())
+    rng = np.random.default_rng(0)
+    mean, std = rng.normal(size=384).astype(np.float32), rng.uniform(0.5, 2, 384).astype(np.float32)
+    return Networks(random_weights(size), random_weights(size, 768, 1), autoencoder, mean, std, size, padding)
+
+
+def by_torch(given: Networks, pictures: np.ndarray) -> dict[str, np.ndarray]:
+    """Run the three networks as their papers write them."""
+    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+
+    def said(module, weights):
+        module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+        with torch.no_grad():
+            return module.eval()(x)
+
+    teacher = said(pdn.pdn(given.size, padding=given.padding), given.teacher)
+    student = said(pdn.pdn(given.size, 768, padding=given.padding), given.student)
+    rebuilt = said(pdn.autoencoder(padding=given.padding), given.autoencoder)
+    teacher = (teacher - torch.from_numpy(given.mean)[:, None, None]) / torch.from_numpy(given.std)[:, None, None]
+    return {
+        "student_map": (teacher - student[:, :384]).square().mean(1).numpy(),
+        "autoencoder_map": (rebuilt - student[:, 384:]).square().mean(1).numpy(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("size", "padding", "hw", "tiled"),
+    [
+        ("small", False, (64, 64), None),
+        ("small", False, (33, 50), True),
+        ("small", False, (64, 48), False),
+        ("small", True, (40, 48), None),
+        ("medium", False, (41, 48), None),
+        ("medium", True, (33, 33), None),
+    ],
+)
+def test_maps_are_those_of_torch(size: str, padding: bool, hw: tuple[int, int], tiled: bool | None):
+    given = networks(size, padding)
+    pictures = np.random.default_rng(2).integers(0, 256, (2, *hw, 3), np.uint8)
+    model = efficientad_graph(given, hw, tiled=tiled)
+    check_network(model, name="network.onnx", outputs=("student_map", "autoencoder_map"))
+    found, expected = run(session(model, threads=1), pictures), by_torch(given, pictures)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5 * value.max())
+
+
+def test_a_graph_takes_only_its_size():
+    running = session(efficientad_graph(networks(), (48, 48)), threads=1)
+    with pytest.raises(InputError, match="image: expected uint8"):
+        run(running, np.zeros((1, 64, 64, 3), np.uint8))
+
+
+def test_too_small_a_picture():
+    with pytest.raises(InputError, match="picture: expected at least 33 x 33 pixels"):
+        efficientad_graph(networks(), (32, 64))
+
+
+def test_the_graph_holds_plain_kernels():
+    given = networks()
+    n_weights = sum(array.size for part in (given.teacher, given.student, given.autoencoder) for array in part.values())
+    assert len(efficientad_graph(given, (64, 64))) < 4 * n_weights * 1.01
+
+
+@pytest.mark.data
+def test_scores_of_real_pictures_are_torchs_to_a_thousandth(data_root: Path):
+    """The joined map's highest value, which is the score, of the graph's and of torch's maps."""
+    given = networks()
+    paths = sorted((data_root / "mvtec" / "bottle" / "test").glob("*/000.*"))
+    assert paths
+    pictures = np.stack([resize(load(path), (256, 256)) for path in paths])
+    model = efficientad_graph(given, (256, 256))
+    running = session(model)
+    ours = [run(running, picture[None]) for picture in pictures]
+    theirs = [by_torch(given, picture[None]) for picture in pictures]
+    student, autoencoder = (
+        Quantiles.of(np.concatenate([one[name] for one in theirs])) for name in ("student_map", "autoencoder_map")
+    )
+    maps = Maps(model, running, Geometry((256, 256)), student, autoencoder, padding=False, pad_maps=True, border="edge")
+    for one, other in zip(ours, theirs, strict=True):
+        scores = [maps.joined(x["student_map"][0], x["autoencoder_map"][0]).max() for x in (one, other)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-3)

@@ -1,0 +1,124 @@
+"""Maps: where cells lie, what lies around them, and how two become one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, helper
+from scipy.ndimage import gaussian_filter
+
+from blemish.detectors.efficientad.maps import Maps, Quantiles, open_maps, placed
+from blemish.errors import ModelFileError
+from blemish.imaging.geometry import Geometry
+
+SIDE = 64
+
+
+def maps(**changes) -> Maps:
+    kept = {"padding": False, "pad_maps": True, "border": "edge"}
+    quantiles = Quantiles(1.0, 3.0), Quantiles(0.0, 0.5)
+    return Maps(b"", None, Geometry((SIDE, SIDE)), *quantiles, **{**kept, **changes})
+
+
+def cells(seed: int = 0, n: int = 8) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(0, 4, (n, n)).astype(np.float32)
+
+
+def test_quantiles_become_0_and_a_tenth():
+    values = np.arange(1001, dtype=np.float32).reshape(1, 7, 143)
+    quantiles = Quantiles.of(values)
+    assert quantiles == (900, 995)
+    np.testing.assert_allclose(quantiles.normalised(np.float32([900, 995, 1090])), [0, 0.1, 0.2], rtol=1e-6)
+
+
+def test_maps_without_spread_stay_finite():
+    quantiles = Quantiles.of(np.full((2, 3, 3), 7, np.float32))
+    assert np.isfinite(quantiles.normalised(np.float32([7, 8]))).all()
+    assert Quantiles.of(np.zeros((2, 3, 3), np.float32)).high > 0
+
+
+def test_a_cell_lies_in_the_middle_of_what_it_sees():
+    one = np.zeros((8, 8), np.float32)
+    one[2, 5] = 1
+    found = placed(one, (SIDE, SIDE))
+    assert found.max() == found[4 * 2 + 16, 4 * 5 + 16] == 1
+    assert found[4 * 2 + 18, 4 * 5 + 16] == 0.5
+
+
+def test_the_outermost_cell_goes_on():
+    given = cells()
+    found = placed(given, (SIDE, SIDE))
+    assert (found[0, 0], found[-1, 0]) == (given[0, 0], given[-1, 0])
+    np.testing.assert_allclose(found[0, 16:45:4], given[0], rtol=1e-6)
+
+
+def test_joined_is_the_mean_of_the_normalised_maps():
+    one, other = cells(0), cells(1)
+    both = 0.5 * 0.1 * (one - 1) / 2 + 0.5 * 0.1 * other / 0.5
+    np.testing.assert_allclose(maps().joined(one, other), placed(both.astype(np.float32), (SIDE, SIDE)), atol=1e-5)
+
+
+@pytest.mark.parametrize("border", ["edge", "zero", "normal"])
+def test_an_autoencoder_without_a_share_says_nothing(border):
+    made = maps(share=0.0, border=border)
+    np.testing.assert_allclose(made.joined(cells(0), cells(1)), made.joined(cells(0), cells(2)))
+    assert not np.allclose(maps(share=0.3, border=border).joined(cells(0), cells(1)), made.joined(cells(0), cells(1)))
+
+
+@pytest.mark.parametrize("changes", [{}, {"padding": True}, {"border": "normal"}])
+def test_a_smoothed_map_is_the_map_of_smoothed_cells(changes):
+    both = np.float32(0.5 * 0.1 * (cells(0) - 1) / 2 + 0.5 * 0.1 * cells(1) / 0.5)
+    nothing = {"student": Quantiles(0.0, 0.1), "share": 0.0, "sigma_px": 0.0}
+    expected = replace(maps(**changes), **nothing).joined(gaussian_filter(both, 0.75), cells(1))
+    np.testing.assert_allclose(maps(sigma_px=3.0, **changes).joined(cells(0), cells(1)), expected, atol=1e-5)
+
+
+def test_a_border_of_zeros_is_anomalibs():
+    """Source: anomalib 2.6.0, efficient_ad/torch_model.py: pad 4 zeros, interpolate, normalise, mean."""
+    one, other = cells(0), cells(1)
+    padded = [torch.nn.functional.pad(torch.from_numpy(x)[None, None], (4, 4, 4, 4)) for x in (one, other)]
+    wide = [torch.nn.functional.interpolate(x, (SIDE, SIDE), mode="bilinear")[0, 0].numpy() for x in padded]
+    expected = 0.5 * 0.1 * (wide[0] - 1) / 2 + 0.5 * 0.1 * wide[1] / 0.5
+    np.testing.assert_allclose(maps(border="zero").joined(one, other), expected, atol=1e-5)
+
+
+def test_a_border_of_normal_is_nelsons():
+    """Source: nelson1425/efficientad.py, test: join, pad 4 zeros, interpolate."""
+    one, other = cells(0), cells(1)
+    both = torch.from_numpy((0.5 * 0.1 * (one - 1) / 2 + 0.5 * 0.1 * other / 0.5)[None, None])
+    wide = torch.nn.functional.interpolate(torch.nn.functional.pad(both, (4, 4, 4, 4)), (SIDE, SIDE), mode="bilinear")
+    np.testing.assert_allclose(maps(border="normal").joined(one, other), wide[0, 0].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"pad_maps": False}, {"padding": True}])
+def test_maps_that_cover_all_are_stretched(changes: dict[str, bool]):
+    one = cells(0)
+    found = maps(**changes).joined(one, np.zeros_like(one))
+    assert found.shape == (SIDE, SIDE)
+    assert found[0, 0] == pytest.approx(0.05 * (one[0, 0] - 1) / 2)
+
+
+def small_graph(*, axes: list[int], value: float = 1.0) -> bytes:
+    """A graph whose maps are means over `axes`, times a value."""
+    nodes = [helper.make_node("Cast", ["image"], ["cast"], to=TensorProto.FLOAT)]
+    nodes.append(helper.make_node("Mul", ["cast", "value"], ["times"]))
+    outputs = []
+    for name, over in (("student_map", [3]), ("autoencoder_map", axes)):
+        nodes.append(helper.make_node("ReduceMean", ["times"], [name], axes=over, keepdims=0))
+        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["B", "H", "W", 3])
+    constant = helper.make_tensor("value", TensorProto.FLOAT, [1], [value])
+    graph = helper.make_graph(nodes, "g", [image], outputs, [constant])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+def test_a_network_is_tried_before_it_is_used():
+    kept = {"padding": False, "pad_maps": True, "border": "edge", "threads": 1}
+    geometry = Geometry((SIDE, SIDE))
+    assert open_maps(small_graph(axes=[3]), geometry, **kept).raw(np.full((SIDE, SIDE, 3), 9, np.uint8))[1].min() == 9
+    for broken in (small_graph(axes=[2]), small_graph(axes=[2, 3]), small_graph(axes=[3], value=np.inf)):
+        with pytest.raises(ModelFileError, match=r"network\.onnx: expected two finite float32 maps"):
+            open_maps(broken, geometry, **kept)

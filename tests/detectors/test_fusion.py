@@ -1,0 +1,166 @@
+"""The image score adds up what is surprising of the worst patch, of the worst part and of the whole picture."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from safetensors.numpy import load, save
+
+from blemish import Patchcore
+from blemish.backbones.embedding import Moments
+from blemish.detectors.fusion import WEIGHTS, WholePicture
+from blemish.errors import InputError, ModelFileError
+from blemish.ops.gaussian import gaussian_of_good
+from blemish.ops.position_gaussian import PartGaussians
+from blemish.ops.tail_probability import Tail
+from tests.models import replace_file
+from tests.pictures import good, goods, scratched, small_patchcore
+
+PARTS = np.random.default_rng(1).normal(size=(20, 2, 3, 5)).astype(np.float32)
+
+
+def fitted_whole(n: int = 20) -> tuple[WholePicture, np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    summaries, patch = rng.normal(size=(n, 4)).astype(np.float32), rng.exponential(size=n)
+    moments = Moments()
+    moments.add(summaries)
+    whole, scores = WholePicture.fitted(moments, summaries, PARTS[:n], patch)
+    return whole, scores, summaries, patch
+
+
+def test_each_surprise_comes_from_its_own_tail():
+    whole, _, _, patch = fitted_whole()
+    summary, parts = np.full(4, 2, np.float32), PARTS[0] + np.float32(1)
+    gaussians, part_scores = PartGaussians.fitted(PARTS)
+    expected = {
+        "patch": 0.4 * Tail.from_scores(patch).surprise(1.5),
+        "part": 0.6 * Tail.from_scores(part_scores).surprise(gaussians.score(parts)),
+        "picture": Tail.from_scores(whole.good_scores[2]).surprise(whole.gaussian.distance(summary)),
+    }
+    found = whole.evidence(1.5, parts, summary)
+    assert found == pytest.approx(expected)
+    assert min(found.values()) > 0
+
+
+def test_good_pictures_are_scored_without_themselves():
+    whole, scores, summaries, patch = fitted_whole()
+    assert whole.good_scores[0] == pytest.approx(patch)
+    assert whole.good_scores[1] == pytest.approx(PartGaussians.fitted(PARTS)[1])
+    for i in (0, 7):
+        others = Moments()
+        others.add(np.delete(summaries, i, axis=0))
+        alone = gaussian_of_good(others, summaries)[0].distance(summaries[i])
+        assert whole.good_scores[2, i] == pytest.approx(alone, rel=0.02)  # the shrinkage alone is that of all
+        tails = [Tail.from_scores(np.delete(row, i)) for row in whole.good_scores]
+        surprises = [tail.surprise(score) for tail, score in zip(tails, whole.good_scores[:, i], strict=True)]
+        assert scores[i] == pytest.approx(np.dot(list(WEIGHTS.values()), surprises))
+
+
+def test_what_is_unusual_everywhere_is_found():
+    flat = [np.clip(good(seed) * 0.55 + 45, 0, 255).astype(np.uint8) for seed in range(50, 54)]
+    with_whole = small_patchcore(whole_picture=True).fit(goods())
+    for picture in flat:
+        found = with_whole.predict(picture)
+        assert found.label
+        assert found.evidence["picture"] > 3
+        assert list(found.evidence) == ["patch", "part", "picture"]
+        assert found.score == pytest.approx(sum(found.evidence.values()))
+
+
+def test_patches_alone_give_no_evidence():
+    found = small_patchcore().fit(goods()).predict(scratched(9)[0])
+    assert found.evidence == {}
+    assert found.to_dict()["evidence"] == {}
+
+
+def test_the_map_is_that_of_the_patches():
+    picture = scratched(9)[0]
+    maps = [small_patchcore(whole_picture=w).fit(goods()).predict(picture).anomaly_map for w in (True, False)]
+    np.testing.assert_array_equal(maps[0], maps[1])
+
+
+def test_a_loaded_detector_predicts_bit_for_bit(tmp_path: Path):
+    fitted = small_patchcore(whole_picture=True).fit(goods())
+    loaded = Patchcore.load(fitted.save(tmp_path / "model"))
+    for picture in (good(77), scratched(78)[0]):
+        assert loaded.predict(picture).score == fitted.predict(picture).score
+        assert loaded.predict(picture).evidence == fitted.predict(picture).evidence
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_one_thread_and_many_see_the_same(threads: int, saved_whole: Path):
+    two, other = (Patchcore.load(saved_whole, threads=n) for n in (2, threads))
+    for picture in (good(77), scratched(78)[0]):
+        assert other.predict(picture).evidence == pytest.approx(two.predict(picture).evidence, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def saved_whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_patchcore(whole_picture=True).fit(goods(4)).save(tmp_path_factory.mktemp("whole") / "model")
+
+
+@pytest.mark.parametrize("wrong", ["missing", "shape", "infinite"])
+@pytest.mark.parametrize(
+    "name", ["summary_mean", "summary_whitening", "part_mean", "part_whitening", "part_level", "good_scores"]
+)
+def test_a_folder_whose_tensors_do_not_fit_is_refused(name: str, wrong: str, saved_whole: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(saved_whole, tmp_path / "model"))
+    tensors = load((folder / "bank.safetensors").read_bytes())
+    if wrong == "missing":
+        del tensors[name]
+    elif wrong == "shape":
+        tensors[name] = tensors[name][..., :-1].copy()
+    else:
+        tensors[name][..., 0] = np.inf
+    replace_file(folder, "bank.safetensors", save(tensors))
+    with pytest.raises(ModelFileError, match=rf"{name}: expected finite float.*bank\.safetensors.* Fit again"):
+        Patchcore.load(folder)
+
+
+def test_a_level_of_parts_that_divides_by_nothing_is_refused(saved_whole: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(saved_whole, tmp_path / "model"))
+    tensors = load((folder / "bank.safetensors").read_bytes())
+    tensors["part_level"][1] = 0
+    replace_file(folder, "bank.safetensors", save(tensors))
+    with pytest.raises(ModelFileError, match="part_level: expected distances of 0 or more, and deviations of at least"):
+        Patchcore.load(folder)
+
+
+@pytest.mark.parametrize("output", ["parts", "summary"])
+def test_a_network_that_gives_no_numbers_is_refused(output: str, saved_whole: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(saved_whole, tmp_path / "model"))
+    model = onnx.load(folder / "network.onnx")
+    next(node for node in model.graph.node if output in node.output).output[0] = "known"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(np.nan), "nan"))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["known", "nan"], [output]))
+    replace_file(folder, "network.onnx", model.SerializeToString())
+    expected = r"parts and summary: expected finite float32 \(h, w, K\) and \(S,\), got .*network\.onnx.* Fit again"
+    with pytest.raises(ModelFileError, match=expected):
+        Patchcore.load(folder)
+
+
+@pytest.mark.parametrize("output", ["parts", "summary"])
+def test_a_network_that_does_not_look_from_further_away_is_refused(output: str, saved_whole: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(saved_whole, tmp_path / "model"))
+    model = onnx.load(folder / "network.onnx")
+    kept = [one for one in model.graph.output if one.name != output]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    replace_file(folder, "network.onnx", model.SerializeToString())
+    others = ", ".join(sorted(one.name for one in kept))
+    expected = rf"network: expected outputs parts and summary, got {others}, in .*network\.onnx.* Fit again"
+    with pytest.raises(ModelFileError, match=expected):
+        Patchcore.load(folder)
+
+
+def test_anomalib_has_no_such_thing():
+    assert not Patchcore(arithmetic="anomalib").settings.whole_picture
+
+
+def test_the_setting_is_checked():
+    with pytest.raises(InputError, match="whole_picture: expected True or False, got 'no'"):
+        Patchcore(whole_picture="no")  # type: ignore[arg-type]

@@ -1,0 +1,35 @@
+"""A model folder is read as the detector that it holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from blemish import Patchcore
+from blemish.detectors.registry import load_detector
+from blemish.errors import InputError, ModelFileError
+from tests.models import rewrite, save_small
+from tests.pictures import goods, small_patchcore
+
+
+def test_a_folder_is_the_detector_that_it_says(tmp_path: Path):
+    pictures = goods(4)
+    fitted = small_patchcore(bit_depth=12).fit(pictures)
+    loaded = load_detector(fitted.save(tmp_path / "model"), threads=1)
+    assert isinstance(loaded, Patchcore)
+    assert loaded.bit_depth == 12
+    assert loaded.predict(pictures[0]).score == fitted.predict(pictures[0]).score
+
+
+def test_an_unknown_detector_is_refused(tmp_path: Path):
+    save_small(tmp_path / "model")
+    rewrite(tmp_path / "model", lambda header: header.update(detector="padim"))
+    with pytest.raises(ModelFileError, match="detector: expected one of patchcore"):
+        load_detector(tmp_path / "model")
+
+
+def test_threads_are_checked(tmp_path: Path):
+    model = small_patchcore().fit(goods(3)).save(tmp_path / "model")
+    with pytest.raises(InputError, match="threads"):
+        load_detector(model, threads=0)

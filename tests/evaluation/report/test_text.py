@@ -1,0 +1,123 @@
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from blemish import types as records
+from blemish.evaluation.report.text import (
+    NO_BREAK,
+    caution,
+    counts,
+    headline,
+    measure,
+    percent,
+    reason_absent,
+    tail_probability,
+    wilson_interval,
+)
+from blemish.types import Report, Sample
+
+
+def report_of(
+    good: int = 0, alarms: int = 0, defective: int = 0, found: int = 0, *, rate: float = 0.01, mask: bool = False
+) -> Report:
+    tested = [
+        records.Tested(Sample(Path(f"good/{i}.png")), 30.0 if i < alarms else 10.0, i < alarms, 0.5, 0.05)
+        for i in range(good)
+    ]
+    for i in range(defective):
+        sample = Sample(Path(f"cut/{i}.png"), defect="cut", mask_path=Path("m.png") if mask else None)
+        tested.append(records.Tested(sample, 30.0 if i < found else 10.0, i < found, 0.01, 0.05))
+    return Report("part", {}, {}, {}, 20.0, rate, tuple(tested))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ((20, 1, 63, 61), "61 of 63 defective pictures were found; 1 of 20 good ones was called defective (5.0 %)."),
+        ((20, 0, 63, 63), "All 63 defective pictures were found; none of 20 good ones was called defective."),
+        ((20, 2, 63, 1), "1 of 63 defective pictures was found; 2 of 20 good ones were called defective (10.0 %)."),
+        ((1, 0, 2, 0), "None of 2 defective pictures was found; the one good picture was called good."),
+        ((1, 1, 1, 1), "The one defective picture was found; the one good picture was called defective."),
+        ((2, 2, 1, 0), "The one defective picture was missed; both good ones were called defective (100.0 %)."),
+        (
+            (0, 0, 3, 3),
+            "All 3 defective pictures were found; there were no good pictures, so nothing is known of false",
+        ),
+        ((3, 0, 0, 0), "There were no defective pictures, so nothing is known of misses; none of 3 good pictures was"),
+    ],
+)
+def test_the_headline_says_what_happened(numbers: tuple[int, int, int, int], text: str) -> None:
+    said = headline(report_of(*numbers)).replace(NO_BREAK, " ")
+    assert said.startswith(text)
+    assert said.endswith("You asked for at most 1 % false alarms.")
+
+
+def test_nothing_tested_is_said() -> None:
+    assert headline(report_of()) == "No picture was tested."
+
+
+def test_pictures_are_counted_by_what_they_are_and_what_they_are_called() -> None:
+    assert counts(report_of(20, 1, 63, 61)) == (63, 61, 20, 1)
+
+
+@pytest.mark.parametrize(
+    ("good", "alarms", "rate", "text"),
+    [
+        (20, 3, 0.01, "more false alarms than chance explains"),
+        (20, 1, 0.01, "With 20 good pictures that many false alarms are within what chance allows."),
+        (20, 0, 0.01, "20 good pictures are too few to check that rate; it takes about 300."),
+        (5, 0, 0.001, f"it takes about 3{NO_BREAK}000."),
+        (400, 3, 0.01, ""),
+        (0, 0, 0.01, ""),
+    ],
+)
+def test_false_alarms_are_weighed_against_chance(good: int, alarms: int, rate: float, text: str) -> None:
+    said = caution(report_of(good, alarms, 1, 1, rate=rate))
+    assert text in said
+    assert bool(said) == bool(text)
+
+
+@pytest.mark.parametrize("n_hits", [0, 1, 3, 20])
+@pytest.mark.parametrize("rate", [0.0, 0.01, 0.5, 1.0])
+def test_the_tail_is_the_binomial_one(n_hits: int, rate: float) -> None:
+    assert tail_probability(n_hits, 20, rate) == pytest.approx(stats.binom.sf(n_hits - 1, 20, rate), abs=1e-12)
+
+
+@pytest.mark.parametrize(("n_hits", "n"), [(0, 5), (1, 20), (61, 63), (7, 7), (500, 1000)])
+def test_the_interval_is_wilsons(n_hits: int, n: int) -> None:
+    expected = stats.binomtest(n_hits, n).proportion_ci(method="wilson")
+    assert wilson_interval(n_hits, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("report", "metric", "reason"),
+    [
+        (report_of(), "image_AUROC", "no pictures"),
+        (report_of(2), "AUPRO", "no defective pictures"),
+        (report_of(0, 0, 2, 2), "image_AUROC", "no good pictures"),
+        (report_of(2, 0, 2, 2), "AUPRO", "no masks"),
+        (report_of(2, 0, 2, 2, mask=True), "AUPRO", "not computed"),
+        (report_of(2, 0, 2, 2), "image_AP", "not computed"),
+    ],
+)
+def test_an_absent_metric_has_a_reason(report: Report, metric: str, reason: str) -> None:
+    assert reason_absent(report, metric) == reason
+
+
+def test_percent_keeps_three_digits() -> None:
+    assert [percent(x).replace(NO_BREAK, " ") for x in (0, 0.001, 0.98413, 1)] == ["0 %", "0.1 %", "98.4 %", "100 %"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("fit_s", 12.34, "12.3 s"), ("fit_s", 119.4, "119 s"), ("fit_s", 119.6, "2 min 0 s"),
+        ("fit_s", 76_543.0, "1 275 min 43 s"), ("predict_ms", 45.67, "45.7 ms"), ("predict_ms", 4567.8, "4 568 ms"),
+        ("n_train", 264.0, "264"), ("n_test", 12_345.0, "12 345"), ("peak_mb", 812.5, "812 MB"),
+        ("image_size_px", 320.0, "320 px"), ("other", 0.123456, "0.123"), ("fit_s", float("nan"), "nan s"),
+    ],
+)  # fmt: skip
+def test_units_come_from_the_end_of_the_name(name: str, value: float, text: str) -> None:
+    assert measure(name, value).replace(NO_BREAK, " ") == text

@@ -1,0 +1,212 @@
+"""A detector that we know meets data that we know: what testing says of it is what scikit-learn says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from blemish import DataError, Engine, Folder, ImageError, InputError, Prediction
+from blemish.evaluation.engine import average, mask_of
+from blemish.imaging.decode import load
+from blemish.types import Problem, Sample
+from tests.pictures import good, scratched, write, write_goods
+
+THRESHOLD = 150.0
+
+
+class Brightness:
+    """Takes the largest value as the score and the red channel as the map."""
+
+    problems: tuple[Problem, ...] = ()
+    threshold = THRESHOLD
+    false_alarm_rate = 0.05
+
+    def __init__(self) -> None:
+        self.fitted_on: list[Path] = []
+
+    def fit(self, samples: Iterable[Sample], *, progress=None) -> None:
+        self.fitted_on = [sample.path for sample in samples]
+        progress("fitting", 1, 1)
+
+    def predict(self, image: Sample) -> Prediction:
+        red = load(image.path)[..., 0].astype(np.float32)
+        score = float(np.sort(red, axis=None)[-40])
+        return Prediction(score, score > THRESHOLD, THRESHOLD, 0.5, red, red > 200, 200.0, path=image.path)
+
+    def predict_many(self, images: Iterable[Sample]) -> Iterator[Prediction | Problem]:
+        return map(self._one, images)
+
+    def _one(self, image: Sample) -> Prediction | Problem:
+        try:
+            return self.predict(image)
+        except ImageError as error:
+            return Problem(image.path, "unreadable", str(error))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_goods(tmp_path / "train", 4)
+    for i in range(6):
+        write(tmp_path / "fine" / f"{i}.png", good(100 + i))
+        picture, mask = scratched(200 + i)
+        write(tmp_path / "scratch" / f"{i}.png", picture)
+        write(tmp_path / "masks" / f"{i}.png", mask)
+        write(tmp_path / "dull" / f"{i}.png", good(300 + i))
+    return tmp_path
+
+
+def data(root: Path, *abnormal: str, **settings: object) -> Folder:
+    return Folder(
+        "stripes",
+        root=root,
+        normal_dir="train",
+        normal_test_dir="fine",
+        abnormal_dir=abnormal or ("scratch",),
+        **{"mask_dir": "masks", **settings},  # type: ignore[arg-type]
+    )
+
+
+def test_image_metrics_are_those_of_scikit_learn(root: Path):
+    report = Engine().evaluate(Brightness(), data(root))
+    scores = [one.score for one in report.tested]
+    labels = [one.sample.is_defective for one in report.tested]
+    assert sorted(labels) == [False] * 6 + [True] * 6
+    assert report.metrics["image_AUROC"] == pytest.approx(roc_auc_score(labels, scores))
+    assert report.metrics["image_AP"] == pytest.approx(average_precision_score(labels, scores))
+    low, high = report.intervals["image_AUROC"]
+    assert low <= report.metrics["image_AUROC"] <= high
+
+
+def test_pixel_metrics_are_those_of_scikit_learn(root: Path):
+    report = Engine().evaluate(Brightness(), data(root))
+    maps, masks = [], []
+    for one in report.tested:
+        maps.append(load(one.sample.path)[..., 0])
+        mask = one.sample.mask_path
+        masks.append(np.zeros((96, 96), bool) if mask is None else load(mask)[..., 0] > 127)
+    labels, values = np.ravel(masks), np.ravel(maps)
+    assert report.metrics["pixel_AUROC"] == pytest.approx(roc_auc_score(labels, values), abs=1e-3)
+    assert report.metrics["pixel_AP"] == pytest.approx(average_precision_score(labels, values), abs=1e-2)
+
+
+def test_rates_are_counted_at_the_calibrated_threshold(root: Path):
+    report = Engine().evaluate(Brightness(), data(root, "scratch", "dull", mask_dir=None))
+    called = {True: [], False: []}
+    for one in report.tested:
+        assert one.label == (one.score > THRESHOLD)
+        called[one.sample.is_defective].append(one.label)
+    assert report.metrics["false_alarm_rate"] == np.mean(called[False])
+    assert report.metrics["miss_rate"] == 1 - np.mean(called[True])
+    assert report.by_defect["scratch"]["miss_rate"] == 0
+    assert report.by_defect["dull"]["n"] == 6
+    assert report.by_defect["good"] == {"n": 6, "false_alarm_rate": report.metrics["false_alarm_rate"]}
+    assert (report.threshold, report.false_alarm_rate_set) == (THRESHOLD, 0.05)
+
+
+def test_a_row_per_defect_type_compares_it_with_the_good_pictures_alone(root: Path):
+    report = Engine().evaluate(Brightness(), data(root, "scratch", "dull", mask_dir=None))
+    for defect in ("scratch", "dull"):
+        chosen = [one for one in report.tested if one.sample.defect in (defect, "good")]
+        expected = roc_auc_score([one.sample.is_defective for one in chosen], [one.score for one in chosen])
+        assert report.by_defect[defect]["image_AUROC"] == pytest.approx(expected)
+
+
+def test_fitting_sees_the_good_training_pictures_and_nothing_else(root: Path):
+    model, stages = Brightness(), []
+    engine = Engine(progress=lambda *seen: stages.append(seen))
+    chosen = data(root)
+    engine.fit(model, chosen)
+    assert model.fitted_on == [sample.path for sample in chosen.train]
+    assert {path.parent.name for path in model.fitted_on} == {"train"}
+    report = engine.evaluate(model, chosen)
+    assert report.timings["fit_s"] >= 0
+    assert "fit_s" not in engine.evaluate(Brightness(), chosen).timings
+    assert stages[0] == ("fitting", 1, 1)
+    assert stages[1:13] == [("testing", done, 12) for done in range(1, 13)]
+
+
+def test_metrics_that_the_data_does_not_define_are_absent(root: Path):
+    only_defects = Folder("x", root=root, normal_dir="train", abnormal_dir="scratch", normal_split_ratio=0)
+    (metrics,) = Engine().test(Brightness(), only_defects)
+    assert set(metrics) == {"miss_rate"}
+    no_masks = Engine().evaluate(Brightness(), data(root, mask_dir=None)).metrics
+    assert "image_AUROC" in no_masks
+    assert not {"pixel_AUROC", "AUPRO"} & set(no_masks)
+
+
+@pytest.mark.parametrize(
+    ("mask", "kind"),
+    [
+        (np.zeros((96, 96), np.uint8), "mask-empty"),
+        (np.full((48, 96), 255, np.uint8), "mask-size"),
+        (None, "unreadable-mask"),
+    ],
+)
+def test_a_wrong_mask_costs_its_picture_the_pixel_metrics_alone(root: Path, mask: np.ndarray | None, kind: str):
+    path = root / "masks" / "2.png"
+    if mask is None:
+        path.write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    else:
+        write(path, mask)
+    report = Engine().evaluate(Brightness(), data(root))
+    (problem,) = report.problems
+    assert (problem.path, problem.kind) == (path, kind)
+    assert str(path) in problem.text
+    assert problem.text.endswith("Its picture counts for image metrics only.")
+    assert len(report.tested) == 12
+    path.unlink()
+    (root / "scratch" / "2.png").unlink()
+    without = Engine().evaluate(Brightness(), data(root))
+    for name in ("pixel_AUROC", "pixel_AP", "AUPRO"):
+        assert report.metrics[name] == pytest.approx(without.metrics[name])
+
+
+def test_a_broken_test_picture_is_named_and_left_out(root: Path):
+    broken = root / "fine" / "3.png"
+    chosen = data(root)
+    broken.write_bytes(broken.read_bytes()[:300])
+    report = Engine().evaluate(Brightness(), chosen)
+    assert len(report.tested) == 11
+    (problem,) = report.problems
+    assert problem.path == broken
+    assert problem.text.endswith("It was left out.")
+    found = list(Engine().predict(Brightness(), chosen))
+    assert [one.path for one in found if isinstance(one, Problem)] == [broken]
+    assert len(found) == 12
+
+
+def test_no_test_pictures(root: Path):
+    only_good = Folder("parts", root=root, normal_dir="train")
+    with pytest.raises(
+        DataError, match=r"test pictures: expected at least one, got none, in parts\. Give test pictures"
+    ):
+        Engine().evaluate(Brightness(), only_good)
+
+
+def test_no_test_picture_that_can_be_read(root: Path):
+    chosen = data(root)
+    for sample in chosen.test:
+        sample.path.write_bytes(b"nothing")
+    with pytest.raises(DataError, match="test pictures: expected one that can be read, got 12 broken, the first: "):
+        Engine().evaluate(Brightness(), chosen)
+
+
+def test_good_pictures_need_no_mask(root: Path):
+    assert mask_of(Sample(path=root / "fine" / "0.png", defect="good", mask_path=root / "no.png"), (96, 96)) is None
+    assert mask_of(Sample(path=root / "scratch" / "0.png", defect="scratch"), (96, 96)) is None
+
+
+def test_the_average_is_over_what_all_categories_have(root: Path):
+    with_masks = Engine().evaluate(Brightness(), data(root))
+    without = Engine().evaluate(Brightness(), data(root, "scratch", "dull", mask_dir=None))
+    mean = average([with_masks, without])
+    assert mean["image_AUROC"] == pytest.approx(
+        (with_masks.metrics["image_AUROC"] + without.metrics["image_AUROC"]) / 2
+    )
+    assert "AUPRO" not in mean
+    with pytest.raises(InputError, match="reports: expected at least one, got none"):
+        average([])

@@ -1,0 +1,116 @@
+"""What is written of test reports."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from blemish import Engine, Folder, Patchcore
+from blemish import types as records
+from blemish.evaluation.results import (
+    COLUMNS,
+    compared_with,
+    figures_of,
+    rows_csv,
+    scores_csv,
+    table,
+    with_average,
+    write_html,
+)
+from blemish.types import GoodPatch, Report, Sample
+from tests.pictures import good, scratched, write, write_goods
+
+if TYPE_CHECKING:
+    from blemish.evaluation.report.page import Figure
+
+
+@pytest.fixture(scope="module")
+def report(fitted: Patchcore, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    root = tmp_path_factory.mktemp("data")
+    write_goods(root / "train", 3)
+    for i in range(5):
+        write(root / "fine" / f"{i}.png", good(100 + i))
+        write(root / "scratch" / f"{i}.png", scratched(200 + i)[0])
+        write(root / "masks" / f"{i}.png", scratched(200 + i)[1])
+    data = Folder(
+        name="stripes",
+        normal_dir=root / "train",
+        normal_test_dir=root / "fine",
+        abnormal_dir=root / "scratch",
+        mask_dir=root / "masks",
+    )
+    return Engine().evaluate(fitted, data)
+
+
+def with_labels(report: Report, label: bool) -> Report:
+    """The report of a detector that calls everything the same."""
+    import dataclasses
+
+    tested = tuple(dataclasses.replace(one, label=label) for one in report.tested)
+    return dataclasses.replace(report, tested=tested)
+
+
+def test_the_table_has_a_row_for_each_category_and_the_average():
+    lines = table({"grid": {"image_AUROC": 0.5}, "magnetic tile": {"image_AUROC": 1.0, "AUPRO": 0.25}})
+    assert lines[0].split() == list(COLUMNS)
+    assert lines[1].split() == ["grid", "0.500", *["-"] * 6]
+    assert lines[2].split() == ["magnetic", "tile", "1.000", "-", "0.250", *["-"] * 4]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_one_category_has_no_average(report: Report):
+    assert list(with_average([report])) == ["stripes"]
+    assert list(with_average([report, report])) == ["stripes", "average"]
+
+
+def test_csv_quotes_what_needs_it(tmp_path: Path):
+    sample = Sample(path=tmp_path / 'a, "b".png', defect="scratch")
+    tested = records.Tested(sample, 2.5, True, 0.01, 0.02)
+    report = Report(
+        category="x,y", metrics={}, by_defect={}, intervals={}, threshold=1.5, false_alarm_rate_set=0.01,
+        tested=(tested,), problems=(), timings={},
+    )  # fmt: skip
+    (row,) = csv.DictReader(io.StringIO(scores_csv([report])))
+    assert row["path"] == str(sample.path)
+    assert (row["category"], row["defect"], row["label"]) == ("x,y", "scratch", "1")
+    assert (float(row["score"]), float(row["threshold"]), float(row["predict_ms"])) == (2.5, 1.5, 20)
+
+
+def test_csv_of_rows_leaves_absent_figures_empty():
+    rows = list(csv.DictReader(io.StringIO(rows_csv({"a": {"x": 1.0}, "b": {"y": 2.0}}))))
+    assert rows == [{"category": "a", "x": "1.0", "y": ""}, {"category": "b", "x": "", "y": "2.0"}]
+
+
+def kinds(figures: list[Figure]) -> list[str]:
+    return [figure.kind for figure in figures]
+
+
+def test_close_calls_are_shown_only_where_nothing_went_wrong(fitted: Patchcore, report: Report):
+    all_called, none_called = with_labels(report, True), with_labels(report, False)
+    assert kinds(figures_of(fitted, all_called)) == ["close call"] * 3 + ["false alarm"] * 3
+    assert kinds(figures_of(fitted, none_called)) == ["miss"] * 3 + ["close call"] * 3
+
+
+def test_figures_show_what_the_part_was_compared_with(fitted: Patchcore, report: Report):
+    figure = figures_of(fitted, with_labels(report, False))[0]
+    assert [panel.caption for panel in figure.picture][-1].lower().startswith(("nearest", "good", "closest"))
+
+
+def test_the_training_picture_is_shown_while_it_is_there(good_paths: list[Path], tmp_path: Path):
+    there = compared_with(GoodPatch(str(good_paths[0]), (0, 0, 8, 8), 1.0), None)
+    assert there is not None
+    np.testing.assert_array_equal(there, good(0))
+    assert compared_with(GoodPatch(str(tmp_path / "gone.png"), (0, 0, 8, 8), 1.0), None) is None
+    assert compared_with(GoodPatch("array 3", (0, 0, 8, 8), 1.0), None) is None
+    assert compared_with(None, None) is None
+
+
+def test_the_page_says_how_it_was_made(fitted: Patchcore, report: Report, tmp_path: Path):
+    page = write_html(tmp_path / "r.html", [fitted], [report]).read_text()
+    assert "stripes" in page
+    assert str(fitted.fitted.provenance["backbone_sha256"]) in page

@@ -1,0 +1,295 @@
+"""Decoding: every format, depth and damage that a folder of pictures can hold."""
+
+from __future__ import annotations
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from blemish.errors import BlemishError, ImageError, InputError, SaveError
+from blemish.imaging.decode import check_picture, decode, load, load_many, load_mask, read_stored, save
+from tests.encoded import encoded
+
+RED = (200, 100, 50)
+LOSSLESS = ["png", "bmp", "tiff", "webp"]
+
+
+def encoded_by_opencv(array, ending, *options):
+    done, data = cv2.imencode(ending, array, list(options))
+    assert done
+    return data.tobytes()
+
+
+@pytest.fixture
+def picture(rng):
+    return np.kron(rng.integers(0, 256, (6, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_lossless_formats_come_back_as_they_were(kind, picture):
+    loaded = decode(encoded(picture, kind))
+    assert loaded.dtype == np.uint8
+    assert loaded.flags["C_CONTIGUOUS"]
+    assert np.array_equal(loaded, picture)
+
+
+def test_jpeg_is_what_pillow_reads(picture):
+    data = encoded(picture, "jpeg", quality=95)
+    want = np.asarray(Image.open(io.BytesIO(data)))
+    assert np.abs(decode(data).astype(int) - want).max() <= 3
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "RGB"])
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+def test_every_mode_becomes_rgb(mode, kind):
+    image = Image.new("RGB", (9, 7), RED).convert(mode)
+    loaded = decode(encoded(image, kind))
+    assert loaded.shape == (7, 9, 3)
+    assert np.abs(loaded.astype(int) - np.asarray(image.convert("RGB"))).max() <= 1
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_tiff_compressions(compression, picture):
+    assert np.array_equal(decode(encoded(picture, "tiff", compression=compression)), picture)
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff", "webp"])
+def test_alpha_is_laid_over_white(kind):
+    image = Image.new("RGBA", (5, 4), (10, 20, 30, 128))
+    white = Image.new("RGBA", (5, 4), (255, 255, 255, 255))
+    want = np.asarray(Image.alpha_composite(white, image).convert("RGB")).astype(int)
+    assert np.abs(decode(encoded(image, kind)) - want).max() <= 1
+
+
+def test_alpha_is_rounded_to_the_nearest():
+    values, alphas = (axis.astype(np.uint8) for axis in np.meshgrid(np.arange(256), np.arange(256)))
+    layers = np.dstack([values, values, values, alphas])
+    exact = (values * (alphas / 255) + 255 * (1 - alphas / 255))[..., None]
+    assert np.abs(decode(encoded(layers, "png")) - exact).max() <= 0.51
+
+
+def test_alpha_of_16_bit_of_grey_and_of_a_palette():
+    deep = np.full((4, 5, 4), (1000, 2000, 3000, 0), np.uint16)
+    deep[0, 0, 3] = 65535
+    loaded = decode(encoded_by_opencv(deep, ".png"))
+    assert (loaded[1:] == 255).all()
+    assert loaded[0, 0].tolist() == [12, 8, 4]
+    grey = Image.fromarray(np.dstack([np.full((4, 5), 77, np.uint8), np.zeros((4, 5), np.uint8)]), "LA")
+    assert (decode(encoded(grey, "png")) == 255).all()
+    palette = Image.new("RGB", (5, 4), RED).quantize(2)
+    assert (decode(encoded(palette, "png", transparency=palette.getpixel((0, 0)))) == 255).all()
+
+
+@pytest.mark.parametrize("ending", [".png", ".tiff"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bits_are_scaled_by_their_range(ending, channels):
+    values = np.array([[0, 128, 129, 4095, 65535]], np.uint16)
+    values = values if channels == 1 else np.repeat(values[..., None], 3, axis=2)
+    data = encoded_by_opencv(values, ending)
+    assert decode(data)[0, :, 0].tolist() == [0, 0, 1, 16, 255]
+    twelve = encoded_by_opencv(np.minimum(values, 4095), ending)
+    assert decode(twelve, bit_depth=12)[0, :, 1].tolist() == [0, 8, 8, 255, 255]
+    with pytest.raises(
+        ImageError, match=r"^picture: expected values up to 4095 \(bit_depth=12\), got 65535, in a\.png"
+    ):
+        decode(data, bit_depth=12, where="a.png")
+
+
+def test_bit_depth_leaves_8_bit_files_alone(picture):
+    assert np.array_equal(decode(encoded(picture, "png"), bit_depth=12), picture)
+
+
+@pytest.mark.parametrize("bit_depth", [8, 17, 12.0, True])
+def test_bit_depth_out_of_range(bit_depth):
+    with pytest.raises(InputError, match=r"^bit_depth: expected a .*number from 9 to 16"):
+        decode(b"", bit_depth=bit_depth)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_other_numbers_in_a_tiff_are_refused_and_a_mask_of_them_is_not(dtype, tmp_path):
+    values = np.zeros((4, 5), dtype)
+    values[1, 2] = 1
+    path = tmp_path / "a.tiff"
+    path.write_bytes(encoded(values, "tiff"))
+    with pytest.raises(
+        ImageError, match=r"^picture: expected 8 or 16 bits a channel, got (float|int)32, in .*a\.tiff\."
+    ):
+        load(path)
+    assert load_mask(path).sum() == 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff"])
+def test_exif_orientation_is_applied(kind, orientation, picture):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(picture, kind, exif=exif, **({"quality": 100, "subsampling": 0} if kind == "jpeg" else {}))
+    want = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")).astype(int)
+    loaded = decode(data)
+    assert loaded.shape == want.shape
+    assert np.abs(loaded - want).max() <= 3
+    deep = encoded(picture[..., 0].astype(np.uint16) * 257, "png", exif=exif)
+    assert np.array_equal(decode(deep)[..., 0], _turned(picture[..., 0], orientation))
+
+
+def _turned(grey, orientation):
+    steps = {
+        1: [],
+        2: [Image.Transpose.FLIP_LEFT_RIGHT],
+        3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE],
+        6: [Image.Transpose.ROTATE_270],
+        7: [Image.Transpose.TRANSVERSE],
+        8: [Image.Transpose.ROTATE_90],
+    }
+    image = Image.fromarray(np.ascontiguousarray(grey))
+    for step in steps[orientation]:
+        image = image.transpose(step)
+    return np.asarray(image)
+
+
+def test_damaged_exif_counts_as_none(picture):
+    data = encoded(picture, "jpeg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert decode(data).shape == picture.shape
+    exif = Image.Exif()
+    exif[0x0112] = 77
+    assert decode(encoded(picture, "png", exif=exif)).shape == picture.shape
+
+
+def test_cmyk_jpeg_has_its_colors():
+    image = Image.new("RGB", (16, 16), RED).convert("CMYK")
+    assert np.abs(decode(encoded(image, "jpeg")).astype(int) - np.array(RED)).max() <= 4
+
+
+def test_first_of_several_pages():
+    pages = [Image.new("RGB", (9, 8), RED), Image.new("RGB", (9, 8))]
+    data = encoded(pages[0], "tiff", save_all=True, append_images=pages[1:])
+    assert (decode(data) == np.array(RED)).all()
+
+
+def test_one_pixel(tmp_path):
+    path = save(tmp_path / "a.png", np.full((1, 1, 3), 9, np.uint8))
+    assert load(path).tolist() == [[[9, 9, 9]]]
+
+
+def test_names_beyond_ascii_and_of_another_format(tmp_path, picture):
+    path = tmp_path / "Prüfling 東京 \u202e.jpg"
+    path.write_bytes(encoded(picture, "png"))
+    assert np.array_equal(load(path), picture)
+    assert np.array_equal(load(str(path)), picture)
+
+
+def test_masks(tmp_path):
+    marks = np.zeros((6, 9), bool)
+    marks[2:4, 3:7] = True
+    path = tmp_path / "m.png"
+    for values in (
+        marks * np.uint8(255),
+        marks * np.uint8(1),
+        np.dstack([np.zeros((6, 9, 2), np.uint8), marks * np.uint8(3)]),
+    ):
+        path.write_bytes(encoded(values, "png"))
+        assert np.array_equal(load_mask(path), marks)
+    alpha = marks * np.uint8(255)
+    for color in (0, 255):  # drawn with transparency, on black or on white
+        layers = np.dstack([np.full((6, 9, 3), color, np.uint8), alpha])
+        path.write_bytes(encoded(layers, "png"))
+        assert np.array_equal(load_mask(path), marks)
+    opaque = np.dstack([np.repeat(alpha[..., None], 3, axis=2), np.full((6, 9), 255, np.uint8)])
+    path.write_bytes(encoded(opaque, "png"))
+    assert np.array_equal(load_mask(path), marks)
+    path.write_bytes(encoded(np.dstack([np.zeros((6, 9, 3), np.uint8), np.full((6, 9), 255, np.uint8)]), "png"))
+    assert not load_mask(path).any()
+
+
+def test_a_jpeg_mask_has_no_specks(tmp_path):
+    marks = np.zeros((64, 64), bool)
+    marks[20:37, 11:29] = True
+    path = tmp_path / "m.jpg"
+    path.write_bytes(encoded(marks * np.uint8(255), "jpeg", quality=60))
+    assert (np.asarray(Image.open(path)) > 0).sum() > marks.sum()
+    assert np.array_equal(load_mask(path), marks)
+
+
+def test_read_stored_keeps_depth_and_channels(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded_by_opencv(np.full((3, 4), 4000, np.uint16), ".png"))
+    header, stored = read_stored(path)
+    assert header.format == "PNG"
+    assert (stored.shape, stored.dtype) == ((3, 4), np.uint16)
+
+
+def test_check_picture_takes_grey_and_deep_arrays(picture):
+    assert check_picture(picture) is picture
+    grey = picture[..., 0]
+    assert np.array_equal(check_picture(grey), np.repeat(grey[..., None], 3, axis=2))
+    assert np.array_equal(check_picture(grey[..., None]), check_picture(grey))
+    assert np.array_equal(check_picture(picture.astype(np.uint16) * 257), picture)
+    assert check_picture(np.full((2, 2), 4095, np.uint16), bit_depth=12).max() == 255
+    with pytest.raises(BlemishError, match=r"^view: expected values up to 4095"):
+        check_picture(np.full((2, 2), 4096, np.uint16), "view", bit_depth=12)
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((4, 5, 3), np.float32), r"got float32 \(4, 5, 3\)\. If it runs from 0 to 1: \(picture \* 255\)"),
+        (np.zeros((4, 5, 4), np.uint8), r"Leave alpha out"),
+        (np.zeros((3, 40, 50), np.uint8), r"Channels come last"),
+        (np.zeros((2, 4, 5, 3), np.uint8), r"one picture at a time"),
+        (np.zeros((4, 5), bool), r"got bool \(4, 5\)\."),
+        (np.zeros((0, 5), np.uint8), r"got uint8 \(0, 5\)\."),
+        ("a.png", r"got str\."),
+    ],
+)
+def test_check_picture_says_what_it_takes(array, said):
+    with pytest.raises(
+        InputError, match=r"^picture: expected uint8 or uint16 \(H, W\) or \(H, W, 3\) RGB, " + ".*" + said
+    ):
+        check_picture(array)
+
+
+@pytest.mark.parametrize("ending", [".png", ".bmp", ".tif", ".PNG"])
+def test_save_and_load_are_inverse(ending, picture, tmp_path):
+    path = save(tmp_path / "sub" / f"ä{ending}", picture)
+    assert np.array_equal(load(path), picture)
+    save(path, picture[..., 0])
+    assert np.array_equal(read_stored(path)[1], picture[..., 0])
+    save(path, picture[..., 0] > 99)
+    assert np.array_equal(load_mask(path), picture[..., 0] > 99)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_save_refuses_and_keeps_what_was_there(picture, tmp_path):
+    with pytest.raises(SaveError, match=r"^picture: expected a name that ends in \.png, .*, got '\.xyz', in .*a\.xyz"):
+        save(tmp_path / "a.xyz", picture)
+    path = save(tmp_path / "a.png", picture)
+    with pytest.raises(InputError, match=r"^picture: expected uint8"):
+        save(path, picture.astype(np.float32))
+    with pytest.raises(SaveError, match=r"^picture: expected to be written"):
+        save(path / "b.png", picture)
+    with pytest.raises(SaveError, match=r"^picture: expected to be written as \.webp, got .*, in .*c\.webp\."):
+        save(tmp_path / "c.webp", np.zeros((1, 20_000), np.uint8))
+    assert np.array_equal(load(path), picture)
+
+
+def test_load_many_keeps_the_order_and_reports_the_broken(picture, tmp_path):
+    paths = [save(tmp_path / f"{i}.png", np.full((4, 4, 3), i, np.uint8)) for i in range(12)]
+    paths[5].write_bytes(b"")
+    found = list(load_many(paths, threads=3, ahead=2))
+    assert [path for path, _ in found] == paths
+    assert isinstance(found[5][1], ImageError)
+    assert [int(result[0, 0, 0]) for path, result in found if isinstance(result, np.ndarray)] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        *range(6, 12),
+    ]
+    with pytest.raises(InputError, match=r"^bit_depth"):
+        load_many(paths, bit_depth=99)

@@ -1,0 +1,162 @@
+"""What the network sees of a picture, and that the way back meets the same pixels."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blemish.errors import InputError
+from blemish.imaging.geometry import Geometry, choose_geometry
+from blemish.imaging.resize import resize
+
+SIZES = st.integers(20, 300)
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def spot(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:
+    found = np.zeros((height, width, 3), np.uint8)
+    x, y, w, h = box
+    found[y : y + h, x : x + w] = 255
+    return found
+
+
+# Which geometry is chosen
+
+
+@pytest.mark.parametrize(
+    ("pictures_hw", "image_size", "resize_hw", "why"),
+    [
+        ([(900, 900)], 256, (256, 256), "square pictures stay square"),
+        ([(200, 800)] * 3, 128, (64, 256), "a shared aspect is kept, with the same number of pixels"),
+        ([(200, 800), (202, 790)], 128, (64, 256), "within 5 % is shared"),
+        ([(200, 800), (800, 200)], 128, (128, 128), "mixed aspects become square"),
+        ([(200, 800), (230, 800)], 128, (128, 128), "15 % apart is mixed"),
+        ([(10, 4000)], 64, (32, 1280), "no side is below one step of the coarsest grid"),
+        ([(900, 900)], (96, 160), (96, 160), "a pair is taken as it is"),
+        ([(900, 300)], 33, (64, 32), "rounded to steps of the coarsest grid"),
+    ],
+)
+def test_size_of_the_input(pictures_hw, image_size, resize_hw, why: str):
+    assert choose_geometry(pictures_hw, image_size, None) == Geometry(resize_hw), why
+
+
+@pytest.mark.parametrize(("crop", "crop_hw"), [(64, (64, 64)), ((32, 96), (32, 96)), (96, (96, 96))])
+def test_crop_is_one_number_or_two(crop, crop_hw: tuple[int, int]):
+    geometry = choose_geometry([(50, 50)], 96, crop)
+    assert (geometry.resize_hw, geometry.network_hw) == ((96, 96), crop_hw)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "crop", "text"),
+    [
+        (16, None, "image_size: expected a number from 32 to 4096, got 16."),
+        (5000, None, "image_size: expected a number from 32 to 4096, got 5000."),
+        ("64", None, "image_size: expected a number from 32 to 4096, got '64'."),
+        ((64, 31), None, "image_size: expected a number from 32 to 4096, got 31."),
+        ((64, 64, 3), None, "image_size: expected one number or (height, width), got (64, 64, 3)."),
+        (64, 96, "center_crop: expected at most (64, 64), got (96, 96). Raise image_size, or give a smaller crop."),
+        (64, (32, 96), "center_crop: expected at most (64, 64), got (32, 96)."),
+        (64, (96, 32), "center_crop: expected at most (64, 64), got (96, 32)."),
+        (64, 0, "center_crop: expected a number from 32 to 4096, got 0."),
+        (64, (64,), "center_crop: expected one number or (height, width), got (64,)."),
+    ],
+)
+def test_sizes_that_cannot_be(image_size, crop, text: str):
+    with pytest.raises(InputError, match=re.escape(text)):
+        choose_geometry([(100, 100)], image_size, crop)
+
+
+# What the network sees
+
+
+def test_all_of_the_picture_without_a_crop():
+    given_picture = picture(70, 50)
+    seen = Geometry((64, 96)).prepare(given_picture)
+    np.testing.assert_array_equal(seen, resize(given_picture, (64, 96)))
+
+
+def test_the_middle_with_a_crop():
+    given_picture = picture(128, 160)
+    seen = Geometry((64, 96), (32, 64)).prepare(given_picture)
+    np.testing.assert_array_equal(seen, resize(given_picture, (64, 96))[16:48, 16:80])
+    assert seen.flags.c_contiguous
+    assert seen.dtype == np.uint8
+
+
+# The way back
+
+
+@given(height=SIZES, width=SIZES, cropped=st.booleans())
+def test_a_map_comes_back_at_the_size_of_the_picture(height: int, width: int, cropped: bool):
+    geometry = Geometry((64, 96), (32, 64) if cropped else None)
+    patch_map = np.full((4, 8), 3, np.float32)
+    restored = geometry.restore(patch_map, (height, width), 2.0)
+    assert (restored.shape, restored.dtype) == ((height, width), np.float32)
+    assert restored[height // 2, width // 2] == pytest.approx(3, rel=1e-5)
+    if not cropped:  # a constant stays constant up to the edges
+        np.testing.assert_allclose(restored, 3, rtol=1e-5)
+
+
+def test_outside_of_a_crop_nothing_is_said():
+    restored = Geometry((64, 64), (32, 32)).restore(np.ones((4, 4), np.float32), (128, 128), 1.0)
+    inside = np.zeros((128, 128), bool)
+    inside[32:96, 32:96] = True
+    assert (restored[inside] > 0).all()
+    assert (restored[~inside] <= 0.5).all()
+    assert not restored[:30].any()
+    assert not restored[:, -30:].any()
+    np.testing.assert_allclose(restored[34:94, 34:94], 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("crop", [None, (64, 64)])
+@pytest.mark.parametrize("xy", [(60, 60), (100, 84), (120, 60)])
+def test_there_and_back_is_the_same_place(crop, xy: tuple[int, int]):
+    """A bright spot, seen by a network that averages 8 x 8 pixels, is brightest in the map where it was."""
+    geometry = Geometry((96, 96), crop)
+    x, y = xy
+    seen = geometry.prepare(spot(144, 192, (x, y, 12, 12)))[..., 0].astype(np.float32)
+    cells = seen.reshape(seen.shape[0] // 8, 8, seen.shape[1] // 8, 8).mean(axis=(1, 3))
+    restored = geometry.restore(cells, (144, 192), 0.0)
+    rows, columns = np.nonzero(restored == restored.max())
+    assert abs(rows.mean() - (y + 5.5)) <= 8
+    assert abs(columns.mean() - (x + 5.5)) <= 10
+
+
+# Boxes of patches
+
+
+def test_box_of_a_patch():
+    assert Geometry((64, 64)).patch_box(1, 2, (8, 8), (128, 256)) == (64, 16, 32, 16)
+    assert Geometry((64, 64), (32, 32)).patch_box(0, 0, (4, 4), (128, 64)) == (16, 32, 8, 16)
+
+
+@given(
+    picture_hw=st.tuples(st.integers(1, 400), st.integers(1, 400)),
+    grid_hw=st.tuples(st.integers(1, 16), st.integers(1, 16)),
+    cropped=st.booleans(),
+    data=st.data(),
+)
+def test_boxes_lie_in_the_picture(picture_hw, grid_hw, cropped: bool, data):
+    geometry = Geometry((96, 64), (64, 32) if cropped else None)
+    row, column = (data.draw(st.integers(0, n - 1)) for n in grid_hw)
+    x, y, width, height = geometry.patch_box(row, column, grid_hw, picture_hw)
+    assert min(x, y) >= 0
+    assert min(width, height) >= 1
+    assert x + width <= picture_hw[1]
+    assert y + height <= picture_hw[0]
+
+
+def test_boxes_cover_the_picture():
+    covered = np.zeros((100, 77), bool)
+    for row in range(7):
+        for column in range(5):
+            x, y, width, height = Geometry((64, 96)).patch_box(row, column, (7, 5), (100, 77))
+            covered[y : y + height, x : x + width] = True
+    assert covered.all()

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from blemish.errors import ImageError
+from blemish.imaging import png as pngfile
+from blemish.imaging.decode import decode
+from blemish.imaging.headers import read_header
+from blemish.imaging.png import decode_png
+from tests.encoded import encoded
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
+png = partial(encoded, kind="png")
+
+
+def read(data):
+    return decode_png(data, read_header(data))
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@pytest.mark.parametrize("picture", [PICTURE, PICTURE[:1, :1], PICTURE[:, :1], np.zeros((300, 7, 3), np.uint8)])
+@pytest.mark.parametrize("level", [0, 1, 9])
+def test_plain_rgb_and_grey_come_back(picture, level):
+    np.testing.assert_array_equal(read(png(picture, compress_level=level)), picture)
+    grey = np.ascontiguousarray(picture[..., 0])
+    np.testing.assert_array_equal(read(png(grey, compress_level=level)), grey[..., None])
+
+
+@pytest.mark.parametrize("filtering", ["NONE", "SUB", "UP", "AVG", "PAETH"])
+def test_every_filter_of_rows(filtering):
+    options = [cv2.IMWRITE_PNG_FILTER, getattr(cv2, f"IMWRITE_PNG_FILTER_{filtering}")]
+    data = cv2.imencode(".png", PICTURE[..., ::-1], options)[1].tobytes()
+    np.testing.assert_array_equal(read(data), PICTURE)
+
+
+def others():
+    grey = Image.fromarray(PICTURE[..., 0])
+    return {
+        "alpha": png(np.dstack([PICTURE, PICTURE[..., :1]])),
+        "grey and alpha": png(grey.convert("LA")),
+        "palette": png(Image.fromarray(PICTURE).quantize(16)),
+        "16 bit": png(PICTURE[..., 0].astype(np.uint16) * 257),
+        "1 bit": png(grey.convert("1")),
+        "a transparent grey": png(grey, transparency=3),
+        "a transparent colour": png(PICTURE, transparency=(1, 2, 3)),
+        "JPEG": cv2.imencode(".jpg", PICTURE)[1].tobytes(),
+    }
+
+
+@pytest.mark.parametrize("kind", list(others()))
+def test_other_files_are_left_to_opencv(kind):
+    data = others()[kind]
+    assert read(data) is None
+    assert decode(data).shape == (37, 50, 3)
+
+
+def test_interlaced_files_are_left_to_opencv():
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 1))
+    data = start + chunk(b"IDAT", zlib.compress(b"\0\1\2\3")) + chunk(b"IEND", b"")
+    assert read(data) is None
+    assert decode(data).tolist() == [[[1, 2, 3]]]
+
+
+def test_colour_chunks_change_no_pixel():
+    data = png(PICTURE)
+    gamma = data[:33] + chunk(b"gAMA", struct.pack(">I", 200_000)) + data[33:]
+    np.testing.assert_array_equal(read(gamma), PICTURE)
+
+
+@settings(max_examples=200, deadline=None)
+@given(at=st.integers(8, 5000), value=st.integers(0, 255), cut=st.integers(0, 200))
+def test_a_damaged_file_is_an_error_of_ours_or_a_picture(at, value, cut):
+    data = bytearray(png(PICTURE))
+    data[at % len(data)] = value
+    said = "a.png"
+    try:
+        assert decode(bytes(data[: len(data) - cut]), where="a.png").dtype == np.uint8
+    except ImageError as error:
+        said = str(error)
+    assert "a.png" in said
+
+
+def test_threads_that_decode_ahead_do_not_hold_python_s_lock():
+    with ThreadPoolExecutor(1) as beside:
+        assert beside.submit(read, png(PICTURE)).result() is None
+        np.testing.assert_array_equal(beside.submit(decode, png(PICTURE)).result(), PICTURE)
+
+
+def test_a_panic_inside_the_decoder_is_opencv_s_turn(monkeypatch):
+    class PanicError(BaseException):
+        pass
+
+    def panics(*_):
+        raise PanicError
+
+    monkeypatch.setattr(pngfile.io, "decode_image_png_u8", panics)
+    np.testing.assert_array_equal(decode(png(PICTURE)), PICTURE)
+
+
+def test_ctrl_c_is_not_taken_for_a_damaged_file(monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pngfile.io, "decode_image_png_u8", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        decode(png(PICTURE))

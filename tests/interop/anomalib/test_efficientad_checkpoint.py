@@ -1,0 +1,105 @@
+"""anomalib's EfficientAD checkpoints: the same maps as the real thing made, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from blemish._io.torch_file import load_checkpoint
+from blemish.detectors.efficientad.detector import EfficientAd
+from blemish.errors import InputError, ModelFileError
+from blemish.interop.anomalib.efficientad_checkpoint import import_efficientad
+from tests.anomalib_twins import GOLDEN, STEP, checkpoint, picture, scored
+
+
+def imported(tree: dict[str, Any], **changes: Any) -> EfficientAd:
+    return import_efficientad(tree, **{"where": "model.ckpt", "sha256": "0" * 64, "threads": 2, **changes})
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint("efficientad", tmp_path_factory.mktemp("checkpoint") / "model.ckpt")
+
+
+@pytest.fixture
+def tree(path: Path) -> dict[str, Any]:
+    return load_checkpoint(path, allow_unknown=True)
+
+
+def test_maps_are_anomalibs(tree: dict[str, Any]):
+    golden = np.load(GOLDEN / "efficientad.npz")
+    model = imported(tree)
+    for one, score, kept in zip(scored(), golden["scores"], golden["maps"], strict=True):
+        found, maps = model.predict(one), model.fitted.maps
+        assert found.score == pytest.approx(score, abs=1e-5)
+        seen = maps.joined(*maps.raw(maps.geometry.prepare(one)))
+        np.testing.assert_allclose(seen[::STEP, ::STEP], kept, atol=1e-5)
+        assert found.anomaly_map.shape == one.shape[:2]
+
+
+def test_an_import_is_saved_and_loaded_like_any_model(tree: dict[str, Any], tmp_path: Path):
+    model = imported(tree)
+    again = EfficientAd.load(model.save(tmp_path / "model"))
+    one = scored()[1]
+    np.testing.assert_array_equal(again.predict(one).anomaly_map, model.predict(one).anomaly_map)
+    assert again.header()["provenance"]["imported_from"] == "anomalib EfficientAD, model.ckpt"
+    assert again.settings.arithmetic == "anomalib"
+    assert again.threshold == 0.75
+
+
+def test_good_pictures_set_the_threshold(tree: dict[str, Any]):
+    good = [picture(30 + i, 256, 300) for i in range(3)]
+    model = imported(tree, good=good, false_alarm_rate=0.3)
+    assert model.calibration.scores == pytest.approx(sorted(model.predict(one).score for one in good))
+    assert model.header()["provenance"]["thresholds_from"] == "3 good pictures"
+
+
+def without(tree: dict[str, Any], name: str) -> None:
+    del tree["state_dict"][name]
+
+
+def put(tree: dict[str, Any], name: str, value: Any) -> None:
+    tree["state_dict"][name] = value
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda t: without(t, "model.mean_std.std"), "mean_std: .* got none, in model.ckpt"),
+        (
+            lambda t: put(t, "model.mean_std.std", np.zeros((1, 24, 1, 1), np.float32)),
+            "got zeros: the model was not trained",
+        ),
+        (
+            lambda t: put(t, "model.quantiles.qb_st", np.array(0.0, np.float32)),
+            r"quantiles: expected two rising numbers, got .* Train it to the end of an epoch",
+        ),
+        (
+            lambda t: put(t, "post_processor._image_threshold", np.array(np.nan, np.float32)),
+            "thresholds: .*none yet.*--good",
+        ),
+        (lambda t: without(t, "model.student.conv2.bias"), "PDN small student: .*no conv2.bias.*model.ckpt"),
+        (lambda t: without(t, "model.ae.encoder.enconv1.bias"), "autoencoder: .*model.ckpt"),
+    ],
+)
+def test_what_cannot_be_taken_over_is_said(tree: dict[str, Any], change: Any, text: str):
+    change(tree)
+    with pytest.raises(ModelFileError, match=text):
+        imported(tree)
+
+
+def test_a_normalize_is_refused_as_anomalib_does(tree: dict[str, Any]):
+    steps = tree["anomalib_pre_processor_config"]["transform"]["init_args"]["transforms"]
+    numbers = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    steps.append({"class_path": "torchvision.transforms.v2.Normalize", "init_args": numbers})
+    with pytest.raises(ModelFileError, match=r"pre_processor: expected no Normalize, got one, in model.ckpt\. Effi"):
+        imported(tree)
+
+
+def test_refitting_an_import_says_that_its_teacher_is_not_here(tree: dict[str, Any]):
+    pytest.importorskip("torch", reason="torch is not installed: without it there is no fitting at all")
+    with pytest.raises((InputError, ModelFileError), match="teacher"):
+        imported(tree).fit([picture(i, 64, 64) for i in range(4)])

@@ -1,0 +1,93 @@
+"""EfficientAD for anomalib: weights out of the graph, and what comes back from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from blemish._io.torch_file import load_checkpoint, read_checkpoint
+from blemish.detectors.efficientad.graph import Networks, efficientad_graph
+from blemish.detectors.efficientad.pdn import arrange, arrange_autoencoder
+from blemish.errors import InputError
+from blemish.interop.anomalib.checkpoint_writer import checkpoint_bytes
+from blemish.interop.anomalib.efficientad_checkpoint import import_efficientad
+from blemish.interop.anomalib.efficientad_export import _constants, _networks, efficientad_checkpoint
+from tests import random_weights
+from tests.anomalib_twins import GOLDEN, STEP, checkpoint, raw, scored
+from tests.real_anomalib import runs_anomalib
+
+if TYPE_CHECKING:
+    from blemish.detectors.efficientad.detector import EfficientAd
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return load_checkpoint(
+        checkpoint("efficientad", tmp_path_factory.mktemp("checkpoint") / "model.ckpt"), allow_unknown=True
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tree: dict[str, Any]) -> EfficientAd:
+    return import_efficientad(tree, where="in.ckpt", sha256="0" * 64, threads=2)
+
+
+def test_what_goes_out_comes_back(model: EfficientAd, tree: dict[str, Any]):
+    written = efficientad_checkpoint(model)
+    assert {name: array.shape for name, array in written["state_dict"].items() if name in tree["state_dict"]} == {
+        name: array.shape for name, array in tree["state_dict"].items()
+    }
+    again = import_efficientad(
+        read_checkpoint(checkpoint_bytes(written), where="out.ckpt"), where="out.ckpt", sha256="0" * 64, threads=2
+    )
+    for one in scored()[:2]:
+        np.testing.assert_allclose(again.predict(one).anomaly_map, model.predict(one).anomaly_map, atol=1e-5)
+    assert again.threshold == model.threshold
+    inner = "model.student.conv2.weight"
+    np.testing.assert_array_equal(written["state_dict"][inner], tree["state_dict"][inner])
+
+
+@pytest.mark.parametrize(("size", "padding"), [("small", True), ("medium", False), ("medium", True)])
+def test_every_kind_of_graph_gives_its_weights_back(size: Any, padding: bool):
+    state = random_weights.efficientad(3, 6, size)
+    teacher = arrange(state, size, n_outputs=6, part="teacher")
+    student = arrange(state, size, n_outputs=12, part="student")
+    mean, std = (state[f"model.mean_std.{name}"].reshape(-1) for name in ("mean", "std"))
+    networks = Networks(teacher, student, arrange_autoencoder(state, n_outputs=6), mean, std, size, padding)
+    found = _networks(_constants(efficientad_graph(networks, (64, 64))), size, 6)
+    last = "conv6" if size == "medium" else "conv4"
+    for name, expected in state.items():
+        if name.startswith("model.mean_std") or f"er.{last}" in name or f"nt.{last}" in name:
+            continue
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5, err_msg=name)
+    # Normalised by its own mean and deviation, the teacher is the one that is written with 0 and 1.
+    weight = state[f"model.teacher.{last}.weight"] / std[:, None, None, None]
+    np.testing.assert_allclose(found[f"model.teacher.{last}.weight"], weight, rtol=1e-4, atol=1e-6)
+    shift = (state[f"model.teacher.{last}.bias"] - mean) / std - state[f"model.student.{last}.bias"][:6]
+    np.testing.assert_allclose(found[f"model.teacher.{last}.bias"], shift, rtol=1e-4, atol=1e-5)
+
+
+def test_a_border_that_anomalib_has_not_is_refused(model: EfficientAd, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(model, "settings", dataclasses.replace(model.settings, border="edge"))
+    with pytest.raises(
+        InputError, match=r'border: expected zero, as anomalib has it, got edge. Fit with border="zero"'
+    ):
+        efficientad_checkpoint(model)
+
+
+@runs_anomalib
+def test_anomalib_loads_it_and_sees_the_same(model: EfficientAd, tmp_path: Path):
+    from anomalib.models import EfficientAd as Theirs
+
+    path = tmp_path / "out.ckpt"
+    path.write_bytes(checkpoint_bytes(efficientad_checkpoint(model)))
+    loaded = Theirs.load_from_checkpoint(path).eval()
+    golden = np.load(GOLDEN / "efficientad.npz")
+    for one, score, kept in zip(scored(), golden["scores"], golden["maps"], strict=True):
+        found, anomaly_map = raw(loaded, one)
+        assert found == pytest.approx(score, abs=1e-5)
+        np.testing.assert_allclose(anomaly_map[::STEP, ::STEP], kept, atol=1e-5)

@@ -1,0 +1,49 @@
+"""The installed anomalib as a detector: our weights in its network, its numbers as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blemish import MVTecAD, Patchcore
+from blemish.data.synthetic.demo import make_demo
+from blemish.errors import InputError
+from blemish.evaluation.engine import Engine
+from blemish.interop.anomalib.engine import AnomalibPatchcore, shared_layers
+from tests.real_anomalib import runs_anomalib
+
+
+def test_layers_that_both_can_take():
+    assert shared_layers("efficientnet_lite0", None) == ("blocks.4", "blocks.10")
+    assert shared_layers("mobilenet_v2", None) == ("features.6", "features.13")
+    assert shared_layers("resnet50", ["layer1"]) == ("layer1",)
+    assert shared_layers("resnet50", None) == ("layer2", "layer3")
+    with pytest.raises(InputError, match=r"layers: expected some of blocks.0, blocks.2, .*, got blocks.7"):
+        shared_layers("efficientnet_lite0", ["blocks.4", "blocks.7"])
+    with pytest.raises(InputError, match="backbone: expected one of"):
+        shared_layers("my.onnx", None)
+
+
+@runs_anomalib
+def test_both_see_the_same(tmp_path: Path):
+    root = make_demo(tmp_path / "demo", image_size=128, n_train=5, n_test=2, n_defective=1, categories=("tile",))
+    theirs = AnomalibPatchcore(root, "tile", image_size=96, coreset_sampling_ratio=1.0, num_neighbors=5)
+    data = MVTecAD(root, "tile")
+    Engine().fit(theirs, data)
+    settings = {"arithmetic": "anomalib", "scaling": "none", "position_sigma": None, "pooling": 3}
+    ours = Patchcore(layers=theirs.layers, image_size=(96, 96), coreset_sampling_ratio=1.0, num_neighbors=5, **settings)
+    Engine().fit(ours, data)
+    # With every patch in the bank there is nothing to choose: all must agree.
+    assert theirs.timings["n_bank"] == len(ours.fitted.source) == 5 * 12 * 12
+    for sample in data.test:
+        found, expected = ours.predict(sample), theirs.predict(sample)
+        assert found.score == pytest.approx(expected.score, rel=1e-4)
+        np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map, atol=1e-4 * expected.anomaly_map.max())
+    own = theirs.test()
+    assert own.keys() == {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"}
+    report = Engine().evaluate(theirs, data)
+    assert report.metrics["image_AUROC"] == pytest.approx(Engine().evaluate(ours, data).metrics["image_AUROC"])
+    assert theirs.save(tmp_path / "saved").stat().st_size > 1e6
+    assert theirs.timings["coreset_s"] < theirs.timings["without_validation_s"] < theirs.timings["fit_s"]

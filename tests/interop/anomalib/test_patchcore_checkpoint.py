@@ -1,0 +1,134 @@
+"""anomalib's PatchCore checkpoints: the same scores and maps as the real thing made, and what can't be taken over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from blemish._io.torch_file import load_checkpoint
+from blemish.detectors.patchcore.detector import Patchcore
+from blemish.errors import InputError, ModelFileError
+from blemish.imaging.decode import load
+from blemish.interop.anomalib.patchcore_checkpoint import MEMORY_BANK, import_patchcore
+from tests.anomalib_twins import GOLDEN, N_TRAIN, SIZES, STEP, checkpoint, picture, scored
+
+CASES = ("resnet18", "lite0", "older")
+
+
+def imported(tree: dict[str, Any], **changes: Any) -> Patchcore:
+    return import_patchcore(tree, **{"where": "model.ckpt", "sha256": "0" * 64, "threads": 2, **changes})
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def path(case: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint(case, tmp_path_factory.mktemp("checkpoint") / "model.ckpt")
+
+
+@pytest.fixture
+def tree(path: Path) -> dict[str, Any]:
+    return load_checkpoint(path, allow_unknown=True)
+
+
+def test_scores_and_maps_are_anomalibs(case: str, tree: dict[str, Any]):
+    golden = np.load(GOLDEN / f"{case}.npz")
+    model = imported(tree)
+    for one, score, kept in zip(scored(), golden["scores"], golden["maps"], strict=True):
+        found = model.predict(one)
+        assert found.score == pytest.approx(score, rel=1e-5)
+        # Ours is of the picture's size; anomalib's stays at the network's.
+        geometry, features = model.fitted.geometry, model.fitted.extractor.features(one)
+        seen = geometry.network_map(model.fitted.scorer.distances(features).distances, 4.0)
+        np.testing.assert_allclose(seen[::STEP, ::STEP], kept, atol=1e-4 * kept.max())
+        assert found.anomaly_map.shape == one.shape[:2]
+
+
+def test_an_import_is_saved_and_loaded_like_any_model(tree: dict[str, Any], tmp_path: Path):
+    model = imported(tree)
+    again = Patchcore.load(model.save(tmp_path / "model"))
+    one = scored()[1]
+    np.testing.assert_array_equal(again.predict(one).anomaly_map, model.predict(one).anomaly_map)
+    assert again.predict(one).nearest_good is None
+    assert again.header()["provenance"]["imported_from"] == "anomalib PatchCore, model.ckpt"
+    assert again.settings.arithmetic == "anomalib"
+
+
+def test_thresholds_are_the_checkpoints_without_good_pictures(tree: dict[str, Any]):
+    model = imported(tree)
+    assert model.threshold == pytest.approx(float(tree["state_dict"]["post_processor._image_threshold"]))
+    assert model.pixel_threshold == pytest.approx(float(tree["state_dict"]["post_processor._pixel_threshold"]))
+    assert model.header()["provenance"]["thresholds_from"] == "the checkpoint"
+
+
+def test_a_checkpoint_without_thresholds_asks_for_good_pictures(tree: dict[str, Any]):
+    tree["state_dict"]["post_processor._image_threshold"] = np.array(np.nan, np.float32)
+    with pytest.raises(ModelFileError, match=r"thresholds: .*none yet, in model.ckpt\. Give good pictures.*--good"):
+        imported(tree)
+
+
+def test_training_pictures_are_found_in_the_bank_and_judged_without_it(tree: dict[str, Any]):
+    train = [picture(i, *SIZES[i % len(SIZES)]) for i in range(N_TRAIN)]
+    model = imported(tree, good=train, false_alarm_rate=0.2)
+    source = model.fitted.source
+    assert (source >= 0).all()
+    geometry, extractor = model.fitted.geometry, model.fitted.extractor
+    for row in (0, len(source) // 2, len(source) - 1):
+        i, y, x = source[row]
+        features = extractor.features(geometry.prepare(train[i]))
+        np.testing.assert_allclose(features[y, x], model.fitted.scorer.index.memory_bank[row], rtol=1e-3, atol=1e-4)
+    # Each was scored against the rows of the others alone: with its own it scores lower.
+    with_own = sorted(model.predict(one).score for one in train)
+    assert (model.calibration.scores > 1.05 * np.array(with_own)).all()
+    nearest = model.predict(scored()[0]).nearest_good
+    assert nearest is not None
+    assert nearest.path.startswith("array ")
+
+
+def test_other_good_pictures_calibrate_as_they_are(tree: dict[str, Any]):
+    others = [picture(30 + i, 256, 256) for i in range(3)]
+    model = imported(tree, good=others, false_alarm_rate=0.3)
+    assert (model.fitted.source == -1).all()
+    plain = imported(tree)
+    assert model.calibration.scores == pytest.approx(sorted(plain.predict(one).score for one in others))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"backbone": "vit_base_patch16_224"}, r"backbone: expected one of resnet18, .*, got 'vit_base_patch16_224'\."),
+        ({"backbone": 3}, r"backbone: expected a name of timm's, got a network of the user's, in model.ckpt"),
+        ({"layers": ["layer9"]}, r"layers: expected some of .*, finest first, got \['layer9'\]"),
+        ({"num_neighbors": 0}, r"num_neighbors: expected a whole number from 1 to 100, got 0\."),
+    ],
+)
+def test_what_cannot_be_taken_over_is_said(tree: dict[str, Any], change: dict[str, Any], text: str):
+    tree["hyper_parameters"] |= change
+    with pytest.raises((InputError, ModelFileError), match=text):
+        imported(tree)
+
+
+def test_an_unfitted_model_is_refused(tree: dict[str, Any]):
+    tree["state_dict"][MEMORY_BANK] = np.zeros((0,), np.float32)
+    with pytest.raises(ModelFileError, match=r"memory_bank: expected float32 \(n, D\), n above 0.* Fit the model"):
+        imported(tree)
+
+
+def test_a_bank_of_other_features_is_refused(tree: dict[str, Any]):
+    tree["state_dict"][MEMORY_BANK] = tree["state_dict"][MEMORY_BANK][:, 1:]
+    with pytest.raises(ModelFileError, match=r"memory_bank: expected \(n, \d+\) as the network gives"):
+        imported(tree)
+
+
+def test_files_are_read_through_the_same_door(path: Path, tmp_path: Path):
+    from tests.pictures import write
+
+    file = write(tmp_path / "part.png", scored()[1])
+    model = imported(load_checkpoint(path, allow_unknown=True))
+    assert model.predict(file).score == model.predict(load(file)).score

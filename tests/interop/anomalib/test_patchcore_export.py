@@ -1,0 +1,120 @@
+"""A checkpoint for anomalib: what comes back from it by our own import is the detector that went in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from blemish._io.torch_file import load_checkpoint, read_checkpoint
+from blemish.errors import InputError
+from blemish.interop.anomalib.checkpoint_writer import checkpoint_bytes
+from blemish.interop.anomalib.patchcore_checkpoint import FEATURES, import_patchcore
+from blemish.interop.anomalib.patchcore_export import WANTED, patchcore_checkpoint
+from tests.anomalib_twins import GOLDEN, checkpoint, raw, scored
+from tests.pictures import goods, scratched, small_patchcore
+from tests.real_anomalib import runs_anomalib
+
+if TYPE_CHECKING:
+    from blemish.detectors.patchcore.detector import Patchcore
+
+SETTINGS: dict[str, Any] = {**WANTED, "image_size": (96, 96), "num_neighbors": 4}
+
+
+def back(tree: dict[str, Any]) -> Patchcore:
+    read = read_checkpoint(checkpoint_bytes(tree), where="out.ckpt", allow_unknown=False)
+    return import_patchcore(read, where="out.ckpt", sha256="0" * 64, threads=2)
+
+
+@pytest.fixture(scope="module")
+def model() -> Patchcore:
+    return small_patchcore(**SETTINGS).fit(goods(6))
+
+
+def test_what_was_fitted_here_comes_back(model: Patchcore):
+    again = back(patchcore_checkpoint(model))
+    for seed in range(3):
+        picture = scratched(seed, 120, 90)[0]
+        mine, theirs = model.predict(picture), again.predict(picture)
+        assert theirs.score == pytest.approx(mine.score, rel=1e-5)
+        np.testing.assert_allclose(theirs.anomaly_map, mine.anomaly_map, atol=1e-5 * mine.anomaly_map.max())
+    assert (again.threshold, again.pixel_threshold) == pytest.approx((model.threshold, model.pixel_threshold))
+    assert again.settings.layers == model.settings.layers
+
+
+@runs_anomalib
+def test_anomalib_loads_what_was_fitted_here_and_sees_the_same(model: Patchcore, tmp_path: Path):
+    from anomalib.models import Patchcore as Theirs
+
+    path = tmp_path / "out.ckpt"
+    path.write_bytes(checkpoint_bytes(patchcore_checkpoint(model)))
+    loaded = Theirs.load_from_checkpoint(path).eval()
+    for seed in range(3):
+        picture = scratched(seed, 120, 90)[0]
+        score, anomaly_map = raw(loaded, picture)
+        mine = model.predict(picture)
+        assert score == pytest.approx(mine.score, rel=1e-5)
+        assert anomaly_map.max() == pytest.approx(mine.anomaly_map.max(), rel=0.05)  # ours is at the picture's size
+
+
+@pytest.mark.parametrize("case", ["resnet18", "lite0"])
+def test_anomalibs_own_goes_through_unchanged(case: str, tmp_path: Path):
+    # In from anomalib, out, in again: its own normalisation and crop survive both ways.
+    tree = load_checkpoint(checkpoint(case, tmp_path / "in.ckpt"), allow_unknown=True)
+    model = import_patchcore(tree, where="in.ckpt", sha256="0" * 64, threads=2)
+    written = patchcore_checkpoint(model)
+    missing = set(tree["state_dict"]) - set(written["state_dict"])
+    assert not missing, "anomalib asks for each of them"
+    for name, array in tree["state_dict"].items():
+        assert written["state_dict"][name].shape == array.shape, name
+    again, golden = back(written), np.load(GOLDEN / f"{case}.npz")
+    for one, score in zip(scored(), golden["scores"], strict=True):
+        assert again.predict(one).score == pytest.approx(score, rel=1e-5)
+
+
+def test_the_kernel_is_anomalibs(model: Patchcore, tmp_path: Path):
+    tree = load_checkpoint(checkpoint("lite0", tmp_path / "in.ckpt"), allow_unknown=True)
+    name = "model.anomaly_map_generator.blur.kernel"
+    np.testing.assert_allclose(patchcore_checkpoint(model)["state_dict"][name], tree["state_dict"][name], atol=1e-8)
+
+
+def test_the_range_holds_the_threshold(model: Patchcore):
+    state = patchcore_checkpoint(model)["state_dict"]
+    for kind in ("image", "pixel"):
+        low, middle, high = (
+            float(state[f"post_processor.{part}"]) for part in (f"{kind}_min", f"_{kind}_threshold", f"{kind}_max")
+        )
+        assert low <= middle <= high
+        assert low < high
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"arithmetic": "blemish", "pooling": 1},
+            "arithmetic='anomalib', pooling=3, got arithmetic='blemish', pooling=1",
+        ),
+        ({"scaling": "whiten"}, r"model: expected settings that anomalib has: scaling='none', got scaling='whiten'\."),
+        ({"layers": ("blocks.4", "blocks.7")}, r"layers: expected some of blocks.0, .*got blocks.7\. Fit with these\."),
+    ],
+)
+def test_what_anomalib_cannot_express_is_refused(changes: dict[str, Any], text: str):
+    model = small_patchcore(**{**SETTINGS, **changes}).fit(goods(4))
+    with pytest.raises(InputError, match=text):
+        patchcore_checkpoint(model)
+
+
+def test_an_onnx_backbone_is_refused(model: Patchcore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(model, "settings", type(model.settings)(**{**model.settings.to_dict(), "backbone": "my.onnx"}))
+    with pytest.raises(InputError, match=r"backbone: expected one of resnet18.*got 'my.onnx'"):
+        patchcore_checkpoint(model)
+
+
+def test_folded_norms_change_nothing(model: Patchcore):
+    state = patchcore_checkpoint(model)["state_dict"]
+    name = f"{FEATURES}blocks.2.0.bn2"
+    scale = state[f"{name}.weight"] / np.sqrt(state[f"{name}.running_var"] + np.float32(1e-3))
+    np.testing.assert_allclose(scale, 1, atol=1e-6)

@@ -1,0 +1,76 @@
+"""The contact sheet of an answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from blemish.imaging.decode import read_facts
+from blemish.search.contact_sheet import _ABSENT, SIZE_PX, sheet
+from blemish.search.records import Match, StoredDefect
+from blemish.visualization.figure import FOUND, MARKED
+from tests.pictures import good, write
+
+SQUARE = np.array([[30, 30], [30, 50], [50, 50], [50, 30]], np.int32)
+
+
+def stored(path: Path | str, sha256: str, **changes: object) -> Match:
+    said = {
+        "id": "0",
+        "kind": "region",
+        "category": "c",
+        "path": str(path),
+        "sha256": sha256,
+        "box": (30, 30, 21, 21),
+        "area_px": 441,
+        "contour": SQUARE,
+        "score": 1.0,
+        "p_value": 0.5,
+        "model": "m",
+        "time": "t",
+        "label": "Öl",
+        **changes,
+    }
+    return Match(StoredDefect(**said), 0.87)  # type: ignore[arg-type]
+
+
+def columns(page: np.ndarray, n: int) -> list[np.ndarray]:
+    """The tiles' columns of a page."""
+    return [page[:, 28 + i * (SIZE_PX + 20) :][:, :SIZE_PX] for i in range(n)]
+
+
+def has(part: np.ndarray, colour: tuple[int, int, int]) -> int:
+    return int((np.abs(part.astype(int) - colour) < 12).all(axis=-1).sum())
+
+
+def test_the_query_and_what_was_found_have_their_outlines(tmp_path: Path):
+    path = write(tmp_path / "a.png", good(1))
+    page = sheet(good(99), (20, 20, 30, 20), SQUARE, [stored(path, read_facts(path)[1])], title="Most like x")
+    query, found = columns(page, 2)
+    assert has(query, MARKED) > 200
+    assert has(query, FOUND) < 20
+    assert has(found, FOUND) > 200
+    assert has(found, MARKED) < 20
+    assert page.shape[1] == 2 * 28 + 2 * (SIZE_PX + 20) - 20
+
+
+def test_pictures_that_are_gone_or_changed_say_so_and_show_no_outline(tmp_path: Path):
+    path = write(tmp_path / "a.png", good(1))
+    broken = tmp_path / "b.png"
+    broken.write_bytes(b"no picture")
+    asked = [stored(tmp_path / "none.png", "0"), stored(path, "0"), stored(broken, "0"), stored("", "0")]
+    page = sheet(good(2), (30, 30, 21, 21), SQUARE, asked, title="x")
+    for one in columns(page, 5)[1:]:
+        assert has(one, FOUND) == 0
+        assert has(one, _ABSENT) > SIZE_PX * SIZE_PX
+    texts = [cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in columns(page, 5)[1:3]]
+    assert not np.array_equal(*texts)
+
+
+def test_a_region_at_the_edge_of_a_long_picture_fits(tmp_path: Path):
+    picture = good(1, 40, 400)
+    edge = np.array([[390, 0], [390, 39], [399, 39], [399, 0]], np.int32)
+    page = sheet(picture, (390, 0, 10, 40), edge, [], title="x")
+    assert has(page, MARKED) > 20

@@ -1,0 +1,61 @@
+"""The drawing of a field, and the chart of a loss."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from blemish.errors import InputError
+from blemish.ops.receptive_field import parse_stack, receptive_field
+from blemish.visualization.drawing import DEFECTIVE, GOOD
+from blemish.visualization.receptive_field import MARGIN, field_figure, loss_figure
+
+STACK = parse_stack("conv4,pool2/2,conv4,pool2/2,conv3,conv4")
+
+
+def framed(page):
+    """The box of the frame's colour: top, bottom, left, right."""
+    rows, columns = np.nonzero(np.all(page == DEFECTIVE, axis=2))
+    return rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
+
+
+def test_the_frame_holds_what_the_output_sees():
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (64, 128, 3), np.uint8)
+    page = field_figure(picture, receptive_field(STACK), (8, 24), (2, 3))
+    top, bottom, left, right = (int(n) for n in framed(page))
+    by = 5  # 640 / 128
+    # The frame is drawn on the outline, half of it outside.
+    assert abs(top - (MARGIN + 8 * by)) <= by
+    assert abs(bottom - (MARGIN + (8 + 33) * by)) <= by
+    assert abs(left - (MARGIN + 12 * by)) <= by
+    assert abs(right - (MARGIN + (12 + 33) * by)) <= by
+    inside = page[MARGIN + 20 * by + 2, MARGIN + 25 * by + 2]
+    outside = page[MARGIN + 60 * by + 2, MARGIN + 100 * by + 2]
+    np.testing.assert_array_equal(inside, picture[20, 25])
+    np.testing.assert_array_equal(outside, (picture[60, 100] * 0.45 + 255 * 0.12).astype(np.uint8))
+
+
+def test_the_middle_output_is_the_default():
+    picture = np.zeros((64, 64, 3), np.uint8)
+    field = receptive_field(STACK)
+    np.testing.assert_array_equal(field_figure(picture, field, (8, 8)), field_figure(picture, field, (8, 8), (4, 4)))
+
+
+def test_an_output_that_is_not_there_is_told():
+    with pytest.raises(InputError, match=r"cell: expected one of 8 rows and 9 columns, counted from 0, got row 8"):
+        field_figure(np.zeros((64, 68, 3), np.uint8), receptive_field(STACK), (8, 9), (8, 0))
+
+
+def test_the_chart_shows_both_curves_and_falls():
+    steps = [0.0, 50.0, 100.0]
+    page = loss_figure(steps, {"training": [1.0, 0.5, 0.2], "held out": [0.9, float("nan"), 0.4]}, title="Loss")
+    assert page.shape == (400, 720, 3)
+    blue = np.nonzero(np.all(page[64:341] == GOOD, axis=2))
+    leftmost, rightmost = blue[0][blue[1].argmin()], blue[0][blue[1].argmax()]
+    assert (leftmost < 40, rightmost > 180) == (True, True)
+    assert np.all(page == DEFECTIVE, axis=2).any()
+
+
+def test_a_chart_of_nothing_is_empty_and_no_error():
+    assert loss_figure([], {"training": []}, title="Loss").shape == (400, 720, 3)
