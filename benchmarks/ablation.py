@@ -19,7 +19,7 @@ from kept import keep
 from blemish import Engine, MVTecAD, Patchcore
 from blemish._io.files import atomic_write
 
-FIGURES = ("image_AUROC", "AUPRO", "false_alarm_rate", "miss_rate", "predict_ms")
+FIGURES = ("image_AUROC", "AUPRO", "false_positive_rate", "miss_rate", "predict_ms")
 # Which layers, which are a backbone's own; their stride is 8 up to blocks.4 and 16 up to blocks.10.
 LITE = {
     "layers 4": {"layers": ("blocks.4",)},
@@ -46,7 +46,7 @@ OTHERS = {
     "coreset 1 %": {"coreset_sampling_ratio": 0.01},
     "coreset 5 %": {"coreset_sampling_ratio": 0.05},
     "coreset 10 %, at most 20,000": {"coreset_sampling_ratio": 0.1},
-    "patches alone": {"whole_picture": False},
+    "patches alone": {"score_fusion": False},
     "neighbours 9": {"num_neighbors": 9},
     "score smoothed 1": {"score_sigma": 1.0},
     "map smoothed 2 px": {"map_sigma_px": 2.0},
@@ -54,7 +54,7 @@ OTHERS = {
     # What the reference implementation does, as near as these settings come to it.
     "as in the paper": {
         "position_sigma": None,
-        "whole_picture": False,
+        "score_fusion": False,
         "scaling": "none",
         "num_neighbors": 9,
         "pooling": 3,

@@ -4,7 +4,7 @@
     python benchmarks/efficientad_curve.py --root DATA --categories magnetic_tile --steps 100 400 1600 --json OUT
 
 Each row is a training of its own, as `blemish fit --model efficientad --budget ...` or `--max-steps ...` does it: other
-options change one thing (--lr, --crop, --penalty for photographs instead of drawn pictures, ...). Rows that the JSON
+options change one thing (--lr, --crop, --penalty for photographs instead of drawn images, ...). Rows that the JSON
 already has are not run again, and a row that was interrupted goes on from its checkpoint, so that the command can be
 given again after a kill. `cpu_s` is processor time of all threads: on a shared machine it says more than the wall's.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from blemish import EfficientAd, Engine, MVTecAD
 from blemish.detectors.registry import load_detector
 
-SHOWN = ("image_AUROC", "AUPRO", "pixel_AUROC", "false_alarm_rate", "miss_rate")
+SHOWN = ("image_AUROC", "AUPRO", "pixel_AUROC", "false_positive_rate", "miss_rate")
 
 
 def one(asked, category, limits, checkpoint):
@@ -53,7 +53,7 @@ def one(asked, category, limits, checkpoint):
         "cpu_s": cpu,
         **{name: found.metrics[name] for name in SHOWN if name in found.metrics},
         "last_losses": history["losses"][-1:],
-        "false_alarm_rate_promised": model.calibration.false_alarm_rate_promised,
+        "false_positive_rate_promised": model.calibration.false_positive_rate_promised,
         "predict_ms": found.timings["predict_ms"],
     }
 

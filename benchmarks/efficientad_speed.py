@@ -1,10 +1,10 @@
 """What a training step and a prediction of EfficientAD cost, beside plain PyTorch and beside the machine's own rate.
 
     python benchmarks/efficientad_speed.py --json out.json
-    python benchmarks/efficientad_speed.py --pictures DATA/mvtec/bottle/train/good   # real ones instead of made-up ones
+    python benchmarks/efficientad_speed.py --images DATA/mvtec/bottle/train/good   # real ones instead of made-up ones
 
-The peer is EfficientAD as its paper and nelson1425's program have it, in eager float32: the teacher on every picture,
-the student three times on whole pictures, Adam. Ours are the same losses (`whole`), and those on parts of pictures
+The peer is EfficientAD as its paper and nelson1425's program have it, in eager float32: the teacher on every image,
+the student three times on whole images, Adam. Ours are the same losses (`whole`), and those on parts of images
 (`part`). Turns are taken, and the least of the times counts. `cpu_s` is the processor time of all threads, which other
 processes disturb less than the wall's. The floor is the direct convolutions' operations over the rate of one large
 float32 product of matrices; Winograd's tiles need fewer, so that they can be below it.
@@ -30,7 +30,7 @@ from blemish.detectors.efficientad.networks import arrays
 from blemish.detectors.efficientad.penalty import DrawnPenalty
 from blemish.detectors.efficientad.settings import EfficientAdSettings
 from blemish.detectors.efficientad.teacher import load_teacher
-from blemish.detectors.efficientad.training import Pictures, Training
+from blemish.detectors.efficientad.training import Images, Training
 from blemish.imaging.decode import load, resize
 from blemish.imaging.geometry import Geometry
 
@@ -44,7 +44,7 @@ def settings(**changes):
         "lr": 1e-4, "weight_decay": 1e-5, "padding": False, "pad_maps": True, "border": "edge", "map_sigma_px": 4.0,
         "imagenet_dir": None,
         "max_steps": 100, "max_epochs": None, "budget_s": None, "batch_size": 1, "crop": None, "holdout": 0.2,
-        "early_stop": False, "solve_last": True, "false_alarm_rate": 0.01, "bit_depth": None, "seed": 0,
+        "early_stop": False, "solve_last": True, "false_positive_rate": 0.01, "bit_depth": None, "seed": 0,
     }  # fmt: skip
     return EfficientAdSettings(**{**kept, **changes})
 
@@ -60,15 +60,13 @@ class Plain:
         learnt = [*self.student.parameters(), *self.autoencoder.parameters()]
         self.optimiser = torch.optim.Adam(learnt, lr=1e-4, weight_decay=1e-5)
 
-    def step(self, picture, changed, other):
+    def step(self, image, changed, other):
         """Take one step."""
-        picture, changed, other = (
-            torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255 for x in (picture, changed, other)
-        )
+        image, changed, other = (torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255 for x in (image, changed, other))
         with torch.no_grad():
-            wanted = (self.teacher(picture) - self.mean) / self.std
+            wanted = (self.teacher(image) - self.mean) / self.std
             wanted_changed = (self.teacher(changed) - self.mean) / self.std
-        distance = (wanted - self.student(picture)[:, :384]) ** 2
+        distance = (wanted - self.student(image)[:, :384]) ** 2
         loss = distance[distance >= torch.quantile(distance, 0.999)].mean()
         loss = loss + (self.student(other)[:, :384] ** 2).mean()
         rebuilt = self.autoencoder(changed)
@@ -78,9 +76,9 @@ class Plain:
         loss.backward()
         self.optimiser.step()
 
-    def maps(self, picture):
+    def maps(self, image):
         """Return both maps."""
-        x = torch.from_numpy(picture).permute(0, 3, 1, 2).float() / 255
+        x = torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255
         with torch.no_grad():
             teacher = (self.teacher(x) - self.mean) / self.std
             student, rebuilt = self.student(x), self.autoencoder.eval()(x)
@@ -133,13 +131,13 @@ def made_up(n):
     )
 
 
-def pictures_of(folder, n):
+def images_of(folder, n):
     if folder is None:
         return made_up(n)
     return np.stack([resize(load(path), (SIDE, SIDE)) for path in sorted(folder.iterdir())[:n]])
 
 
-def exported_and_torch(networks, plain, pictures):
+def exported_and_torch(networks, plain, images):
     """The largest difference of the scores of the graph and of the torch networks, relative to the torch one."""
     model = efficientad_graph(networks, (SIDE, SIDE))
     running = session(model)
@@ -148,7 +146,7 @@ def exported_and_torch(networks, plain, pictures):
             [run(running, p[None])[n][0] for n in ("student_map", "autoencoder_map")],
             [m[0].numpy() for m in plain.maps(p[None])],
         )
-        for p in pictures
+        for p in images
     ]
     quantiles = [Quantiles.of(np.stack([torch_maps[k] for _, torch_maps in pairs])) for k in (0, 1)]
     maps = Maps(model, running, Geometry((SIDE, SIDE)), *quantiles, padding=False, pad_maps=True, border="edge")
@@ -158,21 +156,21 @@ def exported_and_torch(networks, plain, pictures):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--images", type=Path)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     teacher = load_teacher("small").state
-    pictures = pictures_of(asked.pictures, 6)
-    parts = Pictures(pictures[:4], pictures[4:], DrawnPenalty((SIDE, SIDE), 0))
+    images = images_of(asked.images, 6)
+    parts = Images(images[:4], images[4:], DrawnPenalty((SIDE, SIDE), 0))
     ours = Training(settings(), None, teacher, parts)
     networks = Networks(teacher, ours.student.weights(), arrays(ours.autoencoder), ours.mean.numpy(), ours.std.numpy())
     plain = Plain(*networks[:5])
     rng = np.random.default_rng(0)
     other = parts.penalty.parts(rng, 1, (SIDE, SIDE))
-    changed = jittered(rng, pictures[:1])
+    changed = jittered(rng, images[:1])
     matrix = torch.randn(2048, 2048)
     running = session(efficientad_graph(networks, (SIDE, SIDE)), threads=asked.threads)
     direct = session(efficientad_graph(networks, (SIDE, SIDE), tiled=False), threads=asked.threads)
@@ -188,24 +186,24 @@ def main():
     gflops = 2 * 2.048**3 / report["product"]["wall_s"], 2 * 2.048**3 / report["product"]["cpu_s"]
     predictions = timed(
         {
-            "plain": lambda: plain.maps(pictures[:1]),
-            "direct graph": lambda: run(direct, pictures[:1]),
-            "graph": lambda: run(running, pictures[:1]),
+            "plain": lambda: plain.maps(images[:1]),
+            "direct graph": lambda: run(direct, images[:1]),
+            "graph": lambda: run(running, images[:1]),
         },
         asked.rounds * 2,
     )
     # Before the plain networks are trained.
-    absolute, relative = exported_and_torch(networks, plain, pictures)
+    absolute, relative = exported_and_torch(networks, plain, images)
     plain.autoencoder.train()
     steps = {name: {"wall_s": np.inf, "cpu_s": np.inf} for name in ("plain", "whole", "part")}
     for _ in range(asked.rounds):
-        taken = timed({"plain": lambda: plain.step(pictures[:1], changed, other)}, 1)["plain"]
+        taken = timed({"plain": lambda: plain.step(images[:1], changed, other)}, 1)["plain"]
         for name, one in (("plain", taken), ("whole", ours_step(ours.hw)), ("part", ours_step((PART, PART)))):
             steps[name] = {key: min(value, one[key]) for key, value in steps[name].items()}
     of_teacher, of_student, of_autoencoder = multiplications()
     ops = 2 * (of_teacher + of_student + of_autoencoder) / 1e9
     report |= {
-        "gflop_a_picture": ops,
+        "gflop_an_image": ops,
         "rate_gflops": {"wall": gflops[0], "cpu": gflops[1]},
         "floor_s": {"wall": ops / gflops[0], "cpu": ops / gflops[1]},
         "predict": predictions,

@@ -1,10 +1,10 @@
-"""How many good pictures are enough? Accuracy and false alarms by their number, and whether the whole picture pays.
+"""How many good images are enough? Accuracy and false positives by their number, and whether the whole image pays.
 
     python benchmarks/few_good.py --root DATA/mvtec --categories bottle grid --root DATA --categories magnetic_tile
-    python benchmarks/few_good.py --drawn --json out.json     # the demo's three categories, with more pictures
+    python benchmarks/few_good.py --drawn --json out.json     # the demo's three categories, with more images
 
-Good training pictures are drawn at random, each number of them anew; all test pictures are judged. "Patches" is the
-image AUROC of the same detectors' worst patch alone, "promised" the false-alarm rate that so few pictures can promise.
+Good training images are drawn at random, each number of them anew; all test images are judged. "Patches" is the
+image AUROC of the same detectors' worst patch alone, "promised" the false positive rate that so few images can promise.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from blemish._io.files import atomic_write
 from blemish.data.synthetic.demo import CATEGORIES, make_demo
 from blemish.metrics.classification import auroc
 
-FIGURES = {"AUROC": ".3f", "patches": ".3f", "false alarms": "4.0%", "promised": "4.0%", "missed": "4.0%"}
+FIGURES = {"AUROC": ".3f", "patches": ".3f", "false positives": "4.0%", "promised": "4.0%", "missed": "4.0%"}
 
 
 def one_fit(data, n_good, seed):
-    """Return the figures of a detector fitted on so many of a data set's good pictures."""
+    """Return the figures of a detector fitted on so many of a data set's good images."""
     model = Patchcore().fit(random.Random(seed).sample(data.train, n_good))
     found = list(model.predict_many(data.test))
     defective = np.array([sample.is_defective for sample in data.test])
     called = np.array([one.label for one in found])
     return {
         "AUROC": auroc([one.score for one in found], defective),
-        "patches": auroc([one.evidence["patch"] for one in found], defective),
-        "false alarms": float(called[~defective].mean()),
-        "promised": model.calibration.false_alarm_rate_promised,
+        "patches": auroc([one.score_components["patch"] for one in found], defective),
+        "false positives": float(called[~defective].mean()),
+        "promised": model.calibration.false_positive_rate_promised,
         "missed": float((~called[defective]).mean()),
     }
 
 
 def rows_of(name, data, numbers, n_draws):
-    """Return the mean figures by number of good pictures, as far as there are so many."""
+    """Return the mean figures by number of good images, as far as there are so many."""
     rows = {}
     for n_good in (n for n in numbers if n <= len(data.train)):
         draws = [one_fit(data, n_good, seed) for seed in range(n_draws)]
@@ -64,7 +64,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, action=Places)
     parser.add_argument("--categories", nargs="+", dest="places", action=Places)
-    parser.add_argument("--drawn", action="store_true", help="the demo's categories, 160 good pictures of each")
+    parser.add_argument("--drawn", action="store_true", help="the demo's categories, 160 good images of each")
     parser.add_argument("--numbers", type=int, nargs="+", default=[10, 20, 40, 80, 160])
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--json", type=Path)

@@ -1,9 +1,9 @@
 """The whole job on a small computer: fit, predict, start cold, and what it takes in memory and on disk.
 
     python benchmarks/fit_predict.py --json out.json
-    python benchmarks/fit_predict.py --pictures photos/good     # your own pictures instead of 264 made-up ones
+    python benchmarks/fit_predict.py --images photos/good     # your own images instead of 264 made-up ones
 
-264 PNG pictures of 1024 x 1024 are made (a woven texture with sensor noise: PNG's slow case; JPEG with --jpeg).
+264 PNG images of 1024 x 1024 are made (a woven texture with sensor noise: PNG's slow case; JPEG with --jpeg).
 Fitting, predicting and importing each run in a process of their own: no cache and no memory of one helps another.
 """
 
@@ -70,7 +70,7 @@ print(Patchcore.load(sys.argv[1]).predict(sys.argv[2]).score)
 """
 
 
-def write_pictures(folder, n, size, ending, seed):
+def write_images(folder, n, size, ending, seed):
     import cv2
 
     rng = np.random.default_rng(seed)
@@ -79,8 +79,8 @@ def write_pictures(folder, n, size, ending, seed):
         phase = rng.uniform(0, 2 * np.pi, 2)
         woven = 128 + 50 * np.sin(x / 7 + phase[0]) * np.sin(y / 7 + phase[1])
         grey = woven + rng.normal(0, 6, (size, size))
-        picture = np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-        cv2.imwrite(str(folder / f"{i:04d}.{ending}"), picture)
+        image = np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+        cv2.imwrite(str(folder / f"{i:04d}.{ending}"), image)
 
 
 def run(code, *paths):
@@ -116,7 +116,7 @@ def installed_mb():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--images", type=Path)
     parser.add_argument("--n", type=int, default=264)
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--jpeg", action="store_true")
@@ -125,18 +125,18 @@ def main():
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        pictures = asked.pictures
-        if pictures is None:
-            pictures = work / "good"
-            pictures.mkdir()
-            write_pictures(pictures, asked.n, asked.size, "jpg" if asked.jpeg else "png", asked.seed)
+        images = asked.images
+        if images is None:
+            images = work / "good"
+            images.mkdir()
+            write_images(images, asked.n, asked.size, "jpg" if asked.jpeg else "png", asked.seed)
         nothing = best_of(5, "pass")
         report = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-        report |= {"fit": json.loads(run(FIT, pictures, work / "model")[1])}
-        report["predict"] = json.loads(run(PREDICT, work / "model", pictures)[1])
+        report |= {"fit": json.loads(run(FIT, images, work / "model")[1])}
+        report["predict"] = json.loads(run(PREDICT, work / "model", images)[1])
         report["import_s"] = best_of(5, "import blemish") - nothing
         report["import_patchcore_s"] = best_of(5, "from blemish import Patchcore") - nothing
-        report["cold_start_s"] = best_of(5, COLD, work / "model", sorted(pictures.iterdir())[0])
+        report["cold_start_s"] = best_of(5, COLD, work / "model", sorted(images.iterdir())[0])
         report["model_mb"] = sum(file.stat().st_size for file in (work / "model").iterdir()) / 1e6
         report["installed_mb"], report["distributions"] = installed_mb()
     print(json.dumps(report, indent=1))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def keep(folder: Path) -> None:
     """From here on, compute each of them once and read it out of `folder` after that. Processes may share it.
 
-    A picture's features take 1,600 x D floats at 320 px: 10 MB with ResNet-50.
+    An image's features take 1,600 x D floats at 320 px: 10 MB with ResNet-50.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("features", "parts", "summary"):
@@ -47,11 +47,11 @@ def _output(method: Callable, folder: Path) -> Callable:
 
 def _bank(method: Callable, folder: Path) -> Callable:
     @wraps(method)
-    def kept(settings, maps, n_pictures, progress):
+    def kept(settings, maps, n_images, progress):
         maps = list(maps)
         size, seed = (settings.coreset_sampling_ratio, settings.coreset_size, settings.max_rows), settings.seed
-        key = _key(f"{size} {seed} {n_pictures}", *(features for _, features in maps))
-        return _once(folder / key, lambda: method(settings, iter(maps), n_pictures, progress))
+        key = _key(f"{size} {seed} {n_images}", *(features for _, features in maps))
+        return _once(folder / key, lambda: method(settings, iter(maps), n_images, progress))
 
     return kept
 

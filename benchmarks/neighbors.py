@@ -27,7 +27,7 @@ from blemish.ops.neighbors import MemoryIndex
 
 CHUNK = 2048
 # OpenBLAS and OpenMP threads spin for a while after a product; nobody should pay for his neighbour's. After the rest
-# the first call finds its bank out of the processor's reach; a line searches picture after picture, so it is not timed.
+# the first call finds its bank out of the processor's reach; a line searches image after image, so it is not timed.
 REST_S = 0.25
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/retrieval.py --root DATA --categories mvtec/bottle mvtec/grid magnetic_tile --json out.json
 
-The detector is fitted on each category's good pictures. Every defective test picture asks for its five nearest among
-all other defective test pictures of its category; a hit is one of the same defect folder. The folders' names are used
+The detector is fitted on each category's good images. Every defective test image asks for its five nearest among
+all other defective test images of its category; a hit is one of the same defect folder. The folders' names are used
 for counting hits and for nothing else. In magnetic_tile most tiles are there several times, in another light:
 `--several-of-one-part magnetic_tile` prints also what is found without those.
 
@@ -24,21 +24,21 @@ from blemish import DefectStore, MVTecAD, Patchcore
 from blemish._io.files import atomic_write
 from blemish.backbones import backbone as backbones
 from blemish.imaging.decode import load
-from blemish.search.encoder import Describer
+from blemish.search.encoder import RegionEncoder
 from blemish.search.queries import SHARPNESS
 
 LAYERS = ("blocks.2", "blocks.4", "blocks.10", "blocks.14", "head")
-WEIGHTS = ("whole picture", "above threshold", "hottest region", "map", "map^2", "map^4")
+WEIGHTS = ("whole image", "above threshold", "hottest region", "map", "map^2", "map^4")
 # Looked at: above it pairs of magnetic tiles are the same tile in another light, below it hardly any are.
 SAME_PART = 0.5
-BASELINE = "whole picture: the detector's layers, plain (the tutorial's)"
-OWN = "DefectStore: map^4 of 4+14 less picture, whitened; amount in 2"
+BASELINE = "whole image: the detector's layers, plain (the tutorial's)"
+OWN = "DefectStore: map^4 of 4+14 less image, whitened; amount in 2"
 ALONE = "the same, most anomalous regions alone"
 
 
 def weight_of(anomaly_map, threshold, grid_hw, kind):
-    """Return the weight of each cell of a grid; of a picture with nothing above, what is above 70 % of its highest."""
-    if kind == "whole picture":
+    """Return the weight of each cell of a grid; of an image with nothing above, what is above 70 % of its highest."""
+    if kind == "whole image":
         return np.ones(grid_hw)
     coarse = cv2.resize(anomaly_map, grid_hw[::-1], interpolation=cv2.INTER_AREA)
     if kind.startswith("map"):
@@ -55,8 +55,8 @@ def pooled(features, weight):
     return (np.tensordot(features, weight, 2) / weight.sum()).astype(np.float32)
 
 
-class Pictures:
-    """The defective pictures of one category, described in every way that is compared, or in two ways (`short`)."""
+class Images:
+    """The defective images of one category, described in every way that is compared, or in two ways (`short`)."""
 
     def __init__(self, root, category, short):
         """Fit, predict, and pool the features of all layers with all weights."""
@@ -64,7 +64,7 @@ class Pictures:
         place = Path(root) / category
         data = MVTecAD(place.parent, place.name)
         self.model = Patchcore().fit(data.train)
-        self.describer = Describer(self.model)
+        self.describer = RegionEncoder(self.model)
         self.describer.learn(data.train)
         samples = [one for one in data.test if one.is_defective]
         self.labels = np.array([one.defect for one in samples])
@@ -83,9 +83,9 @@ class Pictures:
         self.vectors = {name: np.stack(rows) for name, rows in self.vectors.items()}
         self.good = None if short else self._good_looks(data.train[:: max(1, len(data.train) // 60)])
 
-    def _of(self, picture, described):
+    def _of(self, image, described):
         fitted, found = self.model.fitted, described.prediction
-        prepared = fitted.geometry.prepare(picture)
+        prepared = fitted.geometry.prepare(image)
         raw = backbones.run(self.sessions["plain"], prepared[None]).values()
         baseline = {BASELINE: np.concatenate([array[0].mean(axis=(1, 2)) for array in raw])}
         if self.short:
@@ -94,7 +94,7 @@ class Pictures:
         nearest = fitted.scorer.distances(features).rows
         residual = features - fitted.scorer.index.memory_bank[nearest]
         maps = {"detector": features.transpose(2, 0, 1), "residual": residual.transpose(2, 0, 1)}
-        own = self.describer.good.geometry.prepare(picture)
+        own = self.describer.good.geometry.prepare(image)
         maps |= {name: array[0] for name, array in backbones.run(self.sessions["layers"], own[None]).items()}
         made = baseline | {
             (name, kind): pooled(array, weight_of(found.anomaly_map, found.pixel_threshold, array.shape[1:], kind))
@@ -108,7 +108,7 @@ class Pictures:
         return made
 
     def _good_looks(self, samples):
-        """Return each layer's mean and covariance over good pictures' patches."""
+        """Return each layer's mean and covariance over good images' patches."""
         sums = {}
         for sample in samples:
             own = self.describer.good.geometry.prepare(load(sample.path))
@@ -122,12 +122,12 @@ class Pictures:
         }
 
     def layer(self, names, kind, *, less=None, whiten=False):
-        """Return (n, D): layers pooled with one weight, less the picture's or good pictures' mean, whitened or not."""
+        """Return (n, D): layers pooled with one weight, less the image's or good images' mean, whitened or not."""
         parts = []
         for name in names:
             rows = self.vectors[name, kind].astype(np.float64)
             mean, covariance = self.good[name]
-            rows = rows - (self.vectors[name, "whole picture"] if less == "picture" else mean if less else 0)
+            rows = rows - (self.vectors[name, "whole image"] if less == "image" else mean if less else 0)
             if whiten:
                 values, axes = np.linalg.eigh(covariance)
                 rows = rows @ (axes / np.sqrt(np.maximum(values, 0) + 0.1 * values.mean()))
@@ -157,14 +157,14 @@ def candidates(one):
         yield f"map^4: {name}, less good, whitened", one.layer([name], "map^4", less="good", whiten=True)
     pair = ("blocks.4", "blocks.14")
     for kind in WEIGHTS[1:]:
-        yield f"{kind}: 4+14 less picture, whitened", one.layer(pair, kind, less="picture", whiten=True)
+        yield f"{kind}: 4+14 less image, whitened", one.layer(pair, kind, less="image", whiten=True)
     yield "map^4: 4+14 plain", one.layer(pair, "map^4")
-    yield "map^4: 4+14 less picture, not whitened", one.layer(pair, "map^4", less="picture")
+    yield "map^4: 4+14 less image, not whitened", one.layer(pair, "map^4", less="image")
     yield "map^4: 4+14 less good, whitened", one.layer(pair, "map^4", less="good", whiten=True)
-    deep = one.layer(pair, "map^4", less="picture", whiten=True)
-    yield "map^4: 4+14 less picture, whitened; shape", np.concatenate([normed(deep), one.vectors["shape"]], axis=1)
-    shallow = one.layer(["blocks.2"], "whole picture", less="good", whiten=True)
-    yield "whole picture: 2 less good, whitened", shallow
+    deep = one.layer(pair, "map^4", less="image", whiten=True)
+    yield "map^4: 4+14 less image, whitened; shape", np.concatenate([normed(deep), one.vectors["shape"]], axis=1)
+    shallow = one.layer(["blocks.2"], "whole image", less="good", whiten=True)
+    yield "whole image: 2 less good, whitened", shallow
     yield "the two last joined, without shrinkage", np.concatenate([normed(deep), 2 * shallow], axis=1)
 
 
@@ -179,11 +179,11 @@ def precision(vectors, labels, k=5, apart=None):
     return float(hits.mean()), float(hits[:, 0].mean())
 
 
-def of_other_parts(pictures):
-    """Return (n, n) bool: False for pictures of one part, taken in another light: their fine structure correlates."""
+def of_other_parts(images):
+    """Return (n, n) bool: False for images of one part, taken in another light: their fine structure correlates."""
     rows = []
-    for picture in pictures:
-        small = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (64, 64), interpolation=cv2.INTER_AREA)
+    for image in images:
+        small = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (64, 64), interpolation=cv2.INTER_AREA)
         fine = small.astype(np.float32) - cv2.GaussianBlur(small.astype(np.float32), (0, 0), 4)
         rows.append(fine.reshape(-1) - fine.mean())
     rows = normed(np.stack(rows))
@@ -191,7 +191,7 @@ def of_other_parts(pictures):
 
 
 def without_the_same_part(one):
-    """Return the two figures without pictures of the query's own part, and how many pictures have such another."""
+    """Return the two figures without images of the query's own part, and how many images have such another."""
     apart = of_other_parts([load(described.path) for described in one.described])
     found = dict(candidates(one))
     figures = {name: precision(found[name], one.labels, apart=apart) for name in (BASELINE, ALONE)}
@@ -264,12 +264,12 @@ def main():
         default=[],
         help="categories in which a part was photographed several times: also without a query's own part",
     )
-    parser.add_argument("--short", action="store_true", help="only the whole picture and the store's own vectors")
+    parser.add_argument("--short", action="store_true", help="only the whole image and the store's own vectors")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     results = {}
     for category in asked.categories:
-        one = Pictures(asked.root, category, asked.short)
+        one = Images(asked.root, category, asked.short)
         results[category] = {
             "n": len(one.labels),
             "chance": chance(one.labels),
@@ -305,7 +305,7 @@ def show(results):
         if "without the same part" in one:
             said = dict(one["without the same part"])
             share = said.pop("have it")
-            print(f"{name}: {100 * share:.0f} % of the pictures have another one of the same part; without those:")
+            print(f"{name}: {100 * share:.0f} % of the images have another one of the same part; without those:")
             for row, pair in said.items():
                 print("  {:{}}{:.3f} {:.3f}".format(row, width, *pair))
     if "store" in next(iter(results.values())):
@@ -317,7 +317,7 @@ def show_store(results, width):
         pairs = [(one[row]["precision@5"], one[row]["top-1"]) for one in results.values()]
         print(f"{OWN if row == 'store' else row:{width}}" + "".join("{:>10.3f} {:.3f}".format(*pair) for pair in pairs))
     gains = [one["store"]["precision@5"] - one["rows"][BASELINE][0] for one in results.values()]
-    print(f"{'gain over the whole picture':{width}}" + "".join(f"{gain:+16.3f}" for gain in gains))
+    print(f"{'gain over the whole image':{width}}" + "".join(f"{gain:+16.3f}" for gain in gains))
     for figure in next(iter(results.values()))["store"]:
         if figure not in {"precision@5", "top-1"}:
             print(f"{figure:{width}}" + "".join(f"{one['store'][figure]:16.3f}" for one in results.values()))

@@ -2,8 +2,8 @@
 
     BLEMISH_QDRANT=path/to/qdrant python benchmarks/store_faults.py --kills 10 --json out.json
 
-A writer adds pictures of three regions each through `DefectStore` and prints the number of each one after `add` has
-returned. It is killed at a random moment, again and again, and starts from the first picture each time, until all are
+A writer adds images of three regions each through `DefectStore` and prints the number of each one after `add` has
+returned. It is killed at a random moment, again and again, and starts from the first image each time, until all are
 in: in a folder, then on a real server; then the server is killed and started again while one writer goes on. After each
 kill every acknowledged region must be there with its label and vector, and no id or place twice. Exits with 1 if not,
 or if no kill came during a load.
@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from blemish import DefectStore, Patchcore
 from blemish._io.files import atomic_write
-from blemish.search.encoder import Describer, unit
-from blemish.search.records import REGION, Where
-from tests.pictures import scratched, small_patchcore, write_goods
+from blemish.search.encoder import RegionEncoder, unit
+from blemish.search.records import REGION, Filter
+from tests.images import scratched, small_patchcore, write_goods
 from tests.qdrant_server import VARIABLE, QdrantServer, binary
 
 REGIONS = 3
@@ -41,7 +41,7 @@ def place_of(text):
 
 
 def made_up(template, i):
-    """Return picture number i: the template with vectors, boxes and a hash of its own."""
+    """Return image number i: the template with vectors, boxes and a hash of its own."""
     rng = np.random.default_rng(i)
     sha256 = f"{i:064x}"
     regions = []
@@ -50,11 +50,11 @@ def made_up(template, i):
         vector = unit(rng.standard_normal(len(one.vector)).astype(np.float32))
         region = one.region._replace(box=(n, i % 50, 8, 8))
         regions.append(one._replace(vector=vector, sha256=sha256, region=region))
-    return template._replace(path=Path(f"/pictures/{i}.png"), sha256=sha256, regions=tuple(regions))
+    return template._replace(path=Path(f"/images/{i}.png"), sha256=sha256, regions=tuple(regions))
 
 
 def write(model, place, total):
-    """Add the pictures in order and say of each that it is in."""
+    """Add the images in order and say of each that it is in."""
     with DefectStore(**place_of(place), model=Patchcore.load(model)) as store:
         template = store.describe(scratched(1)[0], force=True)
         for i in range(total):
@@ -63,7 +63,7 @@ def write(model, place, total):
 
 
 def start_writer(model, place, total):
-    command = [sys.executable, __file__, "--write", str(model), "--place", place, "--pictures", str(total)]
+    command = [sys.executable, __file__, "--write", str(model), "--place", place, "--images", str(total)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -77,7 +77,7 @@ def checked(describer, place, template, n_acknowledged):
     """Return what is wrong with the store: nothing, if all that was acknowledged is there once."""
     wrong = []
     with DefectStore(**place_of(place), model=describer) as store:
-        found = list(store._backend.scan(Where(equals={"kind": [REGION]}), using=REGION))
+        found = list(store._backend.scan(Filter(equals={"kind": [REGION]}), using=REGION))
     ids = Counter(one.id for one in found)
     places = Counter((one.payload["sha256"], tuple(one.payload["box"])) for one in found)
     wrong += [f"{key} {n} times" for counted in (ids, places) for key, n in counted.items() if n > 1]
@@ -86,9 +86,9 @@ def checked(describer, place, template, n_acknowledged):
         for region in made_up(template, i).regions:
             one = known.get((region.sha256, region.region.box))
             if one is None:
-                wrong.append(f"picture {i}: a region is missing")
+                wrong.append(f"image {i}: a region is missing")
             elif one.payload.get("label") != f"type {i % 7}" or not np.allclose(one.vector, region.vector, atol=1e-5):
-                wrong.append(f"picture {i}: another label or vector")
+                wrong.append(f"image {i}: another label or vector")
     return wrong, len(found)
 
 
@@ -145,14 +145,14 @@ def kill_server(server, describer, model, template, total, kills, rng):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--pictures", type=int, default=3000)
+    parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--place", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.write is not None:
-        write(asked.write, asked.place, asked.pictures)
+        write(asked.write, asked.place, asked.images)
         return
     program = binary()
     if program is None:
@@ -162,10 +162,10 @@ def main():
         home = Path(folder)
         detector = small_patchcore().fit(write_goods(home / "good"))
         model = detector.save(home / "model")
-        describer = Describer(Patchcore.load(model))
+        describer = RegionEncoder(Patchcore.load(model))
         describer.learn()
         template = describer.describe(scratched(1)[0], force=True)
-        common = (template, asked.pictures, asked.kills, rng)
+        common = (template, asked.images, asked.kills, rng)
         rows["writer killed, folder"] = kill_writers(describer, model, str(home / "store"), *common)
         server = QdrantServer(program, home / "qdrant").start()
         rows["writer killed, server"] = kill_writers(describer, model, server.url, *common)
@@ -178,7 +178,7 @@ def main():
         whole = row["regions at the end"] == row["expected"] and row["last writer's exit"] == 0
         failed |= bool(row["wrong"]) or not whole or not row["kills"]
         if not row["kills"]:
-            print(f"{name}: the load was over before the first kill; give more --pictures")
+            print(f"{name}: the load was over before the first kill; give more --images")
         print(
             f"{name}: {row['kills']} kills after {row['acknowledged at kills']} acknowledged regions; "
             f"wrong: {row['wrong'][:3] or 'nothing'}; at the end {row['regions at the end']} of {row['expected']}"

@@ -28,7 +28,7 @@ from blemish.search.backends.edge import EdgeBackend
 from blemish.search.backends.server import ServerBackend
 from blemish.search.encoder import DIMS
 from blemish.search.points import NAMESPACE
-from blemish.search.records import REGION, Point, Query, Where
+from blemish.search.records import REGION, Filter, Point, Query
 from tests.qdrant_server import VARIABLE, QdrantServer, binary
 
 CATEGORIES, KINDS, BATCH = 10, 4000, 2048
@@ -63,7 +63,7 @@ class Regions:
                 {
                     "kind": REGION,
                     "category": category_of(first + i),
-                    "path": f"/pictures/line4/{first + i:08}.png",
+                    "path": f"/images/line4/{first + i:08}.png",
                     "sha256": f"{first + i:064x}",
                     "box": [10, 20, 60, 20],
                     "area_px": 700,
@@ -99,7 +99,7 @@ def load(backend, regions, n, say):
 def queries(regions, n):
     vectors, _ = regions.vectors(10**9, n)
     return [
-        Query(vector, 5, Where(equals={"kind": [REGION], "category": [category_of(i)], "model": [MODEL]}))
+        Query(vector, 5, Filter(equals={"kind": [REGION], "category": [category_of(i)], "model": [MODEL]}))
         for i, vector in enumerate(vectors)
     ]
 
@@ -160,7 +160,7 @@ def on_server(n, regions, say, index_s):
         row = {"load_per_s": load(backend, regions, n, say), "load_wall_s": time.perf_counter() - start}
         row |= {
             "before the graph": measure(backend, regions, 100),
-            "count": backend.count(Where(equals={"kind": [REGION]})),
+            "count": backend.count(Filter(equals={"kind": [REGION]})),
         }
         print(f"server {n:,}, so far: {json.dumps(row)}", flush=True)
         start = time.perf_counter()

@@ -3,8 +3,8 @@
     python benchmarks/teacher.py --root DATA/mvtec --categories grid bottle --json out.json
     python benchmarks/teacher.py --root DATA/mvtec --categories grid --teachers early.safetensors late.safetensors
 
-Each picture becomes features at the places of a PDN; channels are standardised over the good training pictures; a bank
-of random training patches is kept; a picture's score is the mean distance of its ten most distant patches to their
+Each image becomes features at the places of a PDN; channels are standardised over the good training images; a bank
+of random training patches is kept; an image's score is the mean distance of its ten most distant patches to their
 nearest bank rows. No student is trained: this says which teacher tells patches apart, not what EfficientAD reaches.
 """
 
@@ -31,16 +31,16 @@ HIGHEST = 10
 
 
 def of_state(state, size):
-    """Return a function from an RGB picture to the (h, w, 384) features of a teacher."""
+    """Return a function from an RGB image to the (h, w, 384) features of a teacher."""
     import torch
 
     network = pdn(size).eval().to(memory_format=torch.channels_last)
     network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state.items()})
 
-    def features(picture):
+    def features(image):
         with torch.inference_mode():
-            image = torch.from_numpy(picture)[None].permute(0, 3, 1, 2).float() / 255
-            return network(image.contiguous(memory_format=torch.channels_last))[0].permute(1, 2, 0).numpy()
+            tensor = torch.from_numpy(image)[None].permute(0, 3, 1, 2).float() / 255
+            return network(tensor.contiguous(memory_format=torch.channels_last))[0].permute(1, 2, 0).numpy()
 
     return features
 
@@ -57,11 +57,11 @@ def random_state(size, seed=0):
 
 def of_source(settings):
     source = Source(settings)
-    return lambda picture: source.features(picture, picture.shape[:2])
+    return lambda image: source.features(image, image.shape[:2])
 
 
-def pictures(root, category, asked):
-    """Return training, good and defective pictures, resized, a random choice of each."""
+def images(root, category, asked):
+    """Return training, good and defective images, resized, a random choice of each."""
     data = MVTecAD(root, category)
     rng = np.random.default_rng(asked.seed)
     groups = [
@@ -78,18 +78,18 @@ def pictures(root, category, asked):
 def judge(features, groups, seed):
     train, good, bad = groups
     start = time.perf_counter()
-    maps = [features(picture)[::2, ::2] for picture in train]
+    maps = [features(image)[::2, ::2] for image in train]
     rows = np.concatenate([one.reshape(-1, one.shape[2]) for one in maps])
     mean, deviation = rows.mean(axis=0), rows.std(axis=0) + 1e-6
     chosen = np.random.default_rng(seed).permutation(len(rows))[:BANK]
     index = MemoryIndex(np.ascontiguousarray((rows[chosen] - mean) / deviation, dtype=np.float32))
 
-    def score(picture):
-        asked = (features(picture)[::2, ::2].reshape(-1, rows.shape[1]) - mean) / deviation
+    def score(image):
+        asked = (features(image)[::2, ::2].reshape(-1, rows.shape[1]) - mean) / deviation
         distances = index.search(np.ascontiguousarray(asked, dtype=np.float32)).distances[:, 0]
         return float(np.sort(distances)[-HIGHEST:].mean())
 
-    scores = np.array([score(picture) for picture in [*good, *bad]])
+    scores = np.array([score(image) for image in [*good, *bad]])
     labels = np.arange(len(scores)) >= len(good)
     return {"image_AUROC": float(auroc(scores, labels)), "took_s": time.perf_counter() - start}
 
@@ -102,9 +102,9 @@ def main():
     parser.add_argument("--teachers", nargs="*", type=Path, help="files beside the shipped one")
     parser.add_argument("--no-source", action="store_true", help="leave the source network out")
     parser.add_argument("--no-shipped", action="store_true", help="leave the shipped teacher out")
-    parser.add_argument("--size", type=int, default=256, help="side of the pictures in pixels")
-    parser.add_argument("--train", type=int, default=40, help="training pictures")
-    parser.add_argument("--test", type=int, default=30, help="good and defective pictures, each")
+    parser.add_argument("--size", type=int, default=256, help="side of the images in pixels")
+    parser.add_argument("--train", type=int, default=40, help="training images")
+    parser.add_argument("--test", type=int, default=30, help="good and defective images, each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
@@ -118,8 +118,8 @@ def main():
         judged[f"source: {settings.backbone} {', '.join(settings.layers)}"] = of_source(settings)
     rows = {name: {} for name in judged}
     for category in asked.categories:
-        groups = pictures(asked.root, category, asked)
-        print(f"{category}: {', '.join(str(len(group)) for group in groups)} training, good and defective pictures")
+        groups = images(asked.root, category, asked)
+        print(f"{category}: {', '.join(str(len(group)) for group in groups)} training, good and defective images")
         for name, features in judged.items():
             rows[name][category] = judge(features, groups, asked.seed)
             print(f"  {name:48} image AUROC {rows[name][category]['image_AUROC']:.3f}", flush=True)

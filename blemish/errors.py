@@ -2,9 +2,9 @@
 
     BlemishError
     +-- InputError (ValueError)         an argument, array or setting is not what the function takes
-    |   `-- DataError                   a folder of pictures cannot be used as it is
+    |   `-- DataError                   a folder of images cannot be used as it is
     +-- NotFittedError (RuntimeError)   predict, save or test before fit
-    +-- ImageError (OSError)            one picture or mask could not be read
+    +-- ImageError (OSError)            one image or mask could not be read
     +-- ModelFileError (ValueError)     a model folder or weight file is damaged, unsafe or too new
     +-- FetchError (OSError)            a download that was asked for failed or had another hash
     +-- SaveError (OSError)             a result could not be written; what was there before is still there
@@ -25,7 +25,7 @@ class InputError(BlemishError, ValueError):
 
 
 class DataError(InputError):
-    """A folder of pictures cannot be used as it is."""
+    """A folder of images cannot be used as it is."""
 
 
 class NotFittedError(BlemishError, RuntimeError):
@@ -33,7 +33,7 @@ class NotFittedError(BlemishError, RuntimeError):
 
 
 class ImageError(BlemishError, OSError):
-    """One picture or mask could not be read."""
+    """One image or mask could not be read."""
 
 
 class ModelFileError(BlemishError, ValueError):

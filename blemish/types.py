@@ -19,10 +19,10 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture of a data set: where it is and what is known of it. Nothing is read yet.
+    """One image of a data set: where it is and what is known of it. Nothing is read yet.
 
     Attributes:
-        path: the picture's file.
+        path: the image's file.
         split: "train" or "test".
         defect: "good", or the name of the defect type as the data set calls it.
         mask_path: the file that marks the defective pixels, if there is one.
@@ -35,7 +35,7 @@ class Sample:
 
     @property
     def is_defective(self) -> bool:
-        """Whether the data set calls this picture defective."""
+        """Whether the data set calls this image defective."""
         return self.defect != "good"
 
 
@@ -66,7 +66,7 @@ class Curve(NamedTuple):
 
 
 class Region(NamedTuple):
-    """One connected anomalous region of a picture, in pixels of the original picture.
+    """One connected anomalous region of an image, in pixels of the original image.
 
     Attributes:
         box: (x, y, width, height), the bounding box.
@@ -87,8 +87,8 @@ class GoodPatch(NamedTuple):
     """The good training patch that the most anomalous patch was compared with.
 
     Attributes:
-        path: the training picture, as it was named when the detector was fitted.
-        box: (x, y, width, height) in pixels of that training picture.
+        path: the training image, as it was named when the detector was fitted.
+        box: (x, y, width, height) in pixels of that training image.
         distance: Euclidean distance in feature space.
     """
 
@@ -99,22 +99,22 @@ class GoodPatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a detector says of one picture.
+    """What a detector says of one image.
 
     Attributes:
-        score: how anomalous the picture is; unbounded, higher is more anomalous.
+        score: how anomalous the image is; unbounded, higher is more anomalous.
         label: True if `score` is above `threshold`.
         threshold: the calibrated image threshold.
-        p_value: share of good pictures expected to score at least as high, in (0, 1].
-        anomaly_map: (H, W) float32 at the size of the picture; higher is more anomalous.
+        p_value: share of good images expected to score at least as high, in (0, 1].
+        anomaly_map: (H, W) float32 at the size of the image; higher is more anomalous.
         mask: (H, W) bool, where `anomaly_map` is above `pixel_threshold`.
         pixel_threshold: the calibrated threshold of the map.
         regions: the connected parts of `mask`, most anomalous first.
         peak_xy: (x, y) in pixels, where the map is highest.
         nearest_good: the good patch with which the most anomalous patch was compared, if the detector knows.
-        path: the picture's file, if it came from one.
+        path: the image's file, if it came from one.
         evidence: what the score is the sum of, by name: how surprising the worst "patch", the worst "part" and the
-            whole "picture" are among good pictures; empty if the worst patch alone makes the score.
+            whole "image" are among good images; empty if the worst patch alone makes the score.
     """
 
     score: float
@@ -128,7 +128,7 @@ class Prediction:
     peak_xy: tuple[int, int] = (0, 0)
     nearest_good: GoodPatch | None = None
     path: Path | None = None
-    evidence: Mapping[str, float] = field(default_factory=dict)
+    score_components: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what fits in JSON: everything but the map, the mask and the contours."""
@@ -138,7 +138,7 @@ class Prediction:
             "label": self.label,
             "threshold": self.threshold,
             "p_value": self.p_value,
-            "evidence": dict(self.evidence),
+            "score_components": dict(self.score_components),
             "pixel_threshold": self.pixel_threshold,
             "peak_xy": list(self.peak_xy),
             "height_width": list(self.anomaly_map.shape),
@@ -180,13 +180,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Tested:
-    """One test picture's result, without its map: what the report needs after the maps are gone.
+    """One test image's result, without its map: what the report needs after the maps are gone.
 
     Attributes:
-        sample: the picture and what is known of it.
+        sample: the image and what is known of it.
         score: raw anomaly score.
         label: True if the detector called it defective.
-        p_value: share of good pictures expected to score at least as high.
+        p_value: share of good images expected to score at least as high.
         predict_s: seconds from file to prediction.
     """
 
@@ -204,12 +204,12 @@ class Report:
     Attributes:
         category: the data set's or category's name.
         metrics: metric name to value; a metric that is not defined for this data is absent.
-        by_defect: defect type to metric name to value; "good" holds the false alarms.
+        by_defect: defect type to metric name to value; "good" holds the false positives.
         intervals: image metric name to its bootstrap (low, high) 95 % interval.
         threshold: the calibrated image threshold.
-        false_alarm_rate_set: the rate that was asked for.
-        tested: the pictures, in the data set's order.
-        problems: pictures that were left out, and why.
+        false_positive_rate_set: the rate that was asked for.
+        tested: the images, in the data set's order.
+        problems: images that were left out, and why.
         timings: "fit_s", "test_s", "predict_ms" and the like.
     """
 
@@ -218,7 +218,7 @@ class Report:
     by_defect: Mapping[str, Mapping[str, float]]
     intervals: Mapping[str, tuple[float, float]]
     threshold: float
-    false_alarm_rate_set: float
+    false_positive_rate_set: float
     tested: tuple[Tested, ...]
     problems: tuple[Problem, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)

@@ -1,9 +1,9 @@
 """EfficientAD on one or several categories, as the tutorial for anomalib has it: train, test, look at the figures.
 
-    python examples/efficientad.py                                              # on pictures that Blemish draws
+    python examples/efficientad.py                                              # on images that Blemish draws
     python examples/efficientad.py --root datasets/MVTecAD --categories grid tile leather --budget 30m
 
-Training needs torch (`pip install 'blemish[train]'`), and a step costs more than 38 billion multiplications a picture:
+Training needs torch (`pip install 'blemish[train]'`), and a step costs more than 38 billion multiplications an image:
 with a GPU give `--budget ""`, for the paper's 70,000 steps; on a processor PatchCore is the better choice.
 """
 
@@ -22,7 +22,7 @@ from blemish.visualization.figure import figure
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--root", type=Path, help="folder of categories in MVTec AD's layout")
 parser.add_argument("--categories", nargs="+", help="which of them; all by default")
-parser.add_argument("--epochs", type=int, default=1000, help="how often each picture is seen at most")
+parser.add_argument("--epochs", type=int, default=1000, help="how often each image is seen at most")
 parser.add_argument("--steps", type=int, default=70_000, help="how many steps are made at most")
 parser.add_argument("--budget", default="2m", help='how long a category may take, such as "10m"; "" for no limit')
 parser.add_argument("--out", type=Path, default=Path("results/efficientad"), help="folder for the figures")
@@ -42,7 +42,7 @@ for category in args.categories or all_categories(root):
     (results[category],) = engine.test(model=model, datamodule=datamodule)
     print({name: round(value, 3) for name, value in results[category].items()})
 
-    # One figure for the first picture of each kind.
+    # One figure for the first image of each kind.
     for defect, sample in {sample.defect: sample for sample in reversed(datamodule.test)}.items():
         prediction = model.predict(sample)
         title = f"{category}: {defect}, score {prediction.score:.2f} of {prediction.threshold:.2f}"

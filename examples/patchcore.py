@@ -1,6 +1,6 @@
 """PatchCore on one or several categories, as the tutorial for anomalib has it: fit, test, look at the figures.
 
-python examples/patchcore.py                                              # on pictures that Blemish draws
+python examples/patchcore.py                                              # on images that Blemish draws
 python examples/patchcore.py --root datasets/MVTecAD --categories grid tile leather
 """
 
@@ -33,16 +33,16 @@ for category in args.categories or all_categories(root):
 
     start = time.perf_counter()
     engine.fit(model=model, datamodule=datamodule)
-    print(f"{category}: fitted on {len(datamodule.train)} good pictures in {time.perf_counter() - start:.1f} s")
+    print(f"{category}: fitted on {len(datamodule.train)} good images in {time.perf_counter() - start:.1f} s")
     (results[category],) = engine.test(model=model, datamodule=datamodule)
     print({name: round(value, 3) for name, value in results[category].items()})
 
-    # One figure for the first picture of each kind.
+    # One figure for the first image of each kind.
     for defect, sample in {sample.defect: sample for sample in reversed(datamodule.test)}.items():
         prediction = model.predict(sample)
         title = f"{category}: {defect}, score {prediction.score:.1f} of {prediction.threshold:.1f}"
-        good_picture = compared_with(prediction.nearest_good, None)
-        drawn = figure(load(sample.path), prediction, title=title, good_picture=good_picture)
+        good_image = compared_with(prediction.nearest_good, None)
+        drawn = figure(load(sample.path), prediction, title=title, good_image=good_image)
         save(args.out / category / f"{defect}.png", drawn)
 
 shared = set.intersection(*(set(one) for one in results.values()))

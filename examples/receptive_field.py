@@ -1,6 +1,6 @@
-"""What one output of EfficientAD's networks sees: the sums that the tutorial does by hand, and a picture of them.
+"""What one output of EfficientAD's networks sees: the sums that the tutorial does by hand, and an image of them.
 
-python examples/receptive_field.py                                   # on a picture that Blemish draws
+python examples/receptive_field.py                                   # on an image that Blemish draws
 python examples/receptive_field.py --root datasets/MVTecAD --categories grid
 """
 
@@ -44,12 +44,12 @@ print("average:", average)
 
 field, n = receptive_field(layers("small")), output_sizes(layers("small"), SIZE)[-1]
 for category in args.categories or all_categories(root)[:1]:
-    picture = resize(load(MVTecAD(root, category).train[0].path), (SIZE, SIZE))
+    image = resize(load(MVTecAD(root, category).train[0].path), (SIZE, SIZE))
     seen, captions = [], []
     for row, column in ((0, 0), (n // 2, n // 2), (n // 2, n // 2 + 1), (n - 1, n - 1)):
         (top, bottom), (left, right) = field.span(row, SIZE), field.span(column, SIZE)
-        shown = picture // 3  # what the output does not see is dark
-        shown[top:bottom, left:right] = picture[top:bottom, left:right]
+        shown = image // 3  # what the output does not see is dark
+        shown[top:bottom, left:right] = image[top:bottom, left:right]
         seen.append(shown)
         captions.append(f"output {row}, {column}: rows {top}-{bottom - 1}, columns {left}-{right - 1}")
     title = f"{category}: what outputs of PDN-S see, {field.size} x {field.size} px"

@@ -1,9 +1,9 @@
 """Defects that look alike, as the tutorial has it with Qdrant: store known ones, then ask about others.
 
-    python examples/similarity_search.py                                              # on pictures that Blemish draws
+    python examples/similarity_search.py                                              # on images that Blemish draws
     python examples/similarity_search.py --root datasets/MVTecAD --categories bottle
 
-Every second defective picture of a category is stored with its type; the others are asked about. One vector stands for
+Every second defective image of a category is stored with its type; the others are asked about. One vector stands for
 one anomalous region: what is wrong there, not what the part looks like. The store is a folder, or on a server (--url).
 """
 

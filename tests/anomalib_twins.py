@@ -1,4 +1,4 @@
-"""What the real anomalib makes of pictures and weights that we can make again: its checkpoints, scores and maps.
+"""What the real anomalib makes of images and weights that we can make again: its checkpoints, scores and maps.
 
     python -m tests.anomalib_twins patchcore     # in an environment with anomalib 2.7: benchmarks/torchvision_shim.py
     python -m tests.anomalib_twins efficientad
@@ -31,20 +31,20 @@ LITE_STD = (128 / 255,) * 3
 LITE_MEAN = (127 / 255,) * 3
 
 
-def picture(number: int, height: int, width: int) -> np.ndarray[Any, Any]:
-    """Picture `number` of one material, uint8 (height, width, 3): the same tiles, other noise, brighter by number."""
-    tiles = random_weights.picture(8, height, width)[0].astype(int)
+def image(number: int, height: int, width: int) -> np.ndarray[Any, Any]:
+    """Image `number` of one material, uint8 (height, width, 3): the same tiles, other noise, brighter by number."""
+    tiles = random_weights.image(8, height, width)[0].astype(int)
     noise = np.random.default_rng(number).integers(-20, 20, (height, width, 3))
     return np.clip(tiles + noise + 3 * number, 0, 255).astype(np.uint8)
 
 
 def scored() -> list[np.ndarray[Any, Any]]:
-    """The pictures that are scored: of each size, with a square of other tiles, each its own."""
-    pictures = [picture(100 + i, *size) for i, size in enumerate(SIZES)]
-    for i, one in enumerate(pictures):
+    """The images that are scored: of each size, with a square of other tiles, each its own."""
+    images = [image(100 + i, *size) for i, size in enumerate(SIZES)]
+    for i, one in enumerate(images):
         side = 24 + 8 * i
-        one[40 : 40 + side, 50 : 50 + side] = random_weights.picture(20 + i, side, side)[0]
-    return pictures
+        one[40 : 40 + side, 50 : 50 + side] = random_weights.image(20 + i, side, side)[0]
+    return images
 
 
 def weights(case: str) -> dict[str, np.ndarray[Any, Any]]:
@@ -96,22 +96,22 @@ def split(data: bytes, made: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.nd
     return parts
 
 
-def write_pictures(root: Path) -> None:
-    """Write a category of the pictures in MVTec AD's layout."""
-    from tests.pictures import write
+def write_images(root: Path) -> None:
+    """Write a category of the images in MVTec AD's layout."""
+    from tests.images import write
 
     for i in range(N_TRAIN):
-        write(root / "tiles" / "train" / "good" / f"{i:03}.png", picture(i, *SIZES[i % len(SIZES)]))
+        write(root / "tiles" / "train" / "good" / f"{i:03}.png", image(i, *SIZES[i % len(SIZES)]))
     for i, one in enumerate(scored()):
         write(root / "tiles" / "test" / "square" / f"{i:03}.png", one)
         mask = np.zeros(one.shape[:2], bool)
         mask[40 : 64 + 8 * i, 50 : 74 + 8 * i] = True
         write(root / "tiles" / "ground_truth" / "square" / f"{i:03}_mask.png", mask)
-        write(root / "tiles" / "test" / "good" / f"{i:03}.png", picture(50 + i, *SIZES[i]))
+        write(root / "tiles" / "test" / "good" / f"{i:03}.png", image(50 + i, *SIZES[i]))
 
 
 def fitted_patchcore(case: str, root: Path) -> Any:
-    """Return anomalib's PatchCore, fitted on the pictures in `root` by its own engine."""
+    """Return anomalib's PatchCore, fitted on the images in `root` by its own engine."""
     import torch
     from anomalib.data import MVTecAD
     from anomalib.engine import Engine
@@ -139,7 +139,7 @@ def fitted_patchcore(case: str, root: Path) -> Any:
 
 
 def raw(model: Any, one: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
-    """Return anomalib's raw score and (h, w) map of a picture, before its normalisation."""
+    """Return anomalib's raw score and (h, w) map of an image, before its normalisation."""
     import torch
 
     with torch.no_grad():
@@ -150,7 +150,7 @@ def raw(model: Any, one: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, A
 def write_patchcore(case: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        write_pictures(root)
+        write_images(root)
         model = fitted_patchcore(case, root)
         parts = split((root / "model.ckpt").read_bytes(), weights(case))
     write_golden(case, model, parts)
@@ -169,7 +169,7 @@ def filled_efficientad(path: Path) -> Any:
     state = {name: torch.from_numpy(array) for name, array in weights("efficientad").items()}
     model.load_state_dict(state, strict=False)
     model.eval()
-    maps = [model.model.get_maps(model.pre_processor.transform(pixels(picture(i, 256, 256)))) for i in range(N_TRAIN)]
+    maps = [model.model.get_maps(model.pre_processor.transform(pixels(image(i, 256, 256)))) for i in range(N_TRAIN)]
     for i, kind in enumerate(("st", "ae")):
         values = torch.cat([pair[i] for pair in maps]).flatten()
         for end, share in (("a", 0.9), ("b", 0.995)):
@@ -183,7 +183,7 @@ def filled_efficientad(path: Path) -> Any:
 
 
 def pixels(one: np.ndarray[Any, Any]) -> Any:
-    """A picture as anomalib.data.utils.read_image gives it."""
+    """An image as anomalib.data.utils.read_image gives it."""
     import torch
 
     return torch.from_numpy(one).permute(2, 0, 1)[None].float() / 255

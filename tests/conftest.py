@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from tests.pictures import small_patchcore, write_goods
+from tests.images import small_patchcore, write_goods
 from tests.qdrant_server import VARIABLE, QdrantServer, binary
 from tests.stores import remembering
 
 if TYPE_CHECKING:
     from blemish import DefectStore, Patchcore
-    from blemish.search.encoder import Describer
+    from blemish.search.encoder import RegionEncoder
     from tests.stores import Opener
 
 
@@ -29,10 +29,10 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """The folder of real pictures; a test that asks for it is skipped, and says so, where there is none."""
+    """The folder of real images; a test that asks for it is skipped, and says so, where there is none."""
     root = os.environ.get("BLEMISH_DATA", "")
     if not root:
-        pytest.skip("BLEMISH_DATA is not set: this test needs real pictures")
+        pytest.skip("BLEMISH_DATA is not set: this test needs real images")
     path = Path(root)
     assert path.is_dir(), f"BLEMISH_DATA is set to {root}, which is no folder"
     return path
@@ -40,7 +40,7 @@ def data_root() -> Path:
 
 @pytest.fixture(scope="session")
 def good_paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Twelve good pictures of one material, 96 x 96, as files."""
+    """Twelve good images of one material, 96 x 96, as files."""
     return write_goods(tmp_path_factory.mktemp("good"))
 
 
@@ -68,18 +68,18 @@ def qdrant_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def describer(fitted: Patchcore) -> Describer:
+def describer(fitted: Patchcore) -> RegionEncoder:
     """Describes with `fitted`, and has learnt; it remembers what it described."""
-    from blemish.search.encoder import Describer
+    from blemish.search.encoder import RegionEncoder
 
-    made = Describer(fitted)
+    made = RegionEncoder(fitted)
     made.learn()
     made.describe = remembering(made.describe)  # type: ignore[method-assign]
     return made
 
 
 @pytest.fixture(params=["folder", "server"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path, describer: Describer) -> Iterator[Opener]:
+def opened(request: pytest.FixtureRequest, tmp_path: Path, describer: RegionEncoder) -> Iterator[Opener]:
     """Opens one store again and again: in a folder, or on a server."""
     from blemish import DefectStore
 

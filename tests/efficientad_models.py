@@ -1,4 +1,4 @@
-"""Small EfficientAD detectors for tests: a random teacher, pictures of 48 pixels, three steps."""
+"""Small EfficientAD detectors for tests: a random teacher, images of 48 pixels, three steps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
     "holdout": 0.4,
     "early_stop": True,
     "solve_last": True,
-    "false_alarm_rate": 0.25,
+    "false_positive_rate": 0.25,
     "seed": 0,
     "device": "cpu",
     "threads": 2,

@@ -1,4 +1,4 @@
-"""Pictures as the bytes of a file."""
+"""Images as the bytes of a file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def encoded(picture: np.ndarray | Image.Image, kind: str, **options: Any) -> bytes:
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+def encoded(image: np.ndarray | Image.Image, kind: str, **options: Any) -> bytes:
+    opened = image if isinstance(image, Image.Image) else Image.fromarray(image)
     buffer = io.BytesIO()
     if kind == "webp":
         options = {"lossless": True, **options}
-    image.save(buffer, kind, **options)
+    opened.save(buffer, kind, **options)
     return buffer.getvalue()

@@ -162,7 +162,7 @@ def efficientad(seed: int, n_outputs: int, size: Size = "small") -> State:
     return make.state
 
 
-def picture(seed: int, height: int, width: int) -> np.ndarray[Any, Any]:
+def image(seed: int, height: int, width: int) -> np.ndarray[Any, Any]:
     """Coloured tiles with noise, (2, H, W, 3) uint8, by integers alone: no machine rounds them otherwise."""
     rng = np.random.default_rng(seed)
     tiles = rng.integers(20, 236, (2, -(-height // 12), -(-width // 12), 3)).repeat(12, 1).repeat(12, 2)

@@ -23,15 +23,15 @@ def f1_max(scores, labels) -> float:
 def pro_curve(maps, masks) -> tuple[np.ndarray, np.ndarray]:
     """Return false positive rates and overlaps at every distinct value, by a loop over thresholds and regions."""
     regions = []
-    for picture, mask in enumerate(masks):
+    for image, mask in enumerate(masks):
         labels, n = ndimage.label(mask, structure=np.ones((3, 3)))
-        regions += [(picture, labels == label) for label in range(1, n + 1)]
+        regions += [(image, labels == label) for label in range(1, n + 1)]
     fprs, pros = [0.0], [0.0]
     n_good = sum(int((~mask).sum()) for mask in masks)
     for threshold in np.unique(np.concatenate([m.ravel() for m in maps]))[::-1]:
         called = [m >= threshold for m in maps]
         fprs.append(sum(int((c & ~mask).sum()) for c, mask in zip(called, masks, strict=True)) / n_good)
-        pros.append(float(np.mean([called[picture][region].mean() for picture, region in regions])))
+        pros.append(float(np.mean([called[image][region].mean() for image, region in regions])))
     return np.array(fprs), np.array(pros)
 
 

@@ -1,4 +1,4 @@
-"""Pictures and stores of defects for tests."""
+"""Images and stores of defects for tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tests.pictures import good, scratched
+from tests.images import good, scratched
 
 if TYPE_CHECKING:
     from blemish import DefectStore
@@ -17,11 +17,11 @@ Opener = Callable[..., "DefectStore"]
 
 
 def blotched(seed: int) -> np.ndarray:
-    """A good picture with one dark blotch."""
-    picture = good(seed)
-    rows, columns = np.ogrid[: picture.shape[0], : picture.shape[1]]
-    picture[(rows - 60) ** 2 + (columns - 40) ** 2 < 90] = (10, 12, 40)
-    return picture
+    """A good image with one dark blotch."""
+    image = good(seed)
+    rows, columns = np.ogrid[: image.shape[0], : image.shape[1]]
+    image[(rows - 60) ** 2 + (columns - 40) ** 2 < 90] = (10, 12, 40)
+    return image
 
 
 def filled(store: DefectStore, n: int = 4) -> None:
@@ -35,12 +35,12 @@ def remembering(describe: Callable[..., Described]) -> Callable[..., Described]:
     """The same, but arrays that were described before are not described again: many tests ask for the same."""
     known: dict[Any, Described] = {}
 
-    def remembered(picture: Any, *, force: bool = False) -> Described:
-        if not isinstance(picture, np.ndarray):
-            return describe(picture, force=force)
-        key = picture.tobytes(), force
+    def remembered(image: Any, *, force: bool = False) -> Described:
+        if not isinstance(image, np.ndarray):
+            return describe(image, force=force)
+        key = image.tobytes(), force
         if key not in known:
-            known[key] = describe(picture, force=force)
+            known[key] = describe(image, force=force)
         return known[key]
 
     return remembered

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from blemish.data.synthetic.demo import make_demo
-from tests.pictures import good, scratched, write, write_goods
+from tests.images import good, scratched, write, write_goods
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

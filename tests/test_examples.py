@@ -1,4 +1,4 @@
-"""The examples run as they are, on pictures that they draw or on the user's, and leave figures that can be read."""
+"""The examples run as they are, on images that they draw or on the user's, and leave figures that can be read."""
 
 from __future__ import annotations
 

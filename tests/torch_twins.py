@@ -271,7 +271,7 @@ def goldens() -> dict[str, np.ndarray[Any, Any]]:
     networks |= {"efficientnet_lite0": loaded(EfficientNetLite(*LITES["lite0"], 1000), state)}
     for name, network in networks.items():
         for height, width in ((96, 128), (97, 131)):
-            maps = outputs(network, random_weights.picture(8, height, width))
+            maps = outputs(network, random_weights.image(8, height, width))
             key = f"{name}/{height}x{width}"
             golden[f"{key}/layers"] = np.array(list(maps))
             golden[f"{key}/values"] = np.array([sampled(array) for array in maps.values()], np.float32)

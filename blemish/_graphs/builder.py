@@ -24,7 +24,7 @@ class Graph:
     """An ONNX graph under construction: each method adds nodes and returns the name of the tensor that they make.
 
     Args:
-        padding: what lies around the picture for a convolution that pads: "zero" (as networks are trained), or
+        padding: what lies around the image for a convolution that pads: "zero" (as networks are trained), or
             "reflect" or "edge", which show it no frame.
     """
 
@@ -37,7 +37,7 @@ class Graph:
         self._channels: dict[str, int] = {}
 
     def image(self, mean: Sequence[float]) -> str:
-        """Return the input picture as float32 (B, 3, H, W) in RGB, less `mean`, in units of the 0 to 255 scale.
+        """Return the input image as float32 (B, 3, H, W) in RGB, less `mean`, in units of the 0 to 255 scale.
 
         The division by the standard deviation is left to the first convolution's weights, where it is exact. The mean
         can't be: zeros are padded after it was subtracted.
@@ -113,7 +113,7 @@ class Graph:
         return self._noted(self.add("Add", [x, y]), self._channels[x])
 
     def classify(self, x: str, weight: NDArray[Any], bias: NDArray[Any]) -> str:
-        """Return (B, classes) logits: the mean over the picture, then a dense layer of (classes, channels) weights.
+        """Return (B, classes) logits: the mean over the image, then a dense layer of (classes, channels) weights.
 
         Raises:
             ModelFileError: if the weights do not fit `x`.

@@ -26,8 +26,8 @@ class Opened(NamedTuple):
 
     Attributes:
         model: the graph without outputs; `with_outputs` gives it some.
-        image_hw: the one size of picture that it takes, or None for any.
-        batch: the one number of pictures that it takes, or None for any.
+        image_hw: the one size of image that it takes, or None for any.
+        batch: the one number of images that it takes, or None for any.
     """
 
     model: onnx.ModelProto
@@ -75,7 +75,7 @@ def open_onnx(
     """Return the part of a model that leads to `layers`, with `image`, uint8 (B, H, W, 3) RGB, as its input.
 
     An input that is float (B, 3, H, W) or (B, H, W, 3) gets ((image / 255) - mean) / std; one that is uint8
-    (B, H, W, 3) gets the picture as it is.
+    (B, H, W, 3) gets the image as it is.
 
     Args:
         model: out of `parse_onnx`; it is changed.
@@ -86,7 +86,7 @@ def open_onnx(
 
     Raises:
         InputError: if a layer is no tensor of the graph.
-        ModelFileError: if its input is no picture.
+        ModelFileError: if its input is no image.
     """
     graph = model.graph
     made = {output for node in graph.node for output in node.output if output}
@@ -99,8 +99,8 @@ def open_onnx(
     inputs = [value for value in graph.input if value.name not in weights]
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs)[:160] or "none"
-        raise _refuse("one input, the picture", names, where, "Export it with the picture as its only input.")
-    kind, sizes = _picture(inputs[0], where)
+        raise _refuse("one input, the image", names, where, "Export it with the image as its only input.")
+    kind, sizes = _image(inputs[0], where)
     _prune(graph, layers)
     _rename(graph, _new_names(graph, inputs[0].name, layers))
     before = _front(graph, kind, mean, std)
@@ -141,10 +141,10 @@ def as_map(
     Args:
         opened: the model, which is changed: the nodes needed go to the end.
         layer: name of a tensor.
-        sample: what it was on one picture.
-        side_hw: height and width of that picture.
+        sample: what it was on one image.
+        side_hw: height and width of that image.
         n_prefix_tokens: how many of the tokens of a (B, T, C) tensor are no patches (class and register tokens); None
-            to take the rest beside the largest square grid, for a square picture.
+            to take the rest beside the largest square grid, for a square image.
         where: the file, for errors.
 
     Raises:
@@ -221,8 +221,8 @@ class _Adder:
         return name
 
 
-def _picture(value: onnx.ValueInfoProto, where: object) -> tuple[str, list[int]]:
-    """Return what kind of picture an input takes ("u8 hwc", "f32 chw", ...) and its sizes, 0 for any."""
+def _image(value: onnx.ValueInfoProto, where: object) -> tuple[str, list[int]]:
+    """Return what kind of image an input takes ("u8 hwc", "f32 chw", ...) and its sizes, 0 for any."""
     tensor = value.type.tensor_type
     sizes = [axis.dim_value for axis in tensor.shape.dim]
     names = {number: name.lower() for name, number in TensorProto.DataType.items()}
@@ -233,15 +233,15 @@ def _picture(value: onnx.ValueInfoProto, where: object) -> tuple[str, list[int]]
         if sizes[3] == 3 and (tensor.elem_type in FLOATS or tensor.elem_type == TensorProto.UINT8):
             return f"{dtype} hwc", sizes
     shape = ", ".join(str(axis.dim_value or axis.dim_param or "?") for axis in tensor.shape.dim)
-    expected = "a picture as input, float (B, 3, H, W), float (B, H, W, 3) or uint8 (B, H, W, 3)"
+    expected = "an image as input, float (B, 3, H, W), float (B, H, W, 3) or uint8 (B, H, W, 3)"
     raise _refuse(expected, f"{value.name} {dtype} ({shape})"[:160], where)
 
 
 def _front(graph: onnx.GraphProto, kind: str, mean: Sequence[float], std: Sequence[float]) -> list[onnx.NodeProto]:
-    """Return the nodes from `image` to what the network's own input was, now called "blemish/picture"."""
+    """Return the nodes from `image` to what the network's own input was, now called "blemish/image"."""
     dtype, order = kind.split()
     if dtype == "uint8":
-        return [helper.make_node("Identity", ["image"], ["blemish/picture"])]
+        return [helper.make_node("Identity", ["image"], ["blemish/image"])]
     shape = (1, 3, 1, 1) if order == "chw" else (1, 1, 1, 3)
     offset = np.reshape(np.array(mean, np.float64) * 255, shape).astype(np.float32)
     scale = np.reshape(1 / (np.array(std, np.float64) * 255), shape).astype(np.float32)
@@ -254,13 +254,13 @@ def _front(graph: onnx.GraphProto, kind: str, mean: Sequence[float], std: Sequen
         helper.make_node("Cast", ["blemish/chw" if turned else "image"], ["blemish/float"], to=TensorProto.FLOAT),
         helper.make_node("Sub", ["blemish/float", "blemish/offset"], ["blemish/centred"]),
         helper.make_node("Mul", ["blemish/centred", "blemish/scale"], ["blemish/scaled"]),
-        helper.make_node("Cast", ["blemish/scaled"], ["blemish/picture"], to=to),
+        helper.make_node("Cast", ["blemish/scaled"], ["blemish/image"], to=to),
     ]
 
 
 def _new_names(graph: onnx.GraphProto, own_input: str, layers: Sequence[str]) -> dict[str, str]:
     """Return the renamings that free the name `image` and give the network's own input its new name."""
-    names = {own_input: "blemish/picture"}
+    names = {own_input: "blemish/image"}
     used = {name for node in _nodes(graph) for name in (*node.input, *node.output)}
     used |= {tensor.name for tensor in graph.initializer}
     if "image" in used and own_input != "image":

@@ -1,4 +1,4 @@
-"""What the layers of an ONNX network see of the picture: the receptive field, walked along its graph."""
+"""What the layers of an ONNX network see of the image: the receptive field, walked along its graph."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ POINTWISE |= {"Min", "PRelu", "Softplus", "Exp", "Neg", "Abs", "Dropout"}
 
 
 def graph_fields(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, Field]:
-    """Return what one output of each named tensor sees of the picture.
+    """Return what one output of each named tensor sees of the image.
 
     Where branches meet (residuals), the field is the smallest that holds those of all branches. Networks that pad as
-    TensorFlow's SAME does are taken at picture sizes that their strides divide.
+    TensorFlow's SAME does are taken at image sizes that their strides divide.
 
     Args:
         model: a network whose one input is `image`.
         names: tensors in its graph.
 
     Raises:
-        InputError: if a tensor depends on the picture in a way that is no window (attention, global pools as in
+        InputError: if a tensor depends on the image in a way that is no window (attention, global pools as in
             squeeze and excitation, resizing), or is not there.
     """
     walked = _walk(model, names)
@@ -38,7 +38,7 @@ def graph_fields(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, Fiel
 
 
 def graph_stack(model: onnx.ModelProto, name: str) -> tuple[Layer, ...]:
-    """Return the convolutions and pools on the way from the picture to a tensor; of branches, the one that sees most.
+    """Return the convolutions and pools on the way from the image to a tensor; of branches, the one that sees most.
 
     Raises:
         InputError: as `graph_fields`, or if no single branch sees all that the tensor does.

@@ -1,4 +1,4 @@
-"""Resizing inside the network: the graph takes pictures of any size and resizes them itself, in float32.
+"""Resizing inside the network: the graph takes images of any size and resizes them itself, in float32.
 
 What `blemish.resize` gives is rounded to whole grey levels. A detector that must agree with another program's float
 pixels to four digits (`arithmetic="anomalib"`) can't have that.
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 def resizing_inside(
     model: onnx.ModelProto, resize_hw: tuple[int, int], crop_hw: tuple[int, int] | None
 ) -> onnx.ModelProto:
-    """Return the graph with its picture resized to `resize_hw`, antialiased, in float32, before anything else.
+    """Return the graph with its image resized to `resize_hw`, antialiased, in float32, before anything else.
 
-    The filter is a triangle as wide as two output pixels, or as two input pixels where the picture grows: torch's
+    The filter is a triangle as wide as two output pixels, or as two input pixels where the image grows: torch's
     `interpolate(mode="bilinear", antialias=True)`. Each axis is one product with a matrix that the graph makes from the
-    picture's size. ONNX's own Resize with antialias=1 is not that filter: ONNX Runtime 1.32 was off by up to 13 grey
+    image's size. ONNX's own Resize with antialias=1 is not that filter: ONNX Runtime 1.32 was off by up to 13 grey
     levels on noise.
 
     Args:
@@ -47,16 +47,16 @@ def resizing_inside(
 
 
 class _Inserted:
-    """Nodes to be put between a graph's picture and what reads it.
+    """Nodes to be put between a graph's image and what reads it.
 
     Attributes:
-        pixels: name of the picture's float32 (B, 3, H, W) pixels.
+        pixels: name of the image's float32 (B, 3, H, W) pixels.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         if not _reads_float(model.graph):
             todo = "Use a named backbone."
-            raise InputError(message("backbone", "one that can resize pictures itself", "another ONNX file", todo=todo))
+            raise InputError(message("backbone", "one that can resize images itself", "another ONNX file", todo=todo))
         self._model = onnx.ModelProto()
         self._model.CopyFrom(model)
         self._nodes: list[onnx.NodeProto] = []
@@ -91,7 +91,7 @@ class _Inserted:
         return self.node("Div", [weights, self.node("ReduceSum", [weights, self.whole([1])], keepdims=1)])
 
     def result(self, pixels: str) -> onnx.ModelProto:
-        """Return the graph that reads these (B, 3, h, w) pixels in the place of its picture."""
+        """Return the graph that reads these (B, 3, h, w) pixels in the place of its image."""
         inner = self.node("Transpose", [pixels], perm=[0, 2, 3, 1])
         nodes = list(self._model.graph.node)
         for node in nodes:

@@ -61,7 +61,7 @@ class Tiles:
     def first(
         self, image: str, weight: NDArray[Any], bias: NDArray[Any], hw: tuple[int, int], tiles_hw: tuple[int, int]
     ) -> Tiled:
-        """Return the convolution of pictures, ReLU, and the average over 2 x 2.
+        """Return the convolution of images, ReLU, and the average over 2 x 2.
 
         What each output sees is laid out as a row: three channels are too few for a direct convolution to be fast. One
         place of the tiles after the other, so that what is averaged is still in the processor's cache.
@@ -70,7 +70,7 @@ class Tiles:
             image: (B, H, W, 3) float32.
             weight: (out, 3, k, k).
             bias: (out,).
-            hw: height and width of the picture.
+            hw: height and width of the image.
             tiles_hw: rows and columns of tiles.
         """
         add, (out, channels, taps, _) = self.graph.add, weight.shape

@@ -18,7 +18,7 @@ def prefetch(
 ) -> Iterator[Result]:
     """Yield `function(item)` for each item, in order, while threads work on the next ones.
 
-    Worth it where `function` leaves Python for most of its time, as decoding a picture does. When the loop over it
+    Worth it where `function` leaves Python for most of its time, as decoding an image does. When the loop over it
     ends early (break, an error, Ctrl-C), what has not started is dropped and what runs is waited for.
 
     Args:

@@ -16,16 +16,16 @@ from blemish.errors import InputError, message
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_PICTURE_SIZE = "Give image_size= and center_crop= to the detector: the same size is then used wherever it predicts."
-_THRESHOLD = "Thresholds come from good pictures alone: give the detector false_alarm_rate=."
+_IMAGE_SIZE = "Give image_size= and center_crop= to the detector: the same size is then used wherever it predicts."
+_THRESHOLD = "Thresholds come from good images alone: give the detector false_positive_rate=."
 _FIGURES = "Heat maps are drawn by `blemish predict --out`, `blemish benchmark` and blemish.render.figure."
 _METRICS = "Engine.test always computes image_AUROC, pixel_AUROC, AUPRO and the others of its documentation."
-_TRANSFORM = f"Pictures are not changed at random. {_PICTURE_SIZE}"
-_SPLIT = "Nothing is taken from the test pictures: thresholds come from good training pictures."
+_TRANSFORM = f"Images are not changed at random. {_IMAGE_SIZE}"
+_SPLIT = "Nothing is taken from the test images: thresholds come from good training images."
 _PROCESSOR = "Networks run on the processor; EfficientAd(device=) says where to train."
 
 OF_DETECTORS = {
-    "pre_processor": _PICTURE_SIZE,
+    "pre_processor": _IMAGE_SIZE,
     "post_processor": _THRESHOLD,
     "evaluator": _METRICS,
     "visualizer": _FIGURES,
@@ -50,9 +50,9 @@ OF_ENGINE = {
 }
 OF_DATA_SETS = {
     "task": OF_ENGINE["task"],
-    "image_size": _PICTURE_SIZE,
-    "center_crop": _PICTURE_SIZE,
-    "normalization": "Pictures are normalised inside the network; leave it out.",
+    "image_size": _IMAGE_SIZE,
+    "center_crop": _IMAGE_SIZE,
+    "normalization": "Images are normalised inside the network; leave it out.",
     "transform": _TRANSFORM,
     "train_transform": _TRANSFORM,
     "eval_transform": _TRANSFORM,
@@ -62,7 +62,7 @@ OF_DATA_SETS = {
     "test_augmentations": _TRANSFORM,
     "val_split_mode": _SPLIT,
     "val_split_ratio": _SPLIT,
-    "test_split_mode": "The folders say what is for testing; Folder(normal_split_ratio=) holds good pictures out.",
+    "test_split_mode": "The folders say what is for testing; Folder(normal_split_ratio=) holds good images out.",
     "test_split_ratio": "It is called normal_split_ratio= here, of Folder.",
 }
 
@@ -105,7 +105,7 @@ def warn_without_effect(name: str, given: Mapping[str, int | None]) -> None:
     without = [argument for argument, value in given.items() if value is not None]
     if without:
         text = (
-            f"{name}: {', '.join(without)} taken for compatibility with anomalib, without effect here: pictures go "
+            f"{name}: {', '.join(without)} taken for compatibility with anomalib, without effect here: images go "
             "through the network one by one, decoded ahead in as many threads as the detector's threads= says."
         )
         warnings.warn(text, UserWarning, stacklevel=4)

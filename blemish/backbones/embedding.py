@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 Scaling = Literal["none", "standard", "whiten"]
 SCALINGS = ("none", "standard", "whiten")
-# Parts are seen in a picture this much smaller, 160 px for 320: each covers more of it. 128, 192 and 224 px measured a
+# Parts are seen in an image this much smaller, 160 px for 320: each covers more of it. 128, 192 and 224 px measured a
 # little worse, and 320 px hardly better than patches.
 PARTS_SCALE = 0.5
-# The summary is taken of a picture this much smaller, 96 px for 320: what is unusual everywhere shows there without the
+# The summary is taken of an image this much smaller, 96 px for 320: what is unusual everywhere shows there without the
 # grain, and it costs a tenth of the features. 64, 128 and 160 px measured worse.
 SUMMARY_SCALE = 0.3
 
@@ -97,7 +97,7 @@ class Moments:
 
 
 def _deviations(variances: Float64) -> Float64:
-    """Return the square roots; 1 for what never moves in good pictures: it says nothing yet, and counts as it is."""
+    """Return the square roots; 1 for what never moves in good images: it says nothing yet, and counts as it is."""
     deviations: Float64 = np.sqrt(np.maximum(variances, 0))
     return np.where(deviations > 1e-6 * max(deviations.max(), 1e-30), deviations, 1.0)
 
@@ -122,7 +122,7 @@ def embedding_graph(
         pooling: size of the neighbourhood, odd; 1 for none.
         scaling: a linear map of the joined vectors, or None.
         part_axes: a linear map of the parts, or None.
-        like_anomalib: the geometry if the graph shall resize the picture itself and count the frame when it averages.
+        like_anomalib: the geometry if the graph shall resize the image itself and count the frame when it averages.
 
     Raises:
         InputError: if `pooling` is not odd.
@@ -209,7 +209,7 @@ class Extractor:
         """Return (h, w, D) float32 patch features of one network input, uint8 (H, W, 3).
 
         Raises:
-            InputError: if the network does not take pictures of that size.
+            InputError: if the network does not take images of that size.
         """
         return self._map(network_input, "features")
 
@@ -217,24 +217,24 @@ class Extractor:
         """Return (v, u, K) float32: what the parts of one network input, uint8 (H, W, 3), are like from further away.
 
         Raises:
-            InputError: if the network does not take pictures of that size.
+            InputError: if the network does not take images of that size.
         """
-        return self._map(self._further_away(network_input, PARTS_SCALE), "parts")
+        return self._map(self._multi_scale(network_input, PARTS_SCALE), "parts")
 
     def summary(self, network_input: UInt8) -> Float32:
         """Return the (S,) float32 summary of one network input, uint8 (H, W, 3), seen from further away.
 
         Raises:
-            InputError: if the network does not take pictures of that size.
+            InputError: if the network does not take images of that size.
         """
-        seen = self._further_away(network_input, SUMMARY_SCALE)
+        seen = self._multi_scale(network_input, SUMMARY_SCALE)
         return cast("Float32", run(self._session, seen[None], ["summary"])["summary"][0])
 
     def _map(self, network_input: UInt8, output: str) -> Float32:
         maps = run(self._session, network_input[None], [output])[output][0]
         return cast("Float32", np.ascontiguousarray(maps.transpose(1, 2, 0)))
 
-    def _further_away(self, network_input: UInt8, scale: float) -> UInt8:
+    def _multi_scale(self, network_input: UInt8, scale: float) -> UInt8:
         if not self._any_size:
             return network_input
         height, width = (_smaller(side, scale) for side in network_input.shape[:2])
@@ -242,5 +242,5 @@ class Extractor:
 
 
 def _smaller(side: int, scale: float) -> int:
-    """Return the side of a picture that is seen so much smaller, in pixels that networks take."""
+    """Return the side of an image that is seen so much smaller, in pixels that networks take."""
     return max(MULTIPLE_PX, round(scale * side / MULTIPLE_PX) * MULTIPLE_PX)

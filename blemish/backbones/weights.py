@@ -35,7 +35,7 @@ class Source:
         name: the network.
         licence: of the weights, as their publisher states it.
         layers: what PatchCore takes by default, at strides 8 and 16.
-        overview: which layers then say what a picture is like as a whole; empty for the coarsest of those.
+        overview: which layers then say what an image is like as a whole; empty for the coarsest of those.
         url: the file to download.
         sha256: of that file; empty if only its publisher's prefix is known, and then `fetch` leaves it to the user.
         n_bytes: its size.

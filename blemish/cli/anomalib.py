@@ -20,9 +20,9 @@ def import_checkpoint(
     checkpoint: Path,
     out: Annotated[Path, typer.Argument(help="Model folder to write.")],
     good: Annotated[
-        Path | None, typer.Option(help="Folder of good pictures to set thresholds by; better than the checkpoint's.")
+        Path | None, typer.Option(help="Folder of good images to set thresholds by; better than the checkpoint's.")
     ] = None,
-    false_alarm_rate: option.Rate = 0.01,
+    false_positive_rate: option.Rate = 0.01,
     threads: option.Threads = None,
     as_json: option.AsJson = False,
 ) -> None:
@@ -33,15 +33,15 @@ def import_checkpoint(
     from blemish.modelfolder.folder import check_target
 
     check_target(out)
-    pictures = open_dataset(good).train if good is not None else ()
+    images = open_dataset(good).train if good is not None else ()
     model = import_checkpoint(
-        checkpoint, good=pictures, false_alarm_rate=false_alarm_rate, threads=threads, progress=Bars()
+        checkpoint, good=images, false_positive_rate=false_positive_rate, threads=threads, progress=Bars()
     )
     model.save(out)
     source = model.header()["provenance"]["thresholds_from"]
     lines = [f"Threshold {model.threshold:.3f}, from {source}. Saved in {out}."]
     if good is None:
-        lines.insert(0, "It promises no false-alarm rate: give --good to set it by good pictures.")
+        lines.insert(0, "It promises no false positive rate: give --good to set it by good images.")
     document = {"model": str(out), "detector": model.header()["detector"], "threshold": model.threshold}
     say(as_json, {**document, "thresholds_from": source}, *lines)
 

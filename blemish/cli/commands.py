@@ -46,7 +46,7 @@ def _blemish(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Find defects in pictures of things that should all look alike, from good pictures alone."""
+    """Find defects in images of things that should all look alike, from good images alone."""
 
 
 def _data(path: Path, category: str | None) -> DataSet:
@@ -75,12 +75,10 @@ def demo(
     from blemish.evaluation.results import table, with_average, write_html
 
     engine, models, reports = _engine(), [], []
-    make_demo(
-        out / "pictures", seed=seed, progress=lambda done, total: engine.progress("drawing pictures", done, total)
-    )
+    make_demo(out / "images", seed=seed, progress=lambda done, total: engine.progress("drawing images", done, total))
     for category in CATEGORIES:
         model = Patchcore(seed=seed)
-        data = MVTecAD(out / "pictures", category)
+        data = MVTecAD(out / "images", category)
         engine.fit(model, data)
         reports.append(engine.evaluate(model, data))
         model.save(out / "models" / category)
@@ -93,7 +91,7 @@ def demo(
 
 @app.command()
 def check(data: Path, category: option.Category = None, as_json: option.AsJson = False) -> None:
-    """Say what would be read as what, and what is wrong. Example: blemish check pictures/"""
+    """Say what would be read as what, and what is wrong. Example: blemish check images/"""
     from blemish.data.validation import survey_dataset
 
     survey = survey_dataset(_data(data, category))
@@ -117,7 +115,7 @@ def fit(
     category: option.Category = None,
     as_json: option.AsJson = False,
 ) -> None:
-    """Fit a detector on good pictures. Example: blemish fit pictures/ --out model"""
+    """Fit a detector on good images. Example: blemish fit images/ --out model"""
     from blemish.detectors.registry import Trained
     from blemish.modelfolder.folder import check_target
     from blemish.ops.conformal import percent
@@ -126,17 +124,17 @@ def fit(
     check_target(out)
     model = make()
     megabytes = model.estimated_bytes(len(chosen.train)) / 2**20 if chosen.train else 0
-    print(f"{len(chosen.train)} good pictures, about {megabytes:.0f} MB of memory.", file=sys.stderr)
+    print(f"{len(chosen.train)} good images, about {megabytes:.0f} MB of memory.", file=sys.stderr)
     if isinstance(model, Trained) and model.hint:
         print(model.hint, file=sys.stderr)
     _engine().fit(model, chosen)
     model.save(out)
     left_out = [one.text for one in model.problems]
-    promised, warning = model.calibration.false_alarm_rate_promised, model.calibration.warning
+    promised, warning = model.calibration.false_positive_rate_promised, model.calibration.warning
     document = {
         "model": str(out),
         "threshold": model.threshold,
-        "false_alarm_rate_promised": promised,
+        "false_positive_rate_promised": promised,
         "left_out": left_out,
         "warning": warning,
     }
@@ -144,7 +142,7 @@ def fit(
     if isinstance(model, Trained):
         document["training"] = model.summary
         lines.append(model.summary)
-    lines.append(f"Threshold {model.threshold:.3f}, at most {percent(promised)} false alarms. Saved in {out}.")
+    lines.append(f"Threshold {model.threshold:.3f}, at most {percent(promised)} false positives. Saved in {out}.")
     say(as_json, document, *lines)
 
 
@@ -154,11 +152,11 @@ def test(
     data: Path,
     category: option.Category = None,
     report: option.ReportOut = None,
-    scores: Annotated[Path | None, typer.Option("--csv", help="CSV file to write, one line per picture.")] = None,
+    scores: Annotated[Path | None, typer.Option("--csv", help="CSV file to write, one line per image.")] = None,
     threads: option.Threads = None,
     as_json: option.AsJson = False,
 ) -> None:
-    """Test a model on pictures whose defects are known. Example: blemish test model pictures/ --report report.html"""
+    """Test a model on images whose defects are known. Example: blemish test model images/ --report report.html"""
     from blemish.detectors.registry import load_detector
     from blemish.evaluation.results import learnt_note, numbers, scores_csv, table, write_html, write_text
 
@@ -177,14 +175,14 @@ def test(
 @app.command()
 def predict(
     model: Path,
-    pictures: list[Path],
-    out: Annotated[Path | None, typer.Option(help="Folder for one figure per picture.")] = None,
-    masks: Annotated[Path | None, typer.Option(help="Folder for one mask per picture: white where defective.")] = None,
-    fail_on_defect: Annotated[bool, typer.Option(help="Exit with 1 if a picture is called defective.")] = False,
+    images: list[Path],
+    out: Annotated[Path | None, typer.Option(help="Folder for one figure per image.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Folder for one mask per image: white where defective.")] = None,
+    fail_on_defect: Annotated[bool, typer.Option(help="Exit with 1 if an image is called defective.")] = False,
     threads: option.Threads = None,
     as_json: option.AsJson = False,
 ) -> None:
-    """Say of each picture whether it is defective, and where. Example: blemish predict model part.png --out figures"""
+    """Say of each image whether it is defective, and where. Example: blemish predict model part.png --out figures"""
     from blemish.data.datasets import open_dataset
     from blemish.detectors.registry import load_detector
     from blemish.evaluation.results import compared_with
@@ -195,7 +193,7 @@ def predict(
     loaded = load_detector(model, threads=threads)
     bit_depth = loaded.bit_depth
     paths: list[Path] = []
-    for path in pictures:
+    for path in images:
         data = open_dataset(path) if path.is_dir() else None
         paths += [path] if data is None else [sample.path for sample in (*data.train, *data.test)]
     rows, n_broken, n_defective = [], 0, 0
@@ -209,7 +207,7 @@ def predict(
         name = f"{i:04d}-{paths[i].stem}.png"
         if out is not None:
             beside = compared_with(found.nearest_good, bit_depth)
-            drawn = figure(load(paths[i], bit_depth=bit_depth), found, title=paths[i].name, good_picture=beside)
+            drawn = figure(load(paths[i], bit_depth=bit_depth), found, title=paths[i].name, good_image=beside)
             save(out / name, drawn)
         if masks is not None:
             save(masks / name, found.mask)
@@ -239,7 +237,7 @@ def benchmark(
     from blemish.data.datasets import categories as all_categories
     from blemish.detectors.registry import Trained
 
-    first = make()  # what is wrong with the options is said before a picture is read
+    first = make()  # what is wrong with the options is said before an image is read
     if isinstance(first, Trained) and first.hint:
         print(first.hint, file=sys.stderr)
     engine, models, reports, n_failed = _engine(), [], [], 0

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Backbone = Annotated[str, typer.Option(help="A name out of `blemish backbones list`, or an ONNX file.")]
-BatchSize = Annotated[int, typer.Option(help="Good pictures a training step.")]
-BitDepth = Annotated[int | None, typer.Option(help="Bits that 16-bit pictures really use: 12 for most cameras.")]
-Budget = Annotated[str, typer.Option(help="Time for the whole fit, such as 10m: plans steps and parts of pictures.")]
+BatchSize = Annotated[int, typer.Option(help="Good images a training step.")]
+BitDepth = Annotated[int | None, typer.Option(help="Bits that 16-bit images really use: 12 for most cameras.")]
+Budget = Annotated[str, typer.Option(help="Time for the whole fit, such as 10m: plans steps and parts of images.")]
 Category = Annotated[str | None, typer.Option(help="Category of a folder that holds several.")]
 CenterCrop = Annotated[int | None, typer.Option(help="Side of the centre that is cut out; nothing is cut by default.")]
 CheckpointFile = Annotated[Path | None, typer.Option(help="File for the training's state; goes on from it if there.")]
@@ -27,18 +27,18 @@ CoresetSize = Annotated[int | None, typer.Option(help="Number of good patches th
 Crop = Annotated[int | None, typer.Option(help="Outputs a side that a step looks at; all by default, or as planned.")]
 CsvOut = Annotated[Path | None, typer.Option("--csv", help="CSV file to write.")]
 Device = Annotated[str, typer.Option(help="Where to train, such as cpu or cuda; a GPU where there is one.")]
-Holdout = Annotated[float, typer.Option(help="Share of good pictures kept for quantiles and the threshold.")]
+Holdout = Annotated[float, typer.Option(help="Share of good images kept for quantiles and the threshold.")]
 ImageSize = Annotated[int, typer.Option(help="Side of the network's input in pixels.")]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="JSON file to write.")]
 Layers = Annotated[str, typer.Option(help="Layers of the backbone, with commas; empty for its usual ones.")]
 LearningRate = Annotated[float, typer.Option(help="Adam's learning rate.")]
-MaxEpochs = Annotated[int | None, typer.Option(help="Train at most so many times each picture.")]
+MaxEpochs = Annotated[int | None, typer.Option(help="Train at most so many times each image.")]
 MaxSteps = Annotated[int, typer.Option(help="Train at most so many steps.")]
 Model = Annotated[str, typer.Option(help="The detector: patchcore or efficientad, which trains and needs torch.")]
 ModelSize = Annotated[str, typer.Option(help="Networks: small or medium.")]
 Neighbors = Annotated[int, typer.Option(help="Bank rows that re-weight the image score; 1 for the plain maximum.")]
 PenaltyIn = Annotated[Path | None, typer.Option(help="Photographs of other things; some are drawn if none are given.")]
-Rate = Annotated[float, typer.Option(help="Share of good pictures that may be called defective.")]
+Rate = Annotated[float, typer.Option(help="Share of good images that may be called defective.")]
 Ratio = Annotated[float, typer.Option(help="Share of good patches that the bank keeps.")]
 ReportOut = Annotated[Path | None, typer.Option(help="HTML report to write.")]
 Seed = Annotated[int, typer.Option(help="Of every random choice.")]
@@ -57,7 +57,7 @@ def patchcore(
     coreset_ratio: Ratio = 0.02,
     coreset_size: CoresetSize = None,
     neighbors: Neighbors = 1,
-    false_alarm_rate: Rate = 0.01,
+    false_positive_rate: Rate = 0.01,
     bit_depth: BitDepth = None,
     seed: Seed = 0,
     threads: Threads = None,
@@ -74,7 +74,7 @@ def patchcore(
         coreset_sampling_ratio=coreset_ratio,
         coreset_size=coreset_size,
         num_neighbors=neighbors,
-        false_alarm_rate=false_alarm_rate,
+        false_positive_rate=false_positive_rate,
         bit_depth=bit_depth,
         seed=seed,
         threads=threads,
@@ -97,7 +97,7 @@ def efficientad(
     penalty: PenaltyIn = None,
     checkpoint: CheckpointFile = None,
     device: Device = "",
-    false_alarm_rate: Rate = 0.01,
+    false_positive_rate: Rate = 0.01,
     bit_depth: BitDepth = None,
     seed: Seed = 0,
     threads: Threads = None,
@@ -120,7 +120,7 @@ def efficientad(
         imagenet_dir=penalty,
         checkpoint=checkpoint,
         device=device or None,
-        false_alarm_rate=false_alarm_rate,
+        false_positive_rate=false_positive_rate,
         bit_depth=bit_depth,
         seed=seed,
         threads=threads,

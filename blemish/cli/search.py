@@ -28,9 +28,7 @@ StorePlace = Annotated[
     str, typer.Option("--store", help="Folder of the store, or the URL of a Qdrant server (key in QDRANT_API_KEY).")
 ]
 Part = Annotated[str | None, typer.Option("--category", help="Kind of part, where the store holds several.")]
-Good = Annotated[
-    Path | None, typer.Option(help="Good pictures, once, if those that the model was fitted on have moved.")
-]
+Good = Annotated[Path | None, typer.Option(help="Good images, once, if those that the model was fitted on have moved.")]
 Force = Annotated[bool, typer.Option("--force", help="Take the most anomalous place also below the threshold.")]
 Neighbours = Annotated[int, typer.Option("-k", help="How many at most.")]
 
@@ -38,21 +36,21 @@ Neighbours = Annotated[int, typer.Option("-k", help="How many at most.")]
 @app.command()
 def index(
     model: Path,
-    pictures: Path,
+    images: Path,
     store: StorePlace,
     category: Part = None,
     labels: Annotated[
-        str, typer.Option(help="from-folders: a picture's label is its folder's name. none: no labels.")
+        str, typer.Option(help="from-folders: an image's label is its folder's name. none: no labels.")
     ] = "none",
     good: Good = None,
     force: Force = False,
     threads: option.Threads = None,
     as_json: option.AsJson = False,
 ) -> None:
-    """Store the anomalous regions of pictures. Example: blemish index model old/ --store s --labels from-folders"""
+    """Store the anomalous regions of images. Example: blemish index model old/ --store s --labels from-folders"""
     if labels not in {"none", "from-folders"}:
         raise typer.BadParameter(f"{labels} is neither none nor from-folders", param_hint="--labels")
-    samples = _samples(pictures)
+    samples = _samples(images)
     bars, problems, rows = Bars(), [], []
     with _opened(store, category, _detector(model, threads), good, create=True) as opened:
         for done, sample in enumerate(samples, start=1):
@@ -68,17 +66,15 @@ def index(
     document = {
         "store": store,
         "category": opened.category,
-        "pictures": len(rows),
+        "images": len(rows),
         "new_regions": sum(one.new for one in rows),
         "regions": n_regions,
         "without_region": empty,
         "left_out": problems,
     }
-    said = [f"{len(rows)} pictures, {document['new_regions']} new regions; the store has {n_regions}."]
+    said = [f"{len(rows)} images, {document['new_regions']} new regions; the store has {n_regions}."]
     if empty:
-        said.append(
-            f"{len(empty)} pictures have nothing above the threshold; --force stores their most anomalous place."
-        )
+        said.append(f"{len(empty)} images have nothing above the threshold; --force stores their most anomalous place.")
     say(as_json, document, *said, *problems)
     if problems:
         raise typer.Exit(2)
@@ -87,7 +83,7 @@ def index(
 @app.command()
 def similar(
     model: Path,
-    picture: Path,
+    image: Path,
     store: StorePlace,
     k: Neighbours = 5,
     category: Part = None,
@@ -97,12 +93,12 @@ def similar(
     force: Force = False,
     as_json: option.AsJson = False,
 ) -> None:
-    """Show past defects like the one in a picture. Example: blemish similar model part.png --store s --sheet out.png"""
+    """Show past defects like the one in an image. Example: blemish similar model part.png --store s --sheet out.png"""
     from blemish.search.encoder import worst_region
 
     loaded = _detector(model, None)
     with _opened(store, category, loaded) as opened:
-        described = opened.describe(picture, force=force)
+        described = opened.describe(image, force=force)
         region = worst_region(described)
         found = opened.similar(region, k, label=label, since=since)
         suggested = opened.suggest(region)
@@ -166,11 +162,11 @@ def reindex(
     threads: option.Threads = None,
     as_json: option.AsJson = False,
 ) -> None:
-    """Describe stored pictures again with another model; labels are kept. Example: blemish reindex model --store s"""
+    """Describe stored images again with another model; labels are kept. Example: blemish reindex model --store s"""
     with _opened(store, None, _detector(model, threads), good) as opened:
         found = opened.reindex(category=category, progress=Bars())
         opened.optimise()
-    lines = [f"{found.pictures} pictures described again, {found.regions} regions.", *found.left_out]
+    lines = [f"{found.images} images described again, {found.regions} regions.", *found.left_out]
     say(as_json, {**found._asdict(), "left_out": list(found.left_out)}, *lines)
     if found.left_out:
         raise typer.Exit(2)
@@ -179,7 +175,7 @@ def reindex(
 @app.command()
 def suggest(
     model: Path,
-    pictures: list[Path],
+    images: list[Path],
     store: StorePlace,
     category: Part = None,
     force: Force = False,
@@ -188,7 +184,7 @@ def suggest(
     """Say what defects may be called, or that they are new. Example: blemish suggest model part.png --store s"""
     rows, lines, n_broken = [], [], 0
     with _opened(store, category, _detector(model, None)) as opened:
-        for path in pictures:
+        for path in images:
             try:
                 found = opened.suggest(path, force=force)
             except (ImageError, InputError) as error:
@@ -220,23 +216,23 @@ def _opened(
     """Return the store, which must be there unless `create`: a misspelt name has no answers."""
     from blemish.search.store import DefectStore
 
-    pictures = None if good is None else _samples(good)
+    images = None if good is None else _samples(good)
     if store.startswith(("http://", "https://")):
         key = os.environ.get("QDRANT_API_KEY")
-        return DefectStore(url=store, api_key=key, model=model, category=category, good=pictures, create=create)
-    return DefectStore(store, model=model, category=category, good=pictures, create=create)
+        return DefectStore(url=store, api_key=key, model=model, category=category, good=images, create=create)
+    return DefectStore(store, model=model, category=category, good=images, create=create)
 
 
-def _samples(pictures: Path) -> Sequence[Sample]:
-    """Return the pictures of a folder and its sub-folders, or the one picture, or those of a manifest."""
-    from blemish.data.discovery import PICTURE_ENDINGS, list_pictures, no_pictures
+def _samples(images: Path) -> Sequence[Sample]:
+    """Return the images of a folder and its sub-folders, or the one image, or those of a manifest."""
+    from blemish.data.discovery import IMAGE_ENDINGS, list_images, no_images
     from blemish.types import Sample
 
-    if not pictures.is_dir():
-        return [Sample(pictures)]
-    found, _ = list_pictures(pictures, PICTURE_ENDINGS)
+    if not images.is_dir():
+        return [Sample(images)]
+    found, _ = list_images(images, IMAGE_ENDINGS)
     if not found:
-        raise no_pictures("pictures", [pictures], PICTURE_ENDINGS)
+        raise no_images("images", [images], IMAGE_ENDINGS)
     return [Sample(path) for path in found]
 
 
@@ -261,7 +257,7 @@ def _write_sheet(path: Path, described: Described, found: Sequence[Match], bit_d
 
     region = described.regions[0].region
     assert described.path is not None
-    picture = load(described.path, bit_depth=bit_depth)
+    image = load(described.path, bit_depth=bit_depth)
     title = f"Most like {described.path.name}"
-    save(path, sheet(picture, region.box, region.contour, found, title=title, bit_depth=bit_depth))
+    save(path, sheet(image, region.box, region.contour, found, title=title, bit_depth=bit_depth))
     print(f"sheet: {path}", file=sys.stderr)

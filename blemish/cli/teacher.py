@@ -38,7 +38,7 @@ def duration_s(text: str) -> float:
 
 @app.command()
 def distill(
-    pictures: Path,
+    images: Path,
     out: Annotated[Path, typer.Option(help="Weights to write, ending in .safetensors; the card goes beside them.")],
     size: Annotated[str, typer.Option(help="The network: small (PDN-S) or medium (PDN-M).")] = "small",
     steps: Annotated[int | None, typer.Option(help="Updates of the weights; 2000 if there is no --budget.")] = None,
@@ -49,15 +49,15 @@ def distill(
     rate: Annotated[float, typer.Option(help="Share of their length that kernels move by in a step, at most.")] = 0.02,
     backbone: option.Backbone = "efficientnet_lite2",
     layers: Annotated[str, typer.Option(help="Its layers to learn, with commas.")] = "blocks.6,blocks.14",
-    max_pictures: Annotated[int | None, typer.Option(help="Take only so many, in the order of their names.")] = None,
-    picture_licence: Annotated[str, typer.Option(help="Of the pictures, for the card.")] = "",
+    max_images: Annotated[int | None, typer.Option(help="Take only so many, in the order of their names.")] = None,
+    image_licence: Annotated[str, typer.Option(help="Of the images, for the card.")] = "",
     work: Annotated[Path | None, typer.Option(help="Folder for crops, checkpoint and loss curve.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; a GPU where there is one.")] = None,
     threads: option.Threads = None,
     seed: option.Seed = 0,
     as_json: option.AsJson = False,
 ) -> None:
-    """Make a teacher for EfficientAD from natural pictures and a pretrained network; goes on after a kill.
+    """Make a teacher for EfficientAD from natural images and a pretrained network; goes on after a kill.
 
     Example: blemish distill photographs/ --out teacher.safetensors --budget 30m
     """
@@ -69,20 +69,20 @@ def distill(
     planned = 2000 if steps is None and budget is None else steps
     settings = DistillSettings(check_size(size), planned, budget_s, batch=batch, rate=rate, seed=seed)
     names = tuple(name.strip() for name in layers.split(",") if name.strip())
-    targets = TargetSettings(backbone, names, max_pictures=max_pictures, seed=seed)
+    targets = TargetSettings(backbone, names, max_images=max_images, seed=seed)
     card = distill(
-        pictures,
+        images,
         out,
         settings=settings,
         targets=targets,
         work=work,
         device=device,
-        licence=picture_licence,
+        licence=image_licence,
         threads=threads,
         progress=Lines(),
     )
-    loss, left_out = card["loss"], card["pictures"]["left_out"]
-    lines = [f"{left_out} pictures could not be read."] if left_out else []
+    loss, left_out = card["loss"], card["images"]["left_out"]
+    lines = [f"{left_out} images could not be read."] if left_out else []
     reached, nothing = loss["held_out_after_solving_last_layer"], loss["held_out_if_nothing_is_learnt"]
     lines.append(
         f"{card['network']} after {card['learning']['steps']} steps: held-out loss {reached:.3f},"
@@ -118,26 +118,26 @@ def receptive_field(
         str | None, typer.Option(help="A name out of `blemish backbones list`, or an ONNX file.")
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Which of its layers.")] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the picture; by default what one output sees.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Picture to draw the field of an output on.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the image; by default what one output sees.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Image to draw the field of an output on.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write that drawing, a PNG.")] = None,
     cell: Annotated[str | None, typer.Option(help="Row and column of the output, such as 3,5; the middle one.")] = None,
     as_json: option.AsJson = False,
 ) -> None:
-    """Derive, step by step, which patch of the picture one output of a network describes.
+    """Derive, step by step, which patch of the image one output of a network describes.
 
-    Example: blemish receptive-field --model efficientad-s --picture part.png --out field.png
+    Example: blemish receptive-field --model efficientad-s --image part.png --out field.png
     """
     from blemish.ops.receptive_field import derive, explain
     from blemish.ops.receptive_field import receptive_field as field_of
 
     name, layers = _chosen(stack, model, padding, backbone, layer)
-    if (picture is None) != (out is None):
-        got = "--picture alone" if out is None else "--out alone"
-        raise InputError(message("drawing", "--picture and --out together", got))
+    if (image is None) != (out is None):
+        got = "--image alone" if out is None else "--out alone"
+        raise InputError(message("drawing", "--image and --out together", got))
     steps = derive(layers, size)
     field = field_of(layers)
-    drawn = None if picture is None or out is None else str(_draw(layers, picture, out, size, cell))
+    drawn = None if image is None or out is None else str(_draw(layers, image, out, size, cell))
     rows = [
         {"name": one.name, "map": one.size, "sees_px": one.field.size, "stride_px": one.field.stride} for one in steps
     ]
@@ -180,14 +180,14 @@ def _chosen(
     return f"{chosen}, {'with' if padding else 'without'} padding", layers(size, padding=padding)  # type: ignore[arg-type]
 
 
-def _draw(layers: tuple[Layer, ...], picture: Path, out: Path, size: int | None, cell: str | None) -> Path:
-    """Write the drawing of an output's field on a picture; return its path."""
+def _draw(layers: tuple[Layer, ...], image: Path, out: Path, size: int | None, cell: str | None) -> Path:
+    """Write the drawing of an output's field on an image; return its path."""
     from blemish.imaging.decode import load, resize, save
     from blemish.ops.receptive_field import derive
     from blemish.ops.receptive_field import receptive_field as field_of
     from blemish.visualization.receptive_field import field_figure
 
-    shown = load(picture)
+    shown = load(image)
     if size is not None:
         shown = resize(shown, (size, size))
     elif max(shown.shape[:2]) > 256:

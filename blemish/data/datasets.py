@@ -1,6 +1,6 @@
-"""Folders of pictures as data sets: which file is what. Nothing is decoded here.
+"""Folders of images as data sets: which file is what. Nothing is decoded here.
 
-Three layouts: `MVTecAD`, `Folder` for any folders of good and defective pictures, and `Manifest` for a list in a file.
+Three layouts: `MVTecAD`, `Folder` for any folders of good and defective images, and `Manifest` for a list in a file.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Protocol, runtime_checkable
 
 from blemish._validation.anomalib_arguments import OF_DATA_SETS, refuses, warn_without_effect
 from blemish.data.discovery import (
-    PICTURE_ENDINGS,
+    IMAGE_ENDINGS,
     Listing,
     folders_in,
-    list_pictures,
+    list_images,
     natural_key,
-    no_pictures,
+    no_images,
     pair_masks,
     seen,
 )
@@ -28,7 +28,7 @@ __all__ = ["DataSet", "Folder", "MVTec", "MVTecAD", "Manifest", "categories", "o
 
 MVTEC_LAYOUT = "<category>/train/good, <category>/test/<defect>, <category>/ground_truth/<defect>/000_mask.png"
 SORTED_LAYOUT = "good/, a folder for each kind of defect, and masks/<defect>/000_mask.png if there are any"
-# What the folder of good pictures, and that of masks, is called beside those of defects.
+# What the folder of good images, and that of masks, is called beside those of defects.
 GOOD_NAMES = ("good", "normal", "ok")
 MASK_NAMES = ("ground_truth", "masks")
 # A folder that holds one of these is sorted into kinds already.
@@ -46,27 +46,27 @@ class DataSet(Protocol):
 
     @property
     def train(self) -> tuple[Sample, ...]:
-        """The good pictures to learn from, in natural order (2 before 10)."""
+        """The good images to learn from, in natural order (2 before 10)."""
         ...
 
     @property
     def test(self) -> tuple[Sample, ...]:
-        """The pictures to test on, good ones first; empty where there are none."""
+        """The images to test on, good ones first; empty where there are none."""
         ...
 
 
 class MVTecAD:
     """One category in the layout of MVTec AD.
 
-    `<root>/<category>/train/good`, `test/good` and `test/<defect>`, `ground_truth/<defect>`. A mask has its picture's
-    name, with `_mask` or without; pictures may have any ending that `images.load` reads, in capitals or not.
+    `<root>/<category>/train/good`, `test/good` and `test/<defect>`, `ground_truth/<defect>`. A mask has its image's
+    name, with `_mask` or without; images may have any ending that `images.load` reads, in capitals or not.
 
     Args:
         root: the folder that holds the categories.
         category: the folder of one of them.
-        train_batch_size: taken so that calls written for anomalib work; pictures go through the network one by one.
+        train_batch_size: taken so that calls written for anomalib work; images go through the network one by one.
         eval_batch_size: as `train_batch_size`.
-        num_workers: as `train_batch_size`; pictures are decoded ahead in `threads=` of the detector.
+        num_workers: as `train_batch_size`; images are decoded ahead in `threads=` of the detector.
 
     Raises:
         DataError: if the folders are not there; the text says what is.
@@ -99,12 +99,12 @@ class MVTecAD:
 
     @property
     def train(self) -> tuple[Sample, ...]:
-        """The good pictures of `train`."""
+        """The good images of `train`."""
         return self._listing.train
 
     @property
     def test(self) -> tuple[Sample, ...]:
-        """The pictures of `test`, good ones first, then the defect types in natural order."""
+        """The images of `test`, good ones first, then the defect types in natural order."""
         return self._listing.test
 
     @property
@@ -114,7 +114,7 @@ class MVTecAD:
 
     @property
     def unused_masks(self) -> tuple[Path, ...]:
-        """Masks that belong to no defective picture."""
+        """Masks that belong to no defective image."""
         return self._listing.unused_masks
 
     def __repr__(self) -> str:
@@ -130,7 +130,7 @@ def open_dataset(path: PathLike, *, category: str | None = None) -> DataSet:
     Args:
         path: an MVTec AD category, or a root of categories together with `category`, or a manifest file, or a
             folder with `good` and the kinds of defects in it, of whose good ones a fifth is held out for the test, or
-            a folder of good pictures (sub-folders too), which then has no test pictures.
+            a folder of good images (sub-folders too), which then has no test images.
         category: which one, if `path` is a root of categories.
 
     Raises:
@@ -139,7 +139,7 @@ def open_dataset(path: PathLike, *, category: str | None = None) -> DataSet:
     path = Path(path)
     if path.is_file():
         if path.suffix.lower() not in MANIFEST_ENDINGS:
-            todo = f"A list of pictures ends in {', '.join(MANIFEST_ENDINGS)}."
+            todo = f"A list of images ends in {', '.join(MANIFEST_ENDINGS)}."
             raise DataError(message("data set", "a folder or a manifest", "a file", where=path, todo=todo))
         return Manifest(path)
     if category is not None:
@@ -174,18 +174,16 @@ def _sorted_folder(path: Path) -> Folder:
     around = path.resolve().parent
     if path.resolve().name == "test" and (around / "train" / "good").is_dir():
         todo = f"It is part of {around}: name that."
-        raise DataError(message("data set", "a whole one", "the test pictures of one", where=path, todo=todo))
+        raise DataError(message("data set", "a whole one", "the test images of one", where=path, todo=todo))
     if len(good) != 1 or len(masks) > 1 or unclear:
         todo = f"Layouts: {SORTED_LAYOUT}; or {MVTEC_LAYOUT}. Others need Folder(...) or a manifest."
-        raise DataError(message("data set", "good pictures only, or a known layout", seen(path), where=path, todo=todo))
-    loose, _ = list_pictures(path, PICTURE_ENDINGS, leave_out=folders)
+        raise DataError(message("data set", "good images only, or a known layout", seen(path), where=path, todo=todo))
+    loose, _ = list_images(path, IMAGE_ENDINGS, leave_out=folders)
     if loose:
         todo = "Move them into one of the folders: nothing says what they are."
-        raise DataError(
-            message("data set", "pictures in folders", f"{loose[0].name} beside them", where=path, todo=todo)
-        )
+        raise DataError(message("data set", "images in folders", f"{loose[0].name} beside them", where=path, todo=todo))
     others = [folder for folder in folders if folder not in (*good, *masks)]
-    defects = [folder for folder in others if list_pictures(folder, PICTURE_ENDINGS)[0]]
+    defects = [folder for folder in others if list_images(folder, IMAGE_ENDINGS)[0]]
     return Folder(path.resolve().name, normal_dir=good, abnormal_dir=defects or None, mask_dir=masks or None)
 
 
@@ -210,22 +208,22 @@ def _category_folder(root: Path, category: str) -> Path:
 
 
 def _mvtec_listing(folder: Path) -> Listing:
-    good, _ = list_pictures(folder / "train" / "good", PICTURE_ENDINGS)
+    good, _ = list_images(folder / "train" / "good", IMAGE_ENDINGS)
     if not good:
-        raise no_pictures("train/good", [folder / "train" / "good"], PICTURE_ENDINGS)
+        raise no_images("train/good", [folder / "train" / "good"], IMAGE_ENDINGS)
     test: list[Sample] = []
     paired: set[Path] = set()
     defects = folders_in(folder / "test")
     defects.sort(key=lambda path: (path.name != "good", natural_key(Path(path.name))))
     for defect in defects:
-        paths, _ = list_pictures(defect, PICTURE_ENDINGS)
-        found = pair_masks(defect, paths, [folder / "ground_truth" / defect.name], PICTURE_ENDINGS)
+        paths, _ = list_images(defect, IMAGE_ENDINGS)
+        found = pair_masks(defect, paths, [folder / "ground_truth" / defect.name], IMAGE_ENDINGS)
         paired.update(found.values())
-        if defect.name == "good":  # some copies have all-black masks for good pictures: they say nothing
+        if defect.name == "good":  # some copies have all-black masks for good images: they say nothing
             found = {}
         test += [Sample(path, "test", defect.name, found.get(path)) for path in paths]
-    masks = [mask for mask in list_pictures(folder / "ground_truth", PICTURE_ENDINGS)[0] if mask not in paired]
-    pictures, others = list_pictures(folder, PICTURE_ENDINGS)
+    masks = [mask for mask in list_images(folder / "ground_truth", IMAGE_ENDINGS)[0] if mask not in paired]
+    images, others = list_images(folder, IMAGE_ENDINGS)
     used = {*good, *(sample.path for sample in test), *paired, *masks}
-    skipped = [path for path in (*pictures, *others) if path not in used]
+    skipped = [path for path in (*images, *others) if path not in used]
     return Listing(tuple(Sample(path, "train") for path in good), tuple(test), tuple(skipped), tuple(masks))

@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures, in an order people expect, and which mask belongs to which picture."""
+"""Which files of a folder are images, in an order people expect, and which mask belongs to which image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blemish.errors import DataError, message
 if TYPE_CHECKING:
     from blemish.types import Sample
 
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = ("_mask", "-mask", "_gt", "")
 
 
@@ -22,10 +22,10 @@ class Listing(NamedTuple):
     """A data set's files: what is what.
 
     Attributes:
-        train: good pictures to learn from.
-        test: good and defective pictures to test on.
-        skipped: files that are no pictures by their ending, or lie where none are expected.
-        unused_masks: masks that belong to no defective picture.
+        train: good images to learn from.
+        test: good and defective images to test on.
+        skipped: files that are no images by their ending, or lie where none are expected.
+        unused_masks: masks that belong to no defective image.
     """
 
     train: tuple[Sample, ...]
@@ -48,23 +48,23 @@ def natural_key(path: Path) -> tuple[tuple[tuple[int, int, str], ...], str]:
     return tuple((1, int(piece), "") if piece.isdecimal() else (0, 0, piece) for piece in pieces), str(path)
 
 
-def list_pictures(
+def list_images(
     folder: Path, endings: tuple[str, ...], *, leave_out: Sequence[Path] = ()
 ) -> tuple[list[Path], list[Path]]:
-    """Return the pictures in a folder and below it, and the files that are none, each in natural order.
+    """Return the images in a folder and below it, and the files that are none, each in natural order.
 
     Hidden files and folders are left out without a word; a folder that does not exist holds nothing. Links to folders
     are followed, each folder once, so that a loop of links ends.
 
     Args:
         folder: where to look.
-        endings: what a picture's name ends in, lower case with the dot; capitals count too.
+        endings: what an image's name ends in, lower case with the dot; capitals count too.
         leave_out: folders below that are not entered.
 
     Raises:
         DataError: if a folder can't be looked into.
     """
-    pictures: list[Path] = []
+    images: list[Path] = []
     others: list[Path] = []
     closed = {os.path.realpath(path) for path in leave_out}
     waiting = [folder] if folder.is_dir() else []
@@ -78,10 +78,10 @@ def list_pictures(
             if entry.is_dir():
                 waiting.append(entry)
             elif entry.suffix.lower() in endings:
-                pictures.append(entry)
+                images.append(entry)
             else:
                 others.append(entry)
-    return sorted(pictures, key=natural_key), sorted(others, key=natural_key)
+    return sorted(images, key=natural_key), sorted(others, key=natural_key)
 
 
 def folders_in(folder: Path) -> list[Path]:
@@ -91,36 +91,36 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def pair_masks(
-    folder: Path, pictures: Sequence[Path], mask_folders: Sequence[Path], endings: tuple[str, ...]
+    folder: Path, images: Sequence[Path], mask_folders: Sequence[Path], endings: tuple[str, ...]
 ) -> dict[Path, Path]:
-    """Return the mask of each picture that has one.
+    """Return the mask of each image that has one.
 
-    A mask lies at the picture's place below `folder`, or has its name where only one mask has it; with any ending, and
+    A mask lies at the image's place below `folder`, or has its name where only one mask has it; with any ending, and
     with `_mask`, `-mask`, `_gt` or nothing behind the name.
 
     Raises:
-        DataError: if two masks fit a picture equally well, or a folder can't be looked into.
+        DataError: if two masks fit an image equally well, or a folder can't be looked into.
     """
     by_place: dict[Path, list[Path]] = defaultdict(list)
     by_name: dict[str, list[Path]] = defaultdict(list)
     for mask_folder in mask_folders:
-        found, _ = list_pictures(mask_folder, endings)
+        found, _ = list_images(mask_folder, endings)
         for mask in found:
             by_place[mask.relative_to(mask_folder).with_suffix("")].append(mask)
             by_name[mask.stem].append(mask)
     pairs: dict[Path, Path] = {}
-    for picture in pictures:
-        place = picture.relative_to(folder).with_suffix("")
+    for image in images:
+        place = image.relative_to(folder).with_suffix("")
         # A mask folder may mirror the parent of the defect folders: masks/<defect>/000.png beside bad/<defect>.
         places = [place, Path(folder.name) / place]
         fits = [by_place.get(at.with_name(at.name + suffix), []) for at in places for suffix in MASK_SUFFIXES]
-        fits += [by_name.get(picture.stem + suffix, []) for suffix in MASK_SUFFIXES]
+        fits += [by_name.get(image.stem + suffix, []) for suffix in MASK_SUFFIXES]
         best = next((fit for fit in fits if fit), [])
         if len(best) > 1:
             got = ", ".join(str(mask) for mask in best[:3])
-            raise DataError(message("mask", f"one for {picture}", f"{len(best)}: {got}", todo="Remove all but one."))
+            raise DataError(message("mask", f"one for {image}", f"{len(best)}: {got}", todo="Remove all but one."))
         if best:
-            pairs[picture] = best[0]
+            pairs[image] = best[0]
     return pairs
 
 
@@ -137,11 +137,11 @@ def seen(path: Path) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
-def no_pictures(name: str, folders: Sequence[Path], endings: tuple[str, ...]) -> DataError:
-    """Return the error for folders in which there is no picture; the text says what there is."""
+def no_images(name: str, folders: Sequence[Path], endings: tuple[str, ...]) -> DataError:
+    """Return the error for folders in which there is no image; the text says what there is."""
     got = "; ".join(seen(folder) for folder in folders)
     where = ", ".join(str(folder) for folder in folders)
-    return DataError(message(name, f"pictures ({', '.join(endings)})", got, where=where))
+    return DataError(message(name, f"images ({', '.join(endings)})", got, where=where))
 
 
 def _entries(folder: Path) -> list[Path]:

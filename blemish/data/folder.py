@@ -1,4 +1,4 @@
-"""Any folders of good and defective pictures, with or without masks, as one data set."""
+"""Any folders of good and defective images, with or without masks, as one data set."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import TypeAlias
 from blemish._validation.anomalib_arguments import OF_DATA_SETS, refuses, warn_without_effect
 from blemish._validation.checks import check_number
 from blemish.data.discovery import (
-    PICTURE_ENDINGS,
+    IMAGE_ENDINGS,
     Listing,
-    list_pictures,
+    list_images,
     natural_key,
-    no_pictures,
+    no_images,
     pair_masks,
     seen,
 )
@@ -28,31 +28,31 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 
 
 class Folder:
-    """Any folders of good and defective pictures, as anomalib's `Folder` takes them.
+    """Any folders of good and defective images, as anomalib's `Folder` takes them.
 
     Folders are searched with their sub-folders. In an abnormal folder each sub-folder is a defect type with its name;
-    pictures directly inside count as the defect type that the folder itself is called. Masks are found by the
-    picture's path below its abnormal folder, else by its name, with `_mask` or without.
+    images directly inside count as the defect type that the folder itself is called. Masks are found by the
+    image's path below its abnormal folder, else by its name, with `_mask` or without.
 
     Args:
         name: what reports call it.
-        normal_dir: one folder of good pictures or several.
+        normal_dir: one folder of good images or several.
         root: what the other folders are relative to; None means the current folder.
-        abnormal_dir: one folder of defective pictures or several.
-        normal_test_dir: good pictures to test on. Without it, and where there are defective pictures, a share of
+        abnormal_dir: one folder of defective images or several.
+        normal_test_dir: good images to test on. Without it, and where there are defective images, a share of
             the good ones is held out: `normal_split_ratio`.
         mask_dir: one folder of masks, or as many as `abnormal_dir` has, in the same order.
         extensions: endings to read, such as [".png"]; None means all that `images.load` reads.
-        normal_split_ratio: share of the good pictures held out for the test (at least one), in [0, 1). 0.2 is
+        normal_split_ratio: share of the good images held out for the test (at least one), in [0, 1). 0.2 is
             anomalib's test_split_ratio.
         seed: picks which ones are held out; the same files and seed give the same ones.
-        train_batch_size: taken so that calls written for anomalib work; pictures go through the network one by one.
+        train_batch_size: taken so that calls written for anomalib work; images go through the network one by one.
         eval_batch_size: as `train_batch_size`.
-        num_workers: as `train_batch_size`; pictures are decoded ahead in `threads=` of the detector.
+        num_workers: as `train_batch_size`; images are decoded ahead in `threads=` of the detector.
 
     Raises:
-        DataError: if a folder is missing, holds no pictures or is named twice, or two masks fit one picture, or one
-            mask two pictures.
+        DataError: if a folder is missing, holds no images or is named twice, or two masks fit one image, or one
+            mask two images.
         InputError: if a number is out of range.
 
     Warns:
@@ -86,7 +86,7 @@ class Folder:
         self._normal_test = _folders("normal_test_dir", base, normal_test_dir)
         self._masks = _folders("mask_dir", base, mask_dir)
         if self._masks and not self._abnormal:
-            raise DataError(message("mask_dir", "an abnormal_dir whose pictures it marks", "none"))
+            raise DataError(message("mask_dir", "an abnormal_dir whose images it marks", "none"))
         _check_apart([*self._normal, *self._abnormal, *self._normal_test, *self._masks])
         if len(self._masks) not in (0, 1, len(self._abnormal)):
             got = f"{len(self._masks)} for {len(self._abnormal)}"
@@ -102,22 +102,22 @@ class Folder:
 
     @property
     def train(self) -> tuple[Sample, ...]:
-        """The good pictures that are not held out."""
+        """The good images that are not held out."""
         return self._listing.train
 
     @property
     def test(self) -> tuple[Sample, ...]:
-        """Good pictures, then the defect types in natural order."""
+        """Good images, then the defect types in natural order."""
         return self._listing.test
 
     @property
     def skipped(self) -> tuple[Path, ...]:
-        """Files that are no pictures, and masks without a picture."""
+        """Files that are no images, and masks without an image."""
         return self._listing.skipped
 
     @property
     def unused_masks(self) -> tuple[Path, ...]:
-        """Masks that belong to no defective picture."""
+        """Masks that belong to no defective image."""
         return self._listing.unused_masks
 
     def __repr__(self) -> str:
@@ -130,8 +130,8 @@ class Folder:
         if defective and not self._normal_test:
             good, good_test = hold_out(good, self._ratio, self._seed)
         used = {sample.mask_path for sample in defective}
-        masks, _ = self._pictures_of(self._masks)
-        skipped = self._pictures_of([*self._normal, *self._abnormal, *self._normal_test, *self._masks])[1]
+        masks, _ = self._images_of(self._masks)
+        skipped = self._images_of([*self._normal, *self._abnormal, *self._normal_test, *self._masks])[1]
         return Listing(
             tuple(Sample(path, "train") for path in good),
             (*(Sample(path, "test") for path in good_test), *defective),
@@ -150,21 +150,21 @@ class Folder:
         return sorted(samples, key=lambda sample: (natural_key(Path(sample.defect)), natural_key(sample.path)))
 
     def _find(self, name: str, folders: Sequence[Path]) -> list[Path]:
-        pictures, _ = self._pictures_of(folders)
-        if not pictures:
-            raise no_pictures(name, folders, self._endings)
-        return pictures
+        images, _ = self._images_of(folders)
+        if not images:
+            raise no_images(name, folders, self._endings)
+        return images
 
-    def _pictures_of(self, folders: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-        """Return pictures and other files of some folders, less what lies in the other folders of the call."""
+    def _images_of(self, folders: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+        """Return images and other files of some folders, less what lies in the other folders of the call."""
         named = [*self._normal, *self._abnormal, *self._normal_test, *self._masks]
-        pictures: dict[Path, None] = {}
+        images: dict[Path, None] = {}
         skipped: dict[Path, None] = {}
         for folder in folders:
-            found, more = list_pictures(folder, self._endings, leave_out=[path for path in named if path != folder])
-            pictures.update(dict.fromkeys(found))
+            found, more = list_images(folder, self._endings, leave_out=[path for path in named if path != folder])
+            images.update(dict.fromkeys(found))
             skipped.update(dict.fromkeys(more))
-        return list(pictures), list(skipped)
+        return list(images), list(skipped)
 
 
 def hold_out(paths: Sequence[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
@@ -183,22 +183,22 @@ def hold_out(paths: Sequence[Path], share: float, seed: int) -> tuple[list[Path]
 
 
 def _each_mask_once(samples: Sequence[Sample]) -> list[Sample]:
-    """Return the samples without masks that they had by name alone and that lie beside another picture's place.
+    """Return the samples without masks that they had by name alone and that lie beside another image's place.
 
     Raises:
-        DataError: if a mask fits several pictures equally well.
+        DataError: if a mask fits several images equally well.
     """
-    pictures: dict[Path, list[Path]] = defaultdict(list)
+    images: dict[Path, list[Path]] = defaultdict(list)
     for sample in samples:
         if sample.mask_path is not None:
-            pictures[sample.mask_path].append(sample.path)
+            images[sample.mask_path].append(sample.path)
     owners: dict[Path, Path] = {}
-    for mask, paths in pictures.items():
+    for mask, paths in images.items():
         fits = paths if len(paths) == 1 else [path for path in paths if path.parent.name == mask.parent.name]
         if len(fits) != 1:
             got = f"{len(paths)}: {', '.join(map(str, paths[:3]))}"
-            todo = "Sort masks like pictures: masks/<defect>/000.png for <defect>/000.png."
-            raise DataError(message("mask", "one picture that it marks", got, where=mask, todo=todo))
+            todo = "Sort masks like images: masks/<defect>/000.png for <defect>/000.png."
+            raise DataError(message("mask", "one image that it marks", got, where=mask, todo=todo))
         owners[mask] = fits[0]
     return [
         sample
@@ -230,7 +230,7 @@ def _check_apart(folders: Sequence[Path]) -> None:
 
 def _endings(extensions: Sequence[str] | None) -> tuple[str, ...]:
     if extensions is None:
-        return PICTURE_ENDINGS
+        return IMAGE_ENDINGS
     if isinstance(extensions, str) or not extensions:
         raise InputError(message("extensions", 'a list such as [".png"]', repr(extensions)))
     return tuple("." + ending.lower().lstrip(".") for ending in extensions)

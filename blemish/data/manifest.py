@@ -1,4 +1,4 @@
-"""Lists of pictures in CSV and JSON-lines files, with errors that name the line."""
+"""Lists of images in CSV and JSON-lines files, with errors that name the line."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from blemish.types import Sample
 
 MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson")
 COLUMNS = ("path", "split", "defect", "label", "mask")
-# What a label column says of a good picture; its opposites are kept as "defect" unless they name a type.
+# What a label column says of a good image; its opposites are kept as "defect" unless they name a type.
 GOOD_WORDS = ("good", "normal", "ok", "0", "false")
 BAD_WORDS = ("1", "true")
 
 
 class Manifest:
-    """A list of pictures in a CSV or JSON-lines file.
+    """A list of images in a CSV or JSON-lines file.
 
     Columns (or keys): `path`, and where wanted `split` ("train" or "test"), `defect` or `label`, `mask`. Paths are
-    relative to the manifest's folder. Without `defect` or `label` a picture is good; a `label` may also be 0 or 1.
+    relative to the manifest's folder. Without `defect` or `label` an image is good; a `label` may also be 0 or 1.
     Without `split` the good ones are for training and the defective ones for the test.
 
     Args:
@@ -49,12 +49,12 @@ class Manifest:
 
     @property
     def train(self) -> tuple[Sample, ...]:
-        """The good pictures of the training split, in the file's order."""
+        """The good images of the training split, in the file's order."""
         return self._listing.train
 
     @property
     def test(self) -> tuple[Sample, ...]:
-        """The pictures of the test split, in the file's order."""
+        """The images of the test split, in the file's order."""
         return self._listing.test
 
     def __repr__(self) -> str:
@@ -69,7 +69,7 @@ def read_manifest(path: Path) -> tuple[Sample, ...]:
 
     Raises:
         DataError: with file and line, if it can't be read, a line is not of that form, a file it names does not exist,
-            a picture is listed twice, or it lists no good picture to train on.
+            an image is listed twice, or it lists no good image to train on.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -84,12 +84,12 @@ def read_manifest(path: Path) -> tuple[Sample, ...]:
         sample = _sample(row, path.parent, where)
         if sample.path in lines:
             got = f"{sample.path} again, after line {lines[sample.path]}"
-            raise DataError(message("manifest", "each picture once", got, where=where))
+            raise DataError(message("manifest", "each image once", got, where=where))
         lines[sample.path] = line
         samples.append(sample)
     if not any(sample.split == "train" for sample in samples):
         got = f"{len(samples)} lines without one" if samples else "no lines"
-        raise DataError(message("manifest", "good pictures of split train", got, where=path))
+        raise DataError(message("manifest", "good images of split train", got, where=path))
     return tuple(samples)
 
 
@@ -138,7 +138,7 @@ def _check_columns(names: list[str], where: str) -> None:
 def _sample(row: dict[str, Any], folder: Path, where: str) -> Sample:
     path = _file(row.get("path"), "path", folder, where)
     if path is None:
-        raise DataError(message("path", "the name of a picture", "nothing", where=where))
+        raise DataError(message("path", "the name of an image", "nothing", where=where))
     defect = _defect(row, where)
     split = row.get("split")
     split = split.strip().lower() if isinstance(split, str) and split.strip() else split or None
@@ -147,8 +147,8 @@ def _sample(row: dict[str, Any], folder: Path, where: str) -> Sample:
     if split not in ("train", "test"):
         raise DataError(message("split", '"train" or "test"', repr(split), where=where))
     if split == "train" and defect != "good":
-        todo = "Only good pictures are learnt from: make it test, or leave it out."
-        raise DataError(message("split", "test for a defective picture", "train", where=where, todo=todo))
+        todo = "Only good images are learnt from: make it test, or leave it out."
+        raise DataError(message("split", "test for a defective image", "train", where=where, todo=todo))
     return Sample(path, split, defect, _file(row.get("mask"), "mask", folder, where))
 
 

@@ -1,4 +1,4 @@
-"""The good pictures that a detector is fitted on: what they are, which are broken, and their feature maps."""
+"""The good images that a detector is fitted on: what they are, which are broken, and their feature maps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from blemish._io.prefetch import prefetch
 from blemish.errors import DataError, ImageError, message
-from blemish.imaging.decode import check_picture, load, read_facts
+from blemish.imaging.decode import check_image, load, read_facts
 from blemish.types import Float32, Problem, Sample, UInt8
 
 if TYPE_CHECKING:
@@ -21,38 +21,38 @@ if TYPE_CHECKING:
     from blemish.imaging.geometry import Geometry
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-Picture: TypeAlias = "Sample | str | os.PathLike[str] | UInt8"
+ImageInput: TypeAlias = "Sample | str | os.PathLike[str] | UInt8"
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
     """Take progress and show none."""
 
 
-def path_of(item: Picture) -> Path | None:
-    """Return the file of a picture, or None if it came as an array."""
+def path_of(item: ImageInput) -> Path | None:
+    """Return the file of an image, or None if it came as an array."""
     if isinstance(item, np.ndarray):
         return None
     return item.path if isinstance(item, Sample) else Path(item)
 
 
-def read_picture(item: Picture, bit_depth: int | None) -> UInt8:
-    """Return a sample's, path's or array's picture as uint8 (H, W, 3) RGB.
+def read_image(item: ImageInput, bit_depth: int | None) -> UInt8:
+    """Return a sample's, path's or array's image as uint8 (H, W, 3) RGB.
 
     Raises:
         ImageError: if the file can't be read.
-        InputError: if the array is no picture.
+        InputError: if the array is no image.
     """
     path = path_of(item)
-    return check_picture(item, bit_depth=bit_depth) if path is None else load(path, bit_depth=bit_depth)
+    return check_image(item, bit_depth=bit_depth) if path is None else load(path, bit_depth=bit_depth)
 
 
-class TrainingPictures:
-    """Good pictures: those that can be read, and what is wrong with the others.
+class TrainingImages:
+    """Good images: those that can be read, and what is wrong with the others.
 
     Args:
         items: samples, paths or arrays.
-        bit_depth: how many bits 16-bit pictures really use; None for all.
-        threads: how many pictures are decoded ahead at a time.
+        bit_depth: how many bits 16-bit images really use; None for all.
+        threads: how many images are decoded ahead at a time.
         least: how many must be left.
 
     Attributes:
@@ -62,11 +62,11 @@ class TrainingPictures:
         problems: the broken ones.
 
     Raises:
-        DataError: if fewer than `least` can be read: each picture is judged by what others are like.
+        DataError: if fewer than `least` can be read: each image is judged by what others are like.
     """
 
-    def __init__(self, items: Sequence[Picture], *, bit_depth: int | None, threads: int, least: int = 2) -> None:
-        self.items: list[Picture] = []
+    def __init__(self, items: Sequence[ImageInput], *, bit_depth: int | None, threads: int, least: int = 2) -> None:
+        self.items: list[ImageInput] = []
         self.names: list[str] = []
         self.sizes_hw: list[tuple[int, int]] = []
         self.problems: list[Problem] = []
@@ -90,40 +90,40 @@ class TrainingPictures:
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 over the hashes of all pictures that are used, in order."""
+        """The SHA-256 over the hashes of all images that are used, in order."""
         return hashlib.sha256("".join(self._digests).encode("ascii")).hexdigest()
 
     def feature_maps(
         self, extractor: Extractor, geometry: Geometry, chosen: Sequence[int], *, stage: str, progress: Progress
     ) -> Iterator[tuple[int, Float32]]:
-        """Yield the index and the (h, w, D) feature map of each chosen picture that can be decoded."""
-        for i, picture in self.prepared(geometry, chosen, stage=stage, progress=progress):
-            yield i, extractor.features(picture)
+        """Yield the index and the (h, w, D) feature map of each chosen image that can be decoded."""
+        for i, image in self.prepared(geometry, chosen, stage=stage, progress=progress):
+            yield i, extractor.features(image)
 
     def prepared(
         self, geometry: Geometry, chosen: Sequence[int], *, stage: str, progress: Progress
     ) -> Iterator[tuple[int, UInt8]]:
-        """Yield the index and the network's input, (h, w, 3) uint8, of each chosen picture that can be decoded.
+        """Yield the index and the network's input, (h, w, 3) uint8, of each chosen image that can be decoded.
 
-        Pictures are decoded and resized ahead in threads, so that memory holds only a few of them.
+        Images are decoded and resized ahead in threads, so that memory holds only a few of them.
         """
 
         def prepare(i: int) -> UInt8 | ImageError:
             try:
-                return geometry.prepare(read_picture(self.items[i], self._bit_depth))
+                return geometry.prepare(read_image(self.items[i], self._bit_depth))
             except ImageError as error:
                 return error
 
         prepared = prefetch(prepare, chosen, threads=self._threads)
-        for done, (i, picture) in enumerate(zip(chosen, prepared, strict=True), start=1):
-            if isinstance(picture, ImageError):
-                self._leave_out(self.names[i], picture)
+        for done, (i, image) in enumerate(zip(chosen, prepared, strict=True), start=1):
+            if isinstance(image, ImageError):
+                self._leave_out(self.names[i], image)
             else:
-                yield i, picture
+                yield i, image
             progress(stage, done, len(chosen))
 
     def keep(self, good: Sequence[int]) -> None:
-        """Keep only these of the pictures: the ones that could be decoded.
+        """Keep only these of the images: the ones that could be decoded.
 
         Raises:
             DataError: if too few are left.
@@ -134,16 +134,16 @@ class TrainingPictures:
         self._digests = [self._digests[i] for i in good]
         self._check_enough()
 
-    def _facts(self, item: Picture) -> tuple[tuple[int, int], str] | ImageError:
-        """Return size and hash of one picture, without decoding it."""
+    def _facts(self, item: ImageInput) -> tuple[tuple[int, int], str] | ImageError:
+        """Return size and hash of one image, without decoding it."""
         path = path_of(item)
         try:
             if path is not None:
                 return read_facts(path)
         except ImageError as error:
             return error
-        picture = read_picture(item, self._bit_depth)
-        return (picture.shape[0], picture.shape[1]), hashlib.sha256(picture.tobytes()).hexdigest()
+        image = read_image(item, self._bit_depth)
+        return (image.shape[0], image.shape[1]), hashlib.sha256(image.tobytes()).hexdigest()
 
     def _leave_out(self, name: str, error: ImageError) -> None:
         self.problems.append(Problem(Path(name), "unreadable", f"{error} It was left out."))
@@ -155,4 +155,4 @@ class TrainingPictures:
         if self.problems:
             got += f" and {len(self.problems)} broken, the first: {self.problems[0].text}"
         todo = f"Give at least {self._least}, better 100 or more: each is judged by what the others are like."
-        raise DataError(message("good pictures", f"at least {self._least}", got, todo=todo))
+        raise DataError(message("good images", f"at least {self._least}", got, todo=todo))

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-# Fewer good pictures than this are said aloud: with n of them no false-alarm rate below 1/(n + 1) can be promised, so
+# Fewer good images than this are said aloud: with n of them no false positive rate below 1/(n + 1) can be promised, so
 # 99 are needed for 1 %. Source: conformal prediction, Vovk et al. 2005, section 2.2.
 ENOUGH_GOOD = 99
-UNUSED_MASK = "This mask belongs to no defective picture. It is not used; is its picture missing or named otherwise?"
+UNUSED_MASK = "This mask belongs to no defective image. It is not used; is its image missing or named otherwise?"
 CAMERA_BITS = (10, 12, 14)
 # Sides that differ by less are cropping or rounding; beyond it, resizing to one size squeezes the part visibly.
 ASPECT_TOLERANCE = 0.05
@@ -39,16 +39,16 @@ class Summary:
 
     Attributes:
         name: the data set's name.
-        train: number of good pictures to learn from that can be read.
-        test: defect type ("good" among them) to number of test pictures that can be read.
-        masks: number of masks that can be read and fit their picture.
-        unreadable: number of pictures that can't be read.
+        train: number of good images to learn from that can be read.
+        test: defect type ("good" among them) to number of test images that can be read.
+        masks: number of masks that can be read and fit their image.
+        unreadable: number of images that can't be read.
         skipped: number of files that were not looked at.
-        formats: "PNG", "JPEG", ... to number of pictures.
-        sizes: "height x width" to number of pictures, turned upright.
-        channels: "grey", "colour", "with alpha" to number of pictures; grey stored as three equal channels is grey.
-        depths: bits a channel ("8" or "16") to number of pictures.
-        lowest_false_alarm_rate: the lowest rate that so many good pictures can support, 1 / (train + 1).
+        formats: "PNG", "JPEG", ... to number of images.
+        sizes: "height x width" to number of images, turned upright.
+        channels: "grey", "colour", "with alpha" to number of images; grey stored as three equal channels is grey.
+        depths: bits a channel ("8" or "16") to number of images.
+        lowest_false_positive_rate: the lowest rate that so many good images can support, 1 / (train + 1).
     """
 
     name: str
@@ -61,7 +61,7 @@ class Summary:
     sizes: Mapping[str, int]
     channels: Mapping[str, int]
     depths: Mapping[str, int]
-    lowest_false_alarm_rate: float
+    lowest_false_positive_rate: float
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as what fits in JSON."""
@@ -81,7 +81,7 @@ class Survey(NamedTuple):
 
 
 class _Facts(NamedTuple):
-    """What is kept of one picture that could be read."""
+    """What is kept of one image that could be read."""
 
     sample: Sample
     format: str
@@ -100,9 +100,9 @@ def check_dataset(dataset: DataSet, *, progress: Progress | None = None, threads
     Args:
         dataset: any object with `name`, `train` and `test`.
         progress: called with (files done, files in all).
-        threads: how many pictures are decoded at a time.
+        threads: how many images are decoded at a time.
 
-    Cost: decodes every picture and mask once: about 30 ms for a 1024 x 1024 PNG.
+    Cost: decodes every image and mask once: about 30 ms for a 1024 x 1024 PNG.
     """
     return survey_dataset(dataset, progress=progress, threads=threads).problems
 
@@ -127,7 +127,7 @@ def survey_dataset(dataset: DataSet, *, progress: Progress | None = None, thread
     skipped: Sequence[Path] = getattr(dataset, "skipped", ())
     unused_masks: Sequence[Path] = getattr(dataset, "unused_masks", ())
     problems += [
-        *_good_pictures(train, test, place),
+        *_good_images(train, test, place),
         *_missing_masks(test),
         *_duplicates(facts),
         *_unlike(facts, place),
@@ -153,7 +153,7 @@ def _summary(name: str, facts: Sequence[_Facts], n_unreadable: int, n_left_over:
         sizes=dict(Counter(_size(fact.height_width) for fact in facts)),
         channels=dict(Counter(fact.channels for fact in facts)),
         depths=dict(Counter(fact.depth for fact in facts)),
-        lowest_false_alarm_rate=1 / (n_train + 1),
+        lowest_false_positive_rate=1 / (n_train + 1),
     )
 
 
@@ -175,7 +175,7 @@ def _look(sample: Sample) -> _Facts | Problem:
         channels=channels,
         depth=depth,
         largest=int(pixels.max()) if depth == "16" else 0,
-        # Of the pixels, not the file: the same picture saved again as BMP is the same picture.
+        # Of the pixels, not the file: the same image saved again as BMP is the same image.
         digest=hashlib.sha256(f"{pixels.shape} {depth}".encode() + np.ascontiguousarray(pixels).tobytes()).digest(),
         has_mask=sample.mask_path is not None and problem is None,
         problems=() if problem is None else (problem,),
@@ -183,7 +183,7 @@ def _look(sample: Sample) -> _Facts | Problem:
 
 
 def _channels(stored: NDArray[Any]) -> tuple[str, NDArray[Any]]:
-    """Return how the picture is coloured, and its pixels with equal channels folded into one."""
+    """Return how the image is coloured, and its pixels with equal channels folded into one."""
     if stored.ndim == 2:
         return "grey", stored
     if stored.shape[2] in (2, 4):
@@ -202,35 +202,33 @@ def _mask_problem(sample: Sample, height_width: tuple[int, int]) -> Problem | No
     except ImageError as error:
         return Problem(sample.mask_path, "unreadable-mask", f"{error} {left_out}")
     if mask.shape != height_width:
-        text = f"The mask is {_size(mask.shape)} and its picture {_size(height_width)} pixels. {left_out}"
+        text = f"The mask is {_size(mask.shape)} and its image {_size(height_width)} pixels. {left_out}"
         return Problem(sample.mask_path, "mask-size", text)
     if not mask.any():
-        text = f"The mask of a picture of {sample.defect!r} marks no pixel. {left_out}"
+        text = f"The mask of an image of {sample.defect!r} marks no pixel. {left_out}"
         return Problem(sample.mask_path, "mask-empty", text)
     return None
 
 
-def _good_pictures(train: Sequence[_Facts], test: Sequence[_Facts], place: Path) -> list[Problem]:
+def _good_images(train: Sequence[_Facts], test: Sequence[_Facts], place: Path) -> list[Problem]:
     problems = []
     n = len(train)
-    rate = f"A false-alarm rate below {percent(1 / (n + 1))} cannot be promised"
+    rate = f"A false positive rate below {percent(1 / (n + 1))} cannot be promised"
     if n == 0:
         problems.append(
-            Problem(place, "no-good", "There is no good picture that can be read. Nothing can be learnt.", fatal=True)
+            Problem(place, "no-good", "There is no good image that can be read. Nothing can be learnt.", fatal=True)
         )
     elif n < 10:
-        text = f"There are only {n} good pictures to learn from. {rate}, and much that is good will look anomalous."
+        text = f"There are only {n} good images to learn from. {rate}, and much that is good will look anomalous."
         problems.append(Problem(place, "few-good", text))
     elif n < ENOUGH_GOOD:
-        problems.append(Problem(place, "few-good", f"There are {n} good pictures to learn from. {rate}; 1 % takes 99."))
+        problems.append(Problem(place, "few-good", f"There are {n} good images to learn from. {rate}; 1 % takes 99."))
     good = sum(not fact.sample.is_defective for fact in test)
     if test and good == 0:
-        text = (
-            "There is no good picture to test on. AUROC, AP of good against defective and false alarms are not defined."
-        )
+        text = "There is no good image to test on: AUROC, AP and the false positive rate are not defined."
         problems.append(Problem(place, "no-good-test", text))
     if good and good == len(test):
-        text = "There is no defective picture to test on. Only false alarms can be counted."
+        text = "There is no defective image to test on. Only false positives can be counted."
         problems.append(Problem(place, "no-defective-test", text))
     return problems
 
@@ -242,7 +240,7 @@ def _missing_masks(test: Sequence[_Facts]) -> list[Problem]:
         if sample.mask_path is None:
             without[sample.defect].append(sample.path)
     if defective and sum(map(len, without.values())) == len(defective):
-        text = "None of the defective pictures has a mask. There will be image metrics and no pixel metrics."
+        text = "None of the defective images has a mask. There will be image metrics and no pixel metrics."
         return [Problem(_place(defective), "no-mask", text)]
     return [
         Problem(
@@ -259,7 +257,7 @@ def _duplicates(facts: Sequence[_Facts]) -> list[Problem]:
     for fact in facts:
         same[fact.digest].append(fact.sample)
     problems = []
-    for first, *copies in same.values():  # in the data set's order: training pictures come first
+    for first, *copies in same.values():  # in the data set's order: training images come first
         for copy in copies:
             text = f"It has the same pixels as {first.path}. "
             if copy.split == "train":
@@ -280,7 +278,7 @@ def _duplicates(facts: Sequence[_Facts]) -> list[Problem]:
 
 
 def _unlike(facts: Sequence[_Facts], place: Path) -> list[Problem]:
-    """Return what differs from picture to picture and should not."""
+    """Return what differs from image to image and should not."""
     problems = []
     sizes = Counter(fact.height_width for fact in facts)
     if len(sizes) > 1:
@@ -288,15 +286,15 @@ def _unlike(facts: Sequence[_Facts], place: Path) -> list[Problem]:
         listed = ", ".join(f"{_size(size)} ({count})" for size, count in sizes.most_common(4))
         listed += f" and {len(sizes) - 4} more" if len(sizes) > 4 else ""
         if max(aspects) / min(aspects) > 1 + ASPECT_TOLERANCE:
-            text = f"Pictures have different aspect ratios: {listed}. At one common size some are squeezed."
+            text = f"Images have different aspect ratios: {listed}. At one common size some are squeezed."
             problems.append(Problem(place, "mixed-aspect", text))
         else:
-            text = f"Pictures have different sizes: {listed}. All are brought to one; the scale of detail differs."
+            text = f"Images have different sizes: {listed}. All are brought to one; the scale of detail differs."
             problems.append(Problem(place, "mixed-size", text))
     kinds = Counter(fact.channels for fact in facts)
     if len(kinds) > 1:
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        text = f"Pictures differ in colour: {listed}. Grey against colour can itself look like a defect."
+        text = f"Images differ in colour: {listed}. Grey against colour can itself look like a defect."
         problems.append(Problem(place, "mixed-color", text))
     return problems
 
@@ -307,12 +305,12 @@ def _depths(facts: Sequence[_Facts], place: Path) -> list[Problem]:
         return []
     problems = []
     if len(deep) < len(facts):
-        text = f"Pictures of 16 bits a channel: {len(deep)}; of 8: {len(facts) - len(deep)}. Brightness may differ."
+        text = f"Images of 16 bits a channel: {len(deep)}; of 8: {len(facts) - len(deep)}. Brightness may differ."
         problems.append(Problem(place, "mixed-depth", text))
     largest = max(fact.largest for fact in deep)
     bits = next((bits for bits in CAMERA_BITS if largest < 2**bits), 16)
     if bits < 16:
-        text = f"16-bit pictures use values up to {largest} of 65535 and will be nearly black. Set bit_depth={bits}."
+        text = f"16-bit images use values up to {largest} of 65535 and will be nearly black. Set bit_depth={bits}."
         problems.append(Problem(place, "bit-depth", text))
     return problems
 
@@ -320,7 +318,7 @@ def _depths(facts: Sequence[_Facts], place: Path) -> list[Problem]:
 def _skipped(paths: Sequence[Path]) -> list[Problem]:
     if not paths:
         return []
-    text = f"{_files(paths)} not looked at: no pictures by their ending, or not where pictures are expected."
+    text = f"{_files(paths)} not looked at: no images by their ending, or not where images are expected."
     return [Problem(paths[0].parent, "not-used", text)]
 
 

@@ -1,4 +1,4 @@
-"""The image score of worst patch, worst part and whole picture together: how surprising they are, added up."""
+"""The image score of worst patch, worst part and whole image together: how surprising they are, added up."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish.backbones.embedding import PARTS_SCALE, Affine, Moments
-from blemish.ops.gaussian import PictureGaussian, gaussian_of_good
-from blemish.ops.position_gaussian import N_FEATURES, PartGaussians
-from blemish.ops.tail_probability import Tail, surprises_of_good
+from blemish.ops.gaussian import ImageGaussian, gaussian_of_good
+from blemish.ops.position_gaussian import N_FEATURES, PositionGaussians
+from blemish.ops.tail_probability import Tail, leave_one_out_neg_log_p
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
 
 # What each counts. Patch and part are two views of the same places and count once together; .5 and .5 measured nearly
 # alike, and 1 and 1 worse: what both see would count twice.
-WEIGHTS = {"patch": 0.4, "part": 0.6, "picture": 1.0}
+WEIGHTS = {"patch": 0.4, "part": 0.6, "image": 1.0}
 
 
 @dataclass(frozen=True)
-class WholePicture:
-    """What good pictures are like from further away, in parts and as a whole, and how they score in all three ways.
+class ScoreFusion:
+    """What good images are like from further away, in parts and as a whole, and how they score in all three ways.
 
     Attributes:
-        parts: of good pictures' parts.
-        gaussian: of good pictures' summaries.
+        parts: of good images' parts.
+        gaussian: of good images' summaries.
         good_scores: (3, n) float64: score of the worst patch, of the worst part, and distance of the whole, of each
-            good picture judged by the others.
+            good image judged by the others.
         tails: of each row of these.
     """
 
-    parts: PartGaussians
-    gaussian: PictureGaussian
+    parts: PositionGaussians
+    gaussian: ImageGaussian
     good_scores: Float64
     tails: tuple[Tail, ...]
 
     @classmethod
-    def of(cls, parts: PartGaussians, gaussian: PictureGaussian, good_scores: Float64) -> WholePicture:
-        """Return it with the tails of the good pictures' scores.
+    def of(cls, parts: PositionGaussians, gaussian: ImageGaussian, good_scores: Float64) -> ScoreFusion:
+        """Return it with the tails of the good images' scores.
 
         Raises:
             InputError: if the scores are not finite.
@@ -53,56 +53,56 @@ class WholePicture:
     @classmethod
     def fitted(
         cls, moments: Moments, summaries: Float32, parts: Float32, patch_scores: Float64
-    ) -> tuple[WholePicture, Float64]:
-        """Return it, and the image score of each good picture judged by the others.
+    ) -> tuple[ScoreFusion, Float64]:
+        """Return it, and the image score of each good image judged by the others.
 
         Args:
-            moments: of all good pictures' summaries.
-            summaries: (n, S) float32, those of the pictures that thresholds are calibrated on.
+            moments: of all good images' summaries.
+            summaries: (n, S) float32, those of the images that thresholds are calibrated on.
             parts: (n, h, w, K) float32, their parts.
             patch_scores: (n,) float64, the score of the worst patch of each of these.
         """
-        part_gaussians, part_scores = PartGaussians.fitted(parts)
+        part_gaussians, part_scores = PositionGaussians.fitted(parts)
         gaussian, distances = gaussian_of_good(moments, summaries)
         good = np.stack([patch_scores, part_scores, distances])
-        scores = sum(weight * surprises_of_good(row) for weight, row in zip(WEIGHTS.values(), good, strict=True))
+        scores = sum(weight * leave_one_out_neg_log_p(row) for weight, row in zip(WEIGHTS.values(), good, strict=True))
         return cls.of(part_gaussians, gaussian, good), np.asarray(scores)
 
-    def evidence(self, patch_score: float, parts: Float32, summary: Float32) -> dict[str, float]:
+    def score_components(self, patch_score: float, parts: Float32, summary: Float32) -> dict[str, float]:
         """Return what the image score is the sum of, by name.
 
         Args:
             patch_score: of the worst patch.
-            parts: (h, w, K) float32, of the picture.
-            summary: (S,) float32, of the picture.
+            parts: (h, w, K) float32, of the image.
+            summary: (S,) float32, of the image.
         """
         scores = patch_score, self.parts.score(parts), self.gaussian.distance(summary)
         return {
-            name: weight * tail.surprise(score)
+            name: weight * tail.neg_log_p(score)
             for (name, weight), tail, score in zip(WEIGHTS.items(), self.tails, scores, strict=True)
         }
 
 
-class FurtherAway:
-    """What good pictures look like from further away, collected picture by picture."""
+class MultiScaleFeatures:
+    """What good images look like from further away, collected image by image."""
 
     def __init__(self) -> None:
         self._summary_moments, self._part_moments = Moments(), Moments()
         self._summaries: list[Float32] = []
         self._parts: list[Float32] = []
 
-    def add(self, raw: Extractor, picture: UInt8, *, keep: bool) -> None:
-        """Look at a picture.
+    def add(self, raw: Extractor, image: UInt8, *, keep: bool) -> None:
+        """Look at an image.
 
         Args:
             raw: gives parts that are not turned to their axes yet.
-            picture: the network's input, uint8 (h, w, 3).
+            image: the network's input, uint8 (h, w, 3).
             keep: whether its image score will be asked for.
         """
-        summary = raw.summary(picture)
+        summary = raw.summary(image)
         self._summary_moments.add(summary[None])
         if keep:
-            parts = raw.parts(picture)
+            parts = raw.parts(image)
             self._part_moments.add(parts.reshape(-1, parts.shape[-1]))
             self._summaries.append(summary)
             self._parts.append(parts)
@@ -111,8 +111,8 @@ class FurtherAway:
         """Return the map from raw parts to their most varied features."""
         return self._part_moments.principal(N_FEATURES)
 
-    def fitted(self, patch_scores: Sequence[float]) -> tuple[WholePicture, list[float]]:
-        """Return what good pictures are like, and the image score of each that was kept, judged by the others.
+    def fitted(self, patch_scores: Sequence[float]) -> tuple[ScoreFusion, list[float]]:
+        """Return what good images are like, and the image score of each that was kept, judged by the others.
 
         Args:
             patch_scores: of the worst patch of each that was kept.
@@ -120,16 +120,16 @@ class FurtherAway:
         axes = self.part_axes()
         parts = np.stack([parts @ axes.weight.T + axes.bias for parts in self._parts])
         summaries = np.stack(self._summaries)
-        whole, scores = WholePicture.fitted(self._summary_moments, summaries, parts, np.array(patch_scores))
+        whole, scores = ScoreFusion.fitted(self._summary_moments, summaries, parts, np.array(patch_scores))
         return whole, scores.tolist()
 
 
-def further_away_bytes(backbone: Backbone, n_kept: int, area_px: int) -> int:
-    """Return about how much memory `FurtherAway` takes.
+def multi_scale_bytes(backbone: Backbone, n_kept: int, area_px: int) -> int:
+    """Return about how much memory `MultiScaleFeatures` takes.
 
     Args:
         backbone: the network.
-        n_kept: pictures that are kept.
+        n_kept: images that are kept.
         area_px: of the network's input.
     """
     channels = dict(zip(backbone.layers, backbone.channels, strict=True))

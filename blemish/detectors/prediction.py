@@ -1,4 +1,4 @@
-"""What predicting is for every detector: from a score and a map to a `Prediction`, and many pictures in order."""
+"""What predicting is for every detector: from a score and a map to a `Prediction`, and many images in order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish._io.prefetch import prefetch
-from blemish.data.training_images import Picture, path_of, read_picture
+from blemish.data.training_images import ImageInput, path_of, read_image
 from blemish.detectors.patchcore.settings import check_whole
 from blemish.errors import ImageError
 from blemish.imaging.anomaly_map import peak, regions
@@ -30,17 +30,17 @@ def prediction(
     pixel: Calibration,
     nearest_good: GoodPatch | None = None,
     path: Path | None = None,
-    evidence: Mapping[str, float] | None = None,
+    score_components: Mapping[str, float] | None = None,
 ) -> Prediction:
-    """Return what is said of one picture.
+    """Return what is said of one image.
 
     Args:
-        score: of the picture.
-        anomaly_map: (H, W) float32 at the picture's size.
+        score: of the image.
+        anomaly_map: (H, W) float32 at the image's size.
         image: calibration of scores.
         pixel: calibration of maps.
         nearest_good: the good patch that the worst one was compared with.
-        path: the picture's file.
+        path: the image's file.
         evidence: what the score is the sum of, by name.
     """
     limit = pixel.threshold
@@ -56,35 +56,33 @@ def prediction(
         peak_xy=peak(anomaly_map),
         nearest_good=nearest_good,
         path=path,
-        evidence=evidence or {},
+        score_components=score_components or {},
     )
 
 
 def predictions(
     predict: Callable[[UInt8, Path | None], Prediction],
-    images: Iterable[Picture],
+    images: Iterable[ImageInput],
     *,
     bit_depth: int | None,
     threads: int,
 ) -> Iterator[Prediction | Problem]:
-    """Yield what `predict` says of each picture in order, or what is wrong with it; the next are decoded meanwhile.
+    """Yield what `predict` says of each image in order, or what is wrong with it; the next are decoded meanwhile.
 
     Raises:
-        InputError: if an array is no picture.
+        InputError: if an array is no image.
     """
 
-    def read(item: Picture) -> tuple[Path | None, UInt8 | ImageError]:
+    def read(item: ImageInput) -> tuple[Path | None, UInt8 | ImageError]:
         path = path_of(item)
         try:
-            return path, read_picture(item, bit_depth)
+            return path, read_image(item, bit_depth)
         except ImageError as error:
             return path, error
 
     return (
-        Problem(path or Path(), "unreadable", str(picture))
-        if isinstance(picture, ImageError)
-        else predict(picture, path)
-        for path, picture in prefetch(read, images, threads=threads)
+        Problem(path or Path(), "unreadable", str(image)) if isinstance(image, ImageError) else predict(image, path)
+        for path, image in prefetch(read, images, threads=threads)
     )
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from blemish.data.training_images import Picture, Progress
+    from blemish.data.training_images import ImageInput, Progress
     from blemish.ops.conformal import Calibration
     from blemish.types import Prediction, Problem
 
@@ -29,14 +29,14 @@ class Detector(Protocol):
 
     problems: tuple[Problem, ...]
 
-    def fit(self, samples: Iterable[Picture], *, progress: Progress | None = None) -> object:
-        """Fit on good pictures."""
+    def fit(self, samples: Iterable[ImageInput], *, progress: Progress | None = None) -> object:
+        """Fit on good images."""
 
-    def predict(self, image: Picture) -> Prediction:
-        """Return what the detector says of one picture."""
+    def predict(self, image: ImageInput) -> Prediction:
+        """Return what the detector says of one image."""
 
-    def predict_many(self, images: Iterable[Picture]) -> Iterator[Prediction | Problem]:
-        """Yield the prediction of each picture, or what is wrong with it."""
+    def predict_many(self, images: Iterable[ImageInput]) -> Iterator[Prediction | Problem]:
+        """Yield the prediction of each image, or what is wrong with it."""
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model folder."""
@@ -46,26 +46,26 @@ class Detector(Protocol):
 
     @property
     def bit_depth(self) -> int | None:
-        """How many bits 16-bit pictures really use; None for all."""
+        """How many bits 16-bit images really use; None for all."""
 
     @property
     def threshold(self) -> float:
         """The image threshold."""
 
     @property
-    def false_alarm_rate(self) -> float:
-        """Share of good pictures that may be called defective."""
+    def false_positive_rate(self) -> float:
+        """Share of good images that may be called defective."""
 
 
 class Calibrated(Detector, Protocol):
     """What the commands that fit need besides."""
 
-    def estimated_bytes(self, n_pictures: int) -> int:
-        """Return about how much memory fitting on so many pictures takes, in bytes."""
+    def estimated_bytes(self, n_images: int) -> int:
+        """Return about how much memory fitting on so many images takes, in bytes."""
 
     @property
     def calibration(self) -> Calibration:
-        """Good pictures' scores and the image threshold that they give."""
+        """Good images' scores and the image threshold that they give."""
 
 
 @runtime_checkable

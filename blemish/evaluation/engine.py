@@ -11,7 +11,7 @@ import numpy as np
 
 from blemish._validation.anomalib_arguments import OF_ENGINE, refuses
 from blemish.data.datasets import DataSet
-from blemish.data.training_images import Picture, Progress, no_progress
+from blemish.data.training_images import ImageInput, Progress, no_progress
 from blemish.detectors.patchcore.settings import check_whole
 from blemish.detectors.registry import Trained
 from blemish.errors import DataError, ImageError, InputError, message
@@ -35,7 +35,7 @@ class _Tally:
     pixels: dict[str, PixelCounts] = field(default_factory=dict)
 
     def pixel_metrics(self, defects: Iterable[str]) -> dict[str, float]:
-        """Return the pixel metrics of these defect types together with the good pictures."""
+        """Return the pixel metrics of these defect types together with the good images."""
         chosen = [self.pixels[defect] for defect in ("good", *defects) if defect in self.pixels]
         return sum(chosen, PixelCounts()).metrics()
 
@@ -45,8 +45,8 @@ class Engine:
 
     Args:
         progress: called now and then as progress(stage, done, total); None for silence.
-        max_epochs: how often a detector that trains (`EfficientAd`) sees each picture at most; None leaves it to the
-            detector. `Patchcore` looks at each picture once whatever this says, as anomalib's does.
+        max_epochs: how often a detector that trains (`EfficientAd`) sees each image at most; None leaves it to the
+            detector. `Patchcore` looks at each image once whatever this says, as anomalib's does.
         max_steps: how many steps such a detector trains at most.
 
     Raises:
@@ -72,10 +72,10 @@ class Engine:
         self._fit_s: WeakKeyDictionary[Detector, float] = WeakKeyDictionary()
 
     def fit(self, model: Detector, datamodule: DataSet) -> None:
-        """Fit a detector on a data set's good training pictures; nothing else of it is looked at.
+        """Fit a detector on a data set's good training images; nothing else of it is looked at.
 
         Raises:
-            DataError: if fewer than two training pictures can be read.
+            DataError: if fewer than two training images can be read.
         """
         start = time.perf_counter()
         if isinstance(model, Trained):
@@ -84,30 +84,30 @@ class Engine:
         self._fit_s[model] = time.perf_counter() - start
 
     def test(self, model: Detector, datamodule: DataSet) -> list[dict[str, float]]:
-        """Return one dictionary of metrics on the test pictures, in a list as anomalib's users know it.
+        """Return one dictionary of metrics on the test images, in a list as anomalib's users know it.
 
         Keys: image_AUROC, image_AP, image_F1Max, pixel_AUROC, pixel_AP, pixel_F1Max, AUPRO (FPR limit 0.3), AUPRO_0.05,
-        and false_alarm_rate and miss_rate at the calibrated threshold. A metric that the data does not define (no
+        and false_positive_rate and miss_rate at the calibrated threshold. A metric that the data does not define (no
         masks, no defects) is absent.
 
         Raises:
-            DataError: if no test picture can be read.
+            DataError: if no test image can be read.
         """
         return [dict(self.evaluate(model, datamodule).metrics)]
 
     def evaluate(self, model: Detector, datamodule: DataSet) -> Report:
-        """Return all that testing says: metrics with intervals, rows per defect type, each picture's score.
+        """Return all that testing says: metrics with intervals, rows per defect type, each image's score.
 
-        Pictures are read and predicted one after the other, so that times per picture are what a line would see. A
-        defective picture whose mask is absent, empty, broken or of another size counts for image metrics only.
+        Images are read and predicted one after the other, so that times per image are what a line would see. A
+        defective image whose mask is absent, empty, broken or of another size counts for image metrics only.
 
         Raises:
-            DataError: if no test picture can be read.
+            DataError: if no test image can be read.
         """
         samples = datamodule.test
         if not samples:
-            todo = "Give test pictures: a test folder, or abnormal_dir= of Folder."
-            raise DataError(message("test pictures", "at least one", "none", where=datamodule.name, todo=todo))
+            todo = "Give test images: a test folder, or abnormal_dir= of Folder."
+            raise DataError(message("test images", "at least one", "none", where=datamodule.name, todo=todo))
         start = time.perf_counter()
         tally = _Tally()
         for done, sample in enumerate(samples, start=1):
@@ -115,7 +115,7 @@ class Engine:
             self.progress("testing", done, len(samples))
         if not tally.tested:
             got = f"{len(tally.problems)} broken, the first: {tally.problems[0].text}"
-            raise DataError(message("test pictures", "one that can be read", got, where=datamodule.name))
+            raise DataError(message("test images", "one that can be read", got, where=datamodule.name))
         timings = {
             "test_s": time.perf_counter() - start,
             "predict_ms": 1000 * float(np.median([one.predict_s for one in tally.tested])),
@@ -126,26 +126,26 @@ class Engine:
             timings["fit_s"] = self._fit_s[model]
         return _report(model, datamodule, tally, timings)
 
-    def predict(self, model: Detector, data: DataSet | Iterable[Picture]) -> Iterator[Prediction | Problem]:
-        """Yield the prediction of each test picture of a data set, or of each picture given, or its problem."""
-        pictures = data.test if isinstance(data, DataSet) else data
-        return model.predict_many(pictures)
+    def predict(self, model: Detector, data: DataSet | Iterable[ImageInput]) -> Iterator[Prediction | Problem]:
+        """Yield the prediction of each test image of a data set, or of each image given, or its problem."""
+        images = data.test if isinstance(data, DataSet) else data
+        return model.predict_many(images)
 
 
 def mask_of(sample: Sample, height_width: tuple[int, int]) -> Bool | Problem | None:
     """Return a sample's mask, None where none is needed or given, or what is wrong with it.
 
     Args:
-        sample: the picture.
-        height_width: of the picture; a mask of another size is a problem, not resized.
+        sample: the image.
+        height_width: of the image; a mask of another size is a problem, not resized.
     """
     if sample.mask_path is None or not sample.is_defective:
         return None
     try:
         mask = load_mask(sample.mask_path)
     except ImageError as error:
-        return Problem(sample.mask_path, "unreadable-mask", f"{error} Its picture counts for image metrics only.")
-    todo = "Its picture counts for image metrics only."
+        return Problem(sample.mask_path, "unreadable-mask", f"{error} Its image counts for image metrics only.")
+    todo = "Its image counts for image metrics only."
     if mask.shape != height_width:
         text = message("mask", str(height_width), str(mask.shape), where=sample.mask_path, todo=todo)
         return Problem(sample.mask_path, "mask-size", text)
@@ -181,7 +181,7 @@ def _report(model: Detector, datamodule: DataSet, tally: _Tally, timings: Mappin
     names = np.array([one.sample.defect for one in tested])
     by_defect: dict[str, dict[str, float]] = {}
     if not labels.all():
-        by_defect["good"] = {"n": float((~labels).sum()), "false_alarm_rate": float(called[~labels].mean())}
+        by_defect["good"] = {"n": float((~labels).sum()), "false_positive_rate": float(called[~labels].mean())}
     for defect in defects:
         own = names == defect
         chosen = own | ~labels
@@ -190,7 +190,7 @@ def _report(model: Detector, datamodule: DataSet, tally: _Tally, timings: Mappin
         by_defect[defect] = row
     metrics = image_metrics(scores, labels) | tally.pixel_metrics(defects)
     if not labels.all():
-        metrics["false_alarm_rate"] = float(called[~labels].mean())
+        metrics["false_positive_rate"] = float(called[~labels].mean())
     if labels.any():
         metrics["miss_rate"] = float((~called[labels]).mean())
     return Report(
@@ -199,7 +199,7 @@ def _report(model: Detector, datamodule: DataSet, tally: _Tally, timings: Mappin
         by_defect=by_defect,
         intervals=bootstrap_intervals(scores, labels) if 0 < labels.sum() < len(labels) else {},
         threshold=model.threshold,
-        false_alarm_rate_set=model.false_alarm_rate,
+        false_positive_rate_set=model.false_positive_rate,
         tested=tuple(tested),
         problems=(*model.problems, *tally.problems),
         timings=timings,

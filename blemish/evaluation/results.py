@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from blemish.detectors.registry import Detector
     from blemish.types import GoodPatch, Report, Tested, UInt8
 
-COLUMNS = ("image_AUROC", "pixel_AUROC", "AUPRO", "false_alarm_rate", "miss_rate", "fit_s", "predict_ms")
+COLUMNS = ("image_AUROC", "pixel_AUROC", "AUPRO", "false_positive_rate", "miss_rate", "fit_s", "predict_ms")
 # Panels of the report: wide enough for a phone and a third of the bytes of a full figure.
 _PANEL_PX = 288
 
@@ -42,9 +42,10 @@ def with_average(reports: Sequence[Report]) -> dict[str, dict[str, float]]:
 def table(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Return the lines of a table: one row per category, the figures that people compare."""
     width = max(len(name) for name in rows)
-    lines = [" " * width + "  " + "  ".join(f"{column:>16}" for column in COLUMNS)]
+    cell = max(map(len, COLUMNS))
+    lines = [" " * width + "  " + "  ".join(f"{column:>{cell}}" for column in COLUMNS)]
     for name, row in rows.items():
-        cells = [f"{row[column]:16.3f}" if column in row else f"{'-':>16}" for column in COLUMNS]
+        cells = [f"{row[column]:{cell}.3f}" if column in row else f"{'-':>{cell}}" for column in COLUMNS]
         lines.append(f"{name:<{width}}  " + "  ".join(cells))
     return lines
 
@@ -56,21 +57,21 @@ def rows_csv(rows: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def scores_csv(reports: Iterable[Report]) -> str:
-    """Return one line per test picture: what it is, its score, and what it was called."""
+    """Return one line per test image: what it is, its score, and what it was called."""
     head = ["category", "path", "defect", "score", "threshold", "label", "p_value", "predict_ms"]
     lines = ((report.category, *_cells(one, report.threshold)) for report in reports for one in report.tested)
     return _csv(head, lines)
 
 
 def learnt_note(model: Detector, report: Report) -> str | None:
-    """Return what to tell a user who tests on good pictures that the model learnt, as far as paths tell; else None."""
+    """Return what to tell a user who tests on good images that the model learnt, as far as paths tell; else None."""
     learnt = {os.path.realpath(one["path"]) for one in model.header().get("training", ())}
     n_known = sum(os.path.realpath(one.sample.path) in learnt for one in report.tested)
     if not n_known:
         return None
     return (
-        f"{n_known} of the {len(report.tested)} test pictures were learnt by the model: good ones score lower than new "
-        "ones would. Fit on the whole data set, which keeps its test pictures apart."
+        f"{n_known} of the {len(report.tested)} test images were learnt by the model: good ones score lower than new "
+        "ones would. Fit on the whole data set, which keeps its test images apart."
     )
 
 
@@ -84,7 +85,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def compared_with(nearest: GoodPatch | None, bit_depth: int | None) -> UInt8 | None:
-    """Return the training picture that a prediction was compared with, or None where it is no longer there."""
+    """Return the training image that a prediction was compared with, or None where it is no longer there."""
     if nearest is None:
         return None
     try:
@@ -94,9 +95,9 @@ def compared_with(nearest: GoodPatch | None, bit_depth: int | None) -> UInt8 | N
 
 
 def figures_of(model: Detector, report: Report) -> list[Figure]:
-    """Return the worst misses and false alarms as figures; the closest calls where there was none."""
+    """Return the worst misses and false positives as figures; the closest calls where there was none."""
     wrong, close = worst(report), closest(report)
-    shown = (*(wrong.misses or close.found), *(wrong.false_alarms or close.good))
+    shown = (*(wrong.misses or close.found), *(wrong.false_positives or close.good))
     return [_figure(model, tested) for tested in shown]
 
 
@@ -105,7 +106,7 @@ def write_html(path: Path, models: Sequence[Detector], reports: Sequence[Report]
 
     Raises:
         SaveError: if it can't be written.
-        ImageError: if a test picture is gone since.
+        ImageError: if a test image is gone since.
     """
     figures = {report.category: figures_of(model, report) for model, report in zip(models, reports, strict=True)}
     provenance = {name: str(value) for name, value in models[0].header()["provenance"].items()}
@@ -113,14 +114,14 @@ def write_html(path: Path, models: Sequence[Detector], reports: Sequence[Report]
 
 
 def _figure(model: Detector, tested: Tested) -> Figure:
-    picture = load(tested.sample.path, bit_depth=model.bit_depth)
-    mask = mask_of(tested.sample, (picture.shape[0], picture.shape[1]))
-    found = model.predict(picture)
+    image = load(tested.sample.path, bit_depth=model.bit_depth)
+    mask = mask_of(tested.sample, (image.shape[0], image.shape[1]))
+    found = model.predict(image)
     strip = panels(
-        picture,
+        image,
         found,
         mask=None if isinstance(mask, Problem) else mask,
-        good_picture=compared_with(found.nearest_good, model.bit_depth),
+        good_image=compared_with(found.nearest_good, model.bit_depth),
         size_px=_PANEL_PX,
     )
     return Figure(kind_of(tested), tested.sample.path.name, strip, tested)

@@ -1,4 +1,4 @@
-"""Anomaly maps: from the patch grid to the picture's size, smoothed, normalised, and cut into regions.
+"""Anomaly maps: from the patch grid to the image's size, smoothed, normalised, and cut into regions.
 
 Maps are (H, W) float32, higher is more anomalous.
 """
@@ -22,17 +22,17 @@ SIGMA_PX = 4.0
 
 
 def anomaly_map(
-    patch_map: Float32, network_hw: tuple[int, int], picture_hw: tuple[int, int], sigma: float = SIGMA_PX
+    patch_map: Float32, network_hw: tuple[int, int], image_hw: tuple[int, int], sigma: float = SIGMA_PX
 ) -> Float32:
-    """Return the map at the picture's size: upsampled to the network's input, smoothed there, upsampled again.
+    """Return the map at the image's size: upsampled to the network's input, smoothed there, upsampled again.
 
-    Smoothing at the picture's size would cost many times as much and differ by what bilinear interpolation of a map
+    Smoothing at the image's size would cost many times as much and differ by what bilinear interpolation of a map
     this smooth loses, which is next to nothing.
 
     Args:
         patch_map: (h, w) float32, one value per patch.
         network_hw: height and width of the network's input.
-        picture_hw: height and width of the picture.
+        image_hw: height and width of the image.
         sigma: of the smoothing, in pixels of the network's input; 0 for none.
 
     Returns:
@@ -41,7 +41,7 @@ def anomaly_map(
     Raises:
         InputError: if the map is not finite float32 (h, w), a size is not positive, or sigma is negative.
     """
-    return upsample(smooth(upsample(patch_map, network_hw), sigma), picture_hw)
+    return upsample(smooth(upsample(patch_map, network_hw), sigma), image_hw)
 
 
 def anomalib_map(patch_map: Float32, network_hw: tuple[int, int], sigma: float = SIGMA_PX) -> Float32:
@@ -129,7 +129,7 @@ def quantile_normalise(anomaly_map: Float32, low: float, high: float) -> Float32
 
     Args:
         anomaly_map: (H, W) float32.
-        low: a quantile of good pictures' maps (0.9 in the paper).
+        low: a quantile of good images' maps (0.9 in the paper).
         high: a higher one (0.995 in the paper).
 
     Returns:
@@ -142,7 +142,7 @@ def quantile_normalise(anomaly_map: Float32, low: float, high: float) -> Float32
     """
     check_array("anomaly_map", anomaly_map, dtype=np.float32, shape=("H", "W"))
     if not (np.isfinite(low) and np.isfinite(high) and high > low):
-        todo = "The maps of the good pictures are constant, or the two were swapped."
+        todo = "The maps of the good images are constant, or the two were swapped."
         raise InputError(message("high", f"a finite number above low ({low})", repr(high), todo=todo))
     scaled: Float32 = (anomaly_map - np.float32(low)) * np.float32(0.1 / (high - low))
     return scaled

@@ -1,4 +1,4 @@
-"""From picture files to uint8 RGB arrays and back: the one way that every caller takes."""
+"""From image files to uint8 RGB arrays and back: the one way that every caller takes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_PIXELS",
-    "check_picture",
+    "check_image",
     "decode",
     "fit_inside",
     "load",
@@ -44,11 +44,11 @@ __all__ = [
 # 16,384 x 16,384: about 0.8 GB as RGB. Pillow stops at 179 million, OpenCV at 1,074 million.
 MAX_PIXELS = 2**28
 SAVED_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-MORE_PIXELS = "Raise max_pixels= if you trust this file and have the memory, or cut the picture into tiles."
+MORE_PIXELS = "Raise max_pixels= if you trust this file and have the memory, or cut the image into tiles."
 
 
 def load(path: str | os.PathLike[str], *, bit_depth: int | None = None, max_pixels: int = MAX_PIXELS) -> UInt8:
-    """Return a picture file as RGB, as a person would see it.
+    """Return an image file as RGB, as a person would see it.
 
     PNG, JPEG, BMP, TIFF and WebP, told apart by content and not by name. Grey is repeated to three channels, alpha is
     laid over white, EXIF orientation is applied, palettes and CMYK become RGB; of several pages the first is
@@ -58,7 +58,7 @@ def load(path: str | os.PathLike[str], *, bit_depth: int | None = None, max_pixe
         path: the file.
         bit_depth: how many bits a 16-bit file really uses (12 for most industrial cameras); None means all 16. Files
             of 8 bits are as they are.
-        max_pixels: larger pictures are refused before they are decoded.
+        max_pixels: larger images are refused before they are decoded.
 
     Returns:
         (H, W, 3) uint8.
@@ -71,7 +71,7 @@ def load(path: str | os.PathLike[str], *, bit_depth: int | None = None, max_pixe
 
 
 def decode(data: bytes, *, where: object = None, bit_depth: int | None = None, max_pixels: int = MAX_PIXELS) -> UInt8:
-    """Return the bytes of a picture file as (H, W, 3) uint8 RGB; `load` says how.
+    """Return the bytes of an image file as (H, W, 3) uint8 RGB; `load` says how.
 
     Raises:
         ImageError: if they can't be read; `where` is what the text calls them.
@@ -84,18 +84,18 @@ def decode(data: bytes, *, where: object = None, bit_depth: int | None = None, m
     stored = _decode_stored(data, header, where)
     if stored.dtype not in (np.uint8, np.uint16):
         todo = "Save it with 8 or 16 bits: which range of other numbers is black to white is not known."
-        raise ImageError(message("picture", "8 or 16 bits a channel", str(stored.dtype), where=where, todo=todo))
+        raise ImageError(message("image", "8 or 16 bits a channel", str(stored.dtype), where=where, todo=todo))
     alpha: UInt8 | None = None
     if stored.ndim == 3 and stored.shape[2] in (2, 4):
         alpha = _to_uint8(stored[..., -1], 65_535, where)
         stored = stored[..., :-1]
-    picture = _to_uint8(stored, full, where)
-    picture = _to_rgb(picture)
+    image = _to_uint8(stored, full, where)
+    image = _to_rgb(image)
     if alpha is not None and alpha.min() < 255:
         # OpenCV reads 8-bit TIFFs through libtiff's RGBA interface, which multiplies colours by alpha on the way.
         is_multiplied = header.format == "TIFF" and stored.dtype == np.uint8
-        picture = _over_white(picture, alpha, is_multiplied=is_multiplied)
-    return picture
+        image = _over_white(image, alpha, is_multiplied=is_multiplied)
+    return image
 
 
 def load_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Bool:
@@ -126,7 +126,7 @@ def load_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> 
 
 
 def read_stored(
-    path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, name: str = "picture"
+    path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, name: str = "image"
 ) -> tuple[Header, NDArray[Any]]:
     """Return a file's header and its pixels in the depth and channels they are stored in, turned upright.
 
@@ -142,10 +142,10 @@ def read_stored(
 
 
 def read_facts(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], str]:
-    """Return a picture file's (height, width), turned upright, and the SHA-256 of its bytes; nothing is decoded.
+    """Return an image file's (height, width), turned upright, and the SHA-256 of its bytes; nothing is decoded.
 
     Raises:
-        ImageError: if it is no whole picture file, as far as can be told without decoding, or too large.
+        ImageError: if it is no whole image file, as far as can be told without decoding, or too large.
     """
     data = _read(path, max_pixels)
     header = _header(data, path, max_pixels)
@@ -153,7 +153,7 @@ def read_facts(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     return upright, hashlib.sha256(data).hexdigest()
 
 
-def check_picture(array: object, name: str = "picture", *, bit_depth: int | None = None) -> UInt8:
+def check_image(array: object, name: str = "image", *, bit_depth: int | None = None) -> UInt8:
     """Return an array that a caller passed as (H, W, 3) uint8 RGB, or say what it should have been.
 
     Args:
@@ -169,13 +169,13 @@ def check_picture(array: object, name: str = "picture", *, bit_depth: int | None
     ok = isinstance(array, np.ndarray) and array.dtype in (np.uint8, np.uint16) and array.size > 0
     if isinstance(array, np.ndarray):
         if array.dtype.kind == "f":
-            todo = "If it runs from 0 to 1: (picture * 255).round().astype(np.uint8)."
+            todo = "If it runs from 0 to 1: (image * 255).round().astype(np.uint8)."
         elif array.ndim == 4:
-            todo = "Pass one picture at a time, or use predict_many."
+            todo = "Pass one image at a time, or use predict_many."
         elif array.ndim == 3 and array.shape[2] == 4:
-            todo = "Leave alpha out: picture[..., :3]."
+            todo = "Leave alpha out: image[..., :3]."
         elif array.ndim == 3 and array.shape[0] in (1, 3):
-            todo = "Channels come last: np.moveaxis(picture, 0, 2)."
+            todo = "Channels come last: np.moveaxis(image, 0, 2)."
         ok = ok and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3)))
     if not ok:
         raise InputError(message(name, expected, describe(array), todo=todo))
@@ -191,9 +191,9 @@ def load_many(
     bit_depth: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Iterator[tuple[Path, UInt8 | ImageError]]:
-    """Yield each path with its picture, or with the error that says why it could not be read, in order.
+    """Yield each path with its image, or with the error that says why it could not be read, in order.
 
-    Pictures are decoded ahead in threads; at most `ahead` + 1 of them are in memory.
+    Images are decoded ahead in threads; at most `ahead` + 1 of them are in memory.
 
     Raises:
         InputError: if `bit_depth`, `threads` or `ahead` is out of range.
@@ -209,12 +209,12 @@ def load_many(
     return prefetch(one, paths, threads=threads, ahead=ahead)
 
 
-def save(path: str | os.PathLike[str], picture: UInt8 | Bool) -> Path:
-    """Write a picture so that the file is the old one or the new one at every moment; return its path.
+def save(path: str | os.PathLike[str], image: UInt8 | Bool) -> Path:
+    """Write an image so that the file is the old one or the new one at every moment; return its path.
 
     Args:
         path: its ending says the format; PNG keeps every pixel.
-        picture: (H, W, 3) RGB or (H, W) grey uint8, or a (H, W) bool mask, written as 0 and 255.
+        image: (H, W, 3) RGB or (H, W) grey uint8, or a (H, W) bool mask, written as 0 and 255.
 
     Raises:
         InputError: if the array is none of these.
@@ -222,21 +222,21 @@ def save(path: str | os.PathLike[str], picture: UInt8 | Bool) -> Path:
     """
     ending = Path(path).suffix.lower()
     if ending not in SAVED_ENDINGS:
-        raise SaveError(message("picture", "a name that ends in " + ", ".join(SAVED_ENDINGS), repr(ending), where=path))
-    if isinstance(picture, np.ndarray) and picture.dtype == np.bool_:
-        picture = picture.astype(np.uint8) * np.uint8(255)
-    is_grey = isinstance(picture, np.ndarray) and picture.ndim == 2 and picture.dtype == np.uint8
-    pixels = picture if is_grey else check_picture(picture)[..., ::-1]
+        raise SaveError(message("image", "a name that ends in " + ", ".join(SAVED_ENDINGS), repr(ending), where=path))
+    if isinstance(image, np.ndarray) and image.dtype == np.bool_:
+        image = image.astype(np.uint8) * np.uint8(255)
+    is_grey = isinstance(image, np.ndarray) and image.ndim == 2 and image.dtype == np.uint8
+    pixels = image if is_grey else check_image(image)[..., ::-1]
     try:
         done, encoded = cv2.imencode(ending, np.ascontiguousarray(pixels))
     except cv2.error as error:
-        raise SaveError(message("picture", f"to be written as {ending}", error.err, where=path)) from None
+        raise SaveError(message("image", f"to be written as {ending}", error.err, where=path)) from None
     if not done:
-        raise SaveError(message("picture", f"to be written as {ending}", describe(picture), where=path))
-    return atomic_write(path, encoded.tobytes(), name="picture")
+        raise SaveError(message("image", f"to be written as {ending}", describe(image), where=path))
+    return atomic_write(path, encoded.tobytes(), name="image")
 
 
-def _read(path: str | os.PathLike[str], max_pixels: int, name: str = "picture") -> bytes:
+def _read(path: str | os.PathLike[str], max_pixels: int, name: str = "image") -> bytes:
     try:
         info = Path(path).stat()
         if stat.S_ISDIR(info.st_mode):
@@ -258,7 +258,7 @@ def _read(path: str | os.PathLike[str], max_pixels: int, name: str = "picture") 
         raise ImageError(message(name, "a file that can be read", repr(reason), where=path, todo=todo)) from error
 
 
-def _decode_stored(data: bytes, header: Header, where: object, name: str = "picture") -> NDArray[Any]:
+def _decode_stored(data: bytes, header: Header, where: object, name: str = "image") -> NDArray[Any]:
     try:
         with _QUIET:
             stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -271,7 +271,7 @@ def _decode_stored(data: bytes, header: Header, where: object, name: str = "pict
     return _upright(stored, turn)
 
 
-def _header(data: bytes, where: object, max_pixels: int, name: str = "picture") -> Header:
+def _header(data: bytes, where: object, max_pixels: int, name: str = "image") -> Header:
     """Return what the file says of itself, once that is known not to be too large to decode."""
     header = read_header(data, where=where, name=name)
     if header.height * header.width > max_pixels:
@@ -300,7 +300,7 @@ def _full_range(bit_depth: int | None) -> int:
     return int(2 ** check_number("bit_depth", bit_depth, low=9, high=16, todo=todo) - 1)
 
 
-def _to_uint8(stored: NDArray[Any], full: int, where: object, name: str = "picture") -> UInt8:
+def _to_uint8(stored: NDArray[Any], full: int, where: object, name: str = "image") -> UInt8:
     """Return values scaled from [0, full] to [0, 255] and rounded; 8-bit values as they are."""
     if stored.dtype == np.uint8:
         return np.asarray(stored, np.uint8)
@@ -316,20 +316,20 @@ def _table(full: int) -> UInt8:
     return ((np.arange(full + 1, dtype=np.int64) * 255 + full // 2) // full).astype(np.uint8)
 
 
-def _to_rgb(picture: UInt8, *, swap: bool = True) -> UInt8:
+def _to_rgb(image: UInt8, *, swap: bool = True) -> UInt8:
     """Return grey or BGR (`swap`) or RGB as (H, W, 3) RGB."""
-    if picture.ndim == 2 or picture.shape[2] == 1:
-        return np.asarray(cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_GRAY2RGB))
+    if image.ndim == 2 or image.shape[2] == 1:
+        return np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_GRAY2RGB))
     if not swap:
-        return picture
-    picture = np.ascontiguousarray(picture)
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture))
+        return image
+    image = np.ascontiguousarray(image)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image))
 
 
-def _over_white(picture: UInt8, alpha: UInt8, *, is_multiplied: bool) -> UInt8:
+def _over_white(image: UInt8, alpha: UInt8, *, is_multiplied: bool) -> UInt8:
     if is_multiplied:
-        return np.asarray(cv2.add(picture, np.repeat(255 - alpha[..., None], 3, axis=2)))
-    shade = (255 - picture).astype(np.uint16)  # at most 255 * 255, so uint16 holds the product
+        return np.asarray(cv2.add(image, np.repeat(255 - alpha[..., None], 3, axis=2)))
+    shade = (255 - image).astype(np.uint16)  # at most 255 * 255, so uint16 holds the product
     shade *= alpha[..., None]
     shade += 127
     shade //= 255

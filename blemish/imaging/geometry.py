@@ -1,4 +1,4 @@
-"""What the network sees of a picture, and the way back from its grid to the picture's pixels."""
+"""What the network sees of an image, and the way back from its grid to the image's pixels."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ SAME_ASPECT = 1.05
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a picture becomes the network's input: resized to `resize_hw`, then its centre cut out if `crop_hw` is set.
+    """How an image becomes the network's input: resized to `resize_hw`, then its centre cut out if `crop_hw` is set.
 
-    The whole picture is resized to exactly `resize_hw`, antialiased; nothing is cut off unless `crop_hw` says so.
+    The whole image is resized to exactly `resize_hw`, antialiased; nothing is cut off unless `crop_hw` says so.
 
     Attributes:
         resize_hw: (height, width) in pixels.
@@ -45,30 +45,30 @@ class Geometry:
         """The (height, width) of the network's input."""
         return self.crop_hw or self.resize_hw
 
-    def prepare(self, picture: UInt8) -> UInt8:
-        """Return the network's input, uint8 (h, w, 3), of a picture, uint8 (H, W, 3)."""
+    def prepare(self, image: UInt8) -> UInt8:
+        """Return the network's input, uint8 (h, w, 3), of an image, uint8 (H, W, 3)."""
         if self.like_anomalib:
-            return picture
-        whole = resize(picture, self.resize_hw)
+            return image
+        whole = resize(image, self.resize_hw)
         top, left = self._corner()
         height, width = self.network_hw
         return np.ascontiguousarray(whole[top : top + height, left : left + width])
 
-    def restore(self, patch_map: Float32, picture_hw: tuple[int, int], sigma: float) -> Float32:
-        """Return the (H, W) float32 map at the picture's size of a map on the patch grid.
+    def restore(self, patch_map: Float32, image_hw: tuple[int, int], sigma: float) -> Float32:
+        """Return the (H, W) float32 map at the image's size of a map on the patch grid.
 
         Args:
             patch_map: (h, w) float32, not negative.
-            picture_hw: (H, W) of the picture.
+            image_hw: (H, W) of the image.
             sigma: Gaussian smoothing in pixels of the network's input. Outside of a crop the map is 0.
         """
         seen = self.network_map(patch_map, sigma)
         if self.crop_hw is None:
-            return upsample(seen, picture_hw)
+            return upsample(seen, image_hw)
         whole = np.zeros(self.resize_hw, np.float32)
         top, left = self._corner()
         whole[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
-        return anomaly_map(whole, self.resize_hw, picture_hw, 0.0)
+        return anomaly_map(whole, self.resize_hw, image_hw, 0.0)
 
     def network_map(self, patch_map: Float32, sigma: float) -> Float32:
         """Return the map of the network's size: upsampled and smoothed."""
@@ -77,39 +77,39 @@ class Geometry:
         return smooth(upsample(patch_map, self.network_hw), sigma)
 
     def patch_box(
-        self, row: int, column: int, grid_hw: tuple[int, int], picture_hw: tuple[int, int]
+        self, row: int, column: int, grid_hw: tuple[int, int], image_hw: tuple[int, int]
     ) -> tuple[int, int, int, int]:
-        """Return (x, y, width, height) in pixels of the picture of one cell of the patch grid."""
+        """Return (x, y, width, height) in pixels of the image of one cell of the patch grid."""
         sides = []
         for k, cell in enumerate((row, column)):
-            scale = picture_hw[k] / self.resize_hw[k]
+            scale = image_hw[k] / self.resize_hw[k]
             step = self.network_hw[k] / grid_hw[k]
             low, high = ((self._corner()[k] + (cell + edge) * step) * scale for edge in (0, 1))
-            first = min(int(low), picture_hw[k] - 1)
+            first = min(int(low), image_hw[k] - 1)
             sides.append((first, max(1, round(high) - first)))
         (y, height), (x, width) = sides
         return x, y, width, height
 
     def _corner(self) -> tuple[int, int]:
-        """Return (top, left) of the crop in the resized picture."""
+        """Return (top, left) of the crop in the resized image."""
         return tuple((whole - part) // 2 for whole, part in zip(self.resize_hw, self.network_hw, strict=True))  # type: ignore[return-value]
 
 
 def choose_geometry(
-    pictures_hw: Sequence[tuple[int, int]],
+    images_hw: Sequence[tuple[int, int]],
     image_size: int | tuple[int, int],
     center_crop: int | tuple[int, int] | None,
 ) -> Geometry:
-    """Return the geometry for pictures of these sizes.
+    """Return the geometry for images of these sizes.
 
     Args:
-        pictures_hw: (height, width) of each training picture.
-        image_size: (height, width) of the network's input, or one number n: then about n * n pixels, in the pictures'
+        images_hw: (height, width) of each training image.
+        image_size: (height, width) of the network's input, or one number n: then about n * n pixels, in the images'
             own aspect if they share one (within 5 %), else square.
         center_crop: (height, width), or one number for a square, cut out of that; None for no crop.
 
     Raises:
-        InputError: if a size is out of range, or the crop is larger than the picture it is cut from.
+        InputError: if a size is out of range, or the crop is larger than the image it is cut from.
 
     >>> choose_geometry([(1080, 1920)], 320, None)
     Geometry(resize_hw=(256, 416), crop_hw=None)
@@ -120,7 +120,7 @@ def choose_geometry(
         resize_hw = _check_pair("image_size", image_size)
     else:
         side = int(check_number("image_size", image_size, low=MULTIPLE_PX, high=MAX_SIDE_PX))
-        aspects = [height / width for height, width in pictures_hw]
+        aspects = [height / width for height, width in images_hw]
         shared = max(aspects) / min(aspects) <= SAME_ASPECT
         aspect = float(np.median(aspects)) if shared else 1.0
         resize_hw = _rounded(side * aspect**0.5), _rounded(side / aspect**0.5)

@@ -1,4 +1,4 @@
-"""What the first bytes of a picture file say of it, read before anything is decoded.
+"""What the first bytes of an image file say of it, read before anything is decoded.
 
 A decoder allocates what the header claims, so the claim is checked first: a file of 50 kB can claim 30,000 x 30,000
 pixels. The content decides about the format and never the name, and no decoder but these five is ever reached.
@@ -25,7 +25,7 @@ OTHER_FORMATS = (
 
 
 class Header(NamedTuple):
-    """What a picture file says of itself.
+    """What an image file says of itself.
 
     Attributes:
         format: "PNG", "JPEG", "BMP", "TIFF" or "WebP".
@@ -46,22 +46,22 @@ class _DamagedError(Exception):
     """What is wrong with the bytes, in a few words."""
 
 
-def read_header(data: bytes, *, where: object = None, name: str = "picture") -> Header:
-    """Return format, size and orientation of a picture from its bytes; pixels are not touched.
+def read_header(data: bytes, *, where: object = None, name: str = "image") -> Header:
+    """Return format, size and orientation of an image from its bytes; pixels are not touched.
 
     Args:
-        data: the whole file: the end is looked at too, since a file that was cut short decodes to a half grey picture
+        data: the whole file: the end is looked at too, since a file that was cut short decodes to a half grey image
             in some decoders.
         where: the file, for the error.
         name: what the error calls it.
 
     Raises:
-        ImageError: if the bytes are no picture of the five formats, or end too early.
+        ImageError: if the bytes are no image of the five formats, or end too early.
 
     >>> read_header(b"hello")
     Traceback (most recent call last):
     ...
-    blemish.errors.ImageError: picture: expected PNG, JPEG, BMP, TIFF or WebP, got 5 bytes that are none of these.
+    blemish.errors.ImageError: image: expected PNG, JPEG, BMP, TIFF or WebP, got 5 bytes that are none of these.
     """
     if not data:
         raise ImageError(message(name, "an image", "0 bytes", where=where))

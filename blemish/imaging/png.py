@@ -2,7 +2,7 @@
 
 kornia-rs decodes by Rust's png and fdeflate, in a third to a half of the time that OpenCV's libpng takes. It takes each
 kind of PNG by another function and few kinds at all, so only the plain ones go there. And it holds Python's lock
-meanwhile, so only when nothing is done beside it: pictures decoded ahead in threads would keep the network waiting, and
+meanwhile, so only when nothing is done beside it: images decoded ahead in threads would keep the network waiting, and
 `predict_many` took a tenth longer.
 """
 

@@ -30,48 +30,43 @@ class _Step(NamedTuple):
     weights: Float32
 
 
-def resize(picture: UInt8, height_width: tuple[int, int]) -> UInt8:
-    """Return the picture at another size: antialiased where it shrinks, bilinear where it grows.
+def resize(image: UInt8, height_width: tuple[int, int]) -> UInt8:
+    """Return the image at another size: antialiased where it shrinks, bilinear where it grows.
 
     The filter is a triangle as wide as two output pixels: Pillow's BILINEAR and torchvision's `antialias=True`, to
     within one grey level. A constant stays that constant.
 
     Args:
-        picture: (H, W), (H, W, 1) or (H, W, 3) uint8.
+        image: (H, W), (H, W, 1) or (H, W, 3) uint8.
         height_width: rows and columns wanted, each at least 1.
 
     Returns:
-        uint8 of that size with the picture's number of axes. The picture itself if it has that size already.
+        uint8 of that size with the image's number of axes. The image itself if it has that size already.
 
     Raises:
-        InputError: if the picture or the size is not of that form.
+        InputError: if the image or the size is not of that form.
 
     Cost: 1024 x 1024 x 3 to 256 x 256 in about 2 ms on one thread. OpenCV has no such filter: its INTER_AREA is a box
     (1 ms; off by up to 44 grey levels on noise, and lets more of a fine weave alias), its INTER_LINEAR skips pixels.
     """
-    if (
-        not isinstance(picture, np.ndarray)
-        or picture.dtype != np.uint8
-        or picture.ndim not in (2, 3)
-        or not picture.size
-    ):
-        raise InputError(message("picture", "uint8 (H, W), (H, W, 1) or (H, W, 3)", describe(picture)))
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3) or not image.size:
+        raise InputError(message("image", "uint8 (H, W), (H, W, 1) or (H, W, 3)", describe(image)))
     height, width = (int(check_number("height_width", size, low=1, high=65_535)) for size in height_width)
-    if picture.shape[:2] == (height, width):
-        return picture
-    channels = 1 if picture.ndim == 2 else picture.shape[2]
-    rows = picture.reshape(picture.shape[0], -1)
+    if image.shape[:2] == (height, width):
+        return image
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    rows = image.reshape(image.shape[0], -1)
     middle = np.empty((height, rows.shape[1]), np.float32)
-    for outputs, inputs, weights in _steps(picture.shape[0], height, 1):
+    for outputs, inputs, weights in _steps(image.shape[0], height, 1):
         np.matmul(weights.T, rows[inputs].astype(np.float32), out=middle[outputs])
     middle *= FINE / ONE
     np.rint(middle, out=middle)
     result = np.empty((height, width * channels), np.float32)
-    for outputs, inputs, weights in _steps(picture.shape[1], width, channels):
+    for outputs, inputs, weights in _steps(image.shape[1], width, channels):
         result[:, outputs] = middle[:, inputs] @ weights
     result *= 1 / (FINE * ONE)
     result += 0.5
-    return result.astype(np.uint8).reshape(height, width, *picture.shape[2:])
+    return result.astype(np.uint8).reshape(height, width, *image.shape[2:])
 
 
 def fit_inside(height_width: tuple[int, int], limit: int) -> tuple[int, int]:

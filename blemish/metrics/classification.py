@@ -1,7 +1,7 @@
 """Metrics of raw scores: AUROC, average precision, F1-max, their curves and bootstrap intervals, error rates.
 
 Nothing is normalised or clipped first, so a metric says the same of 0.1 and 1000 as of 1 and 2: only order matters.
-Every metric is computed from how many good and how many defective pictures (or pixels, or resampled pictures) have
+Every metric is computed from how many good and how many defective images (or pixels, or resampled images) have
 each distinct score. The `*_of_counts` functions are that one computation; `blemish.pixelmetrics` calls them as well.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Metric = Literal["image_AUROC", "image_AP", "image_F1Max"]
 
-# Resamples are counted in blocks of about this many numbers (8 MB each), however many pictures there are.
+# Resamples are counted in blocks of about this many numbers (8 MB each), however many images there are.
 _BLOCK = 1 << 20
 
 
@@ -43,7 +43,7 @@ class Tally(NamedTuple):
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Return the area under the ROC curve: the chance that a defective picture outscores a good one, ties counted half.
+    """Return the area under the ROC curve: the chance that a defective image outscores a good one, ties counted half.
 
     Args:
         scores: (n,) finite numbers, higher is more anomalous.
@@ -53,7 +53,7 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
         A number in [0, 1], exact up to the last rounding.
 
     Raises:
-        InputError: if there are no pictures of one kind, a score is NaN or infinite, or the lengths differ.
+        InputError: if there are no images of one kind, a score is NaN or infinite, or the lengths differ.
 
     >>> auroc([1, 2, 2, 3], [False, False, True, True])
     0.875
@@ -106,7 +106,7 @@ def f1_max(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
 
 
 def roc_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
-    """Return the ROC curve: x the false alarm rate, y the share of defective pictures found.
+    """Return the ROC curve: x the false positive rate, y the share of defective images found.
 
     Args:
         scores: (n,) finite numbers, higher is more anomalous.
@@ -144,28 +144,28 @@ def precision_recall_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
     return Curve(np.r_[0.0, x], np.r_[1.0, y], np.r_[np.inf, tally.values])
 
 
-def false_alarm_rate(scores: ArrayLike, labels: ArrayLike, threshold: float) -> float:
-    """Return the share of good pictures that score above `threshold`.
+def false_positive_rate(scores: ArrayLike, labels: ArrayLike, threshold: float) -> float:
+    """Return the share of good images that score above `threshold`.
 
     Raises:
-        InputError: if no picture is good, a score or the threshold is NaN, or the lengths differ.
+        InputError: if no image is good, a score or the threshold is NaN, or the lengths differ.
 
-    >>> false_alarm_rate([1, 2, 3, 9], [False, False, False, True], 2)
+    >>> false_positive_rate([1, 2, 3, 9], [False, False, False, True], 2)
     0.3333333333333333
     """
     values, defective = _check(scores, labels)
     good = values[~defective]
     if not good.size:
-        raise InputError(message("labels", "at least one good picture", f"{len(values)} defective ones"))
+        raise InputError(message("labels", "at least one good image", f"{len(values)} defective ones"))
     check_number("threshold", threshold, low=-np.inf, high=np.inf)
     return float((good > threshold).mean())
 
 
 def miss_rate(scores: ArrayLike, labels: ArrayLike, threshold: float) -> float:
-    """Return the share of defective pictures that do not score above `threshold`.
+    """Return the share of defective images that do not score above `threshold`.
 
     Raises:
-        InputError: if no picture is defective, a score or the threshold is NaN, or the lengths differ.
+        InputError: if no image is defective, a score or the threshold is NaN, or the lengths differ.
 
     >>> miss_rate([1, 3, 9, 9], [False, True, True, True], 3)
     0.3333333333333333
@@ -173,13 +173,13 @@ def miss_rate(scores: ArrayLike, labels: ArrayLike, threshold: float) -> float:
     values, defective = _check(scores, labels)
     bad = values[defective]
     if not bad.size:
-        raise InputError(message("labels", "at least one defective picture", f"{len(values)} good ones"))
+        raise InputError(message("labels", "at least one defective image", f"{len(values)} good ones"))
     check_number("threshold", threshold, low=-np.inf, high=np.inf)
     return float((bad <= threshold).mean())
 
 
 def image_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Return image_AUROC, image_AP and image_F1Max by name; none of them if only one kind of picture is there.
+    """Return image_AUROC, image_AP and image_F1Max by name; none of them if only one kind of image is there.
 
     Args:
         scores: (n,) finite numbers, higher is more anomalous.
@@ -206,8 +206,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return the bootstrap percentile interval of one image metric.
 
-    Good and defective pictures are drawn with replacement apart from each other, so every resample has as many of
-    each as the test set. It says how much the figure depends on which pictures happened to be in the test set, not on
+    Good and defective images are drawn with replacement apart from each other, so every resample has as many of
+    each as the test set. It says how much the figure depends on which images happened to be in the test set, not on
     which were trained on; where good and defective are fully separated it is (1, 1), which a larger set may not keep.
 
     Args:
@@ -269,7 +269,7 @@ def average_precision_of_counts(defective: Counts, good: Counts) -> Float64:
     """Return the average precision of (..., G) counts by falling score, one number per leading index."""
     found = np.cumsum(defective, axis=-1, dtype=np.float64)
     called = found + np.cumsum(good, axis=-1)
-    # Before the first picture of a resample both are 0, and so is the step of recall.
+    # Before the first image of a resample both are 0, and so is the step of recall.
     precision = found / np.maximum(called, 1)
     mean: Float64 = np.asarray((defective * precision).sum(axis=-1) / found[..., -1])
     return mean
@@ -309,7 +309,7 @@ _OF_COUNTS: dict[str, Callable[[Counts, Counts], Float64]] = {
 
 
 def _check(scores: ArrayLike, labels: ArrayLike, *, both: bool = False) -> tuple[Float64, Bool]:
-    """Return scores as float64 (n,) and labels as bool (n,), or raise; `both` asks for pictures of both kinds."""
+    """Return scores as float64 (n,) and labels as bool (n,), or raise; `both` asks for images of both kinds."""
     given = np.asarray(scores)
     if given.dtype.kind not in "fiub":
         raise InputError(message("scores", "numbers (n,)", describe(given)))
@@ -321,7 +321,7 @@ def _check(scores: ArrayLike, labels: ArrayLike, *, both: bool = False) -> tuple
     if both and (defective.all() or not defective.any()):
         n = int(defective.sum())
         got = f"{len(values) - n} good and {n} defective"
-        raise InputError(message("labels", "both good and defective pictures", got))
+        raise InputError(message("labels", "both good and defective images", got))
     return values, defective
 
 

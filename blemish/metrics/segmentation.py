@@ -1,6 +1,6 @@
 """Metrics of anomaly maps against masks, at full resolution and in bounded memory: pixel AUROC, AP, F1-max and AUPRO.
 
-The maps are counted one by one into a fine histogram and forgotten, so 500 pictures of 1024 x 1024 need no more memory
+The maps are counted one by one into a fine histogram and forgotten, so 500 images of 1024 x 1024 need no more memory
 than one. The bins are the float32 numbers themselves without their last few bits, as few as the range of the scores
 allows, so no range need be known beforehand; all values in one bin count as equal. A bin is at most 1 / 8192 of the
 score wide; where the scores differ by a factor of 50, 1 / 65536; where they differ by 3 % or less, one number.
@@ -80,10 +80,10 @@ class _Levels(NamedTuple):
 
 
 class PixelCounts:
-    """How many good and defective pixels have each score, over any number of pictures of any sizes.
+    """How many good and defective pixels have each score, over any number of images of any sizes.
 
-    Every pixel outside a mask is a good one, those of defective pictures included. The 8-connected parts of a mask
-    are its regions, and weigh the same in PRO whatever their area. Counts can be added, so that good pictures are
+    Every pixel outside a mask is a good one, those of defective images included. The 8-connected parts of a mask
+    are its regions, and weigh the same in PRO whatever their area. Counts can be added, so that good images are
     counted once and shared between defect types: `(good + scratches).aupro()`.
 
     Every point of a curve here is a point of the exact curve; between the two ends of one bin it is a straight line.
@@ -95,7 +95,7 @@ class PixelCounts:
     (1.0, 1.0)
 
     Attributes:
-        n_pictures: how many pictures were counted.
+        n_images: how many images were counted.
         n_regions: how many regions their masks have.
 
     Cost: a few ms for a map of 1024 x 1024.
@@ -104,7 +104,7 @@ class PixelCounts:
     """
 
     def __init__(self) -> None:
-        self.n_pictures = 0
+        self.n_images = 0
         self.n_regions = 0
         self._low = self._high = 0
         self._bins = _Histogram(0, 0, 0)
@@ -120,11 +120,11 @@ class PixelCounts:
         return int(self._bins.defective.sum())
 
     def add(self, anomaly_map: Float32, mask: Bool | None = None) -> None:
-        """Count one picture.
+        """Count one image.
 
         Args:
             anomaly_map: (H, W) float32, higher is more anomalous.
-            mask: (H, W) bool, True where defective; None for a good picture.
+            mask: (H, W) bool, True where defective; None for a good image.
 
         Raises:
             InputError: if the map is not finite float32 (H, W), or the mask is not bool of the same shape.
@@ -139,7 +139,7 @@ class PixelCounts:
         flat = anomaly_map.reshape(-1)
         for block in blocks(flat.size, _BLOCK):
             np.add.at(bins.good, bins.places(_keys(flat[block])), 1)
-        self.n_pictures += 1
+        self.n_images += 1
         if mask is None or not mask.any():
             return
         n, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
@@ -152,16 +152,16 @@ class PixelCounts:
         self.n_regions += n - 1
 
     def __add__(self, other: PixelCounts) -> PixelCounts:
-        """Return the counts of the pictures of both, as if all had been added to one."""
+        """Return the counts of the images of both, as if all had been added to one."""
         if not isinstance(other, PixelCounts):
             return NotImplemented
         both = PixelCounts()
         for part in (self, other):
-            if not part.n_pictures:
+            if not part.n_images:
                 continue
             both._widen(part._low, part._high)
             both._bins.pour(part._bins)
-            both.n_pictures += part.n_pictures
+            both.n_images += part.n_images
             both.n_regions += part.n_regions
         return both
 
@@ -270,7 +270,7 @@ class PixelCounts:
         How coarse depends on the whole range alone, not on the order in which it was met; so the bins of a sum are
         never finer than those of its parts.
         """
-        if self.n_pictures:
+        if self.n_images:
             low, high = min(low, self._low), max(high, self._high)
         dropped = self._bins.dropped
         while dropped < _MOST_DROPPED and (high >> dropped) - (low >> dropped) >= _MOST_BINS:
@@ -278,15 +278,15 @@ class PixelCounts:
         self._low, self._high = low, high
         if dropped != self._bins.dropped or not self._bins.covers(low, high):
             wider = _Histogram(low, high, dropped)
-            if self.n_pictures:
+            if self.n_images:
                 wider.pour(self._bins)
             self._bins = wider
 
     def _levels(self) -> _Levels:
         """Return the bins that hold pixels, or raise if a metric has no meaning."""
         if not self.n_defective or not self.n_good:
-            got = f"{self.n_good} good and {self.n_defective} defective pixels in {self.n_pictures} pictures"
-            todo = "Pixel metrics need masks that mark a part of some picture."
+            got = f"{self.n_good} good and {self.n_defective} defective pixels in {self.n_images} images"
+            todo = "Pixel metrics need masks that mark a part of some image."
             raise InputError(message("masks", "both good and defective pixels", got, todo=todo))
         bins = self._bins
         held = bins.held()[::-1]
@@ -299,7 +299,7 @@ def pixel_auroc(maps: Iterable[Float32], masks: Iterable[Bool | None]) -> float:
 
     Args:
         maps: each (H, W) float32.
-        masks: each (H, W) bool, or None for a good picture.
+        masks: each (H, W) bool, or None for a good image.
 
     Raises:
         InputError: if a mask does not fit its map, or there are no defective pixels, or no good ones.
@@ -326,10 +326,10 @@ def _counted(maps: Iterable[Float32], masks: Iterable[Bool | None]) -> PixelCoun
         try:
             mask = next(rest)
         except StopIteration:
-            raise InputError(message("masks", "one per map", f"only {counts.n_pictures}")) from None
+            raise InputError(message("masks", "one per map", f"only {counts.n_images}")) from None
         counts.add(anomaly_map, mask)
     if next(rest, counts) is not counts:
-        raise InputError(message("masks", f"one per map, so {counts.n_pictures}", "more"))
+        raise InputError(message("masks", f"one per map, so {counts.n_images}", "more"))
     return counts
 
 

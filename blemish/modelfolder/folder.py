@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 HEADER = "model.json"
 NETWORK = "network.onnx"
-MAX_HEADER_BYTES = 64 << 20  # calibration scores and names of 100,000 training pictures are about 15 MB
+MAX_HEADER_BYTES = 64 << 20  # calibration scores and names of 100,000 training images are about 15 MB
 MAX_FILE_BYTES = 4 << 30  # a bank of 2.7 million rows of 384; protobuf itself ends at 2 GB
 MAX_FILES = 16
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\.safetensors|network\.onnx")

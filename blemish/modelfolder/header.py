@@ -1,4 +1,4 @@
-"""What all detectors' model folders have in common: settings, calibrations and training pictures, read strictly."""
+"""What all detectors' model folders have in common: settings, calibrations and training images, read strictly."""
 
 from __future__ import annotations
 
@@ -65,27 +65,27 @@ def stored_calibration(stored: Mapping[str, Any], name: str, rate: float) -> Cal
     Raises:
         InputError: if they are not.
     """
-    found = Calibration.from_scores(stored[f"{name}_scores"], stored["false_alarm_rate"])
+    found = Calibration.from_scores(stored[f"{name}_scores"], stored["false_positive_rate"])
     for score in found.scores[[0, -1]]:
         check_number(f"thresholds.{name}_scores", float(score), low=-LARGEST_SCORE, high=LARGEST_SCORE)
-    if rate != found.false_alarm_rate:
-        expected = f"{found.false_alarm_rate} as thresholds say"
-        raise InputError(message("false_alarm_rate", expected, repr(rate)))
+    if rate != found.false_positive_rate:
+        expected = f"{found.false_positive_rate} as thresholds say"
+        raise InputError(message("false_positive_rate", expected, repr(rate)))
     if stored[name] != found.threshold:
-        todo = "Move thresholds with set_false_alarm_rate, and save."
+        todo = "Move thresholds with set_false_positive_rate, and save."
         expected = f"{found.threshold}, which follows from its scores"
         raise InputError(message(f"thresholds.{name}", expected, repr(stored[name]), todo=todo))
     return found
 
 
 def stored_training(stored: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
-    """Return path and (height, width) of each training picture.
+    """Return path and (height, width) of each training image.
 
     Raises:
         InputError: if they are not that.
     """
     if not isinstance(stored, list):
-        raise InputError(message("training", "a list of pictures", type(stored).__name__))
+        raise InputError(message("training", "a list of images", type(stored).__name__))
     sizes_hw = []
     for one in stored:
         if not isinstance(one["path"], str):

@@ -1,4 +1,4 @@
-"""Thresholds with a stated false-alarm rate, from the scores of good pictures alone (split conformal prediction)."""
+"""Thresholds with a stated false positive rate, from the scores of good images alone (split conformal prediction)."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _FEWEST_FOR_TAIL = 10
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """A threshold, the scores of good pictures that it came from, and what they promise.
+    """A threshold, the scores of good images that it came from, and what they promise.
 
-    The promise: if the calibration pictures and a new good picture are exchangeable (drawn alike, in any order), the
-    new one scores above `threshold` with a probability of at most `false_alarm_rate_promised`, whatever the
-    distribution of the scores. It needs no model of the scores and holds for any number of pictures.
+    The promise: if the calibration images and a new good image are exchangeable (drawn alike, in any order), the
+    new one scores above `threshold` with a probability of at most `false_positive_rate_promised`, whatever the
+    distribution of the scores. It needs no model of the scores and holds for any number of images.
 
-    Its limits. It is an average over calibration sets as well as over pictures: with one set of n pictures in hand the
+    Its limits. It is an average over calibration sets as well as over images: with one set of n images in hand the
     true rate varies around the promise with a standard deviation of about sqrt(rate * (1 - rate) / n). It says nothing
-    of defective pictures. It does not hold once the line changes (light, lens, material) or if the calibration
-    pictures are near-copies of each other, such as frames of one video.
+    of defective images. It does not hold once the line changes (light, lens, material) or if the calibration
+    images are near-copies of each other, such as frames of one video.
 
-    Make it with `from_scores`. A picture is called defective where its score is strictly above `threshold`, which is
-    the same as a `p_value` of at most `false_alarm_rate_promised`.
+    Make it with `from_scores`. An image is called defective where its score is strictly above `threshold`, which is
+    the same as a `p_value` of at most `false_positive_rate_promised`.
 
     Attributes:
-        scores: (n,) float64, rising and read-only: one score per good picture, each made without its own help.
-        false_alarm_rate: the rate that was asked for, in (0, 1).
-        threshold: the score that good pictures exceed at most so often.
-        false_alarm_rate_promised: the rate that n scores can promise: at most the one asked for, or 1 / (n + 1) if n
+        scores: (n,) float64, rising and read-only: one score per good image, each made without its own help.
+        false_positive_rate: the rate that was asked for, in (0, 1).
+        threshold: the score that good images exceed at most so often.
+        false_positive_rate_promised: the rate that n scores can promise: at most the one asked for, or 1 / (n + 1) if n
             is too small for that; `warning` then says so.
 
     Source: Vovk, Gammerman & Shafer 2005, chapter 2; Angelopoulos & Bates 2021 (arXiv 2107.07511), section 1 and
@@ -48,25 +48,25 @@ class Calibration:
     """
 
     scores: Float64 = field(repr=False)
-    false_alarm_rate: float
+    false_positive_rate: float
     threshold: float
-    false_alarm_rate_promised: float
+    false_positive_rate_promised: float
 
     @classmethod
-    def from_scores(cls, scores: ArrayLike, false_alarm_rate: float) -> Calibration:
-        """Return the calibration of these scores of good pictures at this false-alarm rate.
+    def from_scores(cls, scores: ArrayLike, false_positive_rate: float) -> Calibration:
+        """Return the calibration of these scores of good images at this false positive rate.
 
         Args:
             scores: (n,) finite numbers, n at least 1, higher is more anomalous.
-            false_alarm_rate: share of good pictures that may be called defective, in (0, 1).
+            false_positive_rate: share of good images that may be called defective, in (0, 1).
 
         Raises:
             InputError: if there are no scores, one is NaN or infinite, or the rate is not in (0, 1).
 
         >>> Calibration.from_scores(range(1, 100), 0.05)
-        Calibration(false_alarm_rate=0.05, threshold=95.0, false_alarm_rate_promised=0.05)
+        Calibration(false_positive_rate=0.05, threshold=95.0, false_positive_rate_promised=0.05)
         """
-        rate = _check_rate(false_alarm_rate)
+        rate = _check_rate(false_positive_rate)
         given = np.asarray(scores)
         if given.dtype.kind not in "fiu":
             raise InputError(message("scores", "numbers (n,)", describe(given)))
@@ -85,23 +85,23 @@ class Calibration:
     @property
     def warning(self) -> str:
         """A sentence for the user if n is too small for the rate that was asked for, else an empty string."""
-        if self.false_alarm_rate_promised <= self.false_alarm_rate * (1 + 1e-9):
+        if self.false_positive_rate_promised <= self.false_positive_rate * (1 + 1e-9):
             return ""
-        needed = math.ceil(1 / self.false_alarm_rate - 1e-9) - 1
-        pictures = "1 good picture supports" if self.n == 1 else f"{self.n} good pictures support"
+        needed = math.ceil(1 / self.false_positive_rate - 1e-9) - 1
+        images = "1 good image supports" if self.n == 1 else f"{self.n} good images support"
         return (
-            f"{pictures} a false-alarm rate of {percent(self.false_alarm_rate_promised)} at best; "
-            f"{percent(self.false_alarm_rate)} was asked for and needs at least {needed}. "
-            "The threshold is the highest score of the good pictures."
+            f"{images} a false positive rate of {percent(self.false_positive_rate_promised)} at best; "
+            f"{percent(self.false_positive_rate)} was asked for and needs at least {needed}. "
+            "The threshold is the highest score of the good images."
         )
 
-    def with_rate(self, false_alarm_rate: float) -> Calibration:
-        """Return the calibration of the same scores at another false-alarm rate.
+    def with_rate(self, false_positive_rate: float) -> Calibration:
+        """Return the calibration of the same scores at another false positive rate.
 
         Raises:
             InputError: if the rate is not in (0, 1).
         """
-        return Calibration.from_scores(self.scores, false_alarm_rate)
+        return Calibration.from_scores(self.scores, false_positive_rate)
 
     @overload
     def p_value(self, score: float) -> float: ...
@@ -110,7 +110,7 @@ class Calibration:
     def p_value(self, score: float | Float64) -> float | Float64:
         """Return (1 + number of calibration scores at or above `score`) / (n + 1), in [1 / (n + 1), 1].
 
-        For a new good picture it is at most a with a probability of at most a.
+        For a new good image it is at most a with a probability of at most a.
 
         Args:
             score: one score, or an array of them.
@@ -132,7 +132,7 @@ class Calibration:
     def estimated_p_value(self, score: float | Float64) -> float | Float64:
         """Return the p-value with the tail of the scores smoothed: an estimate, not a promise.
 
-        `p_value` cannot go below 1 / (n + 1), so it does not tell a score just above every good picture from one far
+        `p_value` cannot go below 1 / (n + 1), so it does not tell a score just above every good image from one far
         above. This one does, by taking the upper tail to be exponential: the k = ceil(sqrt(n)) highest scores give its
         scale, and the uncertainty of that scale is part of the answer. It is exact on average if the tail is
         exponential, too high if the tail is lighter (as a Gaussian's), and too low if it is heavier.
@@ -153,15 +153,15 @@ class Calibration:
         smooth = (k + 1) / (self.n + 1) * (1 + np.maximum(values - start, 0) / total) ** -k
         return _like(score, np.where(values > start, smooth, plain))
 
-    def estimated_threshold(self, false_alarm_rate: float) -> float:
-        """Return the score whose `estimated_p_value` is `false_alarm_rate`: an estimate, not a promise.
+    def estimated_threshold(self, false_positive_rate: float) -> float:
+        """Return the score whose `estimated_p_value` is `false_positive_rate`: an estimate, not a promise.
 
-        For rates too low for n pictures to promise. At rates above (k + 1) / (n + 1) it is the plain threshold.
+        For rates too low for n images to promise. At rates above (k + 1) / (n + 1) it is the plain threshold.
 
         Raises:
             InputError: if there are fewer than 10 calibration scores, or the rate is not in (0, 1).
         """
-        rate = _check_rate(false_alarm_rate)
+        rate = _check_rate(false_positive_rate)
         start, total, k = self._tail()
         if rate >= (k + 1) / (self.n + 1):
             return self.with_rate(rate).threshold
@@ -172,7 +172,7 @@ class Calibration:
         """Return where the tail starts, the sum of the excesses over that, and their number k."""
         if self.n < _FEWEST_FOR_TAIL:
             expected = f"at least {_FEWEST_FOR_TAIL} for an estimate of their tail"
-            raise InputError(message("calibration scores", expected, str(self.n), todo="Fit on more good pictures."))
+            raise InputError(message("calibration scores", expected, str(self.n), todo="Fit on more good images."))
         k = math.ceil(math.sqrt(self.n))
         start = float(self.scores[-k - 1])
         return start, float((self.scores[-k:] - start).sum()), k
@@ -180,9 +180,11 @@ class Calibration:
 
 def _check_rate(rate: float) -> float:
     """Return the rate as a float if it is in (0, 1), or raise."""
-    if check_number("false_alarm_rate", rate, low=0, high=1) in (0, 1):
+    if check_number("false_positive_rate", rate, low=0, high=1) in (0, 1):
         todo = "No threshold promises 0, and 1 would call everything defective."
-        raise InputError(message("false_alarm_rate", "a number between 0 and 1, both excluded", repr(rate), todo=todo))
+        raise InputError(
+            message("false_positive_rate", "a number between 0 and 1, both excluded", repr(rate), todo=todo)
+        )
     return float(rate)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-# 0.13 GB at 152 values a row, and as many rows as 195 pictures of 1,024 patches.
+# 0.13 GB at 152 values a row, and as many rows as 195 images of 1,024 patches.
 MAX_ROWS = 200_000
 
 # Chosen on two cores at 200,000 x 152 and x 456, where half or twice costs little; none of them changes a pick.
@@ -94,7 +94,7 @@ class StreamingCoreset:
 
     Args:
         n_select: rows to keep in the end; at most max_rows // 2 if `n_rows` is above `max_rows`.
-        n_rows: rows that will come, as far as is known: pictures times patches of each. Fewer do no harm.
+        n_rows: rows that will come, as far as is known: images times patches of each. Fewer do no harm.
         max_rows: rows held at most.
         seed: picks the first row of each reduction.
 
@@ -194,7 +194,7 @@ def coreset_bytes(n_rows: int, n_features: int, n_select: int, *, max_rows: int 
     Raises:
         InputError: if a number is out of its range.
 
-    >>> coreset_bytes(10_240_000, 152, 20_000) // 10**6  # 10,000 pictures of 1,024 patches
+    >>> coreset_bytes(10_240_000, 152, 20_000) // 10**6  # 10,000 images of 1,024 patches
     184
     """
     _check_stream(n_select, n_rows, max_rows)

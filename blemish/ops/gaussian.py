@@ -1,6 +1,6 @@
-"""How far a picture as a whole is from the good ones: the Mahalanobis distance of its summary.
+"""How far an image as a whole is from the good ones: the Mahalanobis distance of its summary.
 
-The maximum over patches finds what is wrong in one place. A picture whose light, grain or structure is unusual
+The maximum over patches finds what is wrong in one place. An image whose light, grain or structure is unusual
 everywhere, each patch a little, shows in the mean and the deviation of its features.
 
 Source: Rippel, Mertens, Merhof 2021, "Modeling the Distribution of Normal Data in Pre-Trained Deep Features for Anomaly
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from blemish.backbones.embedding import Moments
     from blemish.types import Float32, Float64
 
-# Share of the mean eigenvalue that every direction gets on top of its own. Small: with fewer pictures than features the
-# distance is mostly that from the space that good pictures span, which is what measured best.
+# Share of the mean eigenvalue that every direction gets on top of its own. Small: with fewer images than features the
+# distance is mostly that from the space that good images span, which is what measured best.
 SHRINKAGE = 0.003
 
 
 @dataclass(frozen=True)
-class PictureGaussian:
-    """A Gaussian of good pictures' summaries.
+class ImageGaussian:
+    """A Gaussian of good images' summaries.
 
     Attributes:
         mean: (S,) float32.
@@ -42,11 +42,11 @@ class PictureGaussian:
 
 def gaussian_of_good(
     moments: Moments, summaries: Float32, shrinkage: float = SHRINKAGE
-) -> tuple[PictureGaussian, Float64]:
-    """Return the Gaussian of good pictures, and the distance of each picture from the Gaussian of the others.
+) -> tuple[ImageGaussian, Float64]:
+    """Return the Gaussian of good images, and the distance of each image from the Gaussian of the others.
 
     Args:
-        moments: of all good pictures' summaries, at least two.
+        moments: of all good images' summaries, at least two.
         summaries: (n, S) float32, some of them.
         shrinkage: share of the mean eigenvalue that every direction gets on top of its own.
 
@@ -59,7 +59,7 @@ def gaussian_of_good(
     mean, values, axes, least = _spectrum(moments, shrinkage)
     whitening = (axes / np.sqrt(values + least)).T
     # Rows in memory order, as a model folder gives them back: sums then round alike.
-    gaussian = PictureGaussian(mean.astype(np.float32), np.ascontiguousarray(whitening, np.float32))
+    gaussian = ImageGaussian(mean.astype(np.float32), np.ascontiguousarray(whitening, np.float32))
     n = moments.n
     stretch = n / (n - 1)
     turned = (summaries - mean) @ axes
@@ -73,6 +73,6 @@ def _spectrum(moments: Moments, shrinkage: float) -> tuple[Float64, Float64, Flo
     mean, covariance = moments.mean_and_covariance()
     values, axes = np.linalg.eigh(covariance)
     values = np.maximum(values, 0)
-    # Copies of one picture have no covariance; what counts as far is then a millionth of the summaries themselves.
+    # Copies of one image have no covariance; what counts as far is then a millionth of the summaries themselves.
     least = shrinkage * float(values.mean()) + 1e-6 * float(np.square(mean).mean()) + 1e-12
     return mean, values, axes, least

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-# Of the solution towards what was learnt; the best on held-out pictures is taken.
+# Of the solution towards what was learnt; the best on held-out images is taken.
 SHRINKAGES = (0.001, 0.01, 0.1, 1.0, 10.0)
 Batch = tuple["torch.Tensor", "torch.Tensor"]
 
@@ -22,13 +22,13 @@ def refit(
     every: int = 2,
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> tuple[float, float]:
-    """Solve the last layer by least squares, keep what is best on other pictures; return the losses before and after.
+    """Solve the last layer by least squares, keep what is best on other images; return the losses before and after.
 
     The solution is shrunk towards the weights that are there, by one of several amounts.
 
     Args:
         network: in evaluation mode; its last layer, a convolution, is changed.
-        fit_on: pictures (N, 3, H, W) and targets (N, C, h, w) to solve on, batch by batch.
+        fit_on: images (N, 3, H, W) and targets (N, C, h, w) to solve on, batch by batch.
         judge_on: others, to choose the amount on.
         every: of the outputs' rows and columns every how manieth is used: neighbours say nearly the same.
         precision: what the layers below the last run in, such as torch's autocast; the solution is of float32.
@@ -108,7 +108,7 @@ class LeastSquares:
     def solve(self, shrinkage: float) -> torch.Tensor | None:
         """Return the (inputs, outputs) map, shrunk by a multiple of the inputs' mean square.
 
-        None where rounding leaves no solution: inputs that are all alike, as of constant pictures, shrunk by little.
+        None where rounding leaves no solution: inputs that are all alike, as of constant images, shrunk by little.
         """
         import torch
 

@@ -93,7 +93,7 @@ class MemoryIndex:
         checked = _check_rows("queries", queries, "Q", self.dim)
         excluded = self._check_excluded(n_neighbors, exclude)
         parts = self._blocks(len(checked))
-        # Dealt out like cards: what one block of patches of a picture gains by the bound, the others then gain too.
+        # Dealt out like cards: what one block of patches of an image gains by the bound, the others then gain too.
         order = np.argsort(np.arange(len(checked)) % max(1, len(parts)), kind="stable")
         rows = checked[order]
         found = Neighbors(np.empty((len(rows), n_neighbors), np.float32), np.empty((len(rows), n_neighbors), np.int64))
@@ -120,7 +120,7 @@ class MemoryIndex:
         n_allowed = self.n_rows - len(excluded)
         if n_neighbors > n_allowed:
             got = f"{n_neighbors} with {n_allowed} of {self.n_rows} bank rows allowed"
-            todo = "Ask for fewer neighbours, or build the bank from more pictures."
+            todo = "Ask for fewer neighbours, or build the bank from more images."
             raise InputError(message("n_neighbors", f"at most {n_allowed}", got, todo=todo))
         return excluded
 

@@ -1,8 +1,8 @@
-"""How far the parts of a picture are from what good pictures have at the same place: one Gaussian for each place.
+"""How far the parts of an image are from what good images have at the same place: one Gaussian for each place.
 
 The memory bank compares small patches with those of all places. Seen from further away a part covers more of the
-picture; and what good pictures have at its own place, the way that features go together there included, says more than
-all places do where pictures are alike.
+image; and what good images have at its own place, the way that features go together there included, says more than
+all places do where images are alike.
 
 Source: Defard et al. 2021, "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and Localization".
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish.backbones.embedding import Moments
-from blemish.ops.distance_statistics import Level, level_of_good
+from blemish.ops.distance_statistics import DistanceStatistics, level_of_good
 from blemish.ops.gaussian import gaussian_of_good
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ LEVEL_SIGMA = 1.0
 
 
 @dataclass(frozen=True)
-class PartGaussians:
-    """A Gaussian of good pictures' features at each place, and how far good pictures usually are from it.
+class PositionGaussians:
+    """A Gaussian of good images' features at each place, and how far good images usually are from it.
 
     Attributes:
         mean: (h, w, K) float32.
@@ -41,14 +41,14 @@ class PartGaussians:
 
     mean: Float32
     whitening: Float32
-    level: Level
+    level: DistanceStatistics
 
     @classmethod
-    def fitted(cls, maps: Float32) -> tuple[PartGaussians, Float64]:
-        """Return them, and the score of each good picture judged by the others.
+    def fitted(cls, maps: Float32) -> tuple[PositionGaussians, Float64]:
+        """Return them, and the score of each good image judged by the others.
 
         Args:
-            maps: (n, h, w, K) float32, the parts of n good pictures, at least two.
+            maps: (n, h, w, K) float32, the parts of n good images, at least two.
 
         Returns:
             The Gaussians, and (n,) float64.
@@ -69,7 +69,7 @@ class PartGaussians:
         return cls(mean, whitening, level), deviations.max(axis=(1, 2)).astype(np.float64)
 
     def distances(self, parts: Float32) -> Float32:
-        """Return the Mahalanobis distance, (h, w) float32, of each part of an (h, w, K) float32 picture."""
+        """Return the Mahalanobis distance, (h, w) float32, of each part of an (h, w, K) float32 image."""
         away = self.whitening @ (parts - self.mean)[..., None]
         distances: Float32 = np.linalg.norm(away[..., 0], axis=-1)
         return distances

@@ -1,4 +1,4 @@
-"""What one output of a stack of convolutions and pools sees of the picture, exactly, step by step.
+"""What one output of a stack of convolutions and pools sees of the image, exactly, step by step.
 
 Everything is counted in whole pixels along one axis; both axes of a square kernel are alike.
 """
@@ -63,7 +63,7 @@ class Field:
     """What an output of a stack sees, along one axis.
 
     Attributes:
-        size: pixels of the picture that one output sees (its receptive field).
+        size: pixels of the image that one output sees (its receptive field).
         stride: pixels from one output's field to the next one's.
         first: the first pixel of output 0's field; negative where the field begins in the padding.
     """
@@ -74,7 +74,7 @@ class Field:
 
     @property
     def centre(self) -> float:
-        """The middle of output 0's field, in pixels from the middle of the picture's first one."""
+        """The middle of output 0's field, in pixels from the middle of the image's first one."""
         return self.first + (self.size - 1) / 2
 
     def behind(self, layer: Layer) -> Field:
@@ -86,7 +86,7 @@ class Field:
         )
 
     def span(self, index: int, size: int | None = None) -> tuple[int, int]:
-        """Return (start, stop) of the pixels that output `index` sees, cut to a picture of `size` pixels if given."""
+        """Return (start, stop) of the pixels that output `index` sees, cut to an image of `size` pixels if given."""
         start = self.first + index * self.stride
         stop = start + self.size
         return (start, stop) if size is None else (min(max(start, 0), size), max(min(stop, size), 0))
@@ -108,7 +108,7 @@ def receptive_field(layers: Sequence[Layer]) -> Field:
 
 
 def output_sizes(layers: Sequence[Layer], size: int) -> list[int]:
-    """Return the size behind each layer for a picture of `size` pixels.
+    """Return the size behind each layer for an image of `size` pixels.
 
     >>> stack = [Layer("conv1", 4), Layer("pool1", 2, 2), Layer("conv2", 4), Layer("pool2", 2, 2)]
     >>> output_sizes([*stack, Layer("conv3", 3), Layer("conv4", 4)], 33)
@@ -148,7 +148,7 @@ def parse_stack(text: str) -> tuple[Layer, ...]:
 
 
 def least_size(layers: Sequence[Layer]) -> int:
-    """Return the smallest picture, in pixels, that has an output.
+    """Return the smallest image, in pixels, that has an output.
 
     >>> least_size(parse_stack("conv4,pool2/2,conv4,pool2/2,conv3,conv4"))
     33
@@ -170,11 +170,11 @@ def _has_output(layers: Sequence[Layer], size: int) -> bool:
 
 @dataclass(frozen=True)
 class Step:
-    """One line of a derivation: the picture, or what a layer makes of it.
+    """One line of a derivation: the image, or what a layer makes of it.
 
     Attributes:
-        name: "picture", or the layer's.
-        layer: None for the picture.
+        name: "image", or the layer's.
+        layer: None for the image.
         size: of the map, in places.
         field: what one of them sees.
     """
@@ -186,21 +186,21 @@ class Step:
 
 
 def derive(layers: Sequence[Layer], size: int | None = None) -> list[Step]:
-    """Return the steps from a picture to the last layer's output: how the map shrinks and the field grows.
+    """Return the steps from an image to the last layer's output: how the map shrinks and the field grows.
 
     Args:
         layers: the stack.
-        size: of the picture in pixels; by default what one output sees, so that without padding the last map is 1.
+        size: of the image in pixels; by default what one output sees, so that without padding the last map is 1.
 
     Raises:
-        InputError: if the picture is too small for an output.
+        InputError: if the image is too small for an output.
     """
     size = receptive_field(layers).size if size is None else size
     if not _has_output(layers, size):
         least = least_size(layers)
         raise InputError(message("size", f"at least {least} pixels, for one output", str(size)))
     field = Field()
-    steps = [Step("picture", None, size, field)]
+    steps = [Step("image", None, size, field)]
     for layer, behind in zip(layers, output_sizes(layers, size), strict=True):
         field = field.behind(layer)
         steps.append(Step(layer.name, layer, behind, field))

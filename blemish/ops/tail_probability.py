@@ -1,4 +1,4 @@
-"""Scores of different kinds brought to one scale: how surprising each is among good pictures, so that they add up."""
+"""Scores of different kinds brought to one scale: how surprising each is among good images, so that they add up."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from blemish._validation.checks import check_array
 if TYPE_CHECKING:
     from blemish.types import Float64
 
-# The mean excess over the median is at least this share of the median: copies of one picture do not vary at all.
+# The mean excess over the median is at least this share of the median: copies of one image do not vary at all.
 LEAST_EXCESS = 0.01
 TINY = 1e-6
 
 
 @dataclass(frozen=True)
 class Tail:
-    """How high good pictures score: their scores up to the median as they are, above it a tail.
+    """How high good images score: their scores up to the median as they are, above it a tail.
 
     Attributes:
         lower: (m,) float64, ascending, the scores up to the median.
@@ -35,7 +35,7 @@ class Tail:
 
     @classmethod
     def from_scores(cls, scores: Float64) -> Tail:
-        """Return the tail of good pictures' scores.
+        """Return the tail of good images' scores.
 
         Args:
             scores: (n,) float64, 0 or more, n at least 1.
@@ -51,8 +51,8 @@ class Tail:
         least = max(LEAST_EXCESS * abs(median), TINY)
         return cls(ordered[ordered <= median], median, max(excess, least), max(len(above), 1))
 
-    def surprise(self, score: float) -> float:
-        """Return -log of the share of good pictures that score as high: log 2 at their median, 0 or more.
+    def neg_log_p(self, score: float) -> float:
+        """Return -log of the share of good images that score as high: log 2 at their median, 0 or more.
 
         The tail is an exponential one whose mean is known from so many scores: with few of them a score that is far
         beyond them surprises less, since their mean may be too small.
@@ -74,8 +74,8 @@ class Tail:
         return -float(np.log1p(-min((n_lower + between) / (2 * len(self.lower)), 0.5)))
 
 
-def surprises_of_good(scores: Float64) -> Float64:
-    """Return the surprise of each good picture's score, judged by the tail of the others.
+def leave_one_out_neg_log_p(scores: Float64) -> Float64:
+    """Return the surprise of each good image's score, judged by the tail of the others.
 
     Args:
         scores: (n,) float64, n at least 2.
@@ -86,4 +86,4 @@ def surprises_of_good(scores: Float64) -> Float64:
     Raises:
         InputError: if the scores are not finite float64 (n,).
     """
-    return np.array([Tail.from_scores(np.delete(scores, i)).surprise(float(scores[i])) for i in range(len(scores))])
+    return np.array([Tail.from_scores(np.delete(scores, i)).neg_log_p(float(scores[i])) for i in range(len(scores))])

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from blemish.visualization.text import Colour
 
 SIZE_PX = 208
-# How much the lower row shows, as a multiple of the region, and at least which share of the picture.
+# How much the lower row shows, as a multiple of the region, and at least which share of the image.
 AROUND, LEAST_SHARE = 2.5, 0.2
 _ABSENT: Colour = (232, 233, 237)
 _TEXT: Colour = (101, 108, 118)
 
 
 def sheet(
-    picture: UInt8,
+    image: UInt8,
     box: tuple[int, int, int, int],
     contour: NDArray[np.int32],
     matches: Sequence[Match],
@@ -41,21 +41,21 @@ def sheet(
 ) -> UInt8:
     """Return a page with the query and its matches, each whole above and from near below, with its outline.
 
-    A picture that is no longer there, or was changed since, leaves a tile that says so: its outline would be wrong.
+    An image that is no longer there, or was changed since, leaves a tile that says so: its outline would be wrong.
 
     Args:
-        picture: (H, W, 3) uint8 RGB, the query.
+        image: (H, W, 3) uint8 RGB, the query.
         box: (x, y, width, height) of its region.
         contour: (n, 2) int32 (x, y), outline of its region.
         matches: nearest first.
         title: a line above.
-        bit_depth: how many bits 16-bit pictures really use; None for all.
+        bit_depth: how many bits 16-bit images really use; None for all.
     """
-    tiles = [_both(picture, box, contour, MARKED)]
+    tiles = [_both(image, box, contour, MARKED)]
     captions = [("Query", " ")]
     for one in matches:
         defect = one.defect
-        loaded = _picture_of(defect, bit_depth)
+        loaded = _image_of(defect, bit_depth)
         if isinstance(loaded, str):
             tiles.append((_absent(loaded), _absent("")))
         else:
@@ -67,41 +67,41 @@ def sheet(
 
 
 def _both(
-    picture: UInt8, box: tuple[int, int, int, int], contour: NDArray[np.int32], colour: Colour
+    image: UInt8, box: tuple[int, int, int, int], contour: NDArray[np.int32], colour: Colour
 ) -> tuple[UInt8, UInt8]:
-    """Return the whole picture and the surroundings of the region, both with its outline."""
-    mask = np.zeros(picture.shape[:2], np.uint8)
+    """Return the whole image and the surroundings of the region, both with its outline."""
+    mask = np.zeros(image.shape[:2], np.uint8)
     if len(contour):
         cv2.drawContours(mask, [contour], -1, 1, cv2.FILLED)
     x, y, width, height = box
-    side = max(round(AROUND * max(width, height)), round(LEAST_SHARE * max(picture.shape[:2])), 16)
+    side = max(round(AROUND * max(width, height)), round(LEAST_SHARE * max(image.shape[:2])), 16)
     centre = x + width // 2, y + height // 2
-    near, (left, top) = cut_around(picture, centre, (side, side))
+    near, (left, top) = cut_around(image, centre, (side, side))
     near_mask = mask[top : top + near.shape[0], left : left + near.shape[1]] > 0
     # Outlines are drawn at the size that is shown, so that they are of one width.
-    return _outlined(picture, mask > 0, colour), _outlined(np.ascontiguousarray(near), near_mask, colour)
+    return _outlined(image, mask > 0, colour), _outlined(np.ascontiguousarray(near), near_mask, colour)
 
 
-def _outlined(picture: UInt8, mask: NDArray[np.bool_], colour: Colour) -> UInt8:
-    scale = SIZE_PX / max(picture.shape[:2])
-    size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
+def _outlined(image: UInt8, mask: NDArray[np.bool_], colour: Colour) -> UInt8:
+    scale = SIZE_PX / max(image.shape[:2])
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    small = np.asarray(cv2.resize(picture, size, interpolation=kind), np.uint8)
+    small = np.asarray(cv2.resize(image, size, interpolation=kind), np.uint8)
     share = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     return contours(small, np.asarray(share > (1e-6 if scale < 1 else 0.5), np.bool_), colour, thickness=2)
 
 
-def _picture_of(defect: StoredDefect, bit_depth: int | None) -> UInt8 | str:
-    """Return the pixels of a stored defect's picture, or why they can't be shown."""
+def _image_of(defect: StoredDefect, bit_depth: int | None) -> UInt8 | str:
+    """Return the pixels of a stored defect's image, or why they can't be shown."""
     path = Path(defect.path)
     try:
         if not defect.path or not path.exists():
-            return "picture is gone"
+            return "image is gone"
         if read_facts(path)[1] != defect.sha256:
-            return "picture was changed"
+            return "image was changed"
         return load(path, bit_depth=bit_depth)
     except (ImageError, OSError):
-        return "picture can't be read"
+        return "image can't be read"
 
 
 def _absent(why: str) -> UInt8:

@@ -1,14 +1,14 @@
-"""What an anomalous region looks like, as one vector, and how a whole picture looks, as another.
+"""What an anomalous region looks like, as one vector, and how a whole image looks, as another.
 
 Chosen in benchmarks/retrieval.py, one for all kinds of part. A region's vector has two parts:
 
 - what is wrong there: features of a middle and a deep layer of the embedded network, averaged with the anomaly map's
-  fourth power as weight, less their average over the whole picture, whitened with the covariance of good pictures;
-- how much is wrong: features of a shallow layer averaged over the whole picture, whitened likewise. It counts only as
-  far as it exceeds what good pictures differ by among themselves (positive-part James-Stein shrinkage): a speck on a
+  fourth power as weight, less their average over the whole image, whitened with the covariance of good images;
+- how much is wrong: features of a shallow layer averaged over the whole image, whitened likewise. It counts only as
+  far as it exceeds what good images differ by among themselves (positive-part James-Stein shrinkage): a speck on a
   textured ground leaves nothing of it.
 
-Where a picture has several regions, each cell of the grid counts for the one that is nearest to it.
+Where an image has several regions, each cell of the grid counts for the one that is nearest to it.
 
 The network is the package's own and not the detector's, so that the vectors of any detector have one length.
 """
@@ -24,30 +24,30 @@ import cv2
 import numpy as np
 
 from blemish.backbones import backbone as backbones
-from blemish.data.training_images import path_of, read_picture
+from blemish.data.training_images import path_of, read_image
 from blemish.detectors.patchcore.detector import Patchcore
 from blemish.errors import InputError, message
 from blemish.imaging.anomaly_map import regions as regions_above
 from blemish.imaging.decode import read_facts
-from blemish.search.normal_statistics import LAYERS, MIDDLE_DEEP, SHALLOW, GoodLooks
-from blemish.search.records import PICTURE, REGION
+from blemish.search.normal_statistics import LAYERS, MIDDLE_DEEP, SHALLOW, NormalStatistics
+from blemish.search.records import IMAGE, REGION
 from blemish.types import GoodPatch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from blemish.data.training_images import Picture, Progress
+    from blemish.data.training_images import ImageInput, Progress
     from blemish.detectors.registry import Detector
     from blemish.types import Bool, Float32, Prediction, Region, UInt8
 
 NAME = "efficientnet_lite0 blocks 2, 4, 14; version 1"
 # Exponent of the anomaly map as weight, and how much the second part counts: measured in benchmarks/retrieval.py.
 POWER, AMOUNT = 4.0, 2.0
-# What is described of a picture in which nothing is above the threshold: all above this share of its highest value.
+# What is described of an image in which nothing is above the threshold: all above this share of its highest value.
 FORCED_SHARE = 0.7
-# Bank rows that are looked through for k different training pictures.
+# Bank rows that are looked through for k different training images.
 GOOD_ROWS = 256
-DIMS = {REGION: 24 + 40 + 192, PICTURE: 24 + 40 + 192}
+DIMS = {REGION: 24 + 40 + 192, IMAGE: 24 + 40 + 192}
 
 
 class DescribedRegion(NamedTuple):
@@ -56,7 +56,7 @@ class DescribedRegion(NamedTuple):
     Attributes:
         region: where it is.
         vector: (D,) float32 of unit length.
-        sha256: of the picture that it is in.
+        sha256: of the image that it is in.
         forced: True if it is not above the threshold.
     """
 
@@ -67,14 +67,14 @@ class DescribedRegion(NamedTuple):
 
 
 class Described(NamedTuple):
-    """One picture, ready to be stored or asked about.
+    """One image, ready to be stored or asked about.
 
     Attributes:
-        path: the picture's file; None if it came as an array.
+        path: the image's file; None if it came as an array.
         sha256: of the file, or of the array's bytes.
         prediction: what the detector says of it.
         regions: most anomalous first; empty if nothing is above the threshold, unless that was forced.
-        vector: (P,) float32 of unit length, of the whole picture.
+        vector: (P,) float32 of unit length, of the whole image.
     """
 
     path: Path | None
@@ -84,15 +84,15 @@ class Described(NamedTuple):
     vector: Float32
 
 
-class Describer:
-    """Describes pictures by a fitted detector's maps and the embedded network's features.
+class RegionEncoder:
+    """Describes images by a fitted detector's maps and the embedded network's features.
 
     Args:
         model: the detector.
 
     Attributes:
         model_id: of the detector: what it was fitted on and how, without its thresholds.
-        good: what good pictures look like; None until `learn` or until it is set.
+        good: what good images look like; None until `learn` or until it is set.
 
     Raises:
         ModelFileError: if the embedded network's weights are not here.
@@ -101,35 +101,37 @@ class Describer:
     def __init__(self, model: Detector) -> None:
         self.model = model
         self.model_id = model_id(model)
-        self.good: GoodLooks | None = None
+        self.good: NormalStatistics | None = None
         network = backbones.build(backbones.DEFAULT, layers=LAYERS)
         self._session = backbones.session(network.model.SerializeToString(), threads=getattr(model, "threads", None))
 
-    def learn(self, pictures: Sequence[Picture] | None = None, *, progress: Progress | None = None) -> GoodLooks:
-        """Learn what good pictures look like, from these or from those that the detector was fitted on.
+    def learn(
+        self, images: Sequence[ImageInput] | None = None, *, progress: Progress | None = None
+    ) -> NormalStatistics:
+        """Learn what good images look like, from these or from those that the detector was fitted on.
 
         Raises:
             DataError: if fewer than two can be read: the text says what to give.
         """
         known = [str(one["path"]) for one in self.model.header().get("training", [])]
-        chosen = list(pictures) if pictures is not None else [path for path in known if Path(path).is_file()]
-        self.good = GoodLooks.of(chosen, self._layers, bit_depth=self.model.bit_depth, progress=progress)
+        chosen = list(images) if images is not None else [path for path in known if Path(path).is_file()]
+        self.good = NormalStatistics.of(chosen, self._layers, bit_depth=self.model.bit_depth, progress=progress)
         return self.good
 
-    def describe(self, picture: Picture, *, force: bool = False) -> Described:
-        """Return what is anomalous in one picture, a path, sample or array; `learn` comes first.
+    def describe(self, image: ImageInput, *, force: bool = False) -> Described:
+        """Return what is anomalous in one image, a path, sample or array; `learn` comes first.
 
         Args:
-            picture: it.
+            image: it.
             force: describe the most anomalous place also where nothing is above the threshold.
 
         Raises:
             ImageError: if the file can't be read.
-            InputError: if the array is no picture.
+            InputError: if the array is no image.
         """
         assert self.good is not None, "learn() comes first"
-        path = path_of(picture)
-        pixels = read_picture(picture, self.model.bit_depth)
+        path = path_of(image)
+        pixels = read_image(image, self.model.bit_depth)
         digest = hashlib.sha256(pixels.tobytes()).hexdigest() if path is None else read_facts(path)[1]
         found = self.model.predict(pixels)
         chosen, forced = found.regions, False
@@ -139,22 +141,22 @@ class Describer:
         layers = self._layers(self.good.geometry.prepare(pixels))
         vectors = region_vectors(layers, found.anomaly_map, chosen, self.good)
         described = (DescribedRegion(one, vector, digest, forced) for one, vector in zip(chosen, vectors, strict=True))
-        return Described(path, digest, found, tuple(described), picture_vector(layers, self.good))
+        return Described(path, digest, found, tuple(described), image_vector(layers, self.good))
 
-    def good_patches(self, picture: Picture, k: int) -> tuple[GoodPatch, ...]:
-        """Return the good patches nearest to the most anomalous one, nearest first, each of another training picture.
+    def good_patches(self, image: ImageInput, k: int) -> tuple[GoodPatch, ...]:
+        """Return the good patches nearest to the most anomalous one, nearest first, each of another training image.
 
         A detector without a memory bank knows at most the one that its prediction names.
 
         Raises:
             ImageError: if the file can't be read.
-            InputError: if the array is no picture.
+            InputError: if the array is no image.
         """
         if not isinstance(self.model, Patchcore):
-            nearest = self.model.predict(picture).nearest_good
+            nearest = self.model.predict(image).nearest_good
             return () if nearest is None else (nearest,)
         fitted = self.model.fitted
-        _, features = self.model.predict_with_features(picture)
+        _, features = self.model.predict_with_features(image)
         found = fitted.scorer.distances(features)
         row, column = np.unravel_index(int(fitted.scorer.patch_map(found.distances).argmax()), found.distances.shape)
         index = fitted.scorer.index
@@ -174,7 +176,7 @@ class Describer:
 
 
 def worst_region(described: Described) -> DescribedRegion:
-    """Return the most anomalous region of a described picture.
+    """Return the most anomalous region of a described image.
 
     Raises:
         InputError: if there is none.
@@ -183,14 +185,14 @@ def worst_region(described: Described) -> DescribedRegion:
         found = described.prediction
         got = f"none: its highest value is {found.anomaly_map.max():.3g} of {found.pixel_threshold:.3g}"
         todo = "Take its most anomalous place all the same with force=True (--force)."
-        raise InputError(message("picture", "an anomalous region", got, where=described.path, todo=todo))
+        raise InputError(message("image", "an anomalous region", got, where=described.path, todo=todo))
     return described.regions[0]
 
 
 def model_id(model: Detector) -> str:
     """Return 16 hex digits for what a detector was fitted on and how; a second fit of the same gives the same."""
     header = model.header()
-    left_out = {"false_alarm_rate", "fit_s"}
+    left_out = {"false_positive_rate", "fit_s"}
     said = {
         part: {name: value for name, value in header.get(part, {}).items() if name not in left_out}
         for part in ("settings", "provenance", "input")
@@ -200,15 +202,15 @@ def model_id(model: Detector) -> str:
 
 
 def region_vectors(
-    layers: Mapping[str, Float32], anomaly_map: Float32, chosen: Sequence[Region], good: GoodLooks
+    layers: Mapping[str, Float32], anomaly_map: Float32, chosen: Sequence[Region], good: NormalStatistics
 ) -> list[Float32]:
-    """Return the vector of each region of a picture, (D,) float32 of unit length.
+    """Return the vector of each region of an image, (D,) float32 of unit length.
 
     Args:
         layers: name to (D, h, w) float32 features.
-        anomaly_map: (H, W) float32 at the picture's size.
+        anomaly_map: (H, W) float32 at the image's size.
         chosen: the regions.
-        good: what good pictures look like.
+        good: what good images look like.
     """
     owners = {name: _owners(anomaly_map.shape, chosen, layers[name].shape[1:]) for name in MIDDLE_DEEP}
     whole = good.scaling[SHALLOW].weight @ layers[SHALLOW].mean(axis=(1, 2)) + good.scaling[SHALLOW].bias
@@ -226,8 +228,8 @@ def region_vectors(
     return vectors
 
 
-def picture_vector(layers: Mapping[str, Float32], good: GoodLooks) -> Float32:
-    """Return the vector of a whole picture, (P,) float32 of unit length: its mean features less those of good ones."""
+def image_vector(layers: Mapping[str, Float32], good: NormalStatistics) -> Float32:
+    """Return the vector of a whole image, (P,) float32 of unit length: its mean features less those of good ones."""
     scaled = (good.scaling[name].weight @ layers[name].mean(axis=(1, 2)) + good.scaling[name].bias for name in LAYERS)
     return unit(np.concatenate([unit(one) for one in scaled]))
 
@@ -244,11 +246,11 @@ def _strength(anomaly_map: Float32, grid_hw: Sequence[int]) -> Float32:
     return np.asarray((coarse / max(float(coarse.max()), 1e-12)) ** POWER + 1e-12, np.float32)
 
 
-def _owners(picture_hw: Sequence[int], chosen: Sequence[Region], grid_hw: Sequence[int]) -> Bool:
+def _owners(image_hw: Sequence[int], chosen: Sequence[Region], grid_hw: Sequence[int]) -> Bool:
     """Return (n, h, w) bool: which cells of a grid are nearer to each region than to the others."""
     if len(chosen) < 2:
         return np.ones((len(chosen), grid_hw[0], grid_hw[1]), np.bool_)
-    away = np.stack([_distance(picture_hw, one, grid_hw) for one in chosen])
+    away = np.stack([_distance(image_hw, one, grid_hw) for one in chosen])
     owners = away.argmin(axis=0) == np.arange(len(chosen))[:, None, None]
     for i, distance in enumerate(away):
         # A speck between larger regions may be nearest to no cell's centre.
@@ -256,10 +258,10 @@ def _owners(picture_hw: Sequence[int], chosen: Sequence[Region], grid_hw: Sequen
     return cast("Bool", owners)
 
 
-def _distance(picture_hw: Sequence[int], region: Region, grid_hw: Sequence[int]) -> Float32:
+def _distance(image_hw: Sequence[int], region: Region, grid_hw: Sequence[int]) -> Float32:
     """Return how far the centre of each cell is from a region, in pixels; 0 inside."""
-    outside = np.ones(tuple(picture_hw), np.uint8)
+    outside = np.ones(tuple(image_hw), np.uint8)
     cv2.drawContours(outside, [region.contour], -1, 0, cv2.FILLED)
     away = cv2.distanceTransform(outside, cv2.DIST_L2, 3)
-    rows, columns = (((np.arange(n) + 0.5) * of / n).astype(int) for n, of in zip(grid_hw, picture_hw, strict=True))
+    rows, columns = (((np.arange(n) + 0.5) * of / n).astype(int) for n, of in zip(grid_hw, image_hw, strict=True))
     return np.asarray(away[np.ix_(rows, columns)], np.float32)

@@ -1,4 +1,4 @@
-"""What a store says of itself: its version, how its vectors are made, and against which good pictures and model."""
+"""What a store says of itself: its version, how its vectors are made, and against which good images and model."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 from blemish._version import __version__
 from blemish.errors import StoreError, message
 from blemish.search.encoder import DIMS, NAME
-from blemish.search.normal_statistics import GoodLooks
+from blemish.search.normal_statistics import NormalStatistics
 from blemish.search.points import now
 from blemish.search.records import MAKE
 
 if TYPE_CHECKING:
-    from blemish.search.encoder import Describer
+    from blemish.search.encoder import RegionEncoder
     from blemish.search.records import Backend
 
 FORMAT_VERSION = 1
 UNBOUND = "none"
 DEFAULT = "part"
-DAMAGED = "Put it back from a copy, or index the pictures into a new store."
+DAMAGED = "Put it back from a copy, or index the images into a new store."
 REINDEX = (
     "Open it with that model, rebuild it with `blemish reindex MODEL --store ...`, or name another kind of part with "
     "category= (--category)."
@@ -31,7 +31,7 @@ class Meta:
     """What was read of it and agreed with.
 
     Attributes:
-        models: kind of part to the "id" of the model that describes it and what "good" pictures look like.
+        models: kind of part to the "id" of the model that describes it and what "good" images look like.
         name: of the store, for errors.
     """
 
@@ -39,7 +39,7 @@ class Meta:
     name: str
 
     @classmethod
-    def of(cls, backend: Backend, describer: Describer | None, name: str) -> Meta:
+    def of(cls, backend: Backend, describer: RegionEncoder | None, name: str) -> Meta:
         """Return what the store says of itself; a new one is given its say.
 
         Raises:
@@ -55,15 +55,15 @@ class Meta:
         version, descriptor = read.get("format_version"), read.get("descriptor")
         if version != FORMAT_VERSION:
             newer = isinstance(version, int) and version > FORMAT_VERSION
-            todo = "Update blemish." if newer else "Index the pictures into a new store."
+            todo = "Update blemish." if newer else "Index the images into a new store."
             got = f"{version!r}, made with blemish {read.get('made_with')}"
             raise StoreError(message("format_version", str(FORMAT_VERSION), got, where=name, todo=todo))
         if descriptor != NAME or read.get("dims") != DIMS:
-            todo = "Index the pictures into a new store."
+            todo = "Index the images into a new store."
             raise StoreError(message("descriptor", NAME, repr(descriptor), where=name, todo=todo))
         return cls(_models(read, name), name)
 
-    def category_of(self, describer: Describer | None) -> str:
+    def category_of(self, describer: RegionEncoder | None) -> str:
         """Return the kind of part that a model describes, else the only one there is, else "part"."""
         if describer is not None:
             return next((name for name, known in self.models.items() if known["id"] == describer.model_id), DEFAULT)
@@ -73,8 +73,8 @@ class Meta:
         """Return the id of the model that describes a kind of part."""
         return str(self.models[category]["id"]) if category in self.models else UNBOUND
 
-    def teach(self, describer: Describer, category: str) -> bool:
-        """Tell the describer what good pictures of this kind looked like when the first one was stored.
+    def teach(self, describer: RegionEncoder, category: str) -> bool:
+        """Tell the describer what good images of this kind looked like when the first one was stored.
 
         Returns:
             Whether the store knows; if not, the describer has to learn it.
@@ -86,7 +86,7 @@ class Meta:
             return False
         self.check(describer.model_id, category)
         if describer.good is None:
-            describer.good = GoodLooks.from_dict(self.models[category]["good"], where=self.name)
+            describer.good = NormalStatistics.from_dict(self.models[category]["good"], where=self.name)
         return True
 
     def check(self, model: str, category: str) -> None:
@@ -100,7 +100,7 @@ class Meta:
             got = f"{model}, for {category}"
             raise StoreError(message("model", f"the store's, {known}", got, where=self.name, todo=REINDEX))
 
-    def bind(self, backend: Backend, describer: Describer, category: str) -> str:
+    def bind(self, backend: Backend, describer: RegionEncoder, category: str) -> str:
         """Return the model's id, after making it that of this kind of part if there was none.
 
         Raises:
@@ -113,7 +113,7 @@ class Meta:
                 self.rebind(backend, describer, category)
         return describer.model_id
 
-    def rebind(self, backend: Backend, describer: Describer, category: str) -> None:
+    def rebind(self, backend: Backend, describer: RegionEncoder, category: str) -> None:
         """Make this the model of a kind of part, whichever was."""
         assert describer.good is not None, "learn() comes first"
         self.models[category] = {"id": describer.model_id, "good": describer.good.to_dict()}

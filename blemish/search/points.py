@@ -1,4 +1,4 @@
-"""Described pictures as points of a store: ids from content, payloads, and which points count in a question."""
+"""Described images as points of a store: ids from content, payloads, and which points count in a question."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blemish._validation.checks import check_array
-from blemish.search.records import PICTURE, REGION, Point, Where
+from blemish.search.records import IMAGE, REGION, Filter, Point
 from blemish.search.text import check_word
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ CONTOUR_POINTS = 200
 
 
 def points_of(described: Described, *, category: str, model: str, words: Mapping[str, str | None]) -> list[Point]:
-    """Return the point of the whole picture and those of its regions, most anomalous first.
+    """Return the point of the whole image and those of its regions, most anomalous first.
 
     Args:
-        described: the picture.
+        described: the image.
         category: what kind of part it shows.
         model: id of the detector.
         words: label and who labelled it, with None for what is not known.
@@ -46,14 +46,14 @@ def points_of(described: Described, *, category: str, model: str, words: Mapping
         "category": category,
         "path": stored_path(described.path),
         "sha256": described.sha256,
-        "picture_hw": [height, width],
+        "image_hw": [height, width],
         "p_value": found.p_value,
         "model": model,
         "time": now(),
         **{name: value for name, value in words.items() if value is not None},
     }
-    whole = {"kind": PICTURE, "box": [0, 0, width, height], "area_px": height * width, "contour": ""}
-    points = [_point(PICTURE, described.vector, {**shared, **whole, "score": found.score})]
+    whole = {"kind": IMAGE, "box": [0, 0, width, height], "area_px": height * width, "contour": ""}
+    points = [_point(IMAGE, described.vector, {**shared, **whole, "score": found.score})]
     for one in described.regions:
         region = one.region
         own = {
@@ -80,14 +80,14 @@ def stamped(label: str | None, by: str | None) -> dict[str, str | None]:
     return {"label": check_word("label", label), "labelled_by": who, "labelled_at": now()}
 
 
-def where_of(kind: str, *, category: str | None = None, label: str | None = None, model: str | None = None) -> Where:
+def where_of(kind: str, *, category: str | None = None, label: str | None = None, model: str | None = None) -> Filter:
     """Return which points count; None stands for any."""
     named = {"kind": kind, "category": category, "label": label, "model": model}
     checked = {name: value if name == "kind" else check_word(name, value) for name, value in named.items() if value}
-    return Where(equals={name: [value] for name, value in checked.items()})
+    return Filter(equals={name: [value] for name, value in checked.items()})
 
 
-def also(where: Where, **equals: str) -> Where:
+def also(where: Filter, **equals: str) -> Filter:
     """Return the same with further fields that must have one value."""
     return replace(where, equals={**where.equals, **{name: [value] for name, value in equals.items()}})
 
@@ -103,8 +103,8 @@ def stored_path(path: str | os.PathLike[str] | None) -> str:
 
 
 def _point(kind: str, vector: Float32, payload: dict[str, Any]) -> Point:
-    """Return a point whose id is made of what it is: model, category, picture and place."""
-    todo = "The model is damaged; nothing of this picture was stored."
+    """Return a point whose id is made of what it is: model, category, image and place."""
+    todo = "The model is damaged; nothing of this image was stored."
     check_array(f"{kind} vector", vector, dtype=np.float32, shape=("D",), todo=todo)
     parts = kind, payload["model"], payload["category"], payload["sha256"], *payload["box"]
     return Point(str(uuid.uuid5(NAMESPACE, "\n".join(map(str, parts)))), {kind: vector}, payload)

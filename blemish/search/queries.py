@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish.search.records import REGION, Group, Match, Query, StoredDefect, Suggestion, Where
+from blemish.search.records import REGION, Filter, Group, Match, Query, StoredDefect, Suggestion
 from blemish.search.voting import NEVER_SEEN, groups_of, novelty_p_value, shares, votes
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ SHARPNESS, VOTERS = 20.0, 10
 MOST_ASKED = 10_000
 
 
-def nearest(backend: Backend, using: str, vector: Float32, k: int, where: Where) -> tuple[Match, ...]:
-    """Return the k stored points that are most similar, nearest first, and at most one of each picture.
+def nearest(backend: Backend, using: str, vector: Float32, k: int, where: Filter) -> tuple[Match, ...]:
+    """Return the k stored points that are most similar, nearest first, and at most one of each image.
 
-    A picture with many regions would fill an answer alone; so more than k are asked for until k pictures are there.
+    An image with many regions would fill an answer alone; so more than k are asked for until k images are there.
     """
     asked = 2 * k
     while True:
@@ -41,7 +41,7 @@ def nearest(backend: Backend, using: str, vector: Float32, k: int, where: Where)
         asked *= 4
 
 
-def suggestion(backend: Backend, vector: Float32, k: int, where: Where, known: Float64) -> Suggestion:
+def suggestion(backend: Backend, vector: Float32, k: int, where: Filter, known: Float64) -> Suggestion:
     """Return what the labelled neighbours call it, or that it was never seen.
 
     Args:
@@ -60,38 +60,38 @@ def suggestion(backend: Backend, vector: Float32, k: int, where: Where, known: F
     return Suggestion(label, share[label] if label is not None else 0.0, share, never_seen, p_value, voters)
 
 
-def known_distances(backend: Backend, where: Where) -> Float64:
-    """Return how far stored pictures' most anomalous regions are from the nearest region of another picture.
+def known_distances(backend: Backend, where: Filter) -> Float64:
+    """Return how far stored images' most anomalous regions are from the nearest region of another image.
 
-    Of a large store the first 400 pictures that are met in order of id: ids are hashes, so these are a random sample.
+    Of a large store the first 400 images that are met in order of id: ids are hashes, so these are a random sample.
 
     Returns:
         (n,) float64 distances, 1 - cosine.
     """
     worst: dict[str, Found] = {}
     for one in backend.scan(where, using=REGION):
-        picture = str(one.payload["sha256"])
-        if picture not in worst and len(worst) == CALIBRATION:
+        image = str(one.payload["sha256"])
+        if image not in worst and len(worst) == CALIBRATION:
             break
-        if picture not in worst or one.payload["score"] > worst[picture].payload["score"]:
-            worst[picture] = one
+        if image not in worst or one.payload["score"] > worst[image].payload["score"]:
+            worst[image] = one
     asked = [
-        Query(one.vector, 1, replace(where, differs={"sha256": picture}))
-        for picture, one in worst.items()
+        Query(one.vector, 1, replace(where, differs={"sha256": image}))
+        for image, one in worst.items()
         if one.vector is not None
     ]
     answers = backend.search(REGION, asked)
     return np.array([1 - found[0].similarity for found in answers if found], np.float64)
 
 
-def grouped(backend: Backend, where: Where, least_similarity: float | None, known: Float64) -> list[Group]:
+def grouped(backend: Backend, where: Filter, least_similarity: float | None, known: Float64) -> list[Group]:
     """Return the stored regions in groups that look alike, the largest first.
 
     Args:
         backend: the store.
         where: which regions count.
         least_similarity: mean cosine between two groups from which on they are one; None for the similarity that 19 of
-            20 stored pictures have with their nearest: what is less similar counts as never seen.
+            20 stored images have with their nearest: what is less similar counts as never seen.
         known: what `known_distances` returns.
     """
     found = list(backend.scan(where, using=REGION))

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from blemish.types import Float32
 
-# Names of the two vectors. A point has one of them: a region what is wrong there, a picture how the whole looks.
-REGION, PICTURE = "region", "picture"
+# Names of the two vectors. A point has one of them: a region what is wrong there, an image how the whole looks.
+REGION, IMAGE = "region", "image"
 # Fields that are filtered or ordered by, and what a payload index must know of them.
 INDEXED = {
     "kind": "keyword",
@@ -34,11 +34,11 @@ MAKE = "Make it with DefectStore(..., model=Patchcore.load(...)), or `blemish in
 
 
 class Point(NamedTuple):
-    """What is written: one region or picture.
+    """What is written: one region or image.
 
     Attributes:
         id: a UUID made from the content, so that writing it twice changes nothing.
-        vectors: `region` or `picture` to (D,) float32; none for a point that only carries a payload.
+        vectors: `region` or `image` to (D,) float32; none for a point that only carries a payload.
         payload: what fits in JSON.
     """
 
@@ -64,7 +64,7 @@ class Found(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Where:
+class Filter:
     """Which points count: all conditions hold.
 
     Attributes:
@@ -93,7 +93,7 @@ class Query(NamedTuple):
 
     vector: Float32
     k: int
-    where: Where
+    where: Filter
 
 
 class Backend(Protocol):
@@ -108,16 +108,16 @@ class Backend(Protocol):
     def get(self, ids: Sequence[str]) -> list[Found]:
         """Return those of the points that are there, with payload."""
 
-    def scan(self, where: Where, *, using: str | None = None) -> Iterator[Found]:
+    def scan(self, where: Filter, *, using: str | None = None) -> Iterator[Found]:
         """Yield every point that counts in order of its id, with the vector of that name if one is named."""
 
     def set_payload(self, ids: Sequence[str], payload: Mapping[str, Any]) -> None:
         """Set these fields of the points and leave their others; None removes one."""
 
-    def delete(self, where: Where) -> None:
+    def delete(self, where: Filter) -> None:
         """Remove every point that counts."""
 
-    def count(self, where: Where) -> int:
+    def count(self, where: Filter) -> int:
         """Return how many points count, exactly."""
 
     def read_meta(self) -> dict[str, Any] | None:
@@ -135,19 +135,19 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class StoredDefect:
-    """One anomalous region (or whole picture) that the store knows.
+    """One anomalous region (or whole image) that the store knows.
 
     Attributes:
         id: its UUID.
-        kind: "region", or "picture" for the whole.
+        kind: "region", or "image" for the whole.
         category: what kind of part it is on.
-        path: the picture's file when it was added; it may be gone since.
+        path: the image's file when it was added; it may be gone since.
         sha256: of that file.
-        box: (x, y, width, height) in pixels of the picture.
+        box: (x, y, width, height) in pixels of the image.
         area_px: number of pixels of the region.
         contour: (n, 2) int32 (x, y), its outer outline.
-        score: highest value of the anomaly map inside; of a picture, its image score.
-        p_value: of the picture.
+        score: highest value of the anomaly map inside; of an image, its image score.
+        p_value: of the image.
         model: id of the detector that found it.
         time: when it was added, ISO 8601 in UTC.
         label: the defect type, once somebody said it.
@@ -274,10 +274,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Added:
-    """What adding one picture did.
+    """What adding one image did.
 
     Attributes:
-        sha256: of the picture.
+        sha256: of the image.
         path: as it was given; empty for an array.
         ids: of its regions, most anomalous first.
         new: how many of those were not there before.

@@ -1,4 +1,4 @@
-"""Describing a store's pictures again with another model, labels kept; a kill in the middle loses nothing."""
+"""Describing a store's images again with another model, labels kept; a kill in the middle loses nothing."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from blemish.errors import ImageError
 from blemish.imaging.decode import read_facts
 from blemish.search.points import also, points_of, where_of
-from blemish.search.records import PICTURE, REGION, Point
+from blemish.search.records import IMAGE, REGION, Point
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from blemish.data.training_images import Progress
-    from blemish.search.encoder import Describer
+    from blemish.search.encoder import RegionEncoder
     from blemish.search.records import Backend, Found
 
 LABEL = ("label", "labelled_by", "labelled_at")
@@ -25,30 +25,30 @@ class Reindexed(NamedTuple):
     """What describing again did.
 
     Attributes:
-        pictures: how many were described again.
+        images: how many were described again.
         regions: how many they have now.
-        left_out: pictures that are gone or were changed, and why; they stay in the store, but nothing finds them.
+        left_out: images that are gone or were changed, and why; they stay in the store, but nothing finds them.
     """
 
-    pictures: int
+    images: int
     regions: int
     left_out: tuple[str, ...]
 
 
-def reindex(backend: Backend, describer: Describer, category: str, progress: Progress) -> Reindexed:
-    """Describe each picture of a kind that another model described, and then remove what that one said of it.
+def reindex(backend: Backend, describer: RegionEncoder, category: str, progress: Progress) -> Reindexed:
+    """Describe each image of a kind that another model described, and then remove what that one said of it.
 
-    Each picture's new points are on the disk before its old ones go, and the old ones say by their model what is still
+    Each image's new points are on the disk before its old ones go, and the old ones say by their model what is still
     to be done: after a kill the next call goes on.
 
     Raises:
         StoreError: if the store can't be read or written.
     """
-    old = replace(where_of(PICTURE, category=category), differs={"model": describer.model_id})
+    old = replace(where_of(IMAGE, category=category), differs={"model": describer.model_id})
     waiting = list(backend.scan(old))
     n_regions, left_out = 0, []
-    for done, picture in enumerate(waiting, start=1):
-        said = picture.payload
+    for done, image in enumerate(waiting, start=1):
+        said = image.payload
         own = {"sha256": said["sha256"], "model": said["model"]}
         regions = list(backend.scan(also(where_of(REGION, category=category), **own)))
         problem = _problem(str(said["path"]), str(said["sha256"]))
@@ -58,8 +58,8 @@ def reindex(backend: Backend, describer: Describer, category: str, progress: Pro
         forced = any(one.payload.get("forced") for one in regions)
         described = describer.describe(said["path"], force=forced)
         points = points_of(described, category=category, model=describer.model_id, words={})
-        backend.insert([_with_labels(point, picture, regions) for point in points])
-        for kind in (REGION, PICTURE):  # the picture last: it is what a further call looks for
+        backend.insert([_with_labels(point, image, regions) for point in points])
+        for kind in (REGION, IMAGE):  # the image last: it is what a further call looks for
             backend.delete(also(where_of(kind, category=category), **own))
         n_regions += len(points) - 1
         progress("describing again", done, len(waiting))
@@ -67,19 +67,19 @@ def reindex(backend: Backend, describer: Describer, category: str, progress: Pro
 
 
 def _problem(path: str, sha256: str) -> str:
-    """Return why a picture can't be described again; empty if it can."""
+    """Return why an image can't be described again; empty if it can."""
     try:
         if not path or not Path(path).is_file():
-            return f"{path or 'a picture that was no file'}: no longer there"
+            return f"{path or 'an image that was no file'}: no longer there"
         return "" if read_facts(Path(path))[1] == sha256 else f"{path}: changed since it was added"
     except ImageError as error:
         return str(error)
 
 
-def _with_labels(point: Point, picture: Found, regions: Sequence[Found]) -> Point:
-    """Return the new point with the time of the old picture, and the label of the old region that it overlaps most."""
-    payload = {**point.payload, "time": picture.payload["time"]}
-    source = picture if payload["kind"] == PICTURE else _nearest(payload["box"], regions) or picture
+def _with_labels(point: Point, image: Found, regions: Sequence[Found]) -> Point:
+    """Return the new point with the time of the old image, and the label of the old region that it overlaps most."""
+    payload = {**point.payload, "time": image.payload["time"]}
+    source = image if payload["kind"] == IMAGE else _nearest(payload["box"], regions) or image
     return point._replace(payload=payload | {name: source.payload[name] for name in LABEL if name in source.payload})
 
 

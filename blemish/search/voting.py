@@ -28,7 +28,7 @@ def novelty_p_value(distance: float, known: Float64) -> float | None:
 
     Args:
         distance: of the defect to its nearest stored neighbour.
-        known: (n,) distances of stored defects to their own nearest, each without itself and its picture.
+        known: (n,) distances of stored defects to their own nearest, each without itself and its image.
 
     Returns:
         (1 + how many are at least as far) / (n + 1), the conformal p-value; None if n is too small to ever be low.

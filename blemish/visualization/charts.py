@@ -1,4 +1,4 @@
-"""Charts as inline SVG text: scores against the threshold, the ROC curve, and a gauge for one picture.
+"""Charts as inline SVG text: scores against the threshold, the ROC curve, and a gauge for one image.
 
 Colours are the variables of the page around (`--good`, `--bad`, `--ink`, `--quiet`, `--rule`), so that a chart follows
 its light and dark mode. All text that comes from outside is escaped.
@@ -43,7 +43,7 @@ def score_chart(groups: Sequence[tuple[str, Sequence[float]]], threshold: float)
     No bin spans the threshold, so what stands right of its line is what is called defective.
 
     Args:
-        groups: name and scores of each kind of picture; "good" is the good ones, every other a defect type.
+        groups: name and scores of each kind of image; "good" is the good ones, every other a defect type.
         threshold: the image threshold.
 
     Returns:
@@ -67,17 +67,17 @@ def score_chart(groups: Sequence[tuple[str, Sequence[float]]], threshold: float)
     at = _x(threshold, (low, high))
     parts.append(f'<line class="threshold" x1="{at:.1f}" x2="{at:.1f}" y1="{top - 4}" y2="{bottom}"/>')
     parts.append(_text(at, 14, f"threshold {short_number(threshold)}", "middle", "strong"))
-    label = f"Scores of {len(good)} good and {len(bad)} defective pictures against the threshold"
+    label = f"Scores of {len(good)} good and {len(bad)} defective images against the threshold"
     return _svg(_WIDTH, bottom + 40, "".join(parts), label)
 
 
-def roc_chart(curve: Curve, working_point: tuple[float, float], false_alarm_rate_set: float) -> str:
-    """Return the ROC curve with the point that the threshold works at and the false-alarm rate that was asked for.
+def roc_chart(curve: Curve, working_point: tuple[float, float], false_positive_rate_set: float) -> str:
+    """Return the ROC curve with the point that the threshold works at and the false positive rate that was asked for.
 
     Args:
-        curve: x the false alarm rate, y the share of defective pictures found.
-        working_point: (false alarm rate, share found) at the threshold.
-        false_alarm_rate_set: the rate that was asked for, drawn as a dashed line.
+        curve: x the false positive rate, y the share of defective images found.
+        working_point: (false positive rate, share found) at the threshold.
+        false_positive_rate_set: the rate that was asked for, drawn as a dashed line.
     """
     size, left, top = 300, 56, 16
     xs, ys = left + size * np.asarray(curve.x, float), top + size * (1 - np.asarray(curve.y, float))
@@ -89,21 +89,23 @@ def roc_chart(curve: Curve, working_point: tuple[float, float], false_alarm_rate
         parts.append(f'<line class="grid" x1="{left}" x2="{left + size}" y1="{y:g}" y2="{y:g}"/>')
         parts.append(_text(x, top + size + 18, f"{100 * tick:g}", "middle"))
         parts.append(_text(left - 8, y + 4, f"{100 * tick:g}", "end"))
-    asked = left + size * min(max(false_alarm_rate_set, 0.0), 1.0)
+    asked = left + size * min(max(false_positive_rate_set, 0.0), 1.0)
     parts.append(f'<line class="asked" x1="{asked:.1f}" x2="{asked:.1f}" y1="{top}" y2="{top + size}"/>')
     parts.append(f'<polygon class="area" points="{path} {left + size},{top + size} {left},{top + size}"/>')
     parts.append(f'<polyline class="curve" points="{path}"/>')
     x, y = left + size * working_point[0], top + size * (1 - working_point[1])
     parts.append(f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="6.5"/>')
-    parts.append(_text(left + size / 2, top + size + 40, "false alarms, % of good pictures", "middle"))
+    parts.append(_text(left + size / 2, top + size + 40, "false positives, % of good images", "middle"))
     parts.append(f'<g transform="translate(15 {top + size / 2}) rotate(-90)">')
-    parts.append(_text(0, 0, "found, % of defective pictures", "middle") + "</g>")
-    found = f"at the threshold {100 * working_point[1]:.3g} % are found at {100 * working_point[0]:.3g} % false alarms"
+    parts.append(_text(0, 0, "found, % of defective images", "middle") + "</g>")
+    found = (
+        f"at the threshold {100 * working_point[1]:.3g} % are found at {100 * working_point[0]:.3g} % false positives"
+    )
     return _svg(left + size + 16, top + size + 52, "".join(parts), f"ROC curve; {found}")
 
 
 def gauge_chart(score: float, threshold: float) -> str:
-    """Return a gauge of one picture's score with the threshold in its middle; see `gauge_position`."""
+    """Return a gauge of one image's score with the threshold in its middle; see `gauge_position`."""
     if not (math.isfinite(score) and math.isfinite(threshold)):
         return ""
     position = gauge_position(score, threshold)

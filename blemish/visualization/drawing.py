@@ -1,4 +1,4 @@
-"""The parts that pictures of results are laid out with: rounded boxes, the verdict, a gauge and a colour bar."""
+"""The parts that images of results are laid out with: rounded boxes, the verdict, a gauge and a colour bar."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def rounded_box(page: UInt8, box: Box, radius: float, colour: Colour) -> None:
     part[:] = np.rint(part + cover * (np.array(colour) - part))
 
 
-def paste(page: UInt8, picture: UInt8, box: Box) -> None:
-    """Copy a picture into the middle of a box (x, y, width, height) that is large enough, with a thin rim, in place."""
+def paste(page: UInt8, image: UInt8, box: Box) -> None:
+    """Copy an image into the middle of a box (x, y, width, height) that is large enough, with a thin rim, in place."""
     x, y, width, height = box
-    top, left = y + (height - picture.shape[0]) // 2, x + (width - picture.shape[1]) // 2
-    page[top - 1 : top + picture.shape[0] + 1, left - 1 : left + picture.shape[1] + 1] = RULE
-    page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    top, left = y + (height - image.shape[0]) // 2, x + (width - image.shape[1]) // 2
+    page[top - 1 : top + image.shape[0] + 1, left - 1 : left + image.shape[1] + 1] = RULE
+    page[top : top + image.shape[0], left : left + image.shape[1]] = image
 
 
 def draw_pill(page: UInt8, text: str, xy: tuple[int, int], colour: Colour) -> int:
@@ -161,27 +161,27 @@ def panel_columns(n_panels: int, relative_width: float) -> int:
     return n_panels if n_panels <= most else -(-n_panels // 2)
 
 
-def cut_around(picture: UInt8, xy: tuple[int, int], height_width: tuple[int, int]) -> tuple[UInt8, tuple[int, int]]:
-    """Return a part of the picture of at most this size around `xy`, moved inside, and (x, y) of its first pixel."""
-    height, width = (max(1, min(wanted, got)) for wanted, got in zip(height_width, picture.shape[:2], strict=True))
-    top = min(max(xy[1] - height // 2, 0), picture.shape[0] - height)
-    left = min(max(xy[0] - width // 2, 0), picture.shape[1] - width)
-    return picture[top : top + height, left : left + width], (left, top)
+def cut_around(image: UInt8, xy: tuple[int, int], height_width: tuple[int, int]) -> tuple[UInt8, tuple[int, int]]:
+    """Return a part of the image of at most this size around `xy`, moved inside, and (x, y) of its first pixel."""
+    height, width = (max(1, min(wanted, got)) for wanted, got in zip(height_width, image.shape[:2], strict=True))
+    top = min(max(xy[1] - height // 2, 0), image.shape[0] - height)
+    left = min(max(xy[0] - width // 2, 0), image.shape[1] - width)
+    return image[top : top + height, left : left + width], (left, top)
 
 
-def in_the_middle(picture: UInt8, height_width: tuple[int, int], ground: Colour) -> UInt8:
-    """Return a picture of this size with a smaller one in its middle."""
+def in_the_middle(image: UInt8, height_width: tuple[int, int], ground: Colour) -> UInt8:
+    """Return an image of this size with a smaller one in its middle."""
     around = np.full((*height_width, 3), ground, np.uint8)
-    top, left = ((wanted - got) // 2 for wanted, got in zip(height_width, picture.shape[:2], strict=True))
-    around[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    top, left = ((wanted - got) // 2 for wanted, got in zip(height_width, image.shape[:2], strict=True))
+    around[top : top + image.shape[0], left : left + image.shape[1]] = image
     return around
 
 
-def scaled(picture: UInt8, height_width: tuple[int, int]) -> UInt8:
-    """Return the picture at this (height, width); single pixels stay seen as squares where it grows much."""
-    if height_width[0] >= 8 * picture.shape[0] and height_width[1] >= 8 * picture.shape[1]:
-        return np.asarray(cv2.resize(picture, height_width[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
-    return resize(picture, height_width)
+def scaled(image: UInt8, height_width: tuple[int, int]) -> UInt8:
+    """Return the image at this (height, width); single pixels stay seen as squares where it grows much."""
+    if height_width[0] >= 8 * image.shape[0] and height_width[1] >= 8 * image.shape[1]:
+        return np.asarray(cv2.resize(image, height_width[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
+    return resize(image, height_width)
 
 
 def scaled_map(anomaly_map: Float32, height_width: tuple[int, int]) -> Float32:

@@ -1,7 +1,7 @@
-"""Pictures of results: heat maps on a fixed scale, outlines, and one strip per picture that a person can judge by.
+"""Images of results: heat maps on a fixed scale, outlines, and one strip per image that a person can judge by.
 
-All pictures are (H, W, 3) uint8 RGB. Nothing here scales a map by its own lowest and highest value: a good picture
-stays calm, and two pictures can be compared.
+All images are (H, W, 3) uint8 RGB. Nothing here scales a map by its own lowest and highest value: a good image
+stays calm, and two images can be compared.
 """
 
 from __future__ import annotations
@@ -55,22 +55,22 @@ _MARGIN, _GAP, _HEADER, _CAPTION, _FOOTER = 28, 20, 44, 30, 84
 
 
 class Panel(NamedTuple):
-    """One picture of a strip.
+    """One image of a strip.
 
     Attributes:
         caption: what it shows, in two or three words.
-        picture: (h, w, 3) uint8 RGB.
+        image: (h, w, 3) uint8 RGB.
     """
 
     caption: str
-    picture: UInt8
+    image: UInt8
 
 
 def colour_scale(pixel_threshold: float) -> tuple[float, float]:
     """Return the (low, high) of `heat_map` and `overlay` that puts the pixel threshold at a third of the colours.
 
     For a positive threshold that is half of it and twice it. What is below the threshold is then black to purple, what
-    is above is red to yellow, in every picture of one detector.
+    is above is red to yellow, in every image of one detector.
 
     Raises:
         InputError: if the threshold is not finite.
@@ -107,11 +107,11 @@ def heat_map(anomaly_map: Float32, low: float, high: float) -> UInt8:
     return coloured
 
 
-def overlay(picture: UInt8, anomaly_map: Float32, low: float, high: float, *, alpha: float = 0.85) -> UInt8:
-    """Return the picture with the heat map over it, clear where the map is low and up to `alpha` where it is high.
+def overlay(image: UInt8, anomaly_map: Float32, low: float, high: float, *, alpha: float = 0.85) -> UInt8:
+    """Return the image with the heat map over it, clear where the map is low and up to `alpha` where it is high.
 
     Args:
-        picture: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB.
         anomaly_map: (H, W) float32.
         low: value from which on colours appear; see `colour_scale`.
         high: value with the brightest colour.
@@ -123,32 +123,32 @@ def overlay(picture: UInt8, anomaly_map: Float32, low: float, high: float, *, al
     Raises:
         InputError: if an array has another form, or a number is out of range.
     """
-    _check_pair(picture, anomaly_map, "anomaly_map", np.float32)
+    _check_pair(image, anomaly_map, "anomaly_map", np.float32)
     check_number("alpha", alpha, low=0, high=1)
     position = _position(anomaly_map, low, high)
     fade = np.clip((position - np.float32(_FADE[0])) * np.float32(1 / (_FADE[1] - _FADE[0])), 0, 1)
     # Smooth at both ends, so that the map has no rim where it begins.
     opacity = (fade * fade * (3 - 2 * fade) * np.float32(alpha))[..., None]
-    blended = picture + opacity * (heat_map(anomaly_map, low, high) - picture.astype(np.float32))
+    blended = image + opacity * (heat_map(anomaly_map, low, high) - image.astype(np.float32))
     return np.asarray(np.rint(blended), np.uint8)
 
 
-def contours(picture: UInt8, mask: Bool, colour: Colour = FOUND, *, thickness: int | None = None) -> UInt8:
-    """Return the picture with outlines around the regions of `mask`: a light line with dark edges, seen on any ground.
+def contours(image: UInt8, mask: Bool, colour: Colour = FOUND, *, thickness: int | None = None) -> UInt8:
+    """Return the image with outlines around the regions of `mask`: a light line with dark edges, seen on any ground.
 
     The line runs just outside a region, so that a small defect is not hidden under it.
 
     Args:
-        picture: (H, W, 3) uint8 RGB; it is not changed.
+        image: (H, W, 3) uint8 RGB; it is not changed.
         mask: (H, W) bool.
         colour: RGB of the line.
-        thickness: of the line in pixels; None means 1/200 of the picture's short side, at least 2.
+        thickness: of the line in pixels; None means 1/200 of the image's short side, at least 2.
 
     Raises:
         InputError: if an array has another form, or a number is out of range.
     """
-    _check_pair(picture, mask, "mask", np.bool_)
-    drawn: UInt8 = np.ascontiguousarray(picture).copy()
+    _check_pair(image, mask, "mask", np.bool_)
+    drawn: UInt8 = np.ascontiguousarray(image).copy()
     line = max(2, round(min(mask.shape) / 200)) if thickness is None else thickness
     check_number("thickness", line, low=1, high=1000)
     if not mask.any():
@@ -164,12 +164,12 @@ def contours(picture: UInt8, mask: Bool, colour: Colour = FOUND, *, thickness: i
 
 
 def draw_mask(
-    picture: UInt8, mask: Bool, colour: Colour = MARKED, *, alpha: float = 0.45, thickness: int | None = None
+    image: UInt8, mask: Bool, colour: Colour = MARKED, *, alpha: float = 0.45, thickness: int | None = None
 ) -> UInt8:
-    """Return the picture faded to a light grey, with the regions of `mask` in their own light, tinted and outlined.
+    """Return the image faded to a light grey, with the regions of `mask` in their own light, tinted and outlined.
 
     Args:
-        picture: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB.
         mask: (H, W) bool.
         colour: RGB of tint and outline.
         alpha: strength of the tint, 0 to 1.
@@ -178,78 +178,78 @@ def draw_mask(
     Raises:
         InputError: if an array has another form, or a number is out of range.
     """
-    _check_pair(picture, mask, "mask", np.bool_)
+    _check_pair(image, mask, "mask", np.bool_)
     check_number("alpha", alpha, low=0, high=1)
-    grey = np.repeat(cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    grey = np.repeat(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
     faded = (grey * 0.45 + 120).astype(np.uint8)
-    tinted = (picture * (1 - alpha) + np.array(colour) * alpha).astype(np.uint8)
+    tinted = (image * (1 - alpha) + np.array(colour) * alpha).astype(np.uint8)
     return contours(np.where(mask[..., None], tinted, faded), mask, colour, thickness=thickness)
 
 
 def panels(
-    picture: UInt8,
+    image: UInt8,
     prediction: Prediction,
     *,
     mask: Bool | None = None,
     good_patch: UInt8 | None = None,
-    good_picture: UInt8 | None = None,
+    good_image: UInt8 | None = None,
     size_px: int = 384,
 ) -> tuple[Panel, ...]:
-    """Return the panels of a strip, all of one size: picture, marked defect, heat map, what is called defective.
+    """Return the panels of a strip, all of one size: image, marked defect, heat map, what is called defective.
 
-    With `good_patch` or `good_picture` two more follow, at one scale: the surroundings of the most anomalous pixel,
+    With `good_patch` or `good_image` two more follow, at one scale: the surroundings of the most anomalous pixel,
     and the good patch that it was compared with.
 
     Args:
-        picture: (H, W, 3) uint8 RGB, any size.
+        image: (H, W, 3) uint8 RGB, any size.
         prediction: what the detector said of it.
         mask: (H, W) bool, the defect as people marked it; its panel is left out if there is none.
         good_patch: (h, w, 3) uint8 RGB, the nearest good patch alone.
-        good_picture: (h, w, 3) uint8 RGB, the whole training picture that `prediction.nearest_good` names: better than
+        good_image: (h, w, 3) uint8 RGB, the whole training image that `prediction.nearest_good` names: better than
             `good_patch`, since the surroundings are shown too. It does nothing if the prediction names none.
-        size_px: about how large a panel is; pictures up to 1.6 times as wide as high (or high as wide) fit into a
+        size_px: about how large a panel is; images up to 1.6 times as wide as high (or high as wide) fit into a
             square of that size, others get more room.
 
     Raises:
         InputError: if an array has another form.
     """
-    _check_pair(picture, prediction.anomaly_map, "anomaly_map", np.float32)
-    _check_pair(picture, prediction.mask, "prediction.mask", np.bool_)
+    _check_pair(image, prediction.anomaly_map, "anomaly_map", np.float32)
+    _check_pair(image, prediction.mask, "prediction.mask", np.bool_)
     check_number("size_px", size_px, low=32, high=8192)
-    size, line = panel_size(picture.shape[:2], size_px), max(2, round(size_px / 190))
-    small = scaled(picture, size)
+    size, line = panel_size(image.shape[:2], size_px), max(2, round(size_px / 190))
+    small = scaled(image, size)
     low, high = colour_scale(prediction.pixel_threshold)
-    shown = [Panel("Picture", small)]
+    shown = [Panel("Image", small)]
     if mask is not None:
-        _check_pair(picture, mask, "mask", np.bool_)
+        _check_pair(image, mask, "mask", np.bool_)
         caption = "Marked by people" if mask.any() else "Marked by people: none"
         shown.append(Panel(caption, draw_mask(small, scaled_mask(mask, size), thickness=line)))
     shown.append(Panel(HEAT_MAP, overlay(small, scaled_map(prediction.anomaly_map, size), low, high)))
     nowhere = ": as a whole" if prediction.label else ": none"
     caption = "Called defective" + ("" if prediction.mask.any() else nowhere)
     shown.append(Panel(caption, contours(small, scaled_mask(prediction.mask, size), thickness=line)))
-    shown += _comparison(picture, prediction, good_patch, good_picture, size)
+    shown += _comparison(image, prediction, good_patch, good_image, size)
     return tuple(shown)
 
 
 def figure(
-    picture: UInt8,
+    image: UInt8,
     prediction: Prediction,
     *,
     mask: Bool | None = None,
     title: str = "",
     good_patch: UInt8 | None = None,
-    good_picture: UInt8 | None = None,
+    good_image: UInt8 | None = None,
     size_px: int = 384,
 ) -> UInt8:
-    """Return the strip of `panels` as one picture, with captions, the verdict, and the score against its threshold.
+    """Return the strip of `panels` as one image, with captions, the verdict, and the score against its threshold.
 
     Args:
-        picture: (H, W, 3) uint8 RGB, any size.
+        image: (H, W, 3) uint8 RGB, any size.
         prediction: what the detector said of it.
         mask: (H, W) bool, the defect as people marked it, if it is known.
         title: a line above, such as the file's name.
-        good_patch, good_picture: what the part was compared with, as for `panels`.
+        good_patch, good_image: what the part was compared with, as for `panels`.
         size_px: about how large a panel is.
 
     Returns:
@@ -258,8 +258,8 @@ def figure(
     Raises:
         InputError: if an array has another form.
     """
-    shown = panels(picture, prediction, mask=mask, good_patch=good_patch, good_picture=good_picture, size_px=size_px)
-    height, width = shown[0].picture.shape[:2]
+    shown = panels(image, prediction, mask=mask, good_patch=good_patch, good_image=good_image, size_px=size_px)
+    height, width = shown[0].image.shape[:2]
     cell_w = max(width, 190)
     n_columns = panel_columns(len(shown), cell_w / size_px)
     n_rows = -(-len(shown) // n_columns)
@@ -269,7 +269,7 @@ def figure(
     for i, panel in enumerate(shown):
         x = (page.shape[1] - panels_w) // 2 + i % n_columns * (cell_w + _GAP)
         y = top + i // n_columns * row_h
-        paste(page, panel.picture, (x, y + _CAPTION, width, height))
+        paste(page, panel.image, (x, y + _CAPTION, width, height))
         draw_text(page, shorten(panel.caption, cell_w, 15), (x, y + 19), 15, QUIET)
         if panel.caption == HEAT_MAP and cell_w >= 240:
             draw_colour_bar(page, (x + cell_w - 110, y + 10, 110, 8), _inferno()[None], _TICK)
@@ -278,61 +278,61 @@ def figure(
 
 
 def contact_sheet(
-    pictures: Sequence[UInt8], captions: Sequence[str], *, columns: int = 5, title: str = "", size_px: int = 200
+    images: Sequence[UInt8], captions: Sequence[str], *, columns: int = 5, title: str = "", size_px: int = 200
 ) -> UInt8:
-    """Return a page of small pictures in rows, each in its own square with its caption below.
+    """Return a page of small images in rows, each in its own square with its caption below.
 
     Args:
-        pictures: (H, W, 3) uint8 RGB each, of any sizes.
-        captions: one per picture; of a caption with line ends the first two lines are shown.
-        columns: pictures in a row, at least 1.
+        images: (H, W, 3) uint8 RGB each, of any sizes.
+        captions: one per image; of a caption with line ends the first two lines are shown.
+        columns: images in a row, at least 1.
         title: a line above.
         size_px: side of a square.
 
     Raises:
-        InputError: if there are no pictures, their number is not that of the captions, or a picture has another form.
+        InputError: if there are no images, their number is not that of the captions, or an image has another form.
     """
-    if not pictures or len(pictures) != len(captions):
-        got = f"{len(pictures)} pictures and {len(captions)} captions"
-        raise InputError(message("pictures", "at least one picture and one caption for each", got))
+    if not images or len(images) != len(captions):
+        got = f"{len(images)} images and {len(captions)} captions"
+        raise InputError(message("images", "at least one image and one caption for each", got))
     check_number("columns", columns, low=1, high=1000)
     check_number("size_px", size_px, low=32, high=8192)
-    n_columns = min(columns, len(pictures))
+    n_columns = min(columns, len(images))
     lines = [caption.split("\n")[:2] for caption in captions]
     row_h = size_px + 8 + 20 * max(map(len, lines)) + _GAP
-    body_h = -(-len(pictures) // n_columns) * row_h - _GAP
+    body_h = -(-len(images) // n_columns) * row_h - _GAP
     page = _page(title, 2 * _MARGIN + n_columns * (size_px + _GAP) - _GAP, body_h)
     top = page.shape[0] - _MARGIN - body_h
-    for i, picture in enumerate(pictures):
-        check_array(f"pictures[{i}]", picture, dtype=np.uint8, shape=("H", "W", 3))
+    for i, image in enumerate(images):
+        check_array(f"images[{i}]", image, dtype=np.uint8, shape=("H", "W", 3))
         x, y = _MARGIN + i % n_columns * (size_px + _GAP), top + i // n_columns * row_h
         page[y : y + size_px, x : x + size_px] = _GROUND
-        paste(page, scaled(picture, fitted(picture.shape[:2], size_px, size_px)), (x, y, size_px, size_px))
+        paste(page, scaled(image, fitted(image.shape[:2], size_px, size_px)), (x, y, size_px, size_px))
         for j, line in enumerate(lines[i]):
             draw_text(page, shorten(line, size_px, 15), (x, y + size_px + 22 + 20 * j), 15, QUIET if j else INK)
     return page
 
 
-def to_jpeg(picture: UInt8, *, quality: int = 90) -> bytes:
-    """Return the picture as a JPEG file with full colour resolution, so that thin outlines keep their colour.
+def to_jpeg(image: UInt8, *, quality: int = 90) -> bytes:
+    """Return the image as a JPEG file with full colour resolution, so that thin outlines keep their colour.
 
     Raises:
-        InputError: if the picture is not uint8 (H, W, 3), or larger than JPEG allows (65,500 px).
+        InputError: if the image is not uint8 (H, W, 3), or larger than JPEG allows (65,500 px).
     """
-    check_array("picture", picture, dtype=np.uint8, shape=("H", "W", 3))
-    if max(picture.shape) > 65_500:
-        raise InputError(message("picture", "at most 65500 px a side", f"{picture.shape[1]} x {picture.shape[0]} px"))
+    check_array("image", image, dtype=np.uint8, shape=("H", "W", 3))
+    if max(image.shape) > 65_500:
+        raise InputError(message("image", "at most 65500 px a side", f"{image.shape[1]} x {image.shape[0]} px"))
     sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     settings = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1, *sampling]
-    done, encoded = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), settings)
+    done, encoded = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), settings)
     assert done
     return bytes(encoded)
 
 
-def _check_pair(picture: UInt8, array: NDArray[Any], name: str, dtype: DTypeLike) -> None:
-    """Check that `picture` is a picture and that `array` has one value for each of its pixels."""
-    height, width, _ = check_array("picture", picture, dtype=np.uint8, shape=("H", "W", 3)).shape
-    todo = "It must have the size of the picture."
+def _check_pair(image: UInt8, array: NDArray[Any], name: str, dtype: DTypeLike) -> None:
+    """Check that `image` is an image and that `array` has one value for each of its pixels."""
+    height, width, _ = check_array("image", image, dtype=np.uint8, shape=("H", "W", 3)).shape
+    todo = "It must have the size of the image."
     check_array(name, array, dtype=dtype, shape=(height, width), todo=todo)
 
 
@@ -356,18 +356,18 @@ def _position(anomaly_map: Float32, low: float, high: float) -> Float32:
 
 
 def _comparison(
-    picture: UInt8, prediction: Prediction, good_patch: UInt8 | None, good_picture: UInt8 | None, size: tuple[int, int]
+    image: UInt8, prediction: Prediction, good_patch: UInt8 | None, good_image: UInt8 | None, size: tuple[int, int]
 ) -> list[Panel]:
     """Return the panels of the most anomalous part and of the nearest good one, of this (height, width), if any."""
     captions, nearest = ("Most anomalous part", "Nearest good part"), prediction.nearest_good
-    if good_picture is not None and nearest is not None:
-        check_array("good_picture", good_picture, dtype=np.uint8, shape=("h", "w", 3))
+    if good_image is not None and nearest is not None:
+        check_array("good_image", good_image, dtype=np.uint8, shape=("h", "w", 3))
         x, y, width, height = nearest.box
-        places = ((picture, prediction.peak_xy, FOUND), (good_picture, (x + width // 2, y + height // 2), PAPER))
+        places = ((image, prediction.peak_xy, FOUND), (good_image, (x + width // 2, y + height // 2), PAPER))
         pair = [_zoomed(whole, xy, (height, width), size, colour) for whole, xy, colour in places]
     elif good_patch is not None:
         height, width, _ = check_array("good_patch", good_patch, dtype=np.uint8, shape=("h", "w", 3)).shape
-        worst, _ = cut_around(picture, prediction.peak_xy, (height, width))
+        worst, _ = cut_around(image, prediction.peak_xy, (height, width))
         inner = fitted((height, width), *size)
         pair = [in_the_middle(scaled(part, inner), size, _GROUND) for part in (worst, good_patch)]
     else:
@@ -375,13 +375,11 @@ def _comparison(
     return [Panel(caption, part) for caption, part in zip(captions, pair, strict=True)]
 
 
-def _zoomed(
-    picture: UInt8, xy: tuple[int, int], patch: tuple[int, int], size: tuple[int, int], colour: Colour
-) -> UInt8:
+def _zoomed(image: UInt8, xy: tuple[int, int], patch: tuple[int, int], size: tuple[int, int], colour: Colour) -> UInt8:
     """Return the surroundings of `xy` at this (height, width), with the patch of that (height, width) outlined."""
     zoom = min(size[0] / patch[0], size[1] / patch[1]) / 5  # two patches' width to see on each side
-    zoom = max(zoom, size[0] / picture.shape[0], size[1] / picture.shape[1])
-    around, (left, top) = cut_around(picture, xy, (round(size[0] / zoom), round(size[1] / zoom)))
+    zoom = max(zoom, size[0] / image.shape[0], size[1] / image.shape[1])
+    around, (left, top) = cut_around(image, xy, (round(size[0] / zoom), round(size[1] / zoom)))
     marked = np.zeros(size, np.bool_)
     spans = []
     for at, length, shown, cut in zip((xy[1] - top, xy[0] - left), patch, size, around.shape[:2], strict=True):

@@ -1,4 +1,4 @@
-"""Pictures for those who want to see it: the field of one output on a photograph, and how a loss fell."""
+"""Images for those who want to see it: the field of one output on a photograph, and how a loss fell."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ LONGEST_PX = 640
 MARGIN = 24
 
 
-def field_figure(picture: UInt8, field: Field, hw: tuple[int, int], cell: tuple[int, int] | None = None) -> UInt8:
-    """Return a picture with what one output sees of it: bright inside, framed, the places of the other outputs dotted.
+def field_figure(image: UInt8, field: Field, hw: tuple[int, int], cell: tuple[int, int] | None = None) -> UInt8:
+    """Return an image with what one output sees of it: bright inside, framed, the places of the other outputs dotted.
 
     Args:
-        picture: (H, W, 3) uint8 RGB, at the size that the network sees.
+        image: (H, W, 3) uint8 RGB, at the size that the network sees.
         field: of the network's outputs.
         hw: rows and columns of outputs.
         cell: (row, column) of the output; the middle one by default.
 
     Returns:
-        uint8 RGB, the picture enlarged, with a caption below.
+        uint8 RGB, the image enlarged, with a caption below.
 
     Raises:
         InputError: if there is no such output.
@@ -40,12 +40,12 @@ def field_figure(picture: UInt8, field: Field, hw: tuple[int, int], cell: tuple[
     if not (0 <= row < hw[0] and 0 <= column < hw[1]):
         got = f"row {row}, column {column}"
         raise InputError(message("cell", f"one of {hw[0]} rows and {hw[1]} columns, counted from 0", got))
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     by = max(1, round(LONGEST_PX / max(height, width)))
     top, bottom = field.span(row, height)
     left, right = field.span(column, width)
-    page = np.repeat(np.repeat((picture * 0.45 + 255 * 0.12).astype(np.uint8), by, axis=0), by, axis=1)
-    inside = np.repeat(np.repeat(picture[top:bottom, left:right], by, axis=0), by, axis=1)
+    page = np.repeat(np.repeat((image * 0.45 + 255 * 0.12).astype(np.uint8), by, axis=0), by, axis=1)
+    inside = np.repeat(np.repeat(image[top:bottom, left:right], by, axis=0), by, axis=1)
     page[top * by : bottom * by, left * by : right * by] = inside
     for y in _centres(field, hw[0], height):
         for x in _centres(field, hw[1], width):
@@ -59,13 +59,13 @@ def field_figure(picture: UInt8, field: Field, hw: tuple[int, int], cell: tuple[
     seen = f"sees {bottom - top} x {right - left} pixels: rows {top} to {bottom - 1}, columns {left} to {right - 1}"
     lines = (
         f"Output ({row}, {column}) of {hw[0]} x {hw[1]} {seen}.",
-        f"A dot is the middle of what an output sees: every {field.stride} pixels. The picture is {height} x {width}.",
+        f"A dot is the middle of what an output sees: every {field.stride} pixels. The image is {height} x {width}.",
     )
     return _captioned(page, lines)
 
 
 def _centres(field: Field, n: int, size: int) -> list[float]:
-    every = max(1, n // 64)  # so that the dots of a large picture do not become a grey veil
+    every = max(1, n // 64)  # so that the dots of a large image do not become a grey veil
     places = [field.centre + field.stride * i for i in range(0, n, every)]
     return [place for place in places if 0 <= place < size]
 

@@ -1,4 +1,4 @@
-"""Text on pictures: crisp letters of any script where OpenCV has a font for them, plain ASCII where it has not."""
+"""Text on images: crisp letters of any script where OpenCV has a font for them, plain ASCII where it has not."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def shorten(text: str, width_px: int, size_px: int, *, bold: bool = False) -> st
 
 
 def draw_text(
-    picture: NDArray[np.uint8],
+    image: NDArray[np.uint8],
     text: str,
     xy: tuple[int, int],
     size_px: int,
@@ -93,10 +93,10 @@ def draw_text(
     bold: bool = False,
     align: Literal["left", "center", "right"] = "left",
 ) -> None:
-    """Write one line of text into `picture`, in place.
+    """Write one line of text into `image`, in place.
 
     Args:
-        picture: (H, W, 3) uint8 RGB, contiguous.
+        image: (H, W, 3) uint8 RGB, contiguous.
         text: any string.
         xy: where the base line starts, is centred or ends.
         size_px: height of a line; capital letters are about 0.7 of it.
@@ -108,9 +108,9 @@ def draw_text(
     shift = {"left": 0.0, "center": 0.5, "right": 1.0}[align]
     x = round(xy[0] - shift * text_width(line, size_px, bold=bold)) if shift else xy[0]
     if HAS_FONT:
-        cv2.putText(picture, line, (x, xy[1]), colour, _font(), size_px, _weight(bold))
+        cv2.putText(image, line, (x, xy[1]), colour, _font(), size_px, _weight(bold))
     else:
-        _draw_hershey(picture, line, (x, xy[1]), size_px, colour, bold=bold)
+        _draw_hershey(image, line, (x, xy[1]), size_px, colour, bold=bold)
 
 
 def _shown(character: str) -> str:
@@ -140,7 +140,7 @@ def _hershey(size_px: int, bold: bool) -> tuple[float, int]:
 
 
 def _draw_hershey(
-    picture: NDArray[np.uint8], line: str, xy: tuple[int, int], size_px: int, colour: Colour, *, bold: bool
+    image: NDArray[np.uint8], line: str, xy: tuple[int, int], size_px: int, colour: Colour, *, bold: bool
 ) -> None:
     """Draw single-stroke letters large, shrink them and mix them in: small ones are then as even as a font's."""
     scale, thickness = _hershey(size_px, bold)
@@ -152,6 +152,6 @@ def _draw_hershey(
     cover = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     left, top = xy[0] - margin, xy[1] - (height - size_px // 2)
     first_x, first_y = max(left, 0), max(top, 0)
-    part = picture[first_y : max(top + height, 0), first_x : max(left + width, 0)]
+    part = image[first_y : max(top + height, 0), first_x : max(left + width, 0)]
     cover = cover[first_y - top :, first_x - left :][: part.shape[0], : part.shape[1], None]
     part[:] = np.rint(part + cover * (np.array(colour, np.float32) - part))

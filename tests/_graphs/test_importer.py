@@ -65,17 +65,17 @@ def saved(folder: Path, model: onnx.ModelProto) -> Path:
     return path
 
 
-def expected(picture: np.ndarray, mean: Any = MEAN, std: Any = STD) -> np.ndarray:
+def expected(image: np.ndarray, mean: Any = MEAN, std: Any = STD) -> np.ndarray:
     """The patches, by a sum over each window."""
-    scaled = (picture / 255 - np.array(mean)) / np.array(std)
+    scaled = (image / 255 - np.array(mean)) / np.array(std)
     kernel = np.random.default_rng(0).normal(0, 0.05, (4, 3, PATCH, PATCH))
     n, height, width, _ = scaled.shape
     windows = scaled.reshape(n, height // PATCH, PATCH, width // PATCH, PATCH, 3)
     return np.einsum("nhpwqc,dcpq->ndhw", windows, kernel) + np.array([1, 2, 3, 4])[None, :, None, None]
 
 
-def maps(backbone: backbones.Backbone, picture: np.ndarray) -> dict[str, np.ndarray]:
-    return backbones.run(backbones.session(backbone.model.SerializeToString(), threads=1), picture)
+def maps(backbone: backbones.Backbone, image: np.ndarray) -> dict[str, np.ndarray]:
+    return backbones.run(backbones.session(backbone.model.SerializeToString(), threads=1), image)
 
 
 @pytest.mark.parametrize(
@@ -93,32 +93,32 @@ def test_maps_of_any_layer(tmp_path, sizes, dtype, name, tolerance):
     built = backbones.build(path, layers=["patches", "tokens"], mean=MEAN, std=STD)
     assert (built.name, built.layers, built.channels, built.strides) == ("my", ("patches", "tokens"), (4, 4), (16, 16))
     assert (built.image_hw, built.batch) == (None, None)
-    picture = random_weights.picture(8, 64, 96)
-    made = maps(built, picture)
-    np.testing.assert_allclose(made["patches"], expected(picture), atol=tolerance * 5)
+    image = random_weights.image(8, 64, 96)
+    made = maps(built, image)
+    np.testing.assert_allclose(made["patches"], expected(image), atol=tolerance * 5)
     np.testing.assert_array_equal(made["tokens"], made["patches"])
     assert [part.op_type for part in built.model.graph.node].count("ReduceMean") == 0
 
 
-def test_uint8_network_gets_the_picture_as_it_is(tmp_path):
+def test_uint8_network_gets_the_image_as_it_is(tmp_path):
     path = saved(tmp_path, network(sizes=("n", "h", "w", 3), dtype=TensorProto.UINT8))
-    picture = random_weights.picture(8, 32, 32)
-    made = maps(backbones.build(path, layers=["patches"]), picture)["patches"]
-    np.testing.assert_allclose(made, expected(picture, (0,) * 3, (1 / 255,) * 3), rtol=1e-4, atol=1e-2)
+    image = random_weights.image(8, 32, 32)
+    made = maps(backbones.build(path, layers=["patches"]), image)["patches"]
+    np.testing.assert_allclose(made, expected(image, (0,) * 3, (1 / 255,) * 3), rtol=1e-4, atol=1e-2)
 
 
 def test_mean_and_deviation_are_imagenets_by_default(tmp_path):
-    picture = random_weights.picture(8, 32, 32)
-    made = maps(backbones.build(saved(tmp_path, network()), layers=["patches"]), picture)["patches"]
-    np.testing.assert_allclose(made, expected(picture, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), atol=1e-3)
+    image = random_weights.image(8, 32, 32)
+    made = maps(backbones.build(saved(tmp_path, network()), layers=["patches"]), image)["patches"]
+    np.testing.assert_allclose(made, expected(image, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), atol=1e-3)
 
 
 def test_one_size_and_batch_are_told(tmp_path):
     built = backbones.build(saved(tmp_path, network(sizes=(2, 3, 32, 48))), layers=["tokens"])
     assert (built.image_hw, built.batch, built.strides) == ((32, 48), 2, (16,))
-    picture = random_weights.picture(8, 32, 48)
+    image = random_weights.image(8, 32, 48)
     np.testing.assert_allclose(
-        maps(built, picture)["tokens"], expected(picture, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), atol=1e-3
+        maps(built, image)["tokens"], expected(image, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), atol=1e-3
     )
 
 
@@ -126,7 +126,7 @@ def test_one_size_and_batch_are_told(tmp_path):
 def test_tokens_that_are_no_patches(tmp_path, n_prefix, given):
     path = saved(tmp_path, network(n_prefix=n_prefix))
     built = backbones.build(path, layers=["tokens", "patches"], n_prefix_tokens=given)
-    made = maps(built, random_weights.picture(8, 48, 80))
+    made = maps(built, random_weights.image(8, 48, 80))
     np.testing.assert_array_equal(made["tokens"], made["patches"])
 
 
@@ -135,7 +135,7 @@ def test_tokens_that_make_no_grid(tmp_path):
         backbones.build(saved(tmp_path, network()), layers=["tokens"], n_prefix_tokens=2)
 
 
-def test_tokens_whose_square_does_not_divide_the_picture(tmp_path):
+def test_tokens_whose_square_does_not_divide_the_image(tmp_path):
     """9 patches and 16 others look like 25 patches, which 48 pixels do not hold."""
     path = saved(tmp_path, network(sizes=("n", 3, 48, 48), n_prefix=16))
     with pytest.raises(InputError, match=r"on 48 x 48 pixels, got 25, in .*my.onnx. Say how many are no patches"):
@@ -144,9 +144,9 @@ def test_tokens_whose_square_does_not_divide_the_picture(tmp_path):
 
 
 def test_network_with_a_tensor_of_our_inputs_name(tmp_path):
-    picture = random_weights.picture(8, 32, 32)
-    made = maps(backbones.build(saved(tmp_path, network(middle="image")), layers=["tokens"]), picture)["tokens"]
-    np.testing.assert_allclose(made, expected(picture, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), atol=1e-3)
+    image = random_weights.image(8, 32, 32)
+    made = maps(backbones.build(saved(tmp_path, network(middle="image")), layers=["tokens"]), image)["tokens"]
+    np.testing.assert_allclose(made, expected(image, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), atol=1e-3)
     with pytest.raises(InputError, match=r"expected tensors of other names than ours, got image. Rename it"):
         backbones.build(saved(tmp_path, network(middle="image")), layers=["image"])
 
@@ -217,8 +217,8 @@ def _broken(model: onnx.ModelProto) -> None:
         (_loop, "expected a network without loops, got operator Loop"),
         (_function, "expected no local functions, got function 'f'"),
         (_opset, "expected a graph of opset 13 or later, got opset 9"),
-        (_second_input, "expected one input, the picture, got pixels, mask"),
-        (_grey, r"expected a picture as input, .* got pixels float \(n, 1, h, w\)"),
+        (_second_input, "expected one input, the image, got pixels, mask"),
+        (_grey, r"expected an image as input, .* got pixels float \(n, 1, h, w\)"),
         (_broken, "expected a graph that ONNX Runtime runs, got .*Convolution"),
     ],
     ids=lambda value: value.__name__.strip("_") if callable(value) else "",

@@ -1,4 +1,4 @@
-"""What backbones see, against what changes when a pixel of the picture does."""
+"""What backbones see, against what changes when a pixel of the image does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIDE = 128
 
 
 def changed_by_hand(model, layer, row, column):
-    """The rows and columns of the picture that a layer's output at one place depends on, found one line at a time.
+    """The rows and columns of the image that a layer's output at one place depends on, found one line at a time.
 
     Weights are made positive, so that a brighter line always shows; ReLU6 is opened, so that nothing is cut off.
     """

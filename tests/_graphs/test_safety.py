@@ -105,7 +105,7 @@ def test_graphs_of_another_kind(change: Callable[[onnx.ModelProto], object], tex
         (TensorProto.UINT8, (3,), r"uint8 \(3\)|a valid"),
     ],
 )
-def test_input_must_be_a_picture(dtype: int, shape: tuple[Any, ...], got: str) -> None:
+def test_input_must_be_an_image(dtype: int, shape: tuple[Any, ...], got: str) -> None:
     graph = network(dtype=dtype, shape=shape)
     if len(shape) == 1:
         graph.graph.node[1].attribute[0].ints[:] = [0]

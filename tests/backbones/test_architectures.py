@@ -26,8 +26,8 @@ CASES = {
 }
 
 
-def outputs(model: onnx.ModelProto, picture: np.ndarray) -> dict[str, np.ndarray]:
-    return backbones.run(backbones.session(model.SerializeToString(), threads=1), picture)
+def outputs(model: onnx.ModelProto, image: np.ndarray) -> dict[str, np.ndarray]:
+    return backbones.run(backbones.session(model.SerializeToString(), threads=1), image)
 
 
 def sampled(array: np.ndarray, n: int) -> np.ndarray:
@@ -52,18 +52,18 @@ def test_graph_gives_what_the_twin_gives(name, size):
     network, weights = CASES[name]
     key = f"{name}/{size[0]}x{size[1]}"
     names = GOLDEN[f"{key}/layers"].tolist()
-    picture, state = random_weights.picture(8, *size), weights()
-    maps = outputs(build_graph(network, state, names[:-1]), picture)
-    maps |= outputs(build_graph(network, state, ["logits"]), picture)
+    image, state = random_weights.image(8, *size), weights()
+    maps = outputs(build_graph(network, state, names[:-1]), image)
+    maps |= outputs(build_graph(network, state, ["logits"]), image)
     assert differences(key, names, maps) < 1e-4
 
 
 @pytest.mark.parametrize("size", [(96, 128), (97, 131)], ids=["even", "odd"])
 def test_embedded_weights_give_what_the_twin_gives(size):
     layers = ["blocks.4", "blocks.10"]
-    maps = outputs(backbones.build(layers=layers).model, random_weights.picture(8, *size))
+    maps = outputs(backbones.build(layers=layers).model, random_weights.image(8, *size))
     assert differences(f"efficientnet_lite0/{size[0]}x{size[1]}", layers, maps) < 1e-4
-    maps = outputs(backbones.build(layers=["logits"]).model, random_weights.picture(8, *size))
+    maps = outputs(backbones.build(layers=["logits"]).model, random_weights.image(8, *size))
     assert differences(f"efficientnet_lite0/{size[0]}x{size[1]}", ["logits"], maps) < 1e-4
 
 
@@ -74,12 +74,12 @@ def test_other_paddings_give_what_the_twin_gives(name, size, padding):
     network, weights = CASES[name]
     key = f"{name}-{padding}/{size[0]}x{size[1]}"
     names = GOLDEN[f"{key}/layers"].tolist()[:-1]
-    maps = outputs(build_graph(network, weights(), names, padding=padding), random_weights.picture(8, *size))
+    maps = outputs(build_graph(network, weights(), names, padding=padding), random_weights.image(8, *size))
     assert differences(key, names, maps) < 1e-4
 
 
 @pytest.mark.parametrize("padding", ["reflect", "edge"])
-def test_without_zeros_an_even_picture_has_no_frame(padding):
+def test_without_zeros_an_even_image_has_no_frame(padding):
     model = build_graph(efficientnet_lite, random_weights.efficientnet_lite(1), ["blocks.10"], padding=padding)
     features = outputs(model, np.full((1, 96, 97, 3), 90, np.uint8))["blocks.10"]
     assert np.ptp(features, axis=(2, 3)).max() < 1e-4 * np.abs(features).max()
@@ -117,7 +117,7 @@ def test_layers_that_cannot_be(layers, got):
 
 def test_one_layer_by_two_names():
     state = random_weights.resnet(4, depths=(2, 2, 2, 2), bottleneck=False)
-    maps = outputs(build_graph(resnet, state, ["layer2.1", "layer2"]), random_weights.picture(8, 64, 64))
+    maps = outputs(build_graph(resnet, state, ["layer2.1", "layer2"]), random_weights.image(8, 64, 64))
     np.testing.assert_array_equal(maps["layer2"], maps["layer2.1"])
 
 

@@ -23,11 +23,11 @@ PALACE = 698
 
 
 def photograph(name: str, side: int) -> np.ndarray:
-    picture = load_sample_image(name)
-    height, width = picture.shape[:2]
+    image = load_sample_image(name)
+    height, width = image.shape[:2]
     edge = min(height, width)
     top, left = (height - edge) // 2, (width - edge) // 2
-    return cv2.resize(picture[top : top + edge, left : left + edge], (side, side), interpolation=cv2.INTER_AREA)
+    return cv2.resize(image[top : top + edge, left : left + edge], (side, side), interpolation=cv2.INTER_AREA)
 
 
 def test_default_is_there_with_known_layers():
@@ -130,12 +130,12 @@ def test_finding_weights_imports_nothing():
 
 def test_batches_and_sizes_share_one_graph():
     running = backbones.session(backbones.build().model.SerializeToString(), threads=1)
-    pictures = random_weights.picture(8, 80, 112)
-    both = backbones.run(running, pictures)["blocks.4"]
+    images = random_weights.image(8, 80, 112)
+    both = backbones.run(running, images)["blocks.4"]
     for i in range(2):
-        alone = backbones.run(running, pictures[i : i + 1])["blocks.4"]
+        alone = backbones.run(running, images[i : i + 1])["blocks.4"]
         np.testing.assert_allclose(both[i], alone[0], atol=1e-4 * np.abs(alone).max())
-    assert backbones.run(running, pictures[:, :33, :71])["blocks.7"].shape == (2, 80, 3, 5)
+    assert backbones.run(running, images[:, :33, :71])["blocks.7"].shape == (2, 80, 3, 5)
 
 
 def test_bytes_that_are_no_graph():
@@ -143,7 +143,7 @@ def test_bytes_that_are_no_graph():
         backbones.session(b"no graph")
 
 
-def test_picture_that_the_network_does_not_take(tmp_path):
+def test_image_that_the_network_does_not_take(tmp_path):
     path = tmp_path / "fixed.onnx"
     model = backbones.build().model
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 7
@@ -153,7 +153,7 @@ def test_picture_that_the_network_does_not_take(tmp_path):
         backbones.build(path, layers=["blocks.4"])
 
 
-def test_pictures_that_are_none():
+def test_images_that_are_none():
     running = backbones.session(backbones.build().model.SerializeToString(), threads=1)
     with pytest.raises(InputError, match=r"image: expected uint8 \(B, H, W, 3\) .*, got float32 \(1, 64, 64, 3\)"):
         backbones.run(running, np.zeros((1, 64, 64, 3), np.float32))

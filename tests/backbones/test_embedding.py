@@ -12,7 +12,7 @@ from blemish.backbones import backbone as backbones
 from blemish.backbones.embedding import Affine, Extractor, Moments, Scaling, embedding_graph
 from blemish.errors import InputError, ModelFileError
 from blemish.imaging.resize import resize
-from tests.pictures import good
+from tests.images import good
 
 if TYPE_CHECKING:
     from blemish.backbones.backbone import Backbone
@@ -48,8 +48,8 @@ def resized(maps: np.ndarray, grid_hw: tuple[int, int]) -> np.ndarray:
     return maps
 
 
-def twin(backbone: Backbone, picture: np.ndarray, pooling: int, scaling: Affine | None) -> np.ndarray:
-    found = backbones.run(backbones.session(backbone.model.SerializeToString()), picture[None])
+def twin(backbone: Backbone, image: np.ndarray, pooling: int, scaling: Affine | None) -> np.ndarray:
+    found = backbones.run(backbones.session(backbone.model.SerializeToString()), image[None])
     pooled = [averaged(found[layer][0].astype(np.float64), pooling) for layer in backbone.layers]
     grid = pooled[0].shape[1:]
     joined = np.concatenate([pooled[0], *(resized(one, grid) for one in pooled[1:])]).transpose(1, 2, 0)
@@ -62,12 +62,12 @@ def test_graph_equals_its_plain_twin(backbone: Backbone, pooling: int, is_scaled
     size = sum(backbone.channels)
     weight = rng.normal(size=(size, size)) / size**0.5
     scaling = Affine(weight.astype(np.float32), rng.normal(size=size).astype(np.float32)) if is_scaled else None
-    picture = good(1, 64, 96)
+    image = good(1, 64, 96)
     model = embedding_graph(backbone, pooling=pooling, scaling=scaling)
-    features = Extractor(model.SerializeToString(), threads=1).features(picture)
+    features = Extractor(model.SerializeToString(), threads=1).features(image)
     assert (features.shape, features.dtype) == ((16, 24, size), np.float32)
     assert features.flags.c_contiguous
-    expected = twin(backbone, picture, pooling, scaling)
+    expected = twin(backbone, image, pooling, scaling)
     np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max())
 
 
@@ -194,19 +194,19 @@ def test_a_large_mean_costs_no_digits(rng: np.random.Generator):
 
 def test_the_summary_is_mean_and_deviation_of_each_layer_seen_from_further_away(backbone: Backbone):
     extractor = Extractor(embedding_graph(backbone, pooling=3).SerializeToString())
-    picture = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
     network = backbones.session(backbone.model.SerializeToString())
-    layers = backbones.run(network, resize(picture, (96, 96))[None])
+    layers = backbones.run(network, resize(image, (96, 96))[None])
     expected = [f(layers["blocks.10"][0], axis=(1, 2)) for f in (np.mean, np.std)]
-    np.testing.assert_allclose(extractor.summary(picture), np.concatenate(expected), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(extractor.summary(image), np.concatenate(expected), rtol=1e-3, atol=1e-4)
 
 
 def test_the_usual_layers_come_with_others_for_the_summary():
     usual = backbones.build("efficientnet_lite0")
-    picture = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
-    layers = backbones.run(backbones.session(usual.model.SerializeToString()), resize(picture, (96, 96))[None])
+    image = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
+    layers = backbones.run(backbones.session(usual.model.SerializeToString()), resize(image, (96, 96))[None])
     expected = [f(layers[name][0], axis=(1, 2)) for name in ("blocks.9", "blocks.10") for f in (np.mean, np.std)]
-    found = Extractor(embedding_graph(usual).SerializeToString()).summary(picture)
+    found = Extractor(embedding_graph(usual).SerializeToString()).summary(image)
     np.testing.assert_allclose(found, np.concatenate(expected), rtol=1e-3, atol=1e-4)
 
 
@@ -215,12 +215,12 @@ def test_parts_are_the_coarsest_layers_joined_and_seen_from_further_away(is_turn
     usual = backbones.build("efficientnet_lite0")
     axes = Affine(rng.normal(size=(5, 192)).astype(np.float32), rng.normal(size=5).astype(np.float32))
     graph = embedding_graph(usual, pooling=3, part_axes=axes if is_turned else None)
-    picture = rng.integers(0, 256, (320, 256, 3), dtype=np.uint8)
-    layers = backbones.run(backbones.session(usual.model.SerializeToString()), resize(picture, (160, 128))[None])
+    image = rng.integers(0, 256, (320, 256, 3), dtype=np.uint8)
+    layers = backbones.run(backbones.session(usual.model.SerializeToString()), resize(image, (160, 128))[None])
     expected = np.concatenate([layers[name][0] for name in ("blocks.7", "blocks.10")]).transpose(1, 2, 0)
     if is_turned:
         expected = expected @ axes.weight.T + axes.bias
-    found = Extractor(graph.SerializeToString()).parts(picture)
+    found = Extractor(graph.SerializeToString()).parts(image)
     assert found.shape == (10, 8, 5 if is_turned else 192)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 

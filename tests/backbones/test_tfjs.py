@@ -62,7 +62,7 @@ def test_resnet50_out_of_a_tarball(tmp_path):
     built = backbones.build("resnet50", weights=path)
     assert (built.channels, built.strides) == ((64, 128), (8, 16))
     running = backbones.session(built.model.SerializeToString(), threads=1)
-    maps = backbones.run(running, random_weights.picture(8, 96, 128))
+    maps = backbones.run(running, random_weights.image(8, 96, 128))
     assert differences("keras_resnet50/96x128", ["layer2", "layer3"], maps) < 1e-4
 
 

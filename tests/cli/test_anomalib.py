@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from blemish.cli.commands import app
 from blemish.data.synthetic.demo import make_demo
 from blemish.detectors.patchcore.detector import Patchcore
-from tests.anomalib_twins import N_TRAIN, SIZES, checkpoint, picture
-from tests.pictures import write
+from tests.anomalib_twins import N_TRAIN, SIZES, checkpoint, image
+from tests.images import write
 
 
 @pytest.fixture(scope="module")
@@ -24,19 +24,19 @@ def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_import_makes_a_model_folder(ckpt: Path, tmp_path: Path):
     done = CliRunner().invoke(app, ["import", str(ckpt), str(tmp_path / "model")])
     assert done.exit_code == 0, done.output
-    assert "It promises no false-alarm rate: give --good" in done.output
+    assert "It promises no false positive rate: give --good" in done.output
     assert "from the checkpoint. Saved in" in done.output
     assert Patchcore.load(tmp_path / "model").settings.arithmetic == "anomalib"
 
 
-def test_import_calibrates_on_good_pictures(ckpt: Path, tmp_path: Path):
+def test_import_calibrates_on_good_images(ckpt: Path, tmp_path: Path):
     for i in range(N_TRAIN):
-        write(tmp_path / "good" / f"{i}.png", picture(i, *SIZES[i]))
+        write(tmp_path / "good" / f"{i}.png", image(i, *SIZES[i]))
     arguments = ["import", str(ckpt), str(tmp_path / "model"), "--good", str(tmp_path / "good"), "--json"]
-    done = CliRunner().invoke(app, [*arguments, "--false-alarm-rate", "0.2"])
+    done = CliRunner().invoke(app, [*arguments, "--false-positive-rate", "0.2"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.output)
-    assert (found["detector"], found["thresholds_from"]) == ("patchcore", f"{N_TRAIN} good pictures")
+    assert (found["detector"], found["thresholds_from"]) == ("patchcore", f"{N_TRAIN} good images")
     assert Patchcore.load(tmp_path / "model").calibration.n == N_TRAIN
 
 
@@ -53,8 +53,8 @@ def test_export_writes_a_checkpoint_that_comes_back(ckpt: Path, tmp_path: Path):
     assert done.exit_code == 0, done.output
     assert json.loads(done.output)["mb"] > 1
     assert runner.invoke(app, ["import", str(tmp_path / "out.ckpt"), str(tmp_path / "again")]).exit_code == 0
-    picture_of = picture(70, 200, 200)
-    first, second = (Patchcore.load(tmp_path / name).predict(picture_of).score for name in ("model", "again"))
+    image_of = image(70, 200, 200)
+    first, second = (Patchcore.load(tmp_path / name).predict(image_of).score for name in ("model", "again"))
     assert first == pytest.approx(second, rel=1e-5)
 
 

@@ -20,7 +20,7 @@ from blemish.cli.commands import _several_values, main
 from blemish.data.synthetic.demo import make_demo
 from blemish.imaging.decode import load
 from blemish.types import Prediction
-from tests.pictures import good, scratched, write, write_goods
+from tests.images import good, scratched, write, write_goods
 
 SMALL = ("--image-size", "96", "--layers", "blocks.4")
 
@@ -42,7 +42,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 @pytest.fixture(scope="session")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two small categories."""
-    folder = tmp_path_factory.mktemp("demo") / "pictures"
+    folder = tmp_path_factory.mktemp("demo") / "images"
     return make_demo(folder, image_size=96, n_train=8, n_test=4, n_defective=2, categories=("grid", "tile"))
 
 
@@ -55,9 +55,9 @@ def test_fit_test_and_predict(root: Path, run, tmp_path: Path):
     assert code == 0
     said = json.loads(out)
     assert said["threshold"] > 0
-    assert said["false_alarm_rate_promised"] == pytest.approx(1 / 9)
-    assert "8 good pictures support a false-alarm rate of 11 % at best" in said["warning"]
-    assert "8 good pictures, about" in err
+    assert said["false_positive_rate_promised"] == pytest.approx(1 / 9)
+    assert "8 good images support a false positive rate of 11 % at best" in said["warning"]
+    assert "8 good images, about" in err
     code, out, _ = run("test", model, root, "--category", "tile", "--json", "--report", report, "--csv", scores)
     assert code == 0
     assert 0 <= json.loads(out)["image_AUROC"] <= 1
@@ -66,11 +66,11 @@ def test_fit_test_and_predict(root: Path, run, tmp_path: Path):
     assert len(rows) == json.loads(out)["n_test"]
     assert {row["defect"] for row in rows} > {"good"}
     assert all((float(row["score"]) > float(row["threshold"])) == (row["label"] == "1") for row in rows)
-    good_picture = next((root / "tile" / "test" / "good").iterdir())
+    good_image = next((root / "tile" / "test" / "good").iterdir())
     figures, masks = tmp_path / "f", tmp_path / "k"
-    code, out, _ = run("predict", model, good_picture, "--json", "--out", figures, "--masks", masks)
+    code, out, _ = run("predict", model, good_image, "--json", "--out", figures, "--masks", masks)
     assert code == 0
-    assert json.loads(out)[0]["path"] == str(good_picture)
+    assert json.loads(out)[0]["path"] == str(good_image)
     (figure,), (mask,) = figures.iterdir(), masks.iterdir()
     assert load(figure).shape[1] >= 720
     assert load(mask).shape == (96, 96, 3)
@@ -81,7 +81,7 @@ def test_every_option_of_fit_reaches_the_detector(run, tmp_path: Path):
     write_goods(tmp_path / "good")
     options = {
         "--backbone": "efficientnet_lite0", "--layers": "blocks.4,blocks.7", "--image-size": 128, "--center-crop": 96,
-        "--coreset-ratio": 0.2, "--coreset-size": 50, "--neighbors": 3, "--false-alarm-rate": 0.2, "--bit-depth": 12,
+        "--coreset-ratio": 0.2, "--coreset-size": 50, "--neighbors": 3, "--false-positive-rate": 0.2, "--bit-depth": 12,
         "--seed": 7, "--threads": 1,
     }  # fmt: skip
     code, *_ = run(
@@ -91,7 +91,7 @@ def test_every_option_of_fit_reaches_the_detector(run, tmp_path: Path):
     found = Patchcore.load(tmp_path / "m").settings
     assert (found.layers, found.image_size, found.center_crop) == (("blocks.4", "blocks.7"), 128, 96)
     assert (found.coreset_sampling_ratio, found.coreset_size, found.num_neighbors) == (0.2, 50, 3)
-    assert (found.false_alarm_rate, found.bit_depth, found.seed) == (0.2, 12, 7)
+    assert (found.false_positive_rate, found.bit_depth, found.seed) == (0.2, 12, 7)
 
 
 def test_predict_says_so_and_fails_on_a_defect_if_asked(saved: Path, run, tmp_path: Path):
@@ -117,14 +117,14 @@ def test_a_sorted_folder_is_all_that_is_needed(run, tmp_path: Path):
     assert (code, len(json.loads(out))) == (0, n_good + 1)
 
 
-def test_a_test_on_pictures_that_were_learnt_says_so(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_test_on_images_that_were_learnt_says_so(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     write_goods(tmp_path / "parts" / "good")
     write(tmp_path / "parts" / "scratch" / "0.png", scratched(99)[0])
     assert run("fit", "parts/good", "--out", "m", *SMALL)[0] == 0
     code, _, err = run("test", "m", tmp_path / "parts")
     assert code == 0
-    assert "test pictures were learnt by the model" in err
+    assert "test images were learnt by the model" in err
 
 
 def test_benchmark_writes_the_table_of_each_category_and_the_average(root: Path, run, tmp_path: Path):
@@ -134,7 +134,7 @@ def test_benchmark_writes_the_table_of_each_category_and_the_average(root: Path,
     assert code == 0
     found = json.loads(out.read_text())
     assert list(found["categories"]) == ["grid", "tile"]
-    for name in ("image_AUROC", "AUPRO", "false_alarm_rate", "miss_rate", "fit_s", "predict_ms"):
+    for name in ("image_AUROC", "AUPRO", "false_positive_rate", "miss_rate", "fit_s", "predict_ms"):
         both = [found["categories"][category][name] for category in ("grid", "tile")]
         assert found["average"][name] == pytest.approx(sum(both) / 2)
     assert [line.split()[0] for line in printed.splitlines()] == ["image_AUROC", "grid", "tile", "average"]
@@ -196,16 +196,16 @@ def test_an_error_is_one_line_that_names_the_folder(run, tmp_path: Path):
 
 
 def messy(folder: Path) -> None:
-    """Six good pictures among what else lies in such folders."""
+    """Six good images among what else lies in such folders."""
     write_goods(folder, 6)
     (folder / "empty.png").touch()
     (folder / "cut.png").write_bytes((folder / "000.png").read_bytes()[:500])
-    (folder / "text.jpg").write_text("not a picture")
+    (folder / "text.jpg").write_text("not an image")
     (folder / "notes.txt").write_text("shift 3")
     write(folder / "Größe ß.png", good(50))
 
 
-def test_broken_pictures_are_named_and_left_out(run, tmp_path: Path):
+def test_broken_images_are_named_and_left_out(run, tmp_path: Path):
     messy(tmp_path / "good")
     code, out, _ = run("fit", tmp_path / "good", "--out", tmp_path / "m", *SMALL, "--json")
     assert code == 0
@@ -233,11 +233,11 @@ def test_check_names_what_is_wrong_before_a_run(run, tmp_path: Path):
     assert "same pixels" in out
 
 
-def test_one_good_picture_is_not_enough(run, tmp_path: Path):
+def test_one_good_image_is_not_enough(run, tmp_path: Path):
     write_goods(tmp_path / "good", 1)
     code, _, err = run("fit", tmp_path / "good", "--out", tmp_path / "m")
     assert code == 2
-    assert "good pictures: expected at least 2, got 1" in err
+    assert "good images: expected at least 2, got 1" in err
     assert not (tmp_path / "m").exists()
 
 
@@ -261,7 +261,7 @@ def test_a_read_only_place_is_refused_before_the_fit(run, tmp_path: Path, monkey
     assert run("fit", tmp_path / "good", "--out", tmp_path / "shut" / "m")[0] == 2
 
 
-def test_settings_that_cannot_be_are_refused_before_the_pictures_are_read(root: Path, run):
+def test_settings_that_cannot_be_are_refused_before_the_images_are_read(root: Path, run):
     code, _, err = run("benchmark", "--root", root, "--image-size", "7")
     assert code == 2
     assert "image_size: expected" in err
@@ -291,7 +291,7 @@ def test_an_interrupted_fit_keeps_the_model_that_was_there(saved: Path, tmp_path
     running = subprocess.Popen([sys.executable, "-m", "blemish", *arguments], stderr=subprocess.PIPE, text=True)
     signal.signal(signal.SIGINT, handler)
     assert running.stderr is not None
-    assert "60 good pictures" in running.stderr.readline()
+    assert "60 good images" in running.stderr.readline()
     time.sleep(0.5)
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=60)
@@ -302,7 +302,7 @@ def test_an_interrupted_fit_keeps_the_model_that_was_there(saved: Path, tmp_path
 
 
 @pytest.mark.parametrize("label", [True, False])
-def test_a_defective_picture_without_a_defective_place_is_so_as_a_whole(
+def test_a_defective_image_without_a_defective_place_is_so_as_a_whole(
     label: bool, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     calm = np.zeros((8, 8), np.float32)

@@ -22,11 +22,11 @@ def bars_on(is_terminal: bool) -> tuple[Bars, io.StringIO]:
 
 def test_a_terminal_shows_the_stage_and_how_much_is_done():
     bars, shown = bars_on(True)
-    for stage in ("reading pictures", "coreset"):
+    for stage in ("reading images", "coreset"):
         for done in (1, 2, 3):
             bars(stage, done, 3)
             assert (bars._bar is None) == (done == 3)
-    assert "reading pictures" in shown.getvalue()
+    assert "reading images" in shown.getvalue()
     assert "coreset" in shown.getvalue()
     assert "3/3" in shown.getvalue()
 

@@ -9,12 +9,12 @@ import pytest
 
 from blemish.imaging.decode import load
 from tests.cli.test_commands import run  # noqa: F401
-from tests.pictures import good, scratched, small_patchcore, write
+from tests.images import good, scratched, small_patchcore, write
 from tests.stores import blotched
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """A folder of labelled folders."""
     for seed in range(200, 204):
         write(tmp_path / "old" / "scratch" / f"{seed}.png", scratched(seed)[0])
@@ -22,14 +22,14 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "old"
 
 
-def test_index_similar_label_and_groups(run, saved: Path, pictures: Path, tmp_path: Path):  # noqa: F811
+def test_index_similar_label_and_groups(run, saved: Path, images: Path, tmp_path: Path):  # noqa: F811
     store = tmp_path / "s"
-    code, out, _ = run("index", saved, pictures, "--store", store, "--labels", "from-folders", "--json")
+    code, out, _ = run("index", saved, images, "--store", store, "--labels", "from-folders", "--json")
     assert code == 0
     said = json.loads(out)
-    assert (said["pictures"], said["new_regions"], said["left_out"]) == (8, said["regions"], [])
-    code, out, _ = run("index", saved, pictures, "--store", store)
-    assert (code, "8 pictures, 0 new regions" in out) == (0, True)
+    assert (said["images"], said["new_regions"], said["left_out"]) == (8, said["regions"], [])
+    code, out, _ = run("index", saved, images, "--store", store)
+    assert (code, "8 images, 0 new regions" in out) == (0, True)
     part, page = write(tmp_path / "new.png", scratched(300)[0]), tmp_path / "page.png"
     code, out, err = run("similar", saved, part, "--store", store, "-k", 3, "--sheet", page, "--json")
     assert code == 0
@@ -50,9 +50,9 @@ def test_index_similar_label_and_groups(run, saved: Path, pictures: Path, tmp_pa
     assert (code, "Probably" in out, one in out) == (0, True, True)
 
 
-def test_a_good_picture_offers_force(run, saved: Path, pictures: Path, tmp_path: Path, fitted):  # noqa: F811
+def test_a_good_image_offers_force(run, saved: Path, images: Path, tmp_path: Path, fitted):  # noqa: F811
     store, part = tmp_path / "s", tmp_path / "good.png"
-    run("index", saved, pictures, "--store", store)
+    run("index", saved, images, "--store", store)
     write(part, next(p for p in map(good, range(100, 130)) if not fitted.predict(p).regions))
     code, _, err = run("similar", saved, part, "--store", store)
     assert (code, "an anomalous region" in err, "--force" in err) == (2, True, True)
@@ -60,24 +60,24 @@ def test_a_good_picture_offers_force(run, saved: Path, pictures: Path, tmp_path:
     assert (code, json.loads(out)["query"]["forced"]) == (0, True)
 
 
-def test_what_cannot_be_read_is_said_and_left_out(run, saved: Path, pictures: Path, tmp_path: Path):  # noqa: F811
-    (pictures / "scratch" / "empty.png").write_bytes(b"")
-    code, out, _ = run("index", saved, pictures, "--store", tmp_path / "s")
-    assert (code, "8 pictures" in out, "empty.png" in out) == (2, True, True)
+def test_what_cannot_be_read_is_said_and_left_out(run, saved: Path, images: Path, tmp_path: Path):  # noqa: F811
+    (images / "scratch" / "empty.png").write_bytes(b"")
+    code, out, _ = run("index", saved, images, "--store", tmp_path / "s")
+    assert (code, "8 images" in out, "empty.png" in out) == (2, True, True)
 
 
 @pytest.mark.parametrize("command", ["groups", "similar", "suggest", "reindex"])
-def test_a_store_that_is_not_there_is_said(run, saved: Path, pictures: Path, tmp_path: Path, command: str):  # noqa: F811
-    part = next(pictures.rglob("*.png"))
+def test_a_store_that_is_not_there_is_said(run, saved: Path, images: Path, tmp_path: Path, command: str):  # noqa: F811
+    part = next(images.rglob("*.png"))
     given = {"groups": [], "similar": [saved, part], "suggest": [saved, part], "reindex": [saved]}[command]
     code, _, err = run(command, *given, "--store", tmp_path / "none")
     assert (code, "store: expected one that was made, got nothing there" in err) == (2, True)
     assert not (tmp_path / "none").exists()
 
 
-def test_suggest_and_reindex(run, saved: Path, pictures: Path, tmp_path: Path, good_paths: list[Path]):  # noqa: F811
+def test_suggest_and_reindex(run, saved: Path, images: Path, tmp_path: Path, good_paths: list[Path]):  # noqa: F811
     store, part = tmp_path / "s", write(tmp_path / "new.png", scratched(300)[0])
-    run("index", saved, pictures, "--store", store, "--labels", "from-folders")
+    run("index", saved, images, "--store", store, "--labels", "from-folders")
     code, out, err = run("suggest", saved, part, tmp_path / "none.png", "--store", store, "--json")
     assert (code, "none.png" in err) == (2, True)
     assert [(one["path"], one["label"]) for one in json.loads(out)] == [(str(part), "scratch")]
@@ -85,20 +85,20 @@ def test_suggest_and_reindex(run, saved: Path, pictures: Path, tmp_path: Path, g
     code, _, err = run("similar", other, part, "--store", store, "--category", "part")
     assert (code, "blemish reindex" in err) == (2, True)
     code, out, _ = run("reindex", other, "--store", store, "--json")
-    assert (code, json.loads(out)["pictures"]) == (0, 8)
+    assert (code, json.loads(out)["images"]) == (0, 8)
     code, out, _ = run("suggest", other, part, "--store", store)
     assert (code, "Probably scratch" in out) == (0, True)
 
 
-def test_other_good_pictures_are_needed_once(run, saved: Path, pictures: Path, tmp_path: Path, good_paths):  # noqa: F811
+def test_other_good_images_are_needed_once(run, saved: Path, images: Path, tmp_path: Path, good_paths):  # noqa: F811
     folder = good_paths[0].parent
     moved = folder.rename(folder.with_name("moved"))
     try:
-        code, _, err = run("index", saved, pictures, "--store", tmp_path / "s")
+        code, _, err = run("index", saved, images, "--store", tmp_path / "s")
         assert (code, "give their folder once (--good)" in err) == (2, True)
-        code, _, _ = run("index", saved, pictures, "--store", tmp_path / "s", "--good", moved)
+        code, _, _ = run("index", saved, images, "--store", tmp_path / "s", "--good", moved)
         assert code == 0
-        code, out, _ = run("index", saved, pictures, "--store", tmp_path / "s")
+        code, out, _ = run("index", saved, images, "--store", tmp_path / "s")
         assert (code, "0 new regions" in out) == (0, True)
     finally:
         moved.rename(folder)

@@ -13,7 +13,7 @@ from blemish.cli.commands import main
 from blemish.cli.teacher import duration_s
 from blemish.errors import InputError
 from blemish.imaging.decode import load, save
-from tests.pictures import good
+from tests.images import good
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_the_derivation_as_json(run):
     said = json.loads(out)
     assert code == 0
     assert (said["receptive_field_px"], said["stride_px"], said["first_px"]) == (33, 4, -16)
-    assert said["steps"][0] == {"name": "picture", "map": 256, "sees_px": 1, "stride_px": 1}
+    assert said["steps"][0] == {"name": "image", "map": 256, "sees_px": 1, "stride_px": 1}
     assert said["steps"][-1]["map"] == 64
 
 
@@ -56,13 +56,11 @@ def test_a_backbones_layer(run):
 
 def test_the_drawing_is_written(run, tmp_path):
     save(tmp_path / "p.png", good(0, 300, 400))
-    code, out, _ = run(
-        "receptive-field", "--picture", tmp_path / "p.png", "--out", tmp_path / "f.png", "--cell", "3, 5"
-    )
+    code, out, _ = run("receptive-field", "--image", tmp_path / "p.png", "--out", tmp_path / "f.png", "--cell", "3, 5")
     assert code == 0
     assert f"Drawing: {tmp_path / 'f.png'}" in out
     assert load(tmp_path / "f.png").shape[1] >= 512
-    small = run("receptive-field", "--size", 64, "--picture", tmp_path / "p.png", "--out", tmp_path / "g.png", "--json")
+    small = run("receptive-field", "--size", 64, "--image", tmp_path / "p.png", "--out", tmp_path / "g.png", "--json")
     assert json.loads(small[1])["drawing"] == str(tmp_path / "g.png")
 
 
@@ -73,7 +71,7 @@ def test_the_drawing_is_written(run, tmp_path):
         (["--model", "efficientad"], "model: expected efficientad-s or efficientad-m, got 'efficientad'"),
         (["dense"], "stack: expected layers with commas between, got 'dense'"),
         (["--size", "20"], "size: expected at least 33 pixels"),
-        (["--picture", "p.png"], "drawing: expected --picture and --out together, got --picture alone"),
+        (["--image", "p.png"], "drawing: expected --image and --out together, got --image alone"),
         (["--backbone", "vgg"], "backbone: expected one of efficientnet_lite0"),
         (["--backbone", "efficientnet_lite0", "--layer", "logits"], "got GlobalAveragePool, whose outputs may see"),
     ],
@@ -86,14 +84,14 @@ def test_what_cannot_be_is_told(run, arguments, text):
     assert err.count("\n") == 1
 
 
-def test_a_wrong_cell_or_picture_is_told(run, tmp_path):
+def test_a_wrong_cell_or_image_is_told(run, tmp_path):
     save(tmp_path / "p.png", good(0))
-    drawing = ("receptive-field", "--picture", tmp_path / "p.png", "--out", tmp_path / "f.png")
+    drawing = ("receptive-field", "--image", tmp_path / "p.png", "--out", tmp_path / "f.png")
     assert "cell: expected a row and a column such as 3,5, got 'x'" in run(*drawing, "--cell", "x")[2]
     assert "cell: expected one of 16 rows and 16 columns" in run(*drawing, "--cell", "99,0")[2]
     (tmp_path / "p.png").write_bytes(b"")
     code, _, err = run(*drawing)
-    assert (code, "picture: expected an image" in err) == (2, True)
+    assert (code, "image: expected an image" in err) == (2, True)
 
 
 @pytest.mark.parametrize(("text", "wanted"), [("90", 90), ("90s", 90), ("1.5H", 5400), (" 10m ", 600)])
@@ -116,7 +114,7 @@ def test_distill_says_what_it_made(run, tmp_path):
     small = ("--backbone", "efficientnet_lite0", "--layers", "blocks.1, blocks.3", "--batch", 1, "--threads", 1)
     code, said, err = run("distill", tmp_path / "photographs", "--out", out, "--steps", 1, *small)
     assert code == 0
-    assert "1 pictures could not be read." in said
+    assert "1 images could not be read." in said
     assert "PDN-S after 1 steps" in said
     assert f"Saved in {out}." in said
     assert "preparing crops: 10 of 10" in err

@@ -8,10 +8,10 @@ import warnings
 import pytest
 
 from blemish.data.datasets import DataSet, Folder, MVTec, MVTecAD, categories, open_dataset
-from blemish.data.discovery import list_pictures
+from blemish.data.discovery import list_images
 from blemish.data.folder import hold_out
 from blemish.errors import DataError, InputError
-from tests.pictures import touch
+from tests.images import touch
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_mvtec_with_other_endings_and_masks_without_a_suffix(mvtec):
     assert [sample.mask_path.name for sample in tile.test] == ["000.png"]
 
 
-def test_mvtec_masks_of_nothing_and_of_good_pictures(mvtec):
+def test_mvtec_masks_of_nothing_and_of_good_images(mvtec):
     touch(
         mvtec / "grid", "ground_truth/bent/007_mask.png", "ground_truth/good/1_mask.png", "test/stray.png", "Thumbs.db"
     )
@@ -75,7 +75,7 @@ def test_mvtec_masks_of_nothing_and_of_good_pictures(mvtec):
     assert all(sample.mask_path is None for sample in grid.test if not sample.is_defective)
 
 
-def test_two_masks_for_one_picture(mvtec):
+def test_two_masks_for_one_image(mvtec):
     touch(mvtec / "grid", "ground_truth/bent/000_mask.jpg")
     with pytest.raises(DataError, match=r"^mask: expected one for .*000\.png, got 2: .* Remove all but one\."):
         MVTecAD(mvtec, "grid")
@@ -120,14 +120,14 @@ def test_a_wrong_root_or_category_says_what_is_there(mvtec, tmp_path):
         MVTecAD(mvtec, "flat")
 
 
-def test_no_good_pictures(mvtec, tmp_path):
+def test_no_good_images(mvtec, tmp_path):
     touch(mvtec, "bare/train/good/notes.txt")
     with pytest.raises(
-        DataError, match=r"^train/good: expected pictures \(\.png, .*\), got notes\.txt, in .*bare/train/good"
+        DataError, match=r"^train/good: expected images \(\.png, .*\), got notes\.txt, in .*bare/train/good"
     ):
         MVTecAD(mvtec, "bare")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"^normal_dir: expected pictures .*, got an empty folder, in .*empty\."):
+    with pytest.raises(DataError, match=r"^normal_dir: expected images .*, got an empty folder, in .*empty\."):
         Folder("a", normal_dir=tmp_path / "empty")
 
 
@@ -183,7 +183,7 @@ def test_one_mask_folder_that_mirrors_several_defect_folders(tmp_path):
     assert [sample.mask_path.parent.name for sample in parts.test if sample.is_defective] == ["crack", "hole"]
 
 
-def test_a_folder_inside_another_keeps_its_pictures(tmp_path):
+def test_a_folder_inside_another_keeps_its_images(tmp_path):
     touch(tmp_path, "0.png", "1.png", "bad/7.png", "bad/masks/7.png")
     parts = Folder(
         "part", root=tmp_path, normal_dir=".", abnormal_dir="bad", mask_dir="bad/masks", normal_split_ratio=0
@@ -192,7 +192,7 @@ def test_a_folder_inside_another_keeps_its_pictures(tmp_path):
     assert [(sample.path.name, sample.mask_path.parent.name) for sample in parts.test] == [("7.png", "masks")]
 
 
-def test_good_pictures_alone_are_all_for_training(tmp_path):
+def test_good_images_alone_are_all_for_training(tmp_path):
     touch(tmp_path, "0.png", "deep/1.png")
     parts = Folder("part", normal_dir=tmp_path)
     assert len(parts.train) == 2
@@ -229,11 +229,11 @@ def test_holding_out_is_seeded_and_leaves_at_least_one(tmp_path):
     [
         ({"normal_dir": "none"}, r"^normal_dir: expected a folder, got nothing of that name, in .*none\."),
         ({"normal_dir": "a.png"}, r"^normal_dir: expected a folder, got a file, in .*a\.png\."),
-        ({"normal_dir": "ok", "abnormal_dir": "empty"}, r"^abnormal_dir: expected pictures .*got an empty folder"),
-        ({"normal_dir": "ok", "normal_test_dir": "empty"}, r"^normal_test_dir: expected pictures"),
+        ({"normal_dir": "ok", "abnormal_dir": "empty"}, r"^abnormal_dir: expected images .*got an empty folder"),
+        ({"normal_dir": "ok", "normal_test_dir": "empty"}, r"^normal_test_dir: expected images"),
         (
             {"normal_dir": "ok", "mask_dir": "empty"},
-            r"^mask_dir: expected an abnormal_dir whose pictures it marks, got none",
+            r"^mask_dir: expected an abnormal_dir whose images it marks, got none",
         ),
         (
             {"normal_dir": "ok", "abnormal_dir": "ok"},
@@ -257,8 +257,8 @@ def test_loops_of_links_end_and_linked_folders_are_read_once(tmp_path):
     (tmp_path / "ok" / "self").symlink_to(tmp_path / "ok", target_is_directory=True)
     (tmp_path / "ok" / "up").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "ok" / "dangling.png").symlink_to(tmp_path / "gone.png")
-    pictures, _ = list_pictures(tmp_path / "ok", (".png",))
-    assert sorted(path.name for path in pictures) == ["0.png", "1.png", "dangling.png"]
+    images, _ = list_images(tmp_path / "ok", (".png",))
+    assert sorted(path.name for path in images) == ["0.png", "1.png", "dangling.png"]
 
 
 def test_a_folder_that_cannot_be_looked_into(tmp_path, monkeypatch):
@@ -298,7 +298,7 @@ def test_open_dataset_says_what_it_found(mvtec, tmp_path):
         open_dataset(tmp_path / "none")
     with pytest.raises(DataError, match=r"^data set: expected a folder or a manifest, got a file, in .*license\.txt"):
         open_dataset(mvtec / "license.txt")
-    with pytest.raises(DataError, match=r"^data set: expected a whole one, got the test pictures .*grid: name that\."):
+    with pytest.raises(DataError, match=r"^data set: expected a whole one, got the test images .*grid: name that\."):
         open_dataset(mvtec / "grid" / "test")
 
 
@@ -320,7 +320,7 @@ def test_open_dataset_reads_a_sorted_folder(tmp_path):
 
 
 @pytest.mark.parametrize("good", ["OK", "normal"])
-def test_a_sorted_folder_may_hold_good_pictures_alone(tmp_path, good):
+def test_a_sorted_folder_may_hold_good_images_alone(tmp_path, good):
     parts = open_dataset(touch(tmp_path / "parts", f"{good}/0.png", f"{good}/1.png"))
     assert (len(parts.train), parts.test) == (2, ())
 
@@ -332,7 +332,7 @@ def test_a_sorted_folder_may_hold_good_pictures_alone(tmp_path, good):
         (["bad/0.png", "crack/0.png"], r"a known layout, got bad/, crack/"),
         (["good/0.png", "test/0.png"], r"a known layout, got good/, test/"),
         (["good/0.png", "masks/0.png", "ground_truth/0.png"], r"a known layout, got good/, ground_truth/, masks/"),
-        (["good/0.png", "crack/0.png", "7.png"], r"pictures in folders, got 7\.png beside them, .*Move them into"),
+        (["good/0.png", "crack/0.png", "7.png"], r"images in folders, got 7\.png beside them, .*Move them into"),
         (["good/notes.txt", "crack/0.png"], r"^normal_dir: "),
         (["good/0.png", "a/0.png", "b/0.png", "masks/0.png"], r"^mask: .*got 2: .*a/0\.png, .*b/0\.png, in .*masks"),
     ],

@@ -1,4 +1,4 @@
-"""Manifests: lists of pictures as CSV and JSON lines, and what is said of a line that cannot be."""
+"""Manifests: lists of images as CSV and JSON lines, and what is said of a line that cannot be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from blemish.data.datasets import DataSet, Manifest, open_dataset
 from blemish.errors import DataError
-from tests.pictures import touch
+from tests.images import touch
 
 
 def names(samples):
@@ -62,8 +62,8 @@ def test_manifest_of_json_lines(tmp_path):
         ("", r"^manifest: expected the columns path and, .* got nothing, in .*list\.csv, line 1\."),
         ("file,label\na.png,0", r"^manifest: expected the columns path and, .* got file, label, in .*line 1\."),
         ("path,path\na.png,a.png", r"^manifest: expected the columns"),
-        ("path\n", r"^manifest: expected good pictures of split train, got no lines, in .*list\.csv\."),
-        ("path,split\na.png,test", r"^manifest: expected good pictures of split train, got 1 lines without one"),
+        ("path\n", r"^manifest: expected good images of split train, got no lines, in .*list\.csv\."),
+        ("path,split\na.png,test", r"^manifest: expected good images of split train, got 1 lines without one"),
         ("path,mask\na.png", r"^manifest: expected 2 values, got 1 values, in .*list\.csv, line 2\."),
         (
             "path\na.png\nzz.png",
@@ -71,13 +71,13 @@ def test_manifest_of_json_lines(tmp_path):
         ),
         (
             "path\na.png\na.png",
-            r"^manifest: expected each picture once, got .*a\.png again, after line 2, in .*line 3\.",
+            r"^manifest: expected each image once, got .*a\.png again, after line 2, in .*line 3\.",
         ),
-        ("path,defect\n,good", r"^path: expected the name of a picture, got nothing, in .*line 2\."),
+        ("path,defect\n,good", r"^path: expected the name of an image, got nothing, in .*line 2\."),
         ("path,split\na.png,val", r"^split: expected \"train\" or \"test\", got 'val', in .*line 2\."),
         (
             "path,split,defect\na.png,train,crack",
-            r"^split: expected test for a defective picture, got train, .*line 2\.",
+            r"^split: expected test for a defective image, got train, .*line 2\.",
         ),
         (
             "path,label,defect\na.png,0,crack",

@@ -1,4 +1,4 @@
-"""Training pictures: read in order, broken ones named and left out, at least two left."""
+"""Training images: read in order, broken ones named and left out, at least two left."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blemish.data.training_images import TrainingPictures, no_progress, path_of, read_picture
+from blemish.data.training_images import TrainingImages, no_progress, path_of, read_image
 from blemish.errors import DataError, ImageError, InputError
 from blemish.imaging.geometry import Geometry
 from blemish.types import Sample
-from tests.pictures import cut_off, good, goods, write, write_goods
+from tests.images import cut_off, good, goods, write, write_goods
 
 
 class Means:
@@ -26,16 +26,16 @@ class Means:
         return cells.mean(axis=(1, 3)).astype(np.float32)
 
 
-def read(items, **changes) -> TrainingPictures:
-    return TrainingPictures(items, **{"bit_depth": None, "threads": 2, **changes})
+def read(items, **changes) -> TrainingImages:
+    return TrainingImages(items, **{"bit_depth": None, "threads": 2, **changes})
 
 
-def seen(pictures: TrainingPictures, chosen: list[int]) -> dict[int, np.ndarray]:
-    found = pictures.feature_maps(Means(), Geometry((64, 64)), chosen, stage="s", progress=no_progress)
+def seen(images: TrainingImages, chosen: list[int]) -> dict[int, np.ndarray]:
+    found = images.feature_maps(Means(), Geometry((64, 64)), chosen, stage="s", progress=no_progress)
     return dict(found)
 
 
-def test_paths_samples_and_arrays_are_the_same_pictures(tmp_path: Path):
+def test_paths_samples_and_arrays_are_the_same_images(tmp_path: Path):
     paths = write_goods(tmp_path, 3)
     given = [read(paths), read([str(p) for p in paths]), read([Sample(p) for p in paths]), read(goods(3))]
     assert given[0].names == given[1].names == given[2].names == [str(p) for p in paths]
@@ -55,26 +55,26 @@ def test_the_hash_is_that_of_the_files_in_order(tmp_path: Path):
 
 
 def test_features_come_in_the_order_asked_for():
-    pictures = read(goods(4))
-    found = pictures.feature_maps(Means(), Geometry((64, 64)), [3, 0, 2], stage="s", progress=no_progress)
+    images = read(goods(4))
+    found = images.feature_maps(Means(), Geometry((64, 64)), [3, 0, 2], stage="s", progress=no_progress)
     assert [i for i, _ in found] == [3, 0, 2]
-    assert not np.array_equal(seen(pictures, [3])[3], seen(pictures, [0])[0])
+    assert not np.array_equal(seen(images, [3])[3], seen(images, [0])[0])
 
 
-def test_progress_counts_every_picture():
+def test_progress_counts_every_image():
     calls = []
-    pictures = read(goods(3))
-    list(pictures.feature_maps(Means(), Geometry((64, 64)), [0, 2], stage="x", progress=lambda *a: calls.append(a)))
+    images = read(goods(3))
+    list(images.feature_maps(Means(), Geometry((64, 64)), [0, 2], stage="x", progress=lambda *a: calls.append(a)))
     assert calls == [("x", 1, 2), ("x", 2, 2)]
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture at all", b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n"])
 def test_broken_files_are_left_out_and_named(tmp_path: Path, content: bytes):
     paths = write_goods(tmp_path, 3)
     paths[1].write_bytes(content)
-    pictures = read(paths)
-    assert pictures.names == [str(paths[0]), str(paths[2])]
-    (problem,) = pictures.problems
+    images = read(paths)
+    assert images.names == [str(paths[0]), str(paths[2])]
+    (problem,) = images.problems
     assert (problem.path, problem.kind) == (paths[1], "unreadable")
     assert str(paths[1]) in problem.text
     assert problem.text.endswith(" It was left out.")
@@ -86,25 +86,25 @@ def test_a_missing_file_is_left_out(tmp_path: Path):
     assert [p.path for p in read(paths).problems] == [paths[2]]
 
 
-def test_a_picture_with_a_whole_header_is_found_broken_when_decoded(tmp_path: Path):
+def test_an_image_with_a_whole_header_is_found_broken_when_decoded(tmp_path: Path):
     paths = write_goods(tmp_path, 3)
     cut_off(paths[1], good(1))
-    pictures = read(paths)
-    assert len(pictures) == 3
-    assert list(seen(pictures, [0, 1, 2])) == [0, 2]
-    assert [p.path for p in pictures.problems] == [paths[1]]
+    images = read(paths)
+    assert len(images) == 3
+    assert list(seen(images, [0, 1, 2])) == [0, 2]
+    assert [p.path for p in images.problems] == [paths[1]]
     before = read(paths).sha256
-    pictures.keep([0, 2])
-    assert pictures.names == [str(paths[0]), str(paths[2])]
-    assert (len(pictures), len(pictures.sizes_hw)) == (2, 2)
-    assert pictures.sha256 == read([paths[0], paths[2]]).sha256 != before
-    with pytest.raises(DataError, match=r"got 1 that can be read and 1 broken, the first: picture: .*001\.png"):
-        pictures.keep([0])
+    images.keep([0, 2])
+    assert images.names == [str(paths[0]), str(paths[2])]
+    assert (len(images), len(images.sizes_hw)) == (2, 2)
+    assert images.sha256 == read([paths[0], paths[2]]).sha256 != before
+    with pytest.raises(DataError, match=r"got 1 that can be read and 1 broken, the first: image: .*001\.png"):
+        images.keep([0])
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_at_least_two(n: int):
-    with pytest.raises(DataError, match=f"good pictures: expected at least 2, got {n} that can be read"):
+    with pytest.raises(DataError, match=f"good images: expected at least 2, got {n} that can be read"):
         read(goods(n))
 
 
@@ -119,14 +119,14 @@ def test_all_broken(tmp_path: Path):
 @pytest.mark.parametrize(
     ("array", "text"),
     [
-        (np.zeros((8, 8, 3)), r"picture: expected uint8 or uint16 .* got float64 \(8, 8, 3\)\. If it runs from 0 to 1"),
-        (np.zeros((2, 8, 8, 3), np.uint8), "Pass one picture at a time"),
+        (np.zeros((8, 8, 3)), r"image: expected uint8 or uint16 .* got float64 \(8, 8, 3\)\. If it runs from 0 to 1"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "Pass one image at a time"),
         (np.zeros((3, 8, 8), np.uint8), "Channels come last"),
         (np.zeros((8, 8, 4), np.uint8), "Leave alpha out"),
         (np.zeros((0, 8, 3), np.uint8), r"got uint8 \(0, 8, 3\)"),
     ],
 )
-def test_an_array_that_is_no_picture_is_the_callers_mistake(array: np.ndarray, text: str):
+def test_an_array_that_is_no_image_is_the_callers_mistake(array: np.ndarray, text: str):
     with pytest.raises(InputError, match=text):
         read([*goods(2), array])
 
@@ -134,11 +134,11 @@ def test_an_array_that_is_no_picture_is_the_callers_mistake(array: np.ndarray, t
 def test_reading_one(tmp_path: Path):
     path = write(tmp_path / "größe 日本.png", good(0))
     for item in (path, str(path), Sample(path), good(0)):
-        np.testing.assert_array_equal(read_picture(item, None), good(0))
+        np.testing.assert_array_equal(read_image(item, None), good(0))
     assert path_of(good(0)) is None
     assert path_of(str(path)) == path_of(Sample(path)) == path
     with pytest.raises(ImageError, match=r"absent\.png"):
-        read_picture(tmp_path / "absent.png", None)
+        read_image(tmp_path / "absent.png", None)
 
 
 def test_bit_depth_reaches_files_and_arrays(tmp_path: Path):
@@ -146,5 +146,5 @@ def test_bit_depth_reaches_files_and_arrays(tmp_path: Path):
     twelve = (grey.astype(np.int64) * 4095 // 255).astype(np.uint16)
     path = write(tmp_path / "a.png", twelve)
     for item in (path, twelve):
-        np.testing.assert_allclose(read_picture(item, 12)[..., 0].astype(int), grey, atol=1)
-        np.testing.assert_allclose(read_picture(item, None)[..., 0].astype(int), grey // 16, atol=1)
+        np.testing.assert_allclose(read_image(item, 12)[..., 0].astype(int), grey, atol=1)
+        np.testing.assert_allclose(read_image(item, None)[..., 0].astype(int), grey // 16, atol=1)

@@ -1,4 +1,4 @@
-"""Each kind of trouble in a folder of pictures is found and named."""
+"""Each kind of trouble in a folder of images is found and named."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from blemish.imaging.decode import load
 from blemish.types import Sample
 
 
-def save(path, picture):
+def save(path, image):
     """Write without waiting for the disk, as `images.save` would: a hundred such waits take a second."""
     path.parent.mkdir(parents=True, exist_ok=True)
     done, encoded = cv2.imencode(
-        path.suffix, picture.astype(np.uint8)[..., ::-1] if picture.ndim == 3 else picture * np.uint8(1)
+        path.suffix, image.astype(np.uint8)[..., ::-1] if image.ndim == 3 else image * np.uint8(1)
     )
     assert done
     path.write_bytes(encoded.tobytes())
@@ -27,16 +27,16 @@ def save(path, picture):
 
 @pytest.fixture
 def root(tmp_path, rng):
-    """A small category without a fault: 99 good pictures, and a test of both kinds with masks."""
+    """A small category without a fault: 99 good images, and a test of both kinds with masks."""
 
-    def picture():
+    def image():
         return rng.integers(0, 256, (6, 8, 3)).astype(np.uint8)
 
     for n in range(99):
-        save(tmp_path / f"part/train/good/{n}.png", picture())
+        save(tmp_path / f"part/train/good/{n}.png", image())
     for n in range(2):
-        save(tmp_path / f"part/test/good/{n}.png", picture())
-        save(tmp_path / f"part/test/crack/{n}.png", picture())
+        save(tmp_path / f"part/test/good/{n}.png", image())
+        save(tmp_path / f"part/test/crack/{n}.png", image())
         save(tmp_path / f"part/ground_truth/crack/{n}_mask.png", np.arange(48).reshape(6, 8) > 40)
     return tmp_path
 
@@ -66,17 +66,17 @@ def test_nothing_is_wrong_and_the_summary_says_how_it_was_read(root):
         "sizes": {"6 x 8": 103},
         "channels": {"colour": 103},
         "depths": {"8": 103},
-        "lowest_false_alarm_rate": 0.01,
+        "lowest_false_positive_rate": 0.01,
     }
 
 
 @pytest.mark.parametrize("content", [b"", b"text", "half"])
-def test_unreadable_pictures(root, content):
+def test_unreadable_images(root, content):
     path = root / "part/test/good/1.png"
     path.write_bytes(path.read_bytes()[:50] if content == "half" else content)
     problem = only(check(root), "unreadable")
     assert problem.path == path
-    assert problem.text.startswith("picture: expected ")
+    assert problem.text.startswith("image: expected ")
     assert problem.text.endswith(f", in {path}. It is left out.")
     assert not problem.fatal
 
@@ -92,14 +92,14 @@ def test_masks_that_do_not_match(root):
     save(masks / "0_mask.png", np.ones((8, 6), bool))
     problem = only(check(root), "mask-size")
     assert problem.path == masks / "0_mask.png"
-    assert problem.text == "The mask is 8 x 6 and its picture 6 x 8 pixels. 0.png is left out of the pixel metrics."
+    assert problem.text == "The mask is 8 x 6 and its image 6 x 8 pixels. 0.png is left out of the pixel metrics."
     save(masks / "0_mask.png", np.zeros((6, 8), bool))
     assert "marks no pixel" in only(check(root), "mask-empty").text
     (masks / "0_mask.png").write_bytes(b"")
     assert only(check(root), "unreadable-mask").text.startswith("mask: expected an image, got 0 bytes, in ")
 
 
-def test_defects_without_masks_and_masks_without_pictures(root):
+def test_defects_without_masks_and_masks_without_images(root):
     masks = root / "part/ground_truth/crack"
     (masks / "0_mask.png").rename(masks / "7_mask.png")
     problems = check(root)
@@ -118,9 +118,9 @@ def test_defects_without_masks_and_masks_without_pictures(root):
         ("part/test/crack/1.bmp", "duplicate-train-test", "It is learnt as good and tested as defective."),
     ],
 )
-def test_copies_of_training_pictures(root, copy, kind, said):
+def test_copies_of_training_images(root, copy, kind, said):
     (root / "part/test/crack/1.png").unlink()
-    save(root / copy, load(root / "part/train/good/0.png"))  # another encoding is the same picture
+    save(root / copy, load(root / "part/train/good/0.png"))  # another encoding is the same image
     if "crack" not in copy:
         (root / "part/ground_truth/crack/1_mask.png").unlink()
     problem = only(check(root), kind)
@@ -138,16 +138,16 @@ def test_copies_within_the_test(root):
 
 
 @pytest.mark.parametrize(("n", "rate"), [(1, "50"), (9, "10"), (10, "9.1"), (98, "1")])
-def test_too_few_good_pictures_for_the_promised_rate(root, n, rate):
+def test_too_few_good_images_for_the_promised_rate(root, n, rate):
     for path in sorted((root / "part/train/good").iterdir())[n:]:
         path.unlink()
     problem = only(check(root), "few-good")
-    assert f"{n} good pictures" in problem.text
-    assert f"A false-alarm rate below {rate} % cannot be promised" in problem.text
+    assert f"{n} good images" in problem.text
+    assert f"A false positive rate below {rate} % cannot be promised" in problem.text
     assert not problem.fatal
 
 
-def test_no_good_picture_that_can_be_read_is_fatal_and_comes_first(root):
+def test_no_good_image_that_can_be_read_is_fatal_and_comes_first(root):
     for path in (root / "part/train/good").iterdir():
         path.write_bytes(b"")
     problems = check(root)
@@ -161,13 +161,13 @@ def test_a_test_of_one_kind_only(root):
     assert "AUROC" in only(check(root), "no-good-test").text
     shutil.move(root / "part/test/crack", root / "part/test/good")
     shutil.rmtree(root / "part/ground_truth")
-    assert "Only false alarms" in only(check(root), "no-defective-test").text
+    assert "Only false positives" in only(check(root), "no-defective-test").text
 
 
 def test_mixed_sizes_aspects_and_colors(root, rng):
     extra = root / "part/test/good/9.png"
     save(extra, rng.integers(0, 256, (12, 16, 3)).astype(np.uint8))
-    assert only(check(root), "mixed-size").text.startswith("Pictures have different sizes: 6 x 8 (103), 12 x 16 (1).")
+    assert only(check(root), "mixed-size").text.startswith("Images have different sizes: 6 x 8 (103), 12 x 16 (1).")
     save(extra, rng.integers(0, 256, (8, 6, 3)).astype(np.uint8))
     assert "At one common size some are squeezed" in only(check(root), "mixed-aspect").text
     save(extra, rng.integers(0, 256, (6, 8)).astype(np.uint8))
@@ -184,7 +184,7 @@ def test_grey_stored_as_three_equal_channels_is_grey(tmp_path, rng):
 
 
 @pytest.mark.parametrize(("largest", "bits"), [(1000, 10), (4095, 12), (16383, 14)])
-def test_16_bit_pictures_that_use_fewer(tmp_path, rng, largest, bits):
+def test_16_bit_images_that_use_fewer(tmp_path, rng, largest, bits):
     for n in range(99):
         deep = rng.integers(0, largest + 1, (6, 8)).astype(np.uint16)
         deep[0, 0] = largest

@@ -1,4 +1,4 @@
-"""The image score adds up what is surprising of the worst patch, of the worst part and of the whole picture."""
+"""The image score adds up what is surprising of the worst patch, of the worst part and of the whole image."""
 
 from __future__ import annotations
 
@@ -12,95 +12,95 @@ from safetensors.numpy import load, save
 
 from blemish import Patchcore
 from blemish.backbones.embedding import Moments
-from blemish.detectors.fusion import WEIGHTS, WholePicture
+from blemish.detectors.fusion import WEIGHTS, ScoreFusion
 from blemish.errors import InputError, ModelFileError
 from blemish.ops.gaussian import gaussian_of_good
-from blemish.ops.position_gaussian import PartGaussians
+from blemish.ops.position_gaussian import PositionGaussians
 from blemish.ops.tail_probability import Tail
+from tests.images import good, goods, scratched, small_patchcore
 from tests.models import replace_file
-from tests.pictures import good, goods, scratched, small_patchcore
 
 PARTS = np.random.default_rng(1).normal(size=(20, 2, 3, 5)).astype(np.float32)
 
 
-def fitted_whole(n: int = 20) -> tuple[WholePicture, np.ndarray, np.ndarray, np.ndarray]:
+def fitted_whole(n: int = 20) -> tuple[ScoreFusion, np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     summaries, patch = rng.normal(size=(n, 4)).astype(np.float32), rng.exponential(size=n)
     moments = Moments()
     moments.add(summaries)
-    whole, scores = WholePicture.fitted(moments, summaries, PARTS[:n], patch)
+    whole, scores = ScoreFusion.fitted(moments, summaries, PARTS[:n], patch)
     return whole, scores, summaries, patch
 
 
 def test_each_surprise_comes_from_its_own_tail():
     whole, _, _, patch = fitted_whole()
     summary, parts = np.full(4, 2, np.float32), PARTS[0] + np.float32(1)
-    gaussians, part_scores = PartGaussians.fitted(PARTS)
+    gaussians, part_scores = PositionGaussians.fitted(PARTS)
     expected = {
-        "patch": 0.4 * Tail.from_scores(patch).surprise(1.5),
-        "part": 0.6 * Tail.from_scores(part_scores).surprise(gaussians.score(parts)),
-        "picture": Tail.from_scores(whole.good_scores[2]).surprise(whole.gaussian.distance(summary)),
+        "patch": 0.4 * Tail.from_scores(patch).neg_log_p(1.5),
+        "part": 0.6 * Tail.from_scores(part_scores).neg_log_p(gaussians.score(parts)),
+        "image": Tail.from_scores(whole.good_scores[2]).neg_log_p(whole.gaussian.distance(summary)),
     }
-    found = whole.evidence(1.5, parts, summary)
+    found = whole.score_components(1.5, parts, summary)
     assert found == pytest.approx(expected)
     assert min(found.values()) > 0
 
 
-def test_good_pictures_are_scored_without_themselves():
+def test_good_images_are_scored_without_themselves():
     whole, scores, summaries, patch = fitted_whole()
     assert whole.good_scores[0] == pytest.approx(patch)
-    assert whole.good_scores[1] == pytest.approx(PartGaussians.fitted(PARTS)[1])
+    assert whole.good_scores[1] == pytest.approx(PositionGaussians.fitted(PARTS)[1])
     for i in (0, 7):
         others = Moments()
         others.add(np.delete(summaries, i, axis=0))
         alone = gaussian_of_good(others, summaries)[0].distance(summaries[i])
         assert whole.good_scores[2, i] == pytest.approx(alone, rel=0.02)  # the shrinkage alone is that of all
         tails = [Tail.from_scores(np.delete(row, i)) for row in whole.good_scores]
-        surprises = [tail.surprise(score) for tail, score in zip(tails, whole.good_scores[:, i], strict=True)]
+        surprises = [tail.neg_log_p(score) for tail, score in zip(tails, whole.good_scores[:, i], strict=True)]
         assert scores[i] == pytest.approx(np.dot(list(WEIGHTS.values()), surprises))
 
 
 def test_what_is_unusual_everywhere_is_found():
     flat = [np.clip(good(seed) * 0.55 + 45, 0, 255).astype(np.uint8) for seed in range(50, 54)]
-    with_whole = small_patchcore(whole_picture=True).fit(goods())
-    for picture in flat:
-        found = with_whole.predict(picture)
+    with_whole = small_patchcore(score_fusion=True).fit(goods())
+    for image in flat:
+        found = with_whole.predict(image)
         assert found.label
-        assert found.evidence["picture"] > 3
-        assert list(found.evidence) == ["patch", "part", "picture"]
-        assert found.score == pytest.approx(sum(found.evidence.values()))
+        assert found.score_components["image"] > 3
+        assert list(found.score_components) == ["patch", "part", "image"]
+        assert found.score == pytest.approx(sum(found.score_components.values()))
 
 
 def test_patches_alone_give_no_evidence():
     found = small_patchcore().fit(goods()).predict(scratched(9)[0])
-    assert found.evidence == {}
-    assert found.to_dict()["evidence"] == {}
+    assert found.score_components == {}
+    assert found.to_dict()["score_components"] == {}
 
 
 def test_the_map_is_that_of_the_patches():
-    picture = scratched(9)[0]
-    maps = [small_patchcore(whole_picture=w).fit(goods()).predict(picture).anomaly_map for w in (True, False)]
+    image = scratched(9)[0]
+    maps = [small_patchcore(score_fusion=w).fit(goods()).predict(image).anomaly_map for w in (True, False)]
     np.testing.assert_array_equal(maps[0], maps[1])
 
 
 def test_a_loaded_detector_predicts_bit_for_bit(tmp_path: Path):
-    fitted = small_patchcore(whole_picture=True).fit(goods())
+    fitted = small_patchcore(score_fusion=True).fit(goods())
     loaded = Patchcore.load(fitted.save(tmp_path / "model"))
-    for picture in (good(77), scratched(78)[0]):
-        assert loaded.predict(picture).score == fitted.predict(picture).score
-        assert loaded.predict(picture).evidence == fitted.predict(picture).evidence
+    for image in (good(77), scratched(78)[0]):
+        assert loaded.predict(image).score == fitted.predict(image).score
+        assert loaded.predict(image).score_components == fitted.predict(image).score_components
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_one_thread_and_many_see_the_same(threads: int, saved_whole: Path):
     two, other = (Patchcore.load(saved_whole, threads=n) for n in (2, threads))
-    for picture in (good(77), scratched(78)[0]):
-        assert other.predict(picture).evidence == pytest.approx(two.predict(picture).evidence, rel=1e-4)
+    for image in (good(77), scratched(78)[0]):
+        assert other.predict(image).score_components == pytest.approx(two.predict(image).score_components, rel=1e-4)
 
 
 @pytest.fixture(scope="module")
 def saved_whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_patchcore(whole_picture=True).fit(goods(4)).save(tmp_path_factory.mktemp("whole") / "model")
+    return small_patchcore(score_fusion=True).fit(goods(4)).save(tmp_path_factory.mktemp("whole") / "model")
 
 
 @pytest.mark.parametrize("wrong", ["missing", "shape", "infinite"])
@@ -158,9 +158,9 @@ def test_a_network_that_does_not_look_from_further_away_is_refused(output: str, 
 
 
 def test_anomalib_has_no_such_thing():
-    assert not Patchcore(arithmetic="anomalib").settings.whole_picture
+    assert not Patchcore(arithmetic="anomalib").settings.score_fusion
 
 
 def test_the_setting_is_checked():
-    with pytest.raises(InputError, match="whole_picture: expected True or False, got 'no'"):
-        Patchcore(whole_picture="no")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="score_fusion: expected True or False, got 'no'"):
+        Patchcore(score_fusion="no")  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from blemish.detectors.prediction import checked_threads, prediction, prediction
 from blemish.errors import InputError
 from blemish.ops.conformal import Calibration
 from blemish.types import Problem
-from tests.pictures import cut_off, good, write
+from tests.images import cut_off, good, write
 
 CALIBRATION = Calibration.from_scores([1.0, 2.0, 3.0], 0.25)
 
@@ -34,9 +34,9 @@ def test_many_are_in_order_and_broken_ones_are_problems(tmp_path: Path):
         write(tmp_path / "c.png", good(2)),
     ]
 
-    def predict(picture: np.ndarray, path: Path | None):
+    def predict(image: np.ndarray, path: Path | None):
         return prediction(
-            float(picture.mean()), np.zeros((1, 1), np.float32), image=CALIBRATION, pixel=CALIBRATION, path=path
+            float(image.mean()), np.zeros((1, 1), np.float32), image=CALIBRATION, pixel=CALIBRATION, path=path
         )
 
     first, second, third = predictions(predict, paths, bit_depth=None, threads=2)

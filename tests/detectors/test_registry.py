@@ -9,17 +9,17 @@ import pytest
 from blemish import Patchcore
 from blemish.detectors.registry import load_detector
 from blemish.errors import InputError, ModelFileError
+from tests.images import goods, small_patchcore
 from tests.models import rewrite, save_small
-from tests.pictures import goods, small_patchcore
 
 
 def test_a_folder_is_the_detector_that_it_says(tmp_path: Path):
-    pictures = goods(4)
-    fitted = small_patchcore(bit_depth=12).fit(pictures)
+    images = goods(4)
+    fitted = small_patchcore(bit_depth=12).fit(images)
     loaded = load_detector(fitted.save(tmp_path / "model"), threads=1)
     assert isinstance(loaded, Patchcore)
     assert loaded.bit_depth == 12
-    assert loaded.predict(pictures[0]).score == fitted.predict(pictures[0]).score
+    assert loaded.predict(images[0]).score == fitted.predict(images[0]).score
 
 
 def test_an_unknown_detector_is_refused(tmp_path: Path):

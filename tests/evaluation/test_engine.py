@@ -13,7 +13,7 @@ from blemish import DataError, Engine, Folder, ImageError, InputError, Predictio
 from blemish.evaluation.engine import average, mask_of
 from blemish.imaging.decode import load
 from blemish.types import Problem, Sample
-from tests.pictures import good, scratched, write, write_goods
+from tests.images import good, scratched, write, write_goods
 
 THRESHOLD = 150.0
 
@@ -23,7 +23,7 @@ class Brightness:
 
     problems: tuple[Problem, ...] = ()
     threshold = THRESHOLD
-    false_alarm_rate = 0.05
+    false_positive_rate = 0.05
 
     def __init__(self) -> None:
         self.fitted_on: list[Path] = []
@@ -52,8 +52,8 @@ def root(tmp_path: Path) -> Path:
     write_goods(tmp_path / "train", 4)
     for i in range(6):
         write(tmp_path / "fine" / f"{i}.png", good(100 + i))
-        picture, mask = scratched(200 + i)
-        write(tmp_path / "scratch" / f"{i}.png", picture)
+        image, mask = scratched(200 + i)
+        write(tmp_path / "scratch" / f"{i}.png", image)
         write(tmp_path / "masks" / f"{i}.png", mask)
         write(tmp_path / "dull" / f"{i}.png", good(300 + i))
     return tmp_path
@@ -99,15 +99,15 @@ def test_rates_are_counted_at_the_calibrated_threshold(root: Path):
     for one in report.tested:
         assert one.label == (one.score > THRESHOLD)
         called[one.sample.is_defective].append(one.label)
-    assert report.metrics["false_alarm_rate"] == np.mean(called[False])
+    assert report.metrics["false_positive_rate"] == np.mean(called[False])
     assert report.metrics["miss_rate"] == 1 - np.mean(called[True])
     assert report.by_defect["scratch"]["miss_rate"] == 0
     assert report.by_defect["dull"]["n"] == 6
-    assert report.by_defect["good"] == {"n": 6, "false_alarm_rate": report.metrics["false_alarm_rate"]}
-    assert (report.threshold, report.false_alarm_rate_set) == (THRESHOLD, 0.05)
+    assert report.by_defect["good"] == {"n": 6, "false_positive_rate": report.metrics["false_positive_rate"]}
+    assert (report.threshold, report.false_positive_rate_set) == (THRESHOLD, 0.05)
 
 
-def test_a_row_per_defect_type_compares_it_with_the_good_pictures_alone(root: Path):
+def test_a_row_per_defect_type_compares_it_with_the_good_images_alone(root: Path):
     report = Engine().evaluate(Brightness(), data(root, "scratch", "dull", mask_dir=None))
     for defect in ("scratch", "dull"):
         chosen = [one for one in report.tested if one.sample.defect in (defect, "good")]
@@ -115,7 +115,7 @@ def test_a_row_per_defect_type_compares_it_with_the_good_pictures_alone(root: Pa
         assert report.by_defect[defect]["image_AUROC"] == pytest.approx(expected)
 
 
-def test_fitting_sees_the_good_training_pictures_and_nothing_else(root: Path):
+def test_fitting_sees_the_good_training_images_and_nothing_else(root: Path):
     model, stages = Brightness(), []
     engine = Engine(progress=lambda *seen: stages.append(seen))
     chosen = data(root)
@@ -146,7 +146,7 @@ def test_metrics_that_the_data_does_not_define_are_absent(root: Path):
         (None, "unreadable-mask"),
     ],
 )
-def test_a_wrong_mask_costs_its_picture_the_pixel_metrics_alone(root: Path, mask: np.ndarray | None, kind: str):
+def test_a_wrong_mask_costs_its_image_the_pixel_metrics_alone(root: Path, mask: np.ndarray | None, kind: str):
     path = root / "masks" / "2.png"
     if mask is None:
         path.write_bytes(b"\x89PNG\r\n\x1a\n broken")
@@ -156,7 +156,7 @@ def test_a_wrong_mask_costs_its_picture_the_pixel_metrics_alone(root: Path, mask
     (problem,) = report.problems
     assert (problem.path, problem.kind) == (path, kind)
     assert str(path) in problem.text
-    assert problem.text.endswith("Its picture counts for image metrics only.")
+    assert problem.text.endswith("Its image counts for image metrics only.")
     assert len(report.tested) == 12
     path.unlink()
     (root / "scratch" / "2.png").unlink()
@@ -165,7 +165,7 @@ def test_a_wrong_mask_costs_its_picture_the_pixel_metrics_alone(root: Path, mask
         assert report.metrics[name] == pytest.approx(without.metrics[name])
 
 
-def test_a_broken_test_picture_is_named_and_left_out(root: Path):
+def test_a_broken_test_image_is_named_and_left_out(root: Path):
     broken = root / "fine" / "3.png"
     chosen = data(root)
     broken.write_bytes(broken.read_bytes()[:300])
@@ -179,23 +179,21 @@ def test_a_broken_test_picture_is_named_and_left_out(root: Path):
     assert len(found) == 12
 
 
-def test_no_test_pictures(root: Path):
+def test_no_test_images(root: Path):
     only_good = Folder("parts", root=root, normal_dir="train")
-    with pytest.raises(
-        DataError, match=r"test pictures: expected at least one, got none, in parts\. Give test pictures"
-    ):
+    with pytest.raises(DataError, match=r"test images: expected at least one, got none, in parts\. Give test images"):
         Engine().evaluate(Brightness(), only_good)
 
 
-def test_no_test_picture_that_can_be_read(root: Path):
+def test_no_test_image_that_can_be_read(root: Path):
     chosen = data(root)
     for sample in chosen.test:
         sample.path.write_bytes(b"nothing")
-    with pytest.raises(DataError, match="test pictures: expected one that can be read, got 12 broken, the first: "):
+    with pytest.raises(DataError, match="test images: expected one that can be read, got 12 broken, the first: "):
         Engine().evaluate(Brightness(), chosen)
 
 
-def test_good_pictures_need_no_mask(root: Path):
+def test_good_images_need_no_mask(root: Path):
     assert mask_of(Sample(path=root / "fine" / "0.png", defect="good", mask_path=root / "no.png"), (96, 96)) is None
     assert mask_of(Sample(path=root / "scratch" / "0.png", defect="scratch"), (96, 96)) is None
 

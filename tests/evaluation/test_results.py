@@ -23,7 +23,7 @@ from blemish.evaluation.results import (
     write_html,
 )
 from blemish.types import GoodPatch, Report, Sample
-from tests.pictures import good, scratched, write, write_goods
+from tests.images import good, scratched, write, write_goods
 
 if TYPE_CHECKING:
     from blemish.evaluation.report.page import Figure
@@ -72,7 +72,7 @@ def test_csv_quotes_what_needs_it(tmp_path: Path):
     sample = Sample(path=tmp_path / 'a, "b".png', defect="scratch")
     tested = records.Tested(sample, 2.5, True, 0.01, 0.02)
     report = Report(
-        category="x,y", metrics={}, by_defect={}, intervals={}, threshold=1.5, false_alarm_rate_set=0.01,
+        category="x,y", metrics={}, by_defect={}, intervals={}, threshold=1.5, false_positive_rate_set=0.01,
         tested=(tested,), problems=(), timings={},
     )  # fmt: skip
     (row,) = csv.DictReader(io.StringIO(scores_csv([report])))
@@ -92,16 +92,16 @@ def kinds(figures: list[Figure]) -> list[str]:
 
 def test_close_calls_are_shown_only_where_nothing_went_wrong(fitted: Patchcore, report: Report):
     all_called, none_called = with_labels(report, True), with_labels(report, False)
-    assert kinds(figures_of(fitted, all_called)) == ["close call"] * 3 + ["false alarm"] * 3
+    assert kinds(figures_of(fitted, all_called)) == ["close call"] * 3 + ["false positive"] * 3
     assert kinds(figures_of(fitted, none_called)) == ["miss"] * 3 + ["close call"] * 3
 
 
 def test_figures_show_what_the_part_was_compared_with(fitted: Patchcore, report: Report):
     figure = figures_of(fitted, with_labels(report, False))[0]
-    assert [panel.caption for panel in figure.picture][-1].lower().startswith(("nearest", "good", "closest"))
+    assert [panel.caption for panel in figure.image][-1].lower().startswith(("nearest", "good", "closest"))
 
 
-def test_the_training_picture_is_shown_while_it_is_there(good_paths: list[Path], tmp_path: Path):
+def test_the_training_image_is_shown_while_it_is_there(good_paths: list[Path], tmp_path: Path):
     there = compared_with(GoodPatch(str(good_paths[0]), (0, 0, 8, 8), 1.0), None)
     assert there is not None
     np.testing.assert_array_equal(there, good(0))

@@ -66,16 +66,16 @@ class TestSmooth:
 
 
 class TestAnomalyMap:
-    def test_is_close_to_smoothing_at_the_pictures_size(self, rng):
+    def test_is_close_to_smoothing_at_the_images_size(self, rng):
         patch_map = rng.random((28, 28), np.float32)
         found = maps.anomaly_map(patch_map, (224, 224), (896, 896))
         slow = ndimage.gaussian_filter(maps.upsample(patch_map, (896, 896)), 16.0)
         assert found.shape == (896, 896)
         assert np.abs(found - slow).max() < 0.01 * np.ptp(patch_map)
 
-    @pytest.mark.parametrize("picture_hw", [(1, 1), (30, 500), (224, 224)])
-    def test_comes_at_the_pictures_size(self, rng, picture_hw):
-        assert maps.anomaly_map(rng.random((7, 9), np.float32), (64, 80), picture_hw, 4.0).shape == picture_hw
+    @pytest.mark.parametrize("image_hw", [(1, 1), (30, 500), (224, 224)])
+    def test_comes_at_the_images_size(self, rng, image_hw):
+        assert maps.anomaly_map(rng.random((7, 9), np.float32), (64, 80), image_hw, 4.0).shape == image_hw
 
 
 class TestQuantileNormalise:

@@ -1,4 +1,4 @@
-"""Decoding: every format, depth and damage that a folder of pictures can hold."""
+"""Decoding: every format, depth and damage that a folder of images can hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from blemish.errors import BlemishError, ImageError, InputError, SaveError
-from blemish.imaging.decode import check_picture, decode, load, load_many, load_mask, read_stored, save
+from blemish.imaging.decode import check_image, decode, load, load_many, load_mask, read_stored, save
 from tests.encoded import encoded
 
 RED = (200, 100, 50)
@@ -24,20 +24,20 @@ def encoded_by_opencv(array, ending, *options):
 
 
 @pytest.fixture
-def picture(rng):
+def image(rng):
     return np.kron(rng.integers(0, 256, (6, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
-def test_lossless_formats_come_back_as_they_were(kind, picture):
-    loaded = decode(encoded(picture, kind))
+def test_lossless_formats_come_back_as_they_were(kind, image):
+    loaded = decode(encoded(image, kind))
     assert loaded.dtype == np.uint8
     assert loaded.flags["C_CONTIGUOUS"]
-    assert np.array_equal(loaded, picture)
+    assert np.array_equal(loaded, image)
 
 
-def test_jpeg_is_what_pillow_reads(picture):
-    data = encoded(picture, "jpeg", quality=95)
+def test_jpeg_is_what_pillow_reads(image):
+    data = encoded(image, "jpeg", quality=95)
     want = np.asarray(Image.open(io.BytesIO(data)))
     assert np.abs(decode(data).astype(int) - want).max() <= 3
 
@@ -52,8 +52,8 @@ def test_every_mode_becomes_rgb(mode, kind):
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"])
-def test_tiff_compressions(compression, picture):
-    assert np.array_equal(decode(encoded(picture, "tiff", compression=compression)), picture)
+def test_tiff_compressions(compression, image):
+    assert np.array_equal(decode(encoded(image, "tiff", compression=compression)), image)
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff", "webp"])
@@ -92,14 +92,12 @@ def test_16_bits_are_scaled_by_their_range(ending, channels):
     assert decode(data)[0, :, 0].tolist() == [0, 0, 1, 16, 255]
     twelve = encoded_by_opencv(np.minimum(values, 4095), ending)
     assert decode(twelve, bit_depth=12)[0, :, 1].tolist() == [0, 8, 8, 255, 255]
-    with pytest.raises(
-        ImageError, match=r"^picture: expected values up to 4095 \(bit_depth=12\), got 65535, in a\.png"
-    ):
+    with pytest.raises(ImageError, match=r"^image: expected values up to 4095 \(bit_depth=12\), got 65535, in a\.png"):
         decode(data, bit_depth=12, where="a.png")
 
 
-def test_bit_depth_leaves_8_bit_files_alone(picture):
-    assert np.array_equal(decode(encoded(picture, "png"), bit_depth=12), picture)
+def test_bit_depth_leaves_8_bit_files_alone(image):
+    assert np.array_equal(decode(encoded(image, "png"), bit_depth=12), image)
 
 
 @pytest.mark.parametrize("bit_depth", [8, 17, 12.0, True])
@@ -114,25 +112,23 @@ def test_other_numbers_in_a_tiff_are_refused_and_a_mask_of_them_is_not(dtype, tm
     values[1, 2] = 1
     path = tmp_path / "a.tiff"
     path.write_bytes(encoded(values, "tiff"))
-    with pytest.raises(
-        ImageError, match=r"^picture: expected 8 or 16 bits a channel, got (float|int)32, in .*a\.tiff\."
-    ):
+    with pytest.raises(ImageError, match=r"^image: expected 8 or 16 bits a channel, got (float|int)32, in .*a\.tiff\."):
         load(path)
     assert load_mask(path).sum() == 1
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff"])
-def test_exif_orientation_is_applied(kind, orientation, picture):
+def test_exif_orientation_is_applied(kind, orientation, image):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(picture, kind, exif=exif, **({"quality": 100, "subsampling": 0} if kind == "jpeg" else {}))
+    data = encoded(image, kind, exif=exif, **({"quality": 100, "subsampling": 0} if kind == "jpeg" else {}))
     want = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")).astype(int)
     loaded = decode(data)
     assert loaded.shape == want.shape
     assert np.abs(loaded - want).max() <= 3
-    deep = encoded(picture[..., 0].astype(np.uint16) * 257, "png", exif=exif)
-    assert np.array_equal(decode(deep)[..., 0], _turned(picture[..., 0], orientation))
+    deep = encoded(image[..., 0].astype(np.uint16) * 257, "png", exif=exif)
+    assert np.array_equal(decode(deep)[..., 0], _turned(image[..., 0], orientation))
 
 
 def _turned(grey, orientation):
@@ -152,12 +148,12 @@ def _turned(grey, orientation):
     return np.asarray(image)
 
 
-def test_damaged_exif_counts_as_none(picture):
-    data = encoded(picture, "jpeg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
-    assert decode(data).shape == picture.shape
+def test_damaged_exif_counts_as_none(image):
+    data = encoded(image, "jpeg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert decode(data).shape == image.shape
     exif = Image.Exif()
     exif[0x0112] = 77
-    assert decode(encoded(picture, "png", exif=exif)).shape == picture.shape
+    assert decode(encoded(image, "png", exif=exif)).shape == image.shape
 
 
 def test_cmyk_jpeg_has_its_colors():
@@ -176,11 +172,11 @@ def test_one_pixel(tmp_path):
     assert load(path).tolist() == [[[9, 9, 9]]]
 
 
-def test_names_beyond_ascii_and_of_another_format(tmp_path, picture):
+def test_names_beyond_ascii_and_of_another_format(tmp_path, image):
     path = tmp_path / "Prüfling 東京 \u202e.jpg"
-    path.write_bytes(encoded(picture, "png"))
-    assert np.array_equal(load(path), picture)
-    assert np.array_equal(load(str(path)), picture)
+    path.write_bytes(encoded(image, "png"))
+    assert np.array_equal(load(path), image)
+    assert np.array_equal(load(str(path)), image)
 
 
 def test_masks(tmp_path):
@@ -223,61 +219,61 @@ def test_read_stored_keeps_depth_and_channels(tmp_path):
     assert (stored.shape, stored.dtype) == ((3, 4), np.uint16)
 
 
-def test_check_picture_takes_grey_and_deep_arrays(picture):
-    assert check_picture(picture) is picture
-    grey = picture[..., 0]
-    assert np.array_equal(check_picture(grey), np.repeat(grey[..., None], 3, axis=2))
-    assert np.array_equal(check_picture(grey[..., None]), check_picture(grey))
-    assert np.array_equal(check_picture(picture.astype(np.uint16) * 257), picture)
-    assert check_picture(np.full((2, 2), 4095, np.uint16), bit_depth=12).max() == 255
+def test_check_image_takes_grey_and_deep_arrays(image):
+    assert check_image(image) is image
+    grey = image[..., 0]
+    assert np.array_equal(check_image(grey), np.repeat(grey[..., None], 3, axis=2))
+    assert np.array_equal(check_image(grey[..., None]), check_image(grey))
+    assert np.array_equal(check_image(image.astype(np.uint16) * 257), image)
+    assert check_image(np.full((2, 2), 4095, np.uint16), bit_depth=12).max() == 255
     with pytest.raises(BlemishError, match=r"^view: expected values up to 4095"):
-        check_picture(np.full((2, 2), 4096, np.uint16), "view", bit_depth=12)
+        check_image(np.full((2, 2), 4096, np.uint16), "view", bit_depth=12)
 
 
 @pytest.mark.parametrize(
     ("array", "said"),
     [
-        (np.zeros((4, 5, 3), np.float32), r"got float32 \(4, 5, 3\)\. If it runs from 0 to 1: \(picture \* 255\)"),
+        (np.zeros((4, 5, 3), np.float32), r"got float32 \(4, 5, 3\)\. If it runs from 0 to 1: \(image \* 255\)"),
         (np.zeros((4, 5, 4), np.uint8), r"Leave alpha out"),
         (np.zeros((3, 40, 50), np.uint8), r"Channels come last"),
-        (np.zeros((2, 4, 5, 3), np.uint8), r"one picture at a time"),
+        (np.zeros((2, 4, 5, 3), np.uint8), r"one image at a time"),
         (np.zeros((4, 5), bool), r"got bool \(4, 5\)\."),
         (np.zeros((0, 5), np.uint8), r"got uint8 \(0, 5\)\."),
         ("a.png", r"got str\."),
     ],
 )
-def test_check_picture_says_what_it_takes(array, said):
+def test_check_image_says_what_it_takes(array, said):
     with pytest.raises(
-        InputError, match=r"^picture: expected uint8 or uint16 \(H, W\) or \(H, W, 3\) RGB, " + ".*" + said
+        InputError, match=r"^image: expected uint8 or uint16 \(H, W\) or \(H, W, 3\) RGB, " + ".*" + said
     ):
-        check_picture(array)
+        check_image(array)
 
 
 @pytest.mark.parametrize("ending", [".png", ".bmp", ".tif", ".PNG"])
-def test_save_and_load_are_inverse(ending, picture, tmp_path):
-    path = save(tmp_path / "sub" / f"ä{ending}", picture)
-    assert np.array_equal(load(path), picture)
-    save(path, picture[..., 0])
-    assert np.array_equal(read_stored(path)[1], picture[..., 0])
-    save(path, picture[..., 0] > 99)
-    assert np.array_equal(load_mask(path), picture[..., 0] > 99)
+def test_save_and_load_are_inverse(ending, image, tmp_path):
+    path = save(tmp_path / "sub" / f"ä{ending}", image)
+    assert np.array_equal(load(path), image)
+    save(path, image[..., 0])
+    assert np.array_equal(read_stored(path)[1], image[..., 0])
+    save(path, image[..., 0] > 99)
+    assert np.array_equal(load_mask(path), image[..., 0] > 99)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_save_refuses_and_keeps_what_was_there(picture, tmp_path):
-    with pytest.raises(SaveError, match=r"^picture: expected a name that ends in \.png, .*, got '\.xyz', in .*a\.xyz"):
-        save(tmp_path / "a.xyz", picture)
-    path = save(tmp_path / "a.png", picture)
-    with pytest.raises(InputError, match=r"^picture: expected uint8"):
-        save(path, picture.astype(np.float32))
-    with pytest.raises(SaveError, match=r"^picture: expected to be written"):
-        save(path / "b.png", picture)
-    with pytest.raises(SaveError, match=r"^picture: expected to be written as \.webp, got .*, in .*c\.webp\."):
+def test_save_refuses_and_keeps_what_was_there(image, tmp_path):
+    with pytest.raises(SaveError, match=r"^image: expected a name that ends in \.png, .*, got '\.xyz', in .*a\.xyz"):
+        save(tmp_path / "a.xyz", image)
+    path = save(tmp_path / "a.png", image)
+    with pytest.raises(InputError, match=r"^image: expected uint8"):
+        save(path, image.astype(np.float32))
+    with pytest.raises(SaveError, match=r"^image: expected to be written"):
+        save(path / "b.png", image)
+    with pytest.raises(SaveError, match=r"^image: expected to be written as \.webp, got .*, in .*c\.webp\."):
         save(tmp_path / "c.webp", np.zeros((1, 20_000), np.uint8))
-    assert np.array_equal(load(path), picture)
+    assert np.array_equal(load(path), image)
 
 
-def test_load_many_keeps_the_order_and_reports_the_broken(picture, tmp_path):
+def test_load_many_keeps_the_order_and_reports_the_broken(image, tmp_path):
     paths = [save(tmp_path / f"{i}.png", np.full((4, 4, 3), i, np.uint8)) for i in range(12)]
     paths[5].write_bytes(b"")
     found = list(load_many(paths, threads=3, ahead=2))

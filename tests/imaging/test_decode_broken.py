@@ -1,4 +1,4 @@
-"""Files that are no pictures, broken ones and bombs: an error that names the file, before anything is decoded."""
+"""Files that are no images, broken ones and bombs: an error that names the file, before anything is decoded."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ LOSSLESS = ["png", "bmp", "tiff", "webp"]
 
 
 @pytest.mark.parametrize("kind", [*LOSSLESS, "jpeg"])
-def test_a_file_cut_short_anywhere_is_an_error_and_never_half_a_picture(kind, rng, capfd):
+def test_a_file_cut_short_anywhere_is_an_error_and_never_half_an_image(kind, rng, capfd):
     noise = rng.integers(0, 256, (24, 20, 3)).astype(np.uint8)
     data = encoded(noise, kind)
     for kept in [*range(1, 64), *range(64, len(data), 41), *range(len(data) - 12, len(data))]:
-        with pytest.raises(ImageError, match=r"^picture: expected .*, in cut\."):
+        with pytest.raises(ImageError, match=r"^image: expected .*, in cut\."):
             decode(data[:kept], where="cut")
     decode(data + bytes(64))  # what follows the end is no harm
     if kind != "png":  # libpng writes to stderr itself
@@ -42,10 +42,10 @@ def test_a_file_cut_short_anywhere_is_an_error_and_never_half_a_picture(kind, rn
         (b"RIFF\x04\0\0\0WAVE", "got 12 bytes that are none of these, in "),
     ],
 )
-def test_what_is_no_picture(content, said, tmp_path):
+def test_what_is_no_image(content, said, tmp_path):
     path = tmp_path / "000812.png"
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"^picture: expected") as caught:
+    with pytest.raises(ImageError, match=r"^image: expected") as caught:
         load(path)
     assert said in str(caught.value)
     assert str(caught.value).endswith("000812.png.")
@@ -61,7 +61,7 @@ def test_a_damaged_middle_is_an_error(rng):
 
 
 def test_missing_folder_pipe_and_impossible_names(tmp_path):
-    with pytest.raises(ImageError, match=r"^picture: expected an image, got no such file, in .*none\.png\."):
+    with pytest.raises(ImageError, match=r"^image: expected an image, got no such file, in .*none\.png\."):
         load(tmp_path / "none.png")
     with pytest.raises(ImageError, match="expected an image, got a folder, in "):
         load(tmp_path)
@@ -99,7 +99,7 @@ def png_that_claims(width, height):
 def test_a_bomb_is_refused_before_it_is_decoded(size, monkeypatch):
     monkeypatch.setattr(images.cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(
-        ImageError, match=rf"^picture: expected at most {MAX_PIXELS:,} pixels, got {size[0]:,} x .*max_pixels="
+        ImageError, match=rf"^image: expected at most {MAX_PIXELS:,} pixels, got {size[0]:,} x .*max_pixels="
     ):
         decode(png_that_claims(*size), where="bomb.png")
 

@@ -1,4 +1,4 @@
-"""What the network sees of a picture, and that the way back meets the same pixels."""
+"""What the network sees of an image, and that the way back meets the same pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from blemish.imaging.resize import resize
 SIZES = st.integers(20, 300)
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
 
 
@@ -31,9 +31,9 @@ def spot(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("pictures_hw", "image_size", "resize_hw", "why"),
+    ("images_hw", "image_size", "resize_hw", "why"),
     [
-        ([(900, 900)], 256, (256, 256), "square pictures stay square"),
+        ([(900, 900)], 256, (256, 256), "square images stay square"),
         ([(200, 800)] * 3, 128, (64, 256), "a shared aspect is kept, with the same number of pixels"),
         ([(200, 800), (202, 790)], 128, (64, 256), "within 5 % is shared"),
         ([(200, 800), (800, 200)], 128, (128, 128), "mixed aspects become square"),
@@ -43,8 +43,8 @@ def spot(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:
         ([(900, 300)], 33, (64, 32), "rounded to steps of the coarsest grid"),
     ],
 )
-def test_size_of_the_input(pictures_hw, image_size, resize_hw, why: str):
-    assert choose_geometry(pictures_hw, image_size, None) == Geometry(resize_hw), why
+def test_size_of_the_input(images_hw, image_size, resize_hw, why: str):
+    assert choose_geometry(images_hw, image_size, None) == Geometry(resize_hw), why
 
 
 @pytest.mark.parametrize(("crop", "crop_hw"), [(64, (64, 64)), ((32, 96), (32, 96)), (96, (96, 96))])
@@ -76,16 +76,16 @@ def test_sizes_that_cannot_be(image_size, crop, text: str):
 # What the network sees
 
 
-def test_all_of_the_picture_without_a_crop():
-    given_picture = picture(70, 50)
-    seen = Geometry((64, 96)).prepare(given_picture)
-    np.testing.assert_array_equal(seen, resize(given_picture, (64, 96)))
+def test_all_of_the_image_without_a_crop():
+    given_image = image(70, 50)
+    seen = Geometry((64, 96)).prepare(given_image)
+    np.testing.assert_array_equal(seen, resize(given_image, (64, 96)))
 
 
 def test_the_middle_with_a_crop():
-    given_picture = picture(128, 160)
-    seen = Geometry((64, 96), (32, 64)).prepare(given_picture)
-    np.testing.assert_array_equal(seen, resize(given_picture, (64, 96))[16:48, 16:80])
+    given_image = image(128, 160)
+    seen = Geometry((64, 96), (32, 64)).prepare(given_image)
+    np.testing.assert_array_equal(seen, resize(given_image, (64, 96))[16:48, 16:80])
     assert seen.flags.c_contiguous
     assert seen.dtype == np.uint8
 
@@ -94,7 +94,7 @@ def test_the_middle_with_a_crop():
 
 
 @given(height=SIZES, width=SIZES, cropped=st.booleans())
-def test_a_map_comes_back_at_the_size_of_the_picture(height: int, width: int, cropped: bool):
+def test_a_map_comes_back_at_the_size_of_the_image(height: int, width: int, cropped: bool):
     geometry = Geometry((64, 96), (32, 64) if cropped else None)
     patch_map = np.full((4, 8), 3, np.float32)
     restored = geometry.restore(patch_map, (height, width), 2.0)
@@ -138,22 +138,22 @@ def test_box_of_a_patch():
 
 
 @given(
-    picture_hw=st.tuples(st.integers(1, 400), st.integers(1, 400)),
+    image_hw=st.tuples(st.integers(1, 400), st.integers(1, 400)),
     grid_hw=st.tuples(st.integers(1, 16), st.integers(1, 16)),
     cropped=st.booleans(),
     data=st.data(),
 )
-def test_boxes_lie_in_the_picture(picture_hw, grid_hw, cropped: bool, data):
+def test_boxes_lie_in_the_image(image_hw, grid_hw, cropped: bool, data):
     geometry = Geometry((96, 64), (64, 32) if cropped else None)
     row, column = (data.draw(st.integers(0, n - 1)) for n in grid_hw)
-    x, y, width, height = geometry.patch_box(row, column, grid_hw, picture_hw)
+    x, y, width, height = geometry.patch_box(row, column, grid_hw, image_hw)
     assert min(x, y) >= 0
     assert min(width, height) >= 1
-    assert x + width <= picture_hw[1]
-    assert y + height <= picture_hw[0]
+    assert x + width <= image_hw[1]
+    assert y + height <= image_hw[0]
 
 
-def test_boxes_cover_the_picture():
+def test_boxes_cover_the_image():
     covered = np.zeros((100, 77), bool)
     for row in range(7):
         for column in range(5):

@@ -74,7 +74,7 @@ def test_a_missing_end_is_seen_without_a_decoder(kind):
     data = encoded(kind, (64, 64), exif=_preview()) if kind == "JPEG" else encoded(kind, (64, 64))
     read_header(data)
     for cut in (2, 40):
-        with pytest.raises(ImageError, match=rf"^picture: expected a complete image, got a {kind} that ends too early"):
+        with pytest.raises(ImageError, match=rf"^image: expected a complete image, got a {kind} that ends too early"):
             read_header(data[:-cut], where="a")
 
 

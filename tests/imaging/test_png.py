@@ -19,7 +19,7 @@ from blemish.imaging.headers import read_header
 from blemish.imaging.png import decode_png
 from tests.encoded import encoded
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
 png = partial(encoded, kind="png")
 
 
@@ -31,32 +31,32 @@ def chunk(kind, content):
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-@pytest.mark.parametrize("picture", [PICTURE, PICTURE[:1, :1], PICTURE[:, :1], np.zeros((300, 7, 3), np.uint8)])
+@pytest.mark.parametrize("image", [IMAGE, IMAGE[:1, :1], IMAGE[:, :1], np.zeros((300, 7, 3), np.uint8)])
 @pytest.mark.parametrize("level", [0, 1, 9])
-def test_plain_rgb_and_grey_come_back(picture, level):
-    np.testing.assert_array_equal(read(png(picture, compress_level=level)), picture)
-    grey = np.ascontiguousarray(picture[..., 0])
+def test_plain_rgb_and_grey_come_back(image, level):
+    np.testing.assert_array_equal(read(png(image, compress_level=level)), image)
+    grey = np.ascontiguousarray(image[..., 0])
     np.testing.assert_array_equal(read(png(grey, compress_level=level)), grey[..., None])
 
 
 @pytest.mark.parametrize("filtering", ["NONE", "SUB", "UP", "AVG", "PAETH"])
 def test_every_filter_of_rows(filtering):
     options = [cv2.IMWRITE_PNG_FILTER, getattr(cv2, f"IMWRITE_PNG_FILTER_{filtering}")]
-    data = cv2.imencode(".png", PICTURE[..., ::-1], options)[1].tobytes()
-    np.testing.assert_array_equal(read(data), PICTURE)
+    data = cv2.imencode(".png", IMAGE[..., ::-1], options)[1].tobytes()
+    np.testing.assert_array_equal(read(data), IMAGE)
 
 
 def others():
-    grey = Image.fromarray(PICTURE[..., 0])
+    grey = Image.fromarray(IMAGE[..., 0])
     return {
-        "alpha": png(np.dstack([PICTURE, PICTURE[..., :1]])),
+        "alpha": png(np.dstack([IMAGE, IMAGE[..., :1]])),
         "grey and alpha": png(grey.convert("LA")),
-        "palette": png(Image.fromarray(PICTURE).quantize(16)),
-        "16 bit": png(PICTURE[..., 0].astype(np.uint16) * 257),
+        "palette": png(Image.fromarray(IMAGE).quantize(16)),
+        "16 bit": png(IMAGE[..., 0].astype(np.uint16) * 257),
         "1 bit": png(grey.convert("1")),
         "a transparent grey": png(grey, transparency=3),
-        "a transparent colour": png(PICTURE, transparency=(1, 2, 3)),
-        "JPEG": cv2.imencode(".jpg", PICTURE)[1].tobytes(),
+        "a transparent colour": png(IMAGE, transparency=(1, 2, 3)),
+        "JPEG": cv2.imencode(".jpg", IMAGE)[1].tobytes(),
     }
 
 
@@ -75,15 +75,15 @@ def test_interlaced_files_are_left_to_opencv():
 
 
 def test_colour_chunks_change_no_pixel():
-    data = png(PICTURE)
+    data = png(IMAGE)
     gamma = data[:33] + chunk(b"gAMA", struct.pack(">I", 200_000)) + data[33:]
-    np.testing.assert_array_equal(read(gamma), PICTURE)
+    np.testing.assert_array_equal(read(gamma), IMAGE)
 
 
 @settings(max_examples=200, deadline=None)
 @given(at=st.integers(8, 5000), value=st.integers(0, 255), cut=st.integers(0, 200))
-def test_a_damaged_file_is_an_error_of_ours_or_a_picture(at, value, cut):
-    data = bytearray(png(PICTURE))
+def test_a_damaged_file_is_an_error_of_ours_or_an_image(at, value, cut):
+    data = bytearray(png(IMAGE))
     data[at % len(data)] = value
     said = "a.png"
     try:
@@ -95,8 +95,8 @@ def test_a_damaged_file_is_an_error_of_ours_or_a_picture(at, value, cut):
 
 def test_threads_that_decode_ahead_do_not_hold_python_s_lock():
     with ThreadPoolExecutor(1) as beside:
-        assert beside.submit(read, png(PICTURE)).result() is None
-        np.testing.assert_array_equal(beside.submit(decode, png(PICTURE)).result(), PICTURE)
+        assert beside.submit(read, png(IMAGE)).result() is None
+        np.testing.assert_array_equal(beside.submit(decode, png(IMAGE)).result(), IMAGE)
 
 
 def test_a_panic_inside_the_decoder_is_opencv_s_turn(monkeypatch):
@@ -107,7 +107,7 @@ def test_a_panic_inside_the_decoder_is_opencv_s_turn(monkeypatch):
         raise PanicError
 
     monkeypatch.setattr(pngfile.io, "decode_image_png_u8", panics)
-    np.testing.assert_array_equal(decode(png(PICTURE)), PICTURE)
+    np.testing.assert_array_equal(decode(png(IMAGE)), IMAGE)
 
 
 def test_ctrl_c_is_not_taken_for_a_damaged_file(monkeypatch):
@@ -116,4 +116,4 @@ def test_ctrl_c_is_not_taken_for_a_damaged_file(monkeypatch):
 
     monkeypatch.setattr(pngfile.io, "decode_image_png_u8", stopped)
     with pytest.raises(KeyboardInterrupt):
-        decode(png(PICTURE))
+        decode(png(IMAGE))

@@ -29,12 +29,12 @@ SIZES = st.integers(1, 60)
 @pytest.mark.parametrize("kind", ["noise", "weave"])
 def test_is_pillows_antialiased_bilinear_within_one_grey_level(from_hw, to_hw, kind, rng):
     if kind == "noise":
-        picture = rng.integers(0, 256, (*from_hw, 3)).astype(np.uint8)
+        image = rng.integers(0, 256, (*from_hw, 3)).astype(np.uint8)
     else:
         rows, columns = np.indices(from_hw)
-        picture = np.repeat((((rows + columns) % 3) * 127).astype(np.uint8)[..., None], 3, axis=2)
-    want = np.asarray(Image.fromarray(picture).resize(to_hw[::-1], Image.Resampling.BILINEAR))
-    assert np.abs(resize(picture, to_hw).astype(int) - want).max() <= 1
+        image = np.repeat((((rows + columns) % 3) * 127).astype(np.uint8)[..., None], 3, axis=2)
+    want = np.asarray(Image.fromarray(image).resize(to_hw[::-1], Image.Resampling.BILINEAR))
+    assert np.abs(resize(image, to_hw).astype(int) - want).max() <= 1
 
 
 @given(value=st.integers(0, 255), from_hw=st.tuples(SIZES, SIZES), to_hw=st.tuples(SIZES, SIZES))
@@ -47,16 +47,16 @@ def test_a_constant_stays(value, from_hw, to_hw):
 @given(from_hw=st.tuples(SIZES, SIZES), to_hw=st.tuples(SIZES, SIZES), seed=st.integers(0, 99))
 def test_turning_before_or_after_is_the_same(from_hw, to_hw, seed):
     # Not for the transpose: rows are rounded to 1/8 level before columns are taken.
-    picture = np.random.default_rng(seed).integers(0, 256, from_hw).astype(np.uint8)
-    turned = resize(np.ascontiguousarray(picture[::-1, ::-1]), to_hw)
-    assert np.abs(turned[::-1, ::-1].astype(int) - resize(picture, to_hw)).max() <= 1
+    image = np.random.default_rng(seed).integers(0, 256, from_hw).astype(np.uint8)
+    turned = resize(np.ascontiguousarray(image[::-1, ::-1]), to_hw)
+    assert np.abs(turned[::-1, ::-1].astype(int) - resize(image, to_hw)).max() <= 1
 
 
 def test_the_sums_are_exact(rng):
     """The whole numbers behind the result, added in int64 the slow way."""
     from blemish.imaging.resize import FINE, ONE, _steps
 
-    picture = rng.integers(0, 256, (77, 53)).astype(np.uint8)
+    image = rng.integers(0, 256, (77, 53)).astype(np.uint8)
     down = np.zeros((77, 20), np.int64)
     for outputs, inputs, weights in _steps(77, 20, 1):
         down[inputs, outputs] += weights.astype(np.int64)
@@ -65,35 +65,35 @@ def test_the_sums_are_exact(rng):
         across[inputs, outputs] += weights.astype(np.int64)
     assert (down.sum(0) == ONE).all()
     assert (across.sum(0) == ONE).all()
-    middle = np.rint((down.T @ picture.astype(np.int64)) * FINE / ONE).astype(np.int64)
+    middle = np.rint((down.T @ image.astype(np.int64)) * FINE / ONE).astype(np.int64)
     assert middle.max() * ONE < 2**24
     want = (middle @ across + FINE * ONE // 2) // (FINE * ONE)
-    assert np.array_equal(resize(picture, (20, 31)), want)
+    assert np.array_equal(resize(image, (20, 31)), want)
 
 
 def test_channels_are_apart_and_axes_are_kept(rng):
-    picture = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
-    small = resize(picture, (13, 21))
+    image = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
+    small = resize(image, (13, 21))
     for channel in range(3):
-        grey = np.ascontiguousarray(picture[..., channel])
+        grey = np.ascontiguousarray(image[..., channel])
         assert np.array_equal(small[..., channel], resize(grey, (13, 21)))
         assert np.array_equal(small[..., channel : channel + 1], resize(grey[..., None], (13, 21)))
 
 
 def test_takes_views_and_leaves_the_input_alone(rng):
-    picture = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
-    before = picture.copy()
-    assert np.array_equal(resize(picture[::2, ::-1], (9, 9)), resize(picture[::2, ::-1].copy(), (9, 9)))
-    assert np.array_equal(picture, before)
-    assert resize(picture, (40, 50)) is picture
+    image = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
+    before = image.copy()
+    assert np.array_equal(resize(image[::2, ::-1], (9, 9)), resize(image[::2, ::-1].copy(), (9, 9)))
+    assert np.array_equal(image, before)
+    assert resize(image, (40, 50)) is image
 
 
 @pytest.mark.parametrize(
-    "picture", [np.zeros((4, 4), np.float32), np.zeros((0, 4), np.uint8), np.zeros((1, 2, 2, 3), np.uint8), [[1]]]
+    "image", [np.zeros((4, 4), np.float32), np.zeros((0, 4), np.uint8), np.zeros((1, 2, 2, 3), np.uint8), [[1]]]
 )
-def test_refuses_what_is_no_uint8_picture(picture):
-    with pytest.raises(InputError, match=r"^picture: expected uint8 \(H, W\), \(H, W, 1\) or \(H, W, 3\), got"):
-        resize(picture, (2, 2))
+def test_refuses_what_is_no_uint8_image(image):
+    with pytest.raises(InputError, match=r"^image: expected uint8 \(H, W\), \(H, W, 1\) or \(H, W, 3\), got"):
+        resize(image, (2, 2))
 
 
 @pytest.mark.parametrize("size", [(0, 4), (4, -1), (4, 70_000)])

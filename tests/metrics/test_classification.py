@@ -27,7 +27,7 @@ def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 def made(rng: np.random.Generator, shape=(23, 26), n=4, gap=1.0) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Maps with noise and masks with a few touching and separate regions; the first picture is good."""
+    """Maps with noise and masks with a few touching and separate regions; the first image is good."""
     maps, masks = [], []
     for i in range(n):
         mask = np.zeros(shape, bool)
@@ -97,9 +97,9 @@ class TestScores:
 
     def test_error_rates_count_what_is_strictly_above(self):
         scores, labels = [1.0, 2.0, 3.0, 2.0, 4.0], [False, False, False, True, True]
-        assert metrics.false_alarm_rate(scores, labels, 2.0) == pytest.approx(1 / 3)
+        assert metrics.false_positive_rate(scores, labels, 2.0) == pytest.approx(1 / 3)
         assert metrics.miss_rate(scores, labels, 2.0) == 0.5
-        assert metrics.false_alarm_rate(scores, labels, np.inf) == 0
+        assert metrics.false_positive_rate(scores, labels, np.inf) == 0
         assert metrics.miss_rate(scores, labels, -np.inf) == 0
 
     def test_threshold_is_right_even_between_neighbouring_floats(self):
@@ -129,7 +129,7 @@ class TestScores:
             ([1.0, 2.0], [True], r"labels: expected bool \(2,\), got bool \(1,\)"),
             ([1.0, 2.0], [0, 2], "labels: expected bool"),
             ([1.0, 2.0], [0.0, 1.0], "labels: expected bool"),
-            ([1.0, 2.0], [True, True], "labels: expected both good and defective pictures, got 0 good and 2 defective"),
+            ([1.0, 2.0], [True, True], "labels: expected both good and defective images, got 0 good and 2 defective"),
             ([1.0, 2.0], [0, 0], "got 2 good and 0 defective"),
         ],
     )
@@ -139,10 +139,10 @@ class TestScores:
             with pytest.raises(InputError, match=text):
                 metric(scores, labels)
 
-    def test_error_rates_of_no_pictures_are_errors(self):
-        with pytest.raises(InputError, match="labels: expected at least one good picture, got 1 defective ones"):
-            metrics.false_alarm_rate([1.0], [True], 0)
-        with pytest.raises(InputError, match="labels: expected at least one defective picture, got 1 good ones"):
+    def test_error_rates_of_no_images_are_errors(self):
+        with pytest.raises(InputError, match="labels: expected at least one good image, got 1 defective ones"):
+            metrics.false_positive_rate([1.0], [True], 0)
+        with pytest.raises(InputError, match="labels: expected at least one defective image, got 1 good ones"):
             metrics.miss_rate([1.0], [False], 0)
         with pytest.raises(InputError, match="threshold"):
             metrics.miss_rate([1.0], [True], float("nan"))
@@ -285,13 +285,13 @@ class TestPixels:
         both = sum(parts, PixelCounts())
         assert both.aupro() == pytest.approx(aupro(maps, masks), abs=1e-12)
         assert both.pixel_auroc() == pytest.approx(pixel_auroc(maps, masks), abs=1e-12)
-        assert (both.n_pictures, both.n_regions) == (4, 6)
+        assert (both.n_images, both.n_regions) == (4, 6)
         assert both.n_good + both.n_defective == sum(m.size for m in maps)
         assert parts[1].metrics() == before
         with pytest.raises(TypeError):
             parts[0] + 1  # type: ignore[operator]
 
-    def test_order_of_pictures_does_not_matter_though_bins_grow_coarser(self, rng):
+    def test_order_of_images_does_not_matter_though_bins_grow_coarser(self, rng):
         maps, masks = made(rng)
         maps = [100 + maps[0] / 9, np.exp(maps[1]), maps[2], maps[3] * 1000]
         fine = PixelCounts()
@@ -309,7 +309,7 @@ class TestPixels:
         assert len(curve.x) > values.size * 0.95
         assert curve.y[-1] == 1.0
 
-    def test_pictures_may_differ_in_size_and_layout(self, rng):
+    def test_images_may_differ_in_size_and_layout(self, rng):
         counts = PixelCounts()
         counts.add(rng.random((5, 9), np.float32))
         counts.add(rng.random((9, 6), np.float32).T[::2], rng.random((3, 9)) > 0.5)
@@ -337,7 +337,7 @@ class TestPixels:
             counts.add(np.full((4, 4), np.nan, np.float32))
         with pytest.raises(InputError, match="anomaly_map: expected float32"):
             counts.add(np.zeros((4, 4)))
-        assert counts.n_pictures == 0
+        assert counts.n_images == 0
         maps, masks = made(rng)
         with pytest.raises(InputError, match="masks: expected one per map, got only 3"):
             aupro(maps, masks[:3])

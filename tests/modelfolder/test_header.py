@@ -28,7 +28,7 @@ def test_settings_are_those_of_the_class():
 
 
 @pytest.mark.parametrize("wrong", [{}, [{"path": 3, "height_width": [1, 1]}], [{"path": "a", "height_width": [0, 1]}]])
-def test_training_pictures_are_names_and_sizes(wrong: Any):
+def test_training_images_are_names_and_sizes(wrong: Any):
     assert stored_training([{"path": "a.png", "height_width": [2, 3]}]) == (("a.png",), ((2, 3),))
     with pytest.raises(InputError, match=r"training|path|height_width"):
         stored_training(wrong)

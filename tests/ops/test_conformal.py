@@ -24,7 +24,7 @@ def test_threshold_is_the_conformal_quantile(scores, rate):
     rank = int(np.ceil((n + 1) * (1 - rate) - 1e-9))
     wanted = max(scores) if rank > n else sorted(scores)[max(rank, 1) - 1]
     assert calibration.threshold == wanted
-    assert calibration.false_alarm_rate_promised <= max(rate, 1 / (n + 1)) + 1e-9
+    assert calibration.false_positive_rate_promised <= max(rate, 1 / (n + 1)) + 1e-9
     assert bool(calibration.warning) == (rank > n)
 
 
@@ -33,7 +33,7 @@ def test_p_value_counts_and_agrees_with_the_label(scores, rate, score):
     calibration = Calibration.from_scores(scores, rate)
     p = calibration.p_value(score)
     assert p == pytest.approx(reference.p_value(scores, score), abs=1e-15)
-    assert (score > calibration.threshold) == (p <= calibration.false_alarm_rate_promised + 1e-12)
+    assert (score > calibration.threshold) == (p <= calibration.false_positive_rate_promised + 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -50,13 +50,13 @@ def test_p_value_counts_and_agrees_with_the_label(scores, rate, score):
 def test_known_ranks(n, rate, promised, rank_from_above):
     calibration = Calibration.from_scores(np.arange(n, dtype=np.float64), rate)
     assert calibration.threshold == n - rank_from_above
-    assert calibration.false_alarm_rate_promised == pytest.approx(promised)
+    assert calibration.false_positive_rate_promised == pytest.approx(promised)
     assert calibration.n == n
 
 
 @pytest.mark.parametrize(("n", "rate"), [(20, 0.05), (99, 0.01), (150, 0.1), (40, 0.01)])
 @pytest.mark.parametrize("kind", ["normal", "heavy", "tied"])
-def test_new_good_pictures_are_called_defective_as_often_as_promised_and_no_more(rng, n, rate, kind):
+def test_new_good_images_are_called_defective_as_often_as_promised_and_no_more(rng, n, rate, kind):
     draws = 4000
     draw = {
         "normal": lambda *shape: rng.normal(size=shape),
@@ -66,7 +66,7 @@ def test_new_good_pictures_are_called_defective_as_often_as_promised_and_no_more
     scores, new = draw(draws, n), draw(draws, 50)
     calibrations = [Calibration.from_scores(row, rate) for row in scores]
     rates = np.array([(fresh > c.threshold).mean() for c, fresh in zip(calibrations, new, strict=True)])
-    promised = calibrations[0].false_alarm_rate_promised
+    promised = calibrations[0].false_positive_rate_promised
     error = 4 * rates.std() / np.sqrt(draws)
     assert rates.mean() <= promised + error
     if kind != "tied":
@@ -76,15 +76,17 @@ def test_new_good_pictures_are_called_defective_as_often_as_promised_and_no_more
         assert (p_values <= level).mean() <= level + 0.02
 
 
-def test_too_few_pictures_are_said_so():
+def test_too_few_images_are_said_so():
     calibration = Calibration.from_scores(np.arange(40.0), 0.01)
     assert calibration.threshold == 39
     assert calibration.warning == (
-        "40 good pictures support a false-alarm rate of 2.4 % at best; 1 % was asked for and needs at least 99. "
-        "The threshold is the highest score of the good pictures."
+        "40 good images support a false positive rate of 2.4 % at best; 1 % was asked for and needs at least 99. "
+        "The threshold is the highest score of the good images."
     )
     assert Calibration.from_scores(np.arange(99.0), 0.01).warning == ""
-    assert Calibration.from_scores([1.0], 0.01).warning.startswith("1 good picture supports a false-alarm rate of 50 %")
+    assert Calibration.from_scores([1.0], 0.01).warning.startswith(
+        "1 good image supports a false positive rate of 50 %"
+    )
 
 
 def test_another_rate_after_the_fact():
@@ -92,7 +94,7 @@ def test_another_rate_after_the_fact():
     looser = calibration.with_rate(0.1)
     assert (calibration.threshold, looser.threshold) == (98, 89)
     assert looser.with_rate(0.01).threshold == 98
-    assert calibration.false_alarm_rate == 0.01
+    assert calibration.false_positive_rate == 0.01
 
 
 def test_it_is_frozen_and_keeps_its_own_sorted_scores():
@@ -156,7 +158,7 @@ def test_estimate_without_a_scale_is_the_plain_one():
 
 @pytest.mark.parametrize("rate", [0, 1, 0.0, -0.1, 1.5, float("nan"), True, "0.01"])
 def test_bad_rates_are_named(rate):
-    with pytest.raises(InputError, match="false_alarm_rate: expected a number"):
+    with pytest.raises(InputError, match="false_positive_rate: expected a number"):
         Calibration.from_scores([1.0, 2.0], rate)
 
 
@@ -181,5 +183,5 @@ def test_bad_new_scores_are_named():
     for method in (calibration.p_value, calibration.estimated_p_value):
         with pytest.raises(InputError, match="score: expected a number, got NaN"):
             method(float("nan"))
-    with pytest.raises(InputError, match=r"calibration scores: expected at least 10 .* Fit on more good pictures"):
+    with pytest.raises(InputError, match=r"calibration scores: expected at least 10 .* Fit on more good images"):
         calibration.estimated_threshold(0.1)

@@ -10,8 +10,8 @@ from scipy.ndimage import gaussian_filter
 
 from blemish.ops.distance_statistics import (
     COMMON_VARIANCE,
-    PRIOR_PICTURES,
-    Level,
+    PRIOR_IMAGES,
+    DistanceStatistics,
     PositionLevels,
     blurred,
     evened,
@@ -24,21 +24,21 @@ def maps(rng: np.random.Generator) -> np.ndarray:
     return rng.uniform(0.5, 2, (6, 5, 7)).astype(np.float32)
 
 
-def same(one: Level, other: Level) -> None:
+def same(one: DistanceStatistics, other: DistanceStatistics) -> None:
     np.testing.assert_allclose(one.usual, other.usual, rtol=1e-5)
     np.testing.assert_allclose(one.spread, other.spread, rtol=1e-5)
 
 
 def plain_level(maps: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
-    """The definition, position by position and picture by picture."""
+    """The definition, position by position and image by image."""
     n = len(maps)
     overall = maps.mean(dtype=np.float64)
     usual, own = np.zeros(maps.shape[1:]), np.zeros(maps.shape[1:])
     for at in np.ndindex(usual.shape):
         values = [float(one[at]) for one in maps]
-        usual[at] = (sum(values) + PRIOR_PICTURES * overall) / (n + PRIOR_PICTURES)
+        usual[at] = (sum(values) + PRIOR_IMAGES * overall) / (n + PRIOR_IMAGES)
         own[at] = sum((value - usual[at]) ** 2 for value in values) / n
-    variance = (n * own + PRIOR_PICTURES * own.mean()) / (n + PRIOR_PICTURES)
+    variance = (n * own + PRIOR_IMAGES * own.mean()) / (n + PRIOR_IMAGES)
     if sigma:
         usual, variance = (gaussian_filter(one, sigma, mode="reflect") for one in (usual, variance))
     return usual, np.sqrt(variance + COMMON_VARIANCE * own.mean() + (0.01 * overall) ** 2)
@@ -61,7 +61,7 @@ def test_without_one_is_the_level_of_the_others(maps: np.ndarray, sigma: float):
 
 
 @given(value=st.floats(1e-6, 1e6), n=st.integers(2, 5), sigma=st.sampled_from([0.0, 0.8, 3.0]))
-def test_copies_of_one_picture_have_a_spread_of_a_hundredth(value: float, n: int, sigma: float):
+def test_copies_of_one_image_have_a_spread_of_a_hundredth(value: float, n: int, sigma: float):
     maps = np.full((n, 4, 6), value, np.float32)
     levels = PositionLevels.from_maps(maps, sigma)
     for level in (levels.level(), levels.level(without=maps[0])):
@@ -75,13 +75,13 @@ def test_maps_of_zeros_leave_distances_as_they_are():
     np.testing.assert_array_equal(level.deviations(distances), distances)
 
 
-def test_one_picture_without_itself_leaves_distances_as_they_are(rng: np.random.Generator):
+def test_one_image_without_itself_leaves_distances_as_they_are(rng: np.random.Generator):
     own = rng.uniform(0, 1, (3, 3)).astype(np.float32)
     level = PositionLevels.from_maps(own[None], 0.0).level(without=own)
     np.testing.assert_array_equal(level.deviations(own), own)
 
 
-def test_one_picture_alone_has_a_spread(maps: np.ndarray):
+def test_one_image_alone_has_a_spread(maps: np.ndarray):
     level = PositionLevels.from_maps(maps[:1], 0.0).level()
     assert level.spread.min() > 0.05
 
@@ -92,7 +92,7 @@ def test_a_position_far_from_the_rest_tends_to_its_own_level():
     pattern /= pattern.mean()
     few, many = (PositionLevels.from_maps(np.repeat(pattern[None], n, 0), 0.0).level().usual[2, 3] for n in (4, 400))
     assert 1 < few < many < pattern[2, 3]
-    assert few == pytest.approx(1 + (pattern[2, 3] - 1) / 2, rel=1e-5)  # four pictures weigh as much as the prior
+    assert few == pytest.approx(1 + (pattern[2, 3] - 1) / 2, rel=1e-5)  # four images weigh as much as the prior
     assert many == pytest.approx(pattern[2, 3], rel=0.02)
 
 
@@ -128,7 +128,7 @@ def test_blurred_is_a_gaussian_that_reflects(rng: np.random.Generator):
     assert blurred(values, 0) is values
 
 
-def test_a_restless_picture_is_brought_down_and_a_calm_one_left_alone(maps: np.ndarray):
+def test_a_restless_image_is_brought_down_and_a_calm_one_left_alone(maps: np.ndarray):
     quarter = np.full((5, 7), np.quantile(maps[0], 0.25), np.float32)
     np.testing.assert_allclose(evened(maps[0], quarter / np.float32(1.1)), maps[0] / 1.1, rtol=1e-4)
     np.testing.assert_allclose(evened(maps[0], quarter * np.float32(1.1)), maps[0])
@@ -147,7 +147,7 @@ def test_a_defect_moves_no_other_place(maps: np.ndarray):
     np.testing.assert_allclose(evened(with_defect, calm)[maps[0] < 1], evened(maps[0], calm)[maps[0] < 1], rtol=1e-6)
 
 
-def test_good_pictures_are_judged_by_the_level_of_the_others(maps: np.ndarray):
+def test_good_images_are_judged_by_the_level_of_the_others(maps: np.ndarray):
     level, parts = level_of_good(maps, 1.0)
     raw = PositionLevels.from_maps(maps, 1.0)
     typical = np.median([np.quantile(one / raw.level().usual, 0.25) for one in maps])
@@ -159,7 +159,7 @@ def test_good_pictures_are_judged_by_the_level_of_the_others(maps: np.ndarray):
     np.testing.assert_allclose(level.calm, raw.level().usual * typical, rtol=1e-5)
 
 
-def test_a_picture_of_coarser_grain_alone_is_less_of_a_defect(rng: np.random.Generator):
+def test_an_image_of_coarser_grain_alone_is_less_of_a_defect(rng: np.random.Generator):
     maps = rng.uniform(0.9, 1.1, (30, 5, 7)).astype(np.float32)
     coarse = maps[0] * np.float32(1.15)
     level, _ = level_of_good(maps, 0.0)

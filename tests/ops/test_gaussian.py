@@ -1,4 +1,4 @@
-"""The Gaussian of whole pictures equals its slow twin, and so does leaving one picture out."""
+"""The Gaussian of whole images equals its slow twin, and so does leaving one image out."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_leaving_one_out_is_fitting_without_it(n: int):
         assert distance == pytest.approx(mahalanobis(np.delete(rows, i, axis=0), rows[i], least_of(rows)), rel=1e-4)
 
 
-def test_copies_of_one_picture_have_no_distance_and_another_has():
+def test_copies_of_one_image_have_no_distance_and_another_has():
     rows = np.repeat(summaries(1), 5, axis=0)
     moments = moments_of(rows)
     assert gaussian_of_good(moments, rows)[1].max() < 1e-3

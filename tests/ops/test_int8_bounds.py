@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blemish.ops import int8_bounds as integer_scores
+from blemish.ops import int8_bounds
 from blemish.ops.int8_bounds import IntegerScores
 
 NOTHING = np.empty(0, np.int64)
@@ -31,15 +31,15 @@ def made(kind, seed, n, dim):
 KINDS = ["noise", "few axes", "rare large channels", "far from the origin", "one large value each", "equal rows"]
 
 
-@pytest.mark.parametrize("weight_limit", [127, 63])
+@pytest.mark.parametrize("weight_limit", sorted({63, int8_bounds._weight_limit()}))
 @settings(max_examples=40, deadline=None)
 @given(kind=st.sampled_from(KINDS), seed=st.integers(0, 500), n=st.integers(1, 300), dim=st.integers(1, 80))
 def test_no_pair_within_reach_is_ruled_out(weight_limit, kind, seed, n, dim):
     rows = made(kind, seed, n + 9, dim)
     queries, bank = rows[n:], rows[:n]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(integer_scores, "_weight_limit", lambda: weight_limit)
-        patch.setattr(integer_scores, "_TOO_MANY", (1, 16))
+        patch.setattr(int8_bounds, "_weight_limit", lambda: weight_limit)
+        patch.setattr(int8_bounds, "_TOO_MANY", (1, 16))
         scores = IntegerScores(bank, bank.mean(axis=0))
         pairs = scores.candidates(queries, bank, 1, NOTHING, scores.take_buffers(9))
     assert pairs is not None
@@ -82,7 +82,7 @@ def test_the_bound_is_not_idle():
 @pytest.mark.parametrize(("kind", "turned"), [("noise", False), ("one large value each", True), ("few axes", True)])
 def test_queries_are_turned_only_where_it_pays(kind: str, turned: bool):
     bank = made(kind, 0, 800, 96)
-    rotation = integer_scores._rotation(bank - bank.mean(axis=0))
+    rotation = int8_bounds._rotation(bank - bank.mean(axis=0))
     assert (rotation is not None) == turned
 
 
@@ -103,7 +103,7 @@ def test_pairs_that_would_take_longer_than_a_float_product_are_too_many(dim):
 
 
 def test_a_query_at_the_mean_does_not_find_excluded_rows(monkeypatch):
-    monkeypatch.setattr(integer_scores, "_TOO_MANY", (1, 16))
+    monkeypatch.setattr(int8_bounds, "_TOO_MANY", (1, 16))
     bank = made("noise", 1, 1600, 8)
     mean = bank.mean(axis=0)
     scores = IntegerScores(bank, mean)
@@ -124,7 +124,7 @@ def test_buffers_are_used_again():
 
 
 def test_this_machine_multiplies_without_saturation_or_is_told_to_use_7_bits():
-    assert integer_scores._weight_limit() in (127, 63)
+    assert int8_bounds._weight_limit() in (127, 63)
 
 
 @pytest.mark.parametrize(
@@ -140,4 +140,4 @@ def test_this_machine_multiplies_without_saturation_or_is_told_to_use_7_bits():
     ],
 )
 def test_axes_are_taken_while_they_are_worth_it(variances: np.ndarray, width: int):
-    assert integer_scores._width(variances) == width
+    assert int8_bounds._width(variances) == width

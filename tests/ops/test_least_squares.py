@@ -35,7 +35,7 @@ def test_the_last_layer_is_solved_for(n_crops, monkeypatch):
 
 
 def test_inputs_that_are_all_alike_are_shrunk_by_enough(monkeypatch: pytest.MonkeyPatch):
-    """Constant pictures: their products have one direction, and rounding makes the others negative."""
+    """Constant images: their products have one direction, and rounding makes the others negative."""
     monkeypatch.setattr("blemish.ops.least_squares.SHRINKAGES", (1e-12, 0.1))
     network = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Conv2d(32, 2, 4))
     images = torch.rand(1, 32, 1, 1).expand(1, 32, 40, 40)

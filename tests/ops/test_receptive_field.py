@@ -70,7 +70,7 @@ def test_the_tutorials_derivation():
     assert any("first one's middle is at pixel 16; each neighbour's is 4 pixels on" in line for line in text)
 
 
-def test_a_picture_of_256_pixels():
+def test_an_image_of_256_pixels():
     assert derive(parse_stack(TUTORIAL), 256)[-1].size == 56
     assert receptive_field(parse_stack(TUTORIAL)).span(3) == (12, 45)
 

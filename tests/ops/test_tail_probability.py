@@ -1,4 +1,4 @@
-"""Surprise: higher scores surprise more, the median log 2, and good pictures are judged by the others."""
+"""Surprise: higher scores surprise more, the median log 2, and good images are judged by the others."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blemish.errors import InputError
-from blemish.ops.tail_probability import Tail, surprises_of_good
+from blemish.ops.tail_probability import Tail, leave_one_out_neg_log_p
 
 SCORES = st.lists(st.floats(0, 1e6), min_size=1, max_size=30).map(np.array)
 
 
 def test_the_median_surprises_as_a_coin_does():
     tail = Tail.from_scores(np.array([1.0, 2.0, 3.0, 4.0, 10.0]))
-    assert tail.surprise(3.0) == pytest.approx(math.log(2))
+    assert tail.neg_log_p(3.0) == pytest.approx(math.log(2))
 
 
 def test_above_the_median_each_mean_excess_is_nearly_one_more():
     tail = Tail.from_scores(np.array([1.0, 2.0, 3.0, 4.0, 10.0]))
     assert (tail.excess, tail.n_above) == (4.0, 2)
-    assert tail.surprise(3.0 + 8.0) == pytest.approx(math.log(2) + 2 * math.log(2))  # a mean of two may be too small
+    assert tail.neg_log_p(3.0 + 8.0) == pytest.approx(math.log(2) + 2 * math.log(2))  # a mean of two may be too small
     many = Tail.from_scores(np.tile([1.0, 2.0, 3.0, 4.0, 10.0], 1000))
     assert many.excess == 4.0
-    assert many.surprise(3.0 + 8.0) == pytest.approx(math.log(2) + 2, abs=0.01)
+    assert many.neg_log_p(3.0 + 8.0) == pytest.approx(math.log(2) + 2, abs=0.01)
 
 
 def test_few_scores_predict_the_next_as_pareto_says():
@@ -36,43 +36,43 @@ def test_few_scores_predict_the_next_as_pareto_says():
     for _ in range(4000):
         excesses = rng.exponential(size=5)
         tail = Tail.from_scores(np.r_[np.zeros(6), excesses])
-        found.append(tail.surprise(rng.exponential()) - math.log(2))
-    for surprise in (1.0, 2.0, 4.0):
-        assert np.mean(np.array(found) > surprise) == pytest.approx(math.exp(-surprise), abs=0.02)
+        found.append(tail.neg_log_p(rng.exponential()) - math.log(2))
+    for neg_log_p in (1.0, 2.0, 4.0):
+        assert np.mean(np.array(found) > neg_log_p) == pytest.approx(math.exp(-neg_log_p), abs=0.02)
 
 
 def test_an_exponential_sample_gives_its_own_tail():
     scores = np.random.default_rng(0).exponential(size=20_000)
     tail = Tail.from_scores(scores)
     for share in (0.7, 0.2, 0.05, 0.001):
-        assert tail.surprise(-math.log(share)) == pytest.approx(-math.log(share), rel=0.05)
+        assert tail.neg_log_p(-math.log(share)) == pytest.approx(-math.log(share), rel=0.05)
 
 
 @given(SCORES, st.floats(0, 2e6), st.floats(0, 2e6))
 def test_higher_is_never_less_surprising(scores: np.ndarray, one: float, other: float):
     tail = Tail.from_scores(scores)
     low, high = sorted((one, other))
-    assert 0 <= tail.surprise(low) <= tail.surprise(high) + 1e-9
-    assert math.isfinite(tail.surprise(high))
+    assert 0 <= tail.neg_log_p(low) <= tail.neg_log_p(high) + 1e-9
+    assert math.isfinite(tail.neg_log_p(high))
 
 
 def test_scores_that_are_nearly_equal_keep_their_order():
     tail = Tail.from_scores(np.array([0.0, 2.0, 2.0, 2.0, 2.225073858507e-311]))
-    assert 0 < tail.surprise(5e-324) < tail.surprise(1.0) < tail.surprise(2.0)
+    assert 0 < tail.neg_log_p(5e-324) < tail.neg_log_p(1.0) < tail.neg_log_p(2.0)
 
 
 def test_scores_that_are_all_equal_leave_a_narrow_tail():
     tail = Tail.from_scores(np.full(5, 200.0))
     assert tail.excess == 2.0
-    assert tail.surprise(200.0) == pytest.approx(math.log(2))
-    assert Tail.from_scores(np.zeros(3)).surprise(1.0) == pytest.approx(math.log(2) + math.log1p(1e6))
+    assert tail.neg_log_p(200.0) == pytest.approx(math.log(2))
+    assert Tail.from_scores(np.zeros(3)).neg_log_p(1.0) == pytest.approx(math.log(2) + math.log1p(1e6))
 
 
-def test_good_pictures_are_judged_by_the_others():
+def test_good_images_are_judged_by_the_others():
     scores = np.array([1.0, 2.0, 3.0, 30.0])
-    found = surprises_of_good(scores)
-    assert found[3] == pytest.approx(Tail.from_scores(scores[:3]).surprise(30.0))
-    assert found[3] > Tail.from_scores(scores).surprise(30.0)
+    found = leave_one_out_neg_log_p(scores)
+    assert found[3] == pytest.approx(Tail.from_scores(scores[:3]).neg_log_p(30.0))
+    assert found[3] > Tail.from_scores(scores).neg_log_p(30.0)
     assert found[0] == pytest.approx(0.0)  # below all the others
 
 

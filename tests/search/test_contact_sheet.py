@@ -11,7 +11,7 @@ from blemish.imaging.decode import read_facts
 from blemish.search.contact_sheet import _ABSENT, SIZE_PX, sheet
 from blemish.search.records import Match, StoredDefect
 from blemish.visualization.figure import FOUND, MARKED
-from tests.pictures import good, write
+from tests.images import good, write
 
 SQUARE = np.array([[30, 30], [30, 50], [50, 50], [50, 30]], np.int32)
 
@@ -56,10 +56,10 @@ def test_the_query_and_what_was_found_have_their_outlines(tmp_path: Path):
     assert page.shape[1] == 2 * 28 + 2 * (SIZE_PX + 20) - 20
 
 
-def test_pictures_that_are_gone_or_changed_say_so_and_show_no_outline(tmp_path: Path):
+def test_images_that_are_gone_or_changed_say_so_and_show_no_outline(tmp_path: Path):
     path = write(tmp_path / "a.png", good(1))
     broken = tmp_path / "b.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     asked = [stored(tmp_path / "none.png", "0"), stored(path, "0"), stored(broken, "0"), stored("", "0")]
     page = sheet(good(2), (30, 30, 21, 21), SQUARE, asked, title="x")
     for one in columns(page, 5)[1:]:
@@ -69,8 +69,8 @@ def test_pictures_that_are_gone_or_changed_say_so_and_show_no_outline(tmp_path: 
     assert not np.array_equal(*texts)
 
 
-def test_a_region_at_the_edge_of_a_long_picture_fits(tmp_path: Path):
-    picture = good(1, 40, 400)
+def test_a_region_at_the_edge_of_a_long_image_fits(tmp_path: Path):
+    image = good(1, 40, 400)
     edge = np.array([[390, 0], [390, 39], [399, 39], [399, 0]], np.int32)
-    page = sheet(picture, (390, 0, 10, 40), edge, [], title="x")
+    page = sheet(image, (390, 0, 10, 40), edge, [], title="x")
     assert has(page, MARKED) > 20

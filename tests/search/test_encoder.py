@@ -1,4 +1,4 @@
-"""Vectors of regions and pictures."""
+"""Vectors of regions and images."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from blemish import DataError, InputError, Patchcore
 from blemish.imaging.anomaly_map import regions
 from blemish.search.encoder import (
     DIMS,
-    Describer,
+    RegionEncoder,
     _owners,
+    image_vector,
     model_id,
-    picture_vector,
     region_vectors,
     unit,
     worst_region,
 )
 from blemish.search.normal_statistics import LAYERS, MIDDLE_DEEP, SHALLOW
-from tests.pictures import good, goods, scratched, small_patchcore
+from tests.images import good, goods, scratched, small_patchcore
 from tests.stores import blotched
 
 
-def test_vectors_are_of_one_length_whatever_the_detector(describer: Describer):
+def test_vectors_are_of_one_length_whatever_the_detector(describer: RegionEncoder):
     described = describer.describe(scratched(99)[0])
     for one in described.regions:
         assert (one.vector.shape, one.vector.dtype) == ((DIMS["region"],), np.float32)
         assert np.linalg.norm(one.vector) == pytest.approx(1, abs=1e-6)
-    assert described.vector.shape == (DIMS["picture"],)
+    assert described.vector.shape == (DIMS["image"],)
     assert described.prediction.regions == tuple(one.region for one in described.regions)
 
 
-def test_a_vector_is_what_the_page_says(describer: Describer):
-    picture = blotched(99)
-    described = describer.describe(picture)
+def test_a_vector_is_what_the_page_says(describer: RegionEncoder):
+    image = blotched(99)
+    described = describer.describe(image)
     looks = describer.good
     assert looks is not None
-    layers = describer._layers(looks.geometry.prepare(picture))
+    layers = describer._layers(looks.geometry.prepare(image))
     anomaly_map = described.prediction.anomaly_map
     whole = regions(anomaly_map, -1.0)  # one region that is all
     (vector,) = region_vectors(layers, anomaly_map, whole, looks)
@@ -59,7 +59,7 @@ def test_a_vector_is_what_the_page_says(describer: Describer):
         np.testing.assert_allclose(unit(vector[start : start + len(part)]), unit(part), atol=1e-3)
 
 
-def test_good_pictures_have_no_amount(describer: Describer):
+def test_good_images_have_no_amount(describer: RegionEncoder):
     amounts = [
         np.linalg.norm(describer.describe(good(seed), force=True).regions[0].vector[-24:]) for seed in (100, 101)
     ]
@@ -83,7 +83,7 @@ def test_cells_belong_to_the_nearest_region():
     assert _owners(anomaly_map.shape, (), (6, 8)).shape == (0, 6, 8)
 
 
-def test_the_same_picture_has_the_same_vector_and_another_another(describer: Describer):
+def test_the_same_image_has_the_same_vector_and_another_another(describer: RegionEncoder):
     one, other = describer.describe(scratched(1)[0]), describer.describe(scratched(1)[0].copy())
     np.testing.assert_array_equal(one.regions[0].vector, other.regions[0].vector)
     assert one.sha256 == other.sha256
@@ -93,29 +93,29 @@ def test_the_same_picture_has_the_same_vector_and_another_another(describer: Des
 def test_a_second_fit_of_the_same_has_the_same_id(fitted: Patchcore, good_paths: list[Path]):
     again = small_patchcore().fit(good_paths)
     assert model_id(again) == model_id(fitted)
-    again.set_false_alarm_rate(0.2)
+    again.set_false_positive_rate(0.2)
     assert model_id(again) == model_id(fitted)
     assert model_id(small_patchcore(seed=1).fit(good_paths)) != model_id(fitted)
 
 
-def test_a_model_without_its_pictures_says_what_to_give():
-    describer = Describer(small_patchcore().fit(goods(4)))
-    with pytest.raises(DataError, match=r"good pictures: expected at least 2 .*, got 0 of 0.*--good.*good="):
+def test_a_model_without_its_images_says_what_to_give():
+    describer = RegionEncoder(small_patchcore().fit(goods(4)))
+    with pytest.raises(DataError, match=r"good images: expected at least 2 .*, got 0 of 0.*--good.*good="):
         describer.learn()
     assert describer.learn(goods(4)).usual_square > 0
 
 
-def test_nothing_above_the_threshold_is_said(describer: Describer):
+def test_nothing_above_the_threshold_is_said(describer: RegionEncoder):
     described = next(d for d in map(describer.describe, map(good, range(100, 130))) if not d.regions)
-    with pytest.raises(InputError, match="picture: expected an anomalous region, got none"):
+    with pytest.raises(InputError, match="image: expected an anomalous region, got none"):
         worst_region(described)
-    assert picture_vector(dict.fromkeys(LAYERS, np.zeros((1, 1, 1), np.float32)), _flat()).tolist() == [0, 0, 0]
+    assert image_vector(dict.fromkeys(LAYERS, np.zeros((1, 1, 1), np.float32)), _flat()).tolist() == [0, 0, 0]
 
 
 def _flat():
     from blemish.backbones.embedding import Affine
     from blemish.imaging.geometry import Geometry
-    from blemish.search.normal_statistics import GoodLooks
+    from blemish.search.normal_statistics import NormalStatistics
 
     flat = Affine(np.zeros((1, 1), np.float32), np.zeros(1, np.float32))
-    return GoodLooks(Geometry((32, 32)), dict.fromkeys(LAYERS, flat), 1.0)
+    return NormalStatistics(Geometry((32, 32)), dict.fromkeys(LAYERS, flat), 1.0)

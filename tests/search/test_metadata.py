@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from blemish import DefectStore, StoreError
-from blemish.search.encoder import Describer
+from blemish.search.encoder import RegionEncoder
 from blemish.search.metadata import Meta
-from tests.pictures import scratched
+from tests.images import scratched
 
 if TYPE_CHECKING:
     from tests.stores import Opener
 
 
 @pytest.fixture
-def left(tmp_path: Path, describer: Describer) -> Path:
-    """A folder with a store of one picture."""
+def left(tmp_path: Path, describer: RegionEncoder) -> Path:
+    """A folder with a store of one image."""
     with DefectStore(tmp_path / "s", model=describer, category="stripes") as store:
         store.add(scratched(99)[0])
     return tmp_path / "s"
@@ -37,7 +37,7 @@ def left(tmp_path: Path, describer: Describer) -> Path:
     ],
 )
 def test_another_version_or_way_of_describing_is_refused(
-    left: Path, describer: Describer, changes: dict[str, Any], said: str
+    left: Path, describer: RegionEncoder, changes: dict[str, Any], said: str
 ):
     path = left / "store.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
@@ -54,23 +54,23 @@ def test_damaged_good_looks_are_refused_when_they_are_needed(left: Path, fitted:
     said["models"]["stripes"]["good"]["tensors"] = "AAAA"
     path.write_text(json.dumps(said))
     store = DefectStore(left, model=fitted, category="stripes")
-    with store, pytest.raises(StoreError, match="what good pictures look like"):
+    with store, pytest.raises(StoreError, match="what good images look like"):
         store.add(scratched(1)[0])
 
 
-def test_a_kind_that_another_station_bound_is_seen(opened: Opener, describer: Describer):
+def test_a_kind_that_another_station_bound_is_seen(opened: Opener, describer: RegionEncoder):
     with opened() as store:
         early = Meta.of(store._backend, describer, "early")
         assert early.models == {}
         store.add(scratched(99)[0])
-        other = Describer(describer.model)
+        other = RegionEncoder(describer.model)
         other.good = describer.good
         other.model_id = "another"
         with pytest.raises(StoreError, match=r"model: expected the store's, \w+, got another, for stripes"):
             early.bind(store._backend, other, "stripes")
 
 
-def test_the_kind_is_that_of_the_model_or_the_only_one(describer: Describer):
+def test_the_kind_is_that_of_the_model_or_the_only_one(describer: RegionEncoder):
     meta = Meta({"a": {"id": describer.model_id}, "b": {"id": "x"}}, "s")
     assert (meta.category_of(describer), meta.category_of(None)) == ("a", "part")
     assert Meta({"b": {"id": "x"}}, "s").category_of(None) == "b"

@@ -1,4 +1,4 @@
-"""Described pictures as points."""
+"""Described images as points."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 
 from blemish.search.points import CONTOUR_POINTS, also, contour_text, points_of, stamped, stored_path, where_of
 from blemish.search.records import Found, StoredDefect
-from tests.pictures import scratched
+from tests.images import scratched
 
 if TYPE_CHECKING:
-    from blemish.search.encoder import Describer
+    from blemish.search.encoder import RegionEncoder
 
 
-def test_ids_are_made_of_content(describer: Describer):
+def test_ids_are_made_of_content(describer: RegionEncoder):
     described = describer.describe(scratched(99)[0])
     words = {"label": None, "labelled_by": None}
 
@@ -28,7 +28,7 @@ def test_ids_are_made_of_content(describer: Describer):
     assert len(set(different)) == len(different)
 
 
-def test_a_payload_is_read_as_it_was_written(describer: Describer):
+def test_a_payload_is_read_as_it_was_written(describer: RegionEncoder):
     described = describer.describe(scratched(99)[0])
     whole, *parts = points_of(described, category="c", model="m", words=stamped("Öl", "Ann"))
     read = StoredDefect.from_payload(Found(parts[0].id, parts[0].payload))

@@ -12,9 +12,9 @@ import pytest
 from blemish.search.backends.edge import EdgeBackend
 from blemish.search.encoder import DIMS
 from blemish.search.queries import grouped, known_distances, nearest, suggestion
-from blemish.search.records import REGION, Point, Where
+from blemish.search.records import REGION, Filter, Point
 
-ALL = Where(equals={"kind": [REGION]})
+ALL = Filter(equals={"kind": [REGION]})
 
 
 def at(angle: float) -> np.ndarray:
@@ -24,12 +24,12 @@ def at(angle: float) -> np.ndarray:
     return vector
 
 
-def region(n: int, angle: float, *, picture: str, score: float = 1.0, label: str | None = None) -> Point:
+def region(n: int, angle: float, *, image: str, score: float = 1.0, label: str | None = None) -> Point:
     payload = {
         "kind": REGION,
         "category": "c",
-        "path": f"{picture}.png",
-        "sha256": picture,
+        "path": f"{image}.png",
+        "sha256": image,
         "box": [0, 0, 1, 1],
         "area_px": 1,
         "contour": "0,0",
@@ -48,22 +48,22 @@ def backend(tmp_path: Path) -> Iterator[EdgeBackend]:
     made.close()
 
 
-def test_one_picture_does_not_fill_an_answer(backend: EdgeBackend):
-    backend.insert([region(n, 0.001 * n, picture="many") for n in range(1, 40)])
-    backend.insert([region(n, 0.5 + n / 1000, picture=f"p{n}") for n in range(50, 53)])
+def test_one_image_does_not_fill_an_answer(backend: EdgeBackend):
+    backend.insert([region(n, 0.001 * n, image="many") for n in range(1, 40)])
+    backend.insert([region(n, 0.5 + n / 1000, image=f"p{n}") for n in range(50, 53)])
     found = nearest(backend, REGION, at(0.0), 3, ALL)
     assert [one.defect.path for one in found] == ["many.png", "p50.png", "p51.png"]
     assert found[0].similarity == pytest.approx(np.cos(0.001), abs=1e-6)
     assert len(nearest(backend, REGION, at(0.0), 30, ALL)) == 4
 
 
-def test_known_distances_are_of_the_worst_regions_to_other_pictures(backend: EdgeBackend):
+def test_known_distances_are_of_the_worst_regions_to_other_images(backend: EdgeBackend):
     backend.insert(
         [
-            region(1, 0.0, picture="a", score=9.0),
-            region(2, 0.1, picture="a", score=1.0),
-            region(3, 0.3, picture="b"),
-            region(4, 1.0, picture="c"),
+            region(1, 0.0, image="a", score=9.0),
+            region(2, 0.1, image="a", score=1.0),
+            region(3, 0.3, image="b"),
+            region(4, 1.0, image="c"),
         ]
     )
     found = sorted(known_distances(backend, ALL))
@@ -72,24 +72,24 @@ def test_known_distances_are_of_the_worst_regions_to_other_pictures(backend: Edg
 
 def test_known_distances_of_a_large_store_are_a_sample(backend: EdgeBackend, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("blemish.search.queries.CALIBRATION", 5)
-    backend.insert([region(n, n / 100, picture=f"p{n}") for n in range(1, 30)])
+    backend.insert([region(n, n / 100, image=f"p{n}") for n in range(1, 30)])
     assert len(known_distances(backend, ALL)) == 5
 
 
 def test_labelled_neighbours_vote_and_the_others_do_not(backend: EdgeBackend):
-    backend.insert([region(1, 0.0, picture="a"), region(2, 0.2, picture="b", label="dent")])
+    backend.insert([region(1, 0.0, image="a"), region(2, 0.2, image="b", label="dent")])
     said = suggestion(backend, at(0.01), 10, ALL, np.full(30, 0.5))
     assert (said.label, said.confidence, len(said.matches)) == ("dent", 1.0, 1)
     far = suggestion(backend, at(3.0), 10, ALL, np.full(30, 0.5))
     assert (far.label, far.never_seen, far.confidence) == (None, True, 0.0)
     assert far.votes == {"dent": 1.0}
-    unlabelled = suggestion(backend, at(0.0), 10, Where(equals={"label": ["none"]}), np.full(30, 0.5))
+    unlabelled = suggestion(backend, at(0.0), 10, Filter(equals={"label": ["none"]}), np.full(30, 0.5))
     assert (unlabelled.label, unlabelled.never_seen) == (None, True)
 
 
 def test_groups_are_named_and_most_typical_first(backend: EdgeBackend):
-    backend.insert([region(n, 0.01 * n, picture=f"p{n}", label="dent" if n == 3 else None) for n in range(1, 6)])
-    backend.insert([region(9, 2.0, picture="p9")])
+    backend.insert([region(n, 0.01 * n, image=f"p{n}", label="dent" if n == 3 else None) for n in range(1, 6)])
+    backend.insert([region(9, 2.0, image="p9")])
     first, second = grouped(backend, ALL, 0.9, np.array([]))
     assert (first.name, len(first.members), first.n_unlabelled, dict(first.labels)) == ("dent", 5, 4, {"dent": 1})
     assert first.members[0].id == str(uuid.UUID(int=3))

@@ -1,4 +1,4 @@
-"""Describing a store's pictures again with another model."""
+"""Describing a store's images again with another model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from blemish.search.encoder import model_id
 from blemish.search.reindex import _overlap
-from tests.pictures import scratched, small_patchcore, write
+from tests.images import scratched, small_patchcore, write
 from tests.stores import Opener, blotched
 
 
@@ -25,14 +25,14 @@ def test_reindexing_keeps_labels_and_makes_the_other_models_vectors(
     other = small_patchcore(seed=1).fit(good_paths)
     with opened(model=other, category=None) as store:
         done = store.reindex()
-        assert (done.pictures, done.left_out) == (2, (f"{gone}: no longer there",))
+        assert (done.images, done.left_out) == (2, (f"{gone}: no longer there",))
         found = store.similar(scratched(300)[0], k=9)
         assert sorted({one.defect.label for one in found}) == ["200", "201"]
         assert {one.defect.model for one in found} == {model_id(other)}
         assert {one.defect.time for one in found} <= set(times.values())
         assert {one.defect.labelled_by for one in found} == {"Ann"}
-        assert store.count(kind="picture") == 3
-        assert store.reindex().pictures == 0
+        assert store.count(kind="image") == 3
+        assert store.reindex().images == 0
 
 
 def test_reindexing_goes_on_after_a_kill(opened: Opener, good_paths: list[Path], tmp_path: Path):
@@ -49,9 +49,9 @@ def test_reindexing_goes_on_after_a_kill(opened: Opener, good_paths: list[Path],
     with opened(model=other, category=None) as store, pytest.raises(KeyboardInterrupt):
         store.reindex(progress=stop)
     with opened(model=other, category=None) as store:
-        assert store.reindex().pictures == 2
+        assert store.reindex().images == 2
         assert sorted({one.label or "" for one in store.defects()}) == ["200", "201", "202"]
-        assert store.count(kind="picture") == 3
+        assert store.count(kind="image") == 3
         assert len({one.model for one in store.defects()}) == 1
 
 

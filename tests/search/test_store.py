@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from blemish import DefectStore, InputError, Patchcore, StoreError
-from blemish.search.encoder import Describer
-from tests.pictures import good, scratched, small_patchcore, write
+from blemish.search.encoder import RegionEncoder
+from tests.images import good, scratched, small_patchcore, write
 from tests.stores import Opener, blotched, filled
 
 # Adding
@@ -28,29 +28,29 @@ def test_what_was_added_is_there_with_all_that_is_known(store: DefectStore, fitt
     assert (worst.p_value, worst.label, worst.labelled_by) == (found.p_value, "scratch", "Ann")
     assert worst.time.endswith("+00:00")
     assert set(map(tuple, worst.contour)) <= set(map(tuple, region.contour))
-    assert store.count(kind="picture") == 1
+    assert store.count(kind="image") == 1
 
 
 def test_adding_twice_changes_nothing_but_a_new_label(store: DefectStore):
-    picture = scratched(99)[0]
-    first = store.add(picture, label="scratch")
+    image = scratched(99)[0]
+    first = store.add(image, label="scratch")
     before = list(store.defects())
-    again = store.add(picture)
+    again = store.add(image)
     assert (again.ids, again.new) == (first.ids, 0)
     assert [one.to_dict() for one in store.defects()] == [one.to_dict() for one in before]
-    assert store.add(picture, label="scuff").labelled == len(first.ids)
+    assert store.add(image, label="scuff").labelled == len(first.ids)
     assert {one.label for one in store.defects()} == {"scuff"}
 
 
-def test_a_picture_without_a_region_is_said_and_can_be_forced(store: DefectStore):
-    picture = next(p for p in map(good, range(100, 130)) if not store.describe(p).regions)
-    added = store.add(picture)
+def test_an_image_without_a_region_is_said_and_can_be_forced(store: DefectStore):
+    image = next(p for p in map(good, range(100, 130)) if not store.describe(p).regions)
+    added = store.add(image)
     assert added.ids == ()
     assert "Nothing in it is above the threshold" in added.note
-    assert (len(store), store.count(kind="picture")) == (0, 1)
+    assert (len(store), store.count(kind="image")) == (0, 1)
     with pytest.raises(InputError, match=r"an anomalous region, got none: its highest value .*force"):
-        store.similar(picture)
-    forced = store.add(picture, force=True)
+        store.similar(image)
+    forced = store.add(image, force=True)
     assert len(forced.ids) == 1
     assert store.get(forced.ids)[0].forced
 
@@ -60,12 +60,12 @@ def test_a_picture_without_a_region_is_said_and_can_be_forced(store: DefectStore
 
 def test_a_defect_finds_its_own_kind(store: DefectStore):
     filled(store)
-    for kind, picture in (("scratch", scratched(300)[0]), ("blotch", blotched(300))):
-        found = store.similar(picture, k=4)
+    for kind, image in (("scratch", scratched(300)[0]), ("blotch", blotched(300))):
+        found = store.similar(image, k=4)
         assert [one.defect.label for one in found] == [kind] * 4
         similarities = [one.similarity for one in found]
         assert similarities == sorted(similarities, reverse=True)
-        assert store.suggest(picture).label == kind
+        assert store.suggest(image).label == kind
 
 
 def test_a_region_and_a_stored_defect_can_be_asked_about(store: DefectStore):
@@ -80,15 +80,15 @@ def test_a_region_and_a_stored_defect_can_be_asked_about(store: DefectStore):
 
 def test_answers_can_be_narrowed(store: DefectStore):
     filled(store, 2)
-    picture = scratched(300)[0]
-    assert {one.defect.label for one in store.similar(picture, k=9, label="blotch")} == {"blotch"}
-    assert store.similar(picture, since="2999-01-01") == ()
-    assert len(store.similar(picture, k=9, since="2020-01-01")) == len(store)
-    assert store.similar(picture, category="tiles") == ()
+    image = scratched(300)[0]
+    assert {one.defect.label for one in store.similar(image, k=9, label="blotch")} == {"blotch"}
+    assert store.similar(image, since="2999-01-01") == ()
+    assert len(store.similar(image, k=9, since="2020-01-01")) == len(store)
+    assert store.similar(image, category="tiles") == ()
     with pytest.raises(InputError, match="since: expected a time such as 2026-11-25"):
-        store.similar(picture, since="yesterday")
+        store.similar(image, since="yesterday")
     with pytest.raises(InputError, match="k: expected a whole number from 1"):
-        store.similar(picture, k=0)
+        store.similar(image, k=0)
 
 
 def test_an_empty_store_has_no_answer(store: DefectStore):
@@ -126,23 +126,23 @@ def test_groups_take_the_name_of_one_labelled_member(store: DefectStore):
 
 
 def test_near_duplicates_are_found(store: DefectStore):
-    picture = scratched(99)[0]
-    store.add(picture)
+    image = scratched(99)[0]
+    store.add(image)
     store.add(scratched(98)[0])
-    brighter = np.clip(picture.astype(int) + 1, 0, 255).astype(np.uint8)
+    brighter = np.clip(image.astype(int) + 1, 0, 255).astype(np.uint8)
     found = store.duplicates(brighter)
-    assert [one.defect.sha256 for one in found] == [store.describe(picture).sha256]
+    assert [one.defect.sha256 for one in found] == [store.describe(image).sha256]
     stored = next(one for one in store.defects() if one.sha256 == found[0].defect.sha256)
     assert found[0].defect.sha256 not in {one.defect.sha256 for one in store.duplicates(stored)}
 
 
 def test_good_patches_show_what_it_should_look_like(store: DefectStore, good_paths: list[Path]):
-    picture = scratched(99)[0]
-    found = store.similar_good(picture, k=3)
+    image = scratched(99)[0]
+    found = store.similar_good(image, k=3)
     assert len({one.path for one in found}) == 3
     assert {one.path for one in found} <= set(map(str, good_paths))
     assert [one.distance for one in found] == sorted(one.distance for one in found)
-    nearest = store.describe(picture).prediction.nearest_good
+    nearest = store.describe(image).prediction.nearest_good
     assert nearest is not None
     assert found[0].path == nearest.path
 
@@ -164,7 +164,7 @@ def test_labels_of_any_script_come_back(store: DefectStore, label: str):
 def test_labels_that_nobody_could_read_are_refused(store: DefectStore, label: str):
     with pytest.raises(InputError, match="label: expected"):
         store.add(scratched(99)[0], label=label)
-    assert store.count(kind="picture") == 0
+    assert store.count(kind="image") == 0
 
 
 def test_an_id_that_is_not_there_is_refused(store: DefectStore):
@@ -182,8 +182,8 @@ def test_a_store_is_as_it_was_left(opened: Opener, fitted: Patchcore, monkeypatc
         filled(store, 2)
         before = [one.to_dict() for one in store.defects()]
         answer = [(one.defect.id, one.similarity) for one in store.similar(scratched(300)[0])]
-    monkeypatch.setattr(Describer, "learn", None)
-    # A detector that was loaded again learns nothing: what good pictures look like is in the store.
+    monkeypatch.setattr(RegionEncoder, "learn", None)
+    # A detector that was loaded again learns nothing: what good images look like is in the store.
     with opened(model=fitted, category=None) as store:
         assert store.category == "stripes"
         assert [one.to_dict() for one in store.defects()] == before
@@ -199,7 +199,7 @@ def test_without_a_model_one_can_label_and_group_but_not_add(opened: Opener):
         assert store.label([one.id for one in store.defects(label="blotch")], "stain")
         assert {one.name for one in store.groups(least_similarity=0.9)} >= {"stain", "scratch"}
         assert store.similar(next(store.defects()))
-        with pytest.raises(StoreError, match="model: expected one, to describe pictures, got none"):
+        with pytest.raises(StoreError, match="model: expected one, to describe images, got none"):
             store.add(scratched(1)[0])
 
 
@@ -226,10 +226,10 @@ def test_a_vector_that_is_not_finite_is_refused(store: DefectStore):
     broken = described.regions[0]._replace(vector=np.full_like(described.regions[0].vector, np.nan))
     with pytest.raises(InputError, match=r"region vector: expected finite float32 \(D,\), got \d+ NaN"):
         store.add_described(described._replace(regions=(broken,)))
-    assert store.count(kind="picture") == 0
+    assert store.count(kind="image") == 0
 
 
-def test_a_store_is_made_only_if_it_may_be(tmp_path: Path, describer: Describer):
+def test_a_store_is_made_only_if_it_may_be(tmp_path: Path, describer: RegionEncoder):
     with pytest.raises(StoreError, match="nothing there"):
         DefectStore(tmp_path / "s", model=describer, create=False)
     assert not (tmp_path / "s").exists()
@@ -237,7 +237,7 @@ def test_a_store_is_made_only_if_it_may_be(tmp_path: Path, describer: Describer)
     DefectStore(tmp_path / "s", model=describer, create=False).close()
 
 
-def test_a_collection_is_made_only_if_it_may_be(qdrant_url: str, describer: Describer):
+def test_a_collection_is_made_only_if_it_may_be(qdrant_url: str, describer: RegionEncoder):
     place = {"url": qdrant_url, "collection": f"made-{uuid.uuid4().hex}", "model": describer}
     with pytest.raises(StoreError, match="nothing there"):
         DefectStore(**place, create=False)
@@ -254,7 +254,7 @@ def test_a_new_store_needs_a_model(tmp_path: Path):
         DefectStore(tmp_path / "s", url="http://localhost:6333")
 
 
-def test_a_trial_leaves_nothing_behind(describer: Describer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_trial_leaves_nothing_behind(describer: RegionEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with DefectStore(":memory:", model=describer) as store:
         store.add(scratched(99)[0])

@@ -38,7 +38,7 @@ def test_there_are_no_ticks_on_no_range(low: float, high: float) -> None:
     assert nice_ticks(low, high) == []
 
 
-def test_no_bar_spans_the_threshold_and_all_pictures_are_counted() -> None:
+def test_no_bar_spans_the_threshold_and_all_images_are_counted() -> None:
     svg = score_chart(GROUPS, 18.0)
     line = float(of_class(svg, "threshold")[0]["x1"])
     bars = [e for e in parsed(svg).iter() if e.tag == "rect"]
@@ -106,7 +106,7 @@ def test_the_working_point_is_where_the_threshold_works() -> None:
     points = of_class(svg, "curve")[0]["points"].split()
     assert points[0] == "56.0,316.0"
     assert points[-1] == "356.0,16.0"
-    assert "100 % are found at 50 % false alarms" in svg
+    assert "100 % are found at 50 % false positives" in svg
 
 
 def test_a_long_curve_is_thinned_without_moving_it() -> None:

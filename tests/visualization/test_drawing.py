@@ -81,9 +81,9 @@ def test_fitting_keeps_the_shape() -> None:
     assert fitted((300, 400), 200, 200) == (150, 200)
 
 
-def test_a_picture_that_grows_much_shows_its_pixels() -> None:
-    picture = np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)
-    grown = scaled(picture, (10, 20))
+def test_an_image_that_grows_much_shows_its_pixels() -> None:
+    image = np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)
+    grown = scaled(image, (10, 20))
     assert set(grown.reshape(-1).tolist()) == {0, 255}
     assert not grown[:, :10].any()
 
@@ -105,15 +105,15 @@ def test_a_constant_map_stays_that_constant() -> None:
     ("xy", "size", "start"), [((15, 10), (4, 6), (12, 8)), ((0, 0), (4, 6), (0, 0)), ((29, 19), (4, 6), (24, 16)),
                               ((15, 10), (99, 6), (12, 0)), ((15, 10), (0, 0), (15, 10))],
 )  # fmt: skip
-def test_a_part_stays_inside_its_picture(xy: tuple[int, int], size: tuple[int, int], start: tuple[int, int]) -> None:
-    picture = np.arange(20 * 30 * 3, dtype=np.int64).astype(np.uint8).reshape(20, 30, 3)
-    part, corner = cut_around(picture, xy, size)
+def test_a_part_stays_inside_its_image(xy: tuple[int, int], size: tuple[int, int], start: tuple[int, int]) -> None:
+    image = np.arange(20 * 30 * 3, dtype=np.int64).astype(np.uint8).reshape(20, 30, 3)
+    part, corner = cut_around(image, xy, size)
     assert corner == start
     height, width = (max(1, min(a, b)) for a, b in zip(size, (20, 30), strict=True))
-    np.testing.assert_array_equal(part, picture[start[1] : start[1] + height, start[0] : start[0] + width])
+    np.testing.assert_array_equal(part, image[start[1] : start[1] + height, start[0] : start[0] + width])
 
 
-def test_a_small_picture_lies_in_the_middle() -> None:
+def test_a_small_image_lies_in_the_middle() -> None:
     around = in_the_middle(np.zeros((2, 4, 3), np.uint8), (6, 8), (9, 9, 9))
     assert around.shape == (6, 8, 3)
     assert not around[2:4, 2:6].any()

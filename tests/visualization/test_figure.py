@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from blemish.errors import InputError
-from blemish.imaging import decode as images
+from blemish.imaging import decode
 from blemish.types import GoodPatch, Prediction
 from blemish.visualization.figure import (
     EDGE,
@@ -22,7 +22,7 @@ from blemish.visualization.figure import (
 )
 
 
-def picture_of(height: int, width: int, value: int = 128) -> np.ndarray:
+def image_of(height: int, width: int, value: int = 128) -> np.ndarray:
     return np.full((height, width, 3), value, np.uint8)
 
 
@@ -47,8 +47,8 @@ def blob(height: int, width: int, top: float = 45.0) -> np.ndarray:
     return (8 + (top - 8) * np.exp(-distance * 60)).astype(np.float32)
 
 
-def lightness(picture: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(picture, cv2.COLOR_RGB2LAB)[..., 0].astype(int)
+def lightness(image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[..., 0].astype(int)
 
 
 def test_heat_map_grows_lighter_from_black_and_is_fixed_by_the_caller() -> None:
@@ -59,7 +59,7 @@ def test_heat_map_grows_lighter_from_black_and_is_fixed_by_the_caller() -> None:
     assert lightness(coloured)[0, 0] < 3
     assert lightness(coloured)[0, -1] > 240
     np.testing.assert_array_equal(coloured[0, 300:], np.repeat(coloured[:1, 300], 101, axis=0))
-    # A picture's own lowest and highest value do not matter.
+    # An image's own lowest and highest value do not matter.
     np.testing.assert_array_equal(heat_map(values[:, 150:160], 0.0, 100.0), coloured[:, 150:160])
 
 
@@ -76,21 +76,21 @@ def test_the_scale_puts_the_threshold_at_a_third() -> None:
         colour_scale(float("inf"))
 
 
-def test_overlay_leaves_a_calm_picture_alone_and_covers_a_hot_one(rng: np.random.Generator) -> None:
-    picture = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+def test_overlay_leaves_a_calm_image_alone_and_covers_a_hot_one(rng: np.random.Generator) -> None:
+    image = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
     low, high = colour_scale(20.0)
     calm = np.full((20, 30), 10.0, np.float32)
-    np.testing.assert_array_equal(overlay(picture, calm, low, high), picture)
+    np.testing.assert_array_equal(overlay(image, calm, low, high), image)
     hot = np.full((20, 30), 40.0, np.float32)
-    np.testing.assert_array_equal(overlay(picture, hot, low, high, alpha=1.0), heat_map(hot, low, high))
-    half = overlay(picture, hot, low, high, alpha=0.5).astype(float)
-    assert np.abs(half - (picture.astype(float) + heat_map(hot, low, high)) / 2).max() <= 1
-    np.testing.assert_array_equal(overlay(picture, hot, low, high, alpha=0.0), picture)
+    np.testing.assert_array_equal(overlay(image, hot, low, high, alpha=1.0), heat_map(hot, low, high))
+    half = overlay(image, hot, low, high, alpha=0.5).astype(float)
+    assert np.abs(half - (image.astype(float) + heat_map(hot, low, high)) / 2).max() <= 1
+    np.testing.assert_array_equal(overlay(image, hot, low, high, alpha=0.0), image)
 
 
 def test_overlay_hides_more_the_higher_the_map() -> None:
     rising = np.linspace(5, 45, 200, dtype=np.float32)[None]
-    black, white = (overlay(picture_of(1, 200, value), rising, 10.0, 40.0).astype(int) for value in (0, 255))
+    black, white = (overlay(image_of(1, 200, value), rising, 10.0, 40.0).astype(int) for value in (0, 255))
     clearness = (white - black)[0, :, 0]
     assert clearness[0] == 255
     assert (np.diff(clearness) <= 1).all()
@@ -101,7 +101,7 @@ def test_overlay_hides_more_the_higher_the_map() -> None:
 def test_outlines_are_seen_on_any_ground(ground: int) -> None:
     mask = np.zeros((200, 300), bool)
     mask[80:120, 100:180] = True
-    drawn = contours(picture_of(200, 300, ground), mask)
+    drawn = contours(image_of(200, 300, ground), mask)
     row = drawn[100].astype(int)
     assert (np.abs(row - FOUND).max(axis=1) < 30).any()
     assert (np.abs(row - EDGE).max(axis=1) < 100).any()
@@ -110,14 +110,14 @@ def test_outlines_are_seen_on_any_ground(ground: int) -> None:
     np.testing.assert_array_equal(drawn[:60], ground)
 
 
-def test_outlines_grow_with_the_picture_and_change_nothing_else() -> None:
+def test_outlines_grow_with_the_image_and_change_nothing_else() -> None:
     widths = []
     for scale in (1, 4, 10):
         mask = np.zeros((300 * scale, 300 * scale), bool)
         mask[100 * scale : 200 * scale, 100 * scale : 200 * scale] = True
-        picture = picture_of(*mask.shape)
-        drawn = contours(picture, mask)
-        assert (picture == 128).all()
+        image = image_of(*mask.shape)
+        drawn = contours(image, mask)
+        assert (image == 128).all()
         widths.append(int((drawn[150 * scale] != 128).any(axis=1).sum()))
     assert widths[0] < widths[1] < widths[2]
     assert widths[2] < 0.03 * 3000
@@ -126,30 +126,30 @@ def test_outlines_grow_with_the_picture_and_change_nothing_else() -> None:
 def test_a_small_defect_is_not_hidden_under_its_outline() -> None:
     mask = np.zeros((100, 100), bool)
     mask[40:50, 40:50] = True
-    drawn = contours(picture_of(100, 100), mask)
+    drawn = contours(image_of(100, 100), mask)
     assert (drawn[mask] == 128).all(axis=1).mean() > 0.9
 
 
 def test_a_single_pixel_gets_an_outline_and_an_empty_mask_none() -> None:
     mask = np.zeros((50, 50), bool)
-    np.testing.assert_array_equal(contours(picture_of(50, 50), mask), picture_of(50, 50))
+    np.testing.assert_array_equal(contours(image_of(50, 50), mask), image_of(50, 50))
     mask[25, 25] = True
-    assert (contours(picture_of(50, 50), mask) != 128).any()
+    assert (contours(image_of(50, 50), mask) != 128).any()
 
 
 def test_the_marked_part_keeps_its_light_and_the_rest_fades() -> None:
     mask = np.zeros((60, 60), bool)
     mask[20:40, 20:40] = True
-    drawn = draw_mask(picture_of(60, 60, 40), mask, (86, 180, 233), alpha=0.5)
+    drawn = draw_mask(image_of(60, 60, 40), mask, (86, 180, 233), alpha=0.5)
     assert drawn[30, 30].tolist() == [63, 110, 136]
     assert drawn[5, 5].tolist() == [138, 138, 138]
 
 
 def test_panels_have_one_size_and_say_what_they_show() -> None:
-    picture, found = picture_of(120, 160), blob(120, 160)
-    shown = panels(picture, prediction_of(found, nearest=True), mask=found > 30, good_picture=picture_of(90, 90))
+    image, found = image_of(120, 160), blob(120, 160)
+    shown = panels(image, prediction_of(found, nearest=True), mask=found > 30, good_image=image_of(90, 90))
     captions = [
-        "Picture",
+        "Image",
         "Marked by people",
         "Heat map",
         "Called defective",
@@ -157,30 +157,30 @@ def test_panels_have_one_size_and_say_what_they_show() -> None:
         "Nearest good part",
     ]
     assert [panel.caption for panel in shown] == captions
-    assert {panel.picture.shape for panel in shown} == {(288, 384, 3)}
-    calm = panels(picture, prediction_of(blob(120, 160, 9), score=9.0), mask=np.zeros((120, 160), bool))
+    assert {panel.image.shape for panel in shown} == {(288, 384, 3)}
+    calm = panels(image, prediction_of(blob(120, 160, 9), score=9.0), mask=np.zeros((120, 160), bool))
     assert [panel.caption for panel in calm] == [
-        "Picture", "Marked by people: none", "Heat map", "Called defective: none"
+        "Image", "Marked by people: none", "Heat map", "Called defective: none"
     ]  # fmt: skip
-    assert (calm[0].picture == calm[2].picture).all()
+    assert (calm[0].image == calm[2].image).all()
 
 
-def test_a_picture_that_is_unusual_as_a_whole_says_so() -> None:
-    shown = panels(picture_of(50, 50), prediction_of(blob(50, 50, 9), score=24.0))
+def test_an_image_that_is_unusual_as_a_whole_says_so() -> None:
+    shown = panels(image_of(50, 50), prediction_of(blob(50, 50, 9), score=24.0))
     assert shown[-1].caption == "Called defective: as a whole"
 
 
 def test_the_nearest_good_part_is_left_out_where_the_detector_knows_none() -> None:
-    shown = panels(picture_of(50, 50), prediction_of(blob(50, 50)), good_picture=picture_of(50, 50))
-    assert [panel.caption for panel in shown] == ["Picture", "Heat map", "Called defective"]
+    shown = panels(image_of(50, 50), prediction_of(blob(50, 50)), good_image=image_of(50, 50))
+    assert [panel.caption for panel in shown] == ["Image", "Heat map", "Called defective"]
 
 
-def test_a_good_patch_alone_is_shown_beside_as_much_of_the_picture() -> None:
-    picture = picture_of(200, 200, 0)
-    picture[70:90, 110:130] = (255, 0, 0)
-    shown = panels(picture, prediction_of(blob(200, 200)), good_patch=picture_of(40, 20, 77))
+def test_a_good_patch_alone_is_shown_beside_as_much_of_the_image() -> None:
+    image = image_of(200, 200, 0)
+    image[70:90, 110:130] = (255, 0, 0)
+    shown = panels(image, prediction_of(blob(200, 200)), good_patch=image_of(40, 20, 77))
     assert [panel.caption for panel in shown[-2:]] == ["Most anomalous part", "Nearest good part"]
-    worst, good = (panel.picture for panel in shown[-2:])
+    worst, good = (panel.image for panel in shown[-2:])
     assert worst.shape == good.shape == (384, 384, 3)
     # 40 x 20 px of each, as high as the panel and half as wide.
     for part, colour in ((worst, (255, 0, 0)), (good, (77, 77, 77))):
@@ -191,10 +191,10 @@ def test_a_good_patch_alone_is_shown_beside_as_much_of_the_picture() -> None:
 
 
 def test_the_worst_part_is_cut_from_around_the_peak() -> None:
-    picture = picture_of(200, 200, 0)
-    picture[70:90, 110:130] = (255, 0, 0)
-    shown = panels(picture, prediction_of(blob(200, 200), nearest=True), good_picture=picture_of(200, 200))
-    worst = shown[-2].picture
+    image = image_of(200, 200, 0)
+    image[70:90, 110:130] = (255, 0, 0)
+    shown = panels(image, prediction_of(blob(200, 200), nearest=True), good_image=image_of(200, 200))
+    worst = shown[-2].image
     assert worst[192, 192].tolist() == [255, 0, 0]
     assert not worst[5, 5].any()
 
@@ -206,10 +206,10 @@ def test_the_worst_part_is_cut_from_around_the_peak() -> None:
 def test_a_figure_of_any_shape(height_width: tuple[int, int], nearest: bool) -> None:
     found = blob(*height_width)
     strip = figure(
-        picture_of(*height_width),
+        image_of(*height_width),
         prediction_of(found, nearest=nearest),
         mask=found > 30,
-        good_picture=picture_of(40, 30),
+        good_image=image_of(40, 30),
         title="检测/Größe \udce9 🙂.png",
     )
     assert strip.dtype == np.uint8
@@ -223,7 +223,7 @@ def test_a_figure_of_any_shape(height_width: tuple[int, int], nearest: bool) -> 
 
 def test_a_figure_says_the_verdict_in_colour() -> None:
     good, defective = (
-        figure(picture_of(64, 64), prediction_of(blob(64, 64), score=score)) for score in (10.0, 30.0)
+        figure(image_of(64, 64), prediction_of(blob(64, 64), score=score)) for score in (10.0, 30.0)
     )  # fmt: skip
     pill = np.s_[-70:-50, 34:40]
     assert good[pill][..., 2].mean() > good[pill][..., 0].mean()
@@ -231,17 +231,17 @@ def test_a_figure_says_the_verdict_in_colour() -> None:
 
 
 def test_the_same_input_gives_the_same_bytes() -> None:
-    one, two = (figure(picture_of(64, 80), prediction_of(blob(64, 80)), title="x") for _ in range(2))
+    one, two = (figure(image_of(64, 80), prediction_of(blob(64, 80)), title="x") for _ in range(2))
     assert one.tobytes() == two.tobytes()
 
 
-def test_a_contact_sheet_has_a_cell_for_each_picture() -> None:
-    pictures = [picture_of(30, 60, 10), picture_of(60, 30, 20), picture_of(5, 5, 30)]
-    sheet = contact_sheet(pictures, ["a\n0.91", "b", ""], columns=2, title="Similar defects", size_px=100)
+def test_a_contact_sheet_has_a_cell_for_each_image() -> None:
+    images = [image_of(30, 60, 10), image_of(60, 30, 20), image_of(5, 5, 30)]
+    sheet = contact_sheet(images, ["a\n0.91", "b", ""], columns=2, title="Similar defects", size_px=100)
     assert sheet.shape == (2 * 28 + 44 + 2 * (100 + 8 + 40 + 20) - 20, 2 * 28 + 2 * 120 - 20, 3)
     for value in (10, 20, 30):
         assert (sheet == value).all(axis=2).sum() > 3000
-    assert contact_sheet(pictures[:1], ["a"], columns=9, size_px=100).shape[1] == 156
+    assert contact_sheet(images[:1], ["a"], columns=9, size_px=100).shape[1] == 156
 
 
 @pytest.mark.parametrize(
@@ -251,30 +251,30 @@ def test_a_contact_sheet_has_a_cell_for_each_picture() -> None:
         (lambda: heat_map(np.full((2, 2), np.nan, np.float32), 0, 1), "anomaly_map: expected finite float32"),
         (lambda: heat_map(np.zeros((2, 2), np.float32), 1, 1), r"high: expected a number above low \(1\), got 1"),
         (
-            lambda: overlay(picture_of(4, 4), np.zeros((4, 5), np.float32), 0, 1),
-            r"anomaly_map: expected float32 \(4, 4\), got float32 \(4, 5\)\. It must have the size of the picture",
+            lambda: overlay(image_of(4, 4), np.zeros((4, 5), np.float32), 0, 1),
+            r"anomaly_map: expected float32 \(4, 4\), got float32 \(4, 5\)\. It must have the size of the image",
         ),
         (
-            lambda: overlay(picture_of(4, 4), np.zeros((4, 4), np.float32), 0, 1, alpha=2),
+            lambda: overlay(image_of(4, 4), np.zeros((4, 4), np.float32), 0, 1, alpha=2),
             "alpha: expected a number from 0 to 1, got 2",
         ),
-        (lambda: contours(picture_of(4, 4)[..., 0], np.zeros((4, 4), bool)), r"picture: expected uint8 \(H, W, 3\)"),
-        (lambda: contours(picture_of(4, 4), np.zeros((4, 4), np.uint8)), r"mask: expected bool \(4, 4\), got uint8"),
+        (lambda: contours(image_of(4, 4)[..., 0], np.zeros((4, 4), bool)), r"image: expected uint8 \(H, W, 3\)"),
+        (lambda: contours(image_of(4, 4), np.zeros((4, 4), np.uint8)), r"mask: expected bool \(4, 4\), got uint8"),
         (
-            lambda: contours(picture_of(4, 4), np.zeros((4, 4), bool), thickness=0),
+            lambda: contours(image_of(4, 4), np.zeros((4, 4), bool), thickness=0),
             "thickness: expected a number from 1 to 1000, got 0",
         ),
-        (lambda: contact_sheet([], []), "pictures: expected at least one picture and one caption for each, got 0"),
-        (lambda: contact_sheet([picture_of(2, 2)], ["a"], columns=0), "columns: expected a number from 1"),
+        (lambda: contact_sheet([], []), "images: expected at least one image and one caption for each, got 0"),
+        (lambda: contact_sheet([image_of(2, 2)], ["a"], columns=0), "columns: expected a number from 1"),
         (
-            lambda: contact_sheet([picture_of(2, 2)[..., 0]], ["a"]),
-            r"pictures\[0\]: expected uint8 \(H, W, 3\), got uint8 \(2, 2\)",
+            lambda: contact_sheet([image_of(2, 2)[..., 0]], ["a"]),
+            r"images\[0\]: expected uint8 \(H, W, 3\), got uint8 \(2, 2\)",
         ),
         (
-            lambda: figure(picture_of(8, 8), prediction_of(blob(8, 8)), good_patch=np.zeros((4, 4), np.uint8)),
+            lambda: figure(image_of(8, 8), prediction_of(blob(8, 8)), good_patch=np.zeros((4, 4), np.uint8)),
             r"good_patch: expected uint8 \(h, w, 3\), got uint8 \(4, 4\)",
         ),
-        (lambda: to_jpeg(picture_of(1, 70_000)), "picture: expected at most 65500 px a side, got 70000 x 1 px"),
+        (lambda: to_jpeg(image_of(1, 70_000)), "image: expected at most 65500 px a side, got 70000 x 1 px"),
     ],
 )
 def test_wrong_input_is_named(call: object, text: str) -> None:
@@ -284,22 +284,22 @@ def test_wrong_input_is_named(call: object, text: str) -> None:
 
 def test_a_mask_of_another_size_is_named() -> None:
     with pytest.raises(InputError, match=r"mask: expected bool \(8, 8\), got bool \(4, 4\)"):
-        figure(picture_of(8, 8), prediction_of(blob(8, 8)), mask=np.zeros((4, 4), bool))
+        figure(image_of(8, 8), prediction_of(blob(8, 8)), mask=np.zeros((4, 4), bool))
 
 
 def test_jpeg_keeps_the_colour_of_a_thin_line() -> None:
-    picture = picture_of(64, 64, 90)
-    picture[:, 31] = (240, 228, 66)
-    again = cv2.imdecode(np.frombuffer(to_jpeg(picture), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    image = image_of(64, 64, 90)
+    image[:, 31] = (240, 228, 66)
+    again = cv2.imdecode(np.frombuffer(to_jpeg(image), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     assert np.abs(again[:, 31].astype(int) - (240, 228, 66)).max() < 40
 
 
 @pytest.mark.data
-def test_figures_of_real_pictures(data_root: Path) -> None:
+def test_figures_of_real_images(data_root: Path) -> None:
     samples = [("mvtec/grid", "broken"), ("mvtec_few/leather", "cut"), ("magnetic_tile", "crack")]
     for folder, defect in samples:
         path = min((data_root / folder / "test" / defect).iterdir())
-        mask = images.load_mask(data_root / folder / "ground_truth" / defect / f"{path.stem}_mask.png")
+        mask = decode.load_mask(data_root / folder / "ground_truth" / defect / f"{path.stem}_mask.png")
         found = cv2.GaussianBlur(mask.astype(np.float32) * 60, (0, 0), 6)
-        strip = figure(images.load(path), prediction_of(found), mask=mask, title=path.name)
+        strip = figure(decode.load(path), prediction_of(found), mask=mask, title=path.name)
         assert (strip[:20] == 255).all()

@@ -21,8 +21,8 @@ def framed(page):
 
 def test_the_frame_holds_what_the_output_sees():
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (64, 128, 3), np.uint8)
-    page = field_figure(picture, receptive_field(STACK), (8, 24), (2, 3))
+    image = rng.integers(0, 256, (64, 128, 3), np.uint8)
+    page = field_figure(image, receptive_field(STACK), (8, 24), (2, 3))
     top, bottom, left, right = (int(n) for n in framed(page))
     by = 5  # 640 / 128
     # The frame is drawn on the outline, half of it outside.
@@ -32,14 +32,14 @@ def test_the_frame_holds_what_the_output_sees():
     assert abs(right - (MARGIN + (12 + 33) * by)) <= by
     inside = page[MARGIN + 20 * by + 2, MARGIN + 25 * by + 2]
     outside = page[MARGIN + 60 * by + 2, MARGIN + 100 * by + 2]
-    np.testing.assert_array_equal(inside, picture[20, 25])
-    np.testing.assert_array_equal(outside, (picture[60, 100] * 0.45 + 255 * 0.12).astype(np.uint8))
+    np.testing.assert_array_equal(inside, image[20, 25])
+    np.testing.assert_array_equal(outside, (image[60, 100] * 0.45 + 255 * 0.12).astype(np.uint8))
 
 
 def test_the_middle_output_is_the_default():
-    picture = np.zeros((64, 64, 3), np.uint8)
+    image = np.zeros((64, 64, 3), np.uint8)
     field = receptive_field(STACK)
-    np.testing.assert_array_equal(field_figure(picture, field, (8, 8)), field_figure(picture, field, (8, 8), (4, 4)))
+    np.testing.assert_array_equal(field_figure(image, field, (8, 8)), field_figure(image, field, (8, 8), (4, 4)))
 
 
 def test_an_output_that_is_not_there_is_told():

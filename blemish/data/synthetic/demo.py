@@ -45,8 +45,8 @@ class _Settings:
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """One picture to make: where it goes, and what is wrong with it."""
+class _Image:
+    """One image to make: where it goes, and what is wrong with it."""
 
     category: str
     split: str
@@ -75,7 +75,7 @@ def make_demo(
     categories: tuple[str, ...] = CATEGORIES,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write the demo's pictures and masks, laid out as MVTec AD is; return the folder.
+    """Write the demo's images and masks, laid out as MVTec AD is; return the folder.
 
     A folder that already holds them is left as it is; one that holds the demo made with other settings, or half of
     it, is made anew. The same settings give the same bytes (with the same NumPy and OpenCV).
@@ -84,17 +84,17 @@ def make_demo(
         folder: where to; made if it does not exist. Each category becomes a folder in it.
         seed: of all randomness, 0 or more.
         image_size: height and width in pixels, 64 to 4096.
-        n_train: good training pictures of each category.
-        n_test: good test pictures of each category.
-        n_defective: test pictures of each kind of defect, from barely visible to plain.
+        n_train: good training images of each category.
+        n_test: good test images of each category.
+        n_defective: test images of each kind of defect, from barely visible to plain.
         categories: which of "grid", "leather" and "tile".
-        progress: called now and then as progress(done, total), in pictures.
+        progress: called now and then as progress(done, total), in images.
 
     Raises:
         InputError: if a setting is out of range.
         SaveError: if the folder holds anything else, or cannot be written.
 
-    Cost: 30 to 45 ms of one core for each picture of 384 px, spread over up to four cores; 228 pictures by default.
+    Cost: 30 to 45 ms of one core for each image of 384 px, spread over up to four cores; 228 images by default.
     """
     check_number("seed", seed, low=0, high=2**63)
     check_number("image_size", image_size, low=64, high=4096)
@@ -120,7 +120,7 @@ def make_demo(
 def render_demo(
     category: str, *, kind: str = "good", strength: float = 0.5, seed: int = 0, image_size: int = REFERENCE_PX
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return one picture, (H, W, 3) uint8 RGB, and its exact mask, (H, W) bool.
+    """Return one image, (H, W, 3) uint8 RGB, and its exact mask, (H, W) bool.
 
     Args:
         category: "grid", "leather" or "tile".
@@ -165,22 +165,22 @@ def _flawed(
     return scene, mask
 
 
-def _pictures(settings: _Settings) -> Iterator[_Picture]:
+def _images(settings: _Settings) -> Iterator[_Image]:
     for category in settings.categories:
         for index in range(settings.n_train):
-            yield _Picture(category, "train", "good", index)
+            yield _Image(category, "train", "good", index)
         for index in range(settings.n_test):
-            yield _Picture(category, "test", "good", index)
+            yield _Image(category, "test", "good", index)
         for kind in MATERIALS[category][1]:
             for index in range(settings.n_defective):
-                yield _Picture(category, "test", kind, index, (index + 0.5) / settings.n_defective)
+                yield _Image(category, "test", kind, index, (index + 0.5) / settings.n_defective)
 
 
 def _paths(settings: _Settings) -> Iterator[str]:
-    for picture in _pictures(settings):
-        yield picture.path
-        if picture.mask_path is not None:
-            yield picture.mask_path
+    for image in _images(settings):
+        yield image.path
+        if image.mask_path is not None:
+            yield image.mask_path
 
 
 def _is_complete(root: Path, settings: _Settings) -> bool:
@@ -229,34 +229,34 @@ def _clear(root: Path) -> None:
 def _write(root: Path, settings: _Settings, progress: Callable[[int, int], None] | None) -> None:
     root.mkdir(parents=True, exist_ok=True)
     content = _plain(settings)
-    # Marked before the first picture, so that a run that was cut off is known for ours.
+    # Marked before the first image, so that a run that was cut off is known for ours.
     atomic_write(root / MARKER, json.dumps({**content, "complete": False}, indent=1).encode(), name="demo")
-    pictures = list(_pictures(settings))
-    # NumPy and OpenCV let go of the interpreter while they draw; each picture has generators of its own.
+    images = list(_images(settings))
+    # NumPy and OpenCV let go of the interpreter while they draw; each image has generators of its own.
     pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
     try:
-        for done, _ in enumerate(pool.map(lambda picture: _make(root, settings, picture), pictures)):
+        for done, _ in enumerate(pool.map(lambda image: _make(root, settings, image), images)):
             if progress is not None:
-                progress(done + 1, len(pictures))
+                progress(done + 1, len(images))
     finally:
         pool.shutdown(cancel_futures=True)
     atomic_write(root / MARKER, json.dumps({**content, "complete": True}, indent=1).encode(), name="demo")
 
 
-def _make(root: Path, settings: _Settings, picture: _Picture) -> None:
-    name = zlib.crc32(picture.path.encode())  # no seed depends on how many pictures there are
+def _make(root: Path, settings: _Settings, image: _Image) -> None:
+    name = zlib.crc32(image.path.encode())  # no seed depends on how many images there are
     seed = int(np.random.SeedSequence([settings.seed, name]).generate_state(1)[0])
-    image, mask = render_demo(
-        picture.category,
-        kind=picture.kind,
-        strength=picture.strength,
+    pixels, mask = render_demo(
+        image.category,
+        kind=image.kind,
+        strength=image.strength,
         # Consecutive defects of a category differ in their variant too, such as the four kinds of misprint.
-        seed=seed // 4 * 4 + picture.index % 4,
+        seed=seed // 4 * 4 + image.index % 4,
         image_size=settings.image_size,
     )
-    _write_png(root / picture.path, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), FAST_PNG)
-    if picture.mask_path is not None:
-        _write_png(root / picture.mask_path, mask.astype(np.uint8) * np.uint8(255))
+    _write_png(root / image.path, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), FAST_PNG)
+    if image.mask_path is not None:
+        _write_png(root / image.mask_path, mask.astype(np.uint8) * np.uint8(255))
 
 
 def _write_png(path: Path, image: NDArray[np.uint8], options: tuple[int, ...] = ()) -> None:

@@ -17,7 +17,7 @@ from blemish.data.synthetic.textures import REFERENCE_PX, Field, blob, curve, mi
 
 @dataclass(frozen=True)
 class Flaw:
-    """What is wrong with one picture: its kind, how strong it is from 0 to 1, and the seed of its place and form."""
+    """What is wrong with one image: its kind, how strong it is from 0 to 1, and the seed of its place and form."""
 
     kind: str
     strength: float
@@ -51,7 +51,7 @@ def grid(rng: np.random.Generator, size: int, flaw: Flaw | None = None) -> Field
 
 
 class _Wires:
-    """The woven wires of one picture, and how they are lit."""
+    """The woven wires of one image, and how they are lit."""
 
     RADIUS = 0.255  # of the pitch
     RISE = 0.15  # how far a wire goes up and down, of the pitch
@@ -83,7 +83,7 @@ class _Wires:
             self.hidden = mine & (gap + ragged < 0)
 
     def draw(self, rng: np.random.Generator) -> Field:
-        """Return the picture: backdrop, shadow, and the wire that is on top at each pixel."""
+        """Return the image: backdrop, shadow, and the wire that is on top at each pixel."""
         i, j = np.round(self.u), np.round(self.v)
         upright = self._wire(self.u - i - self._of(self.jitter[0], i), self.v + i, self._of(self.shine[0], i), 0)
         flat = self._wire(self.v - j - self._of(self.jitter[1], j), self.u + j + 1, self._of(self.shine[1], j), 1)
@@ -169,7 +169,7 @@ def _flawed_leather(
 
 def _pebbles(rng: np.random.Generator, size: int, cell: float) -> Field:
     """Return the grain's height, 0 in the creases and about 1 on top: cells around scattered points."""
-    # Twice as fine as the picture, since the cells' edges fall on whole pixels; wider than high, as hides stretch.
+    # Twice as fine as the image, since the cells' edges fall on whole pixels; wider than high, as hides stretch.
     fine = (2 * size, round(1.75 * size))
     step = 2 * cell
     rows, columns = round(fine[1] / step), round(fine[0] / step)

@@ -1,7 +1,7 @@
 """What made-up surfaces are made of: smooth noise, lines, patches, light, and the camera that sees them.
 
-Everything is drawn for a generator that the caller hands in: the same generator gives the same picture. Lengths are in
-pixels; recipes give them for a picture 384 px wide and scale them by `size / REFERENCE_PX`.
+Everything is drawn for a generator that the caller hands in: the same generator gives the same image. Lengths are in
+pixels; recipes give them for an image 384 px wide and scale them by `size / REFERENCE_PX`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def photograph(rng: np.random.Generator, scene: Field) -> Field:
 
 
 def axes(size: int) -> tuple[Field, Field]:
-    """Return x (1, size) and y (size, 1), -1 to 1 across the picture."""
+    """Return x (1, size) and y (size, 1), -1 to 1 across the image."""
     axis = ((np.arange(size) + 0.5) / size * 2 - 1).astype(np.float32)
     return axis[None, :], axis[:, None]
 

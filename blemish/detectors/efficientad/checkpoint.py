@@ -54,10 +54,10 @@ def load_checkpoint(path: str | os.PathLike[str], wanted: Mapping[str, Any]) -> 
 
     Args:
         path: the file.
-        wanted: what its state must say under "of": settings, teacher, pictures; all of them decide the training.
+        wanted: what its state must say under "of": settings, teacher, images; all of them decide the training.
 
     Raises:
-        InputError: if it is of other settings or pictures; the text names the first that differs.
+        InputError: if it is of other settings or images; the text names the first that differs.
         ModelFileError: if it is damaged, or no checkpoint.
     """
     file = Path(path)

@@ -1,4 +1,4 @@
-"""Fitting EfficientAD: good pictures in; a network, quantiles and calibrated thresholds out."""
+"""Fitting EfficientAD: good images in; a network, quantiles and calibrated thresholds out."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from blemish.detectors.efficientad.loop import Loop, Outcome, Plan, plan_trainin
 from blemish.detectors.efficientad.maps import Maps, Quantiles, open_maps
 from blemish.detectors.efficientad.networks import arrays
 from blemish.detectors.efficientad.pdn import import_torch
-from blemish.detectors.efficientad.penalty import penalty_pictures
-from blemish.detectors.efficientad.settings import LEAST_PICTURES
-from blemish.detectors.efficientad.training import Pictures, Training
+from blemish.detectors.efficientad.penalty import penalty_images
+from blemish.detectors.efficientad.settings import LEAST_IMAGES
+from blemish.detectors.efficientad.training import Images, Training
 from blemish.errors import DataError, message
 from blemish.ops.conformal import Calibration
 
 if TYPE_CHECKING:
-    from blemish.data.training_images import Progress, TrainingPictures
+    from blemish.data.training_images import Progress, TrainingImages
     from blemish.detectors.efficientad.settings import EfficientAdSettings
     from blemish.detectors.efficientad.teacher import Teacher
     from blemish.types import Problem, UInt8
 
-# Parts instead of whole pictures where time is short: of 24 x 24 outputs, 125 x 125 pixels.
+# Parts instead of whole images where time is short: of 24 x 24 outputs, 125 x 125 pixels.
 SHORT_CROP = 24
-ENOUGH_STEPS = 10_000  # of whole pictures; with fewer, more steps on parts teach more
+ENOUGH_STEPS = 10_000  # of whole images; with fewer, more steps on parts teach more
 TIMED_STEPS = 2
 TIMED_ON_GPU = 8  # of which the first load programs and record the graph
 AFTER = 2.5  # a prediction for calibration takes so many times as long as the teacher alone
 AFTER_S = 3.0  # building the graph
-LEAST_SHARE = 0.1  # of a budget is trained, also where reading the pictures took all of it
+LEAST_SHARE = 0.1  # of a budget is trained, also where reading the images took all of it
 
 
 class Split(NamedTuple):
-    """Which pictures are learnt from, which decide quantiles and the early stop, and which set the threshold."""
+    """Which images are learnt from, which decide quantiles and the early stop, and which set the threshold."""
 
     train: list[int]
     held: list[int]
@@ -48,13 +48,13 @@ class Split(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FittedAd:
+class EfficientAdState:
     """What fitting ends in, and all that predicting needs.
 
     Attributes:
         maps: the network, and how its maps become one.
-        calibration: of scores; a picture's score is the highest value of its map, so it is that of maps too.
-        names: how each training picture is called.
+        calibration: of scores; an image's score is the highest value of its map, so it is that of maps too.
+        names: how each training image is called.
         sizes_hw: (height, width) of each.
         provenance: where the model comes from, for `model.json`.
         history: what training went through, for `model.json`.
@@ -84,13 +84,13 @@ class Run(NamedTuple):
     progress: Progress
 
 
-def split_pictures(n: int, holdout: float, seed: int) -> Split:
-    """Return the split of `n` pictures: a share is not learnt from, at least two; a quarter of that is `held`.
+def split_images(n: int, holdout: float, seed: int) -> Split:
+    """Return the split of `n` images: a share is not learnt from, at least two; a quarter of that is `held`.
 
-    The threshold's pictures decide nothing else, so that a new good picture is like one of them in every respect and
-    the false-alarm rate that they promise holds.
+    The threshold's images decide nothing else, so that a new good image is like one of them in every respect and
+    the false positive rate that they promise holds.
 
-    >>> [len(part) for part in split_pictures(209, 0.2, 0)]
+    >>> [len(part) for part in split_images(209, 0.2, 0)]
     [167, 10, 32]
     """
     n_out = min(max(2, round(holdout * n)), n - 2)
@@ -101,12 +101,12 @@ def split_pictures(n: int, holdout: float, seed: int) -> Split:
 
 
 def fit(
-    settings: EfficientAdSettings, teacher: Teacher, pictures: TrainingPictures, run: Run
-) -> tuple[FittedAd, tuple[Problem, ...], str]:
+    settings: EfficientAdSettings, teacher: Teacher, images: TrainingImages, run: Run
+) -> tuple[EfficientAdState, tuple[Problem, ...], str]:
     """Return the fitted detector, problems met in the penalty folder, and a warning or "".
 
     Raises:
-        DataError: if fewer than four pictures can be decoded, or the penalty folder has none.
+        DataError: if fewer than four images can be decoded, or the penalty folder has none.
         InputError: if torch is missing, or the checkpoint is of other settings.
     """
     start = time.monotonic()
@@ -115,19 +115,19 @@ def fit(
     torch.set_num_threads(run.threads)
     try:
         with kept_memory(), current(run.device):
-            return _fit(settings, teacher, pictures, run, start)
+            return _fit(settings, teacher, images, run, start)
     finally:
         torch.set_num_threads(threads_before)
 
 
 def _fit(
-    settings: EfficientAdSettings, teacher: Teacher, pictures: TrainingPictures, run: Run, start: float
-) -> tuple[FittedAd, tuple[Problem, ...], str]:
-    penalty = penalty_pictures(settings.imagenet_dir, settings.geometry().network_hw, settings.seed)
-    inputs = _inputs(settings, pictures, run.progress)
-    split = split_pictures(len(inputs), settings.holdout, settings.seed)
+    settings: EfficientAdSettings, teacher: Teacher, images: TrainingImages, run: Run, start: float
+) -> tuple[EfficientAdState, tuple[Problem, ...], str]:
+    penalty = penalty_images(settings.imagenet_dir, settings.geometry().network_hw, settings.seed)
+    inputs = _inputs(settings, images, run.progress)
+    split = split_images(len(inputs), settings.holdout, settings.seed)
     began = time.monotonic()
-    learnt = Pictures(inputs[split.train], inputs[split.held], penalty)
+    learnt = Images(inputs[split.train], inputs[split.held], penalty)
     training = Training(settings, settings.crop, teacher.state, learnt, device=run.device)
     each = (time.monotonic() - began) / min(len(split.train), 64)
     plan = plan_training(settings, len(split.train))
@@ -136,7 +136,7 @@ def _fit(
         if settings.solve_last:
             after += seconds_to_solve(training, each)
         plan = _planned(training, plan, start + plan.seconds - after)
-    of = {"settings": settings.to_dict(), "teacher": teacher.sha256, "pictures": pictures.sha256, "crop": plan.crop}
+    of = {"settings": settings.to_dict(), "teacher": teacher.sha256, "images": images.sha256, "crop": plan.crop}
     loop = Loop(training, plan, checkpoint=run.checkpoint, of=of, progress=run.progress)
     outcome = loop.run()
     maps, calibration = _calibrated(_networks(training, teacher, run), training, inputs, split, run)
@@ -144,32 +144,32 @@ def _fit(
         "seed": settings.seed,
         "backbone": f"teacher {teacher.file.name}",
         "backbone_sha256": teacher.sha256,
-        "n_training_files": len(pictures),
-        "training_sha256": pictures.sha256,
+        "n_training_files": len(images),
+        "training_sha256": images.sha256,
         "n_steps": outcome.n_steps,
         "training_s": round(outcome.seconds, 3),
         "fit_s": round(time.monotonic() - start, 3),
     }
-    names, sizes = tuple(pictures.names), tuple(pictures.sizes_hw)
-    fitted = FittedAd(maps, calibration, names, sizes, provenance, _history(plan, outcome, split))
+    names, sizes = tuple(images.names), tuple(images.sizes_hw)
+    fitted = EfficientAdState(maps, calibration, names, sizes, provenance, _history(plan, outcome, split))
     return fitted, tuple(penalty.problems), outcome.warning
 
 
-def _inputs(settings: EfficientAdSettings, pictures: TrainingPictures, progress: Progress) -> UInt8:
-    """Return all pictures as the network's inputs, (n, h, w, 3) uint8: 0.2 MB each at 256 pixels."""
+def _inputs(settings: EfficientAdSettings, images: TrainingImages, progress: Progress) -> UInt8:
+    """Return all images as the network's inputs, (n, h, w, 3) uint8: 0.2 MB each at 256 pixels."""
     found, good = [], []
     geometry = settings.geometry()
-    for i, picture in pictures.prepared(geometry, range(len(pictures)), stage="reading pictures", progress=progress):
-        found.append(picture)
+    for i, image in images.prepared(geometry, range(len(images)), stage="reading images", progress=progress):
+        found.append(image)
         good.append(i)
-    pictures.keep(good)
-    if len(found) < LEAST_PICTURES:
-        raise DataError(message("good pictures", f"at least {LEAST_PICTURES}", str(len(found))))
+    images.keep(good)
+    if len(found) < LEAST_IMAGES:
+        raise DataError(message("good images", f"at least {LEAST_IMAGES}", str(len(found))))
     return np.stack(found)
 
 
 def _planned(training: Training, plan: Plan, end: float) -> Plan:
-    """Return the plan with steps and parts of pictures that make the most of the time until `end`, by timing a few."""
+    """Return the plan with steps and parts of images that make the most of the time until `end`, by timing a few."""
     assert plan.seconds is not None
     least = LEAST_SHARE * plan.seconds
     crop = training.settings.crop
@@ -222,7 +222,7 @@ def _networks(training: Training, teacher: Teacher, run: Run) -> Networks:
 def _calibrated(
     networks: Networks, training: Training, inputs: UInt8, split: Split, run: Run
 ) -> tuple[Maps, Calibration]:
-    """Return the network with its quantiles, and the threshold: each from pictures that nothing else was taken from."""
+    """Return the network with its quantiles, and the threshold: each from images that nothing else was taken from."""
     settings = training.settings
     geometry = settings.geometry()
     model = efficientad_graph(networks, geometry.network_hw)
@@ -243,7 +243,7 @@ def _calibrated(
     student, autoencoder = (Quantiles.of(np.stack([pair[k] for pair in raw[: len(split.held)]])) for k in (0, 1))
     maps = replace(maps, student=student, autoencoder=autoencoder, share=_share(training.explained()))
     scores = [float(maps.joined(*pair).max()) for pair in raw[len(split.held) :]]
-    return maps, Calibration.from_scores(scores, settings.false_alarm_rate)
+    return maps, Calibration.from_scores(scores, settings.false_positive_rate)
 
 
 def _share(explained: float) -> float:

@@ -1,6 +1,6 @@
-"""EfficientAD as one ONNX graph: a picture in, the student's and the autoencoder's maps out.
+"""EfficientAD as one ONNX graph: an image in, the student's and the autoencoder's maps out.
 
-Teacher and student share the work on the picture: their first convolutions are one, and so are their last, which gives
+Teacher and student share the work on the image: their first convolutions are one, and so are their last, which gives
 the difference of the two without either's result. Normalisations are folded into weights. Exact but for rounding.
 """
 
@@ -41,7 +41,7 @@ class Networks(NamedTuple):
         teacher: with n outputs.
         student: with 2 n outputs: what it says of the teacher's, then of the autoencoder's.
         autoencoder: with n outputs.
-        mean: (n,) float32, of each of the teacher's outputs on good pictures.
+        mean: (n,) float32, of each of the teacher's outputs on good images.
         std: (n,) float32, their deviations.
         size: "small" or "medium".
         padding: whether teacher and student pad with zeros.
@@ -74,11 +74,11 @@ def efficientad_graph(networks: Networks, image_hw: tuple[int, int], *, tiled: b
 
     Args:
         networks: the weights.
-        image_hw: height and width of the pictures, at least 33 x 33.
+        image_hw: height and width of the images, at least 33 x 33.
         tiled: whether teacher and student run on Winograd's tiles; None where they can (without padding).
 
     Raises:
-        InputError: if the picture is smaller than what one output sees.
+        InputError: if the image is smaller than what one output sees.
     """
     hw = output_hw(networks.size, image_hw, padding=networks.padding)
     graph = Graph()
@@ -171,7 +171,7 @@ class _Tiled(_Trunks):
         add, tiles = self.graph.add, Tiles(self.graph)
         last, inner, first_hw = self._tiles_hw()
         first = self.first()
-        # Back again, for all 0.1 ms of it: the picture is read in one place, where others may put a resize before it.
+        # Back again, for all 0.1 ms of it: the image is read in one place, where others may put a resize before it.
         image = add("Transpose", [planes], perm=[0, 2, 3, 1])
         both = tiles.first(image, first.weight, first.bias, self.image_hw, first_hw)
         ends = []
@@ -194,7 +194,7 @@ class _Tiled(_Trunks):
         """Return rows and columns of tiles: of the result, of what convolutions behind the pools give, of the first.
 
         Each convolution but a 1 x 1 reads one tile more than it gives. The second convolution gives what is there: the
-        rest of what those behind it read is beyond the picture.
+        rest of what those behind it read is beyond the image.
         """
         last = -(-self.hw[0] // TILE), -(-self.hw[1] // TILE)
         sizes, size = [], last
@@ -223,7 +223,7 @@ def _channels(graph: Graph, x: str, start: int, end: int) -> str:
 
 
 def _autoencoder(graph: Graph, networks: Networks, planes: str, image_hw: tuple[int, int]) -> str:
-    """Return what the autoencoder makes of the picture, (B, n, h, w)."""
+    """Return what the autoencoder makes of the image, (B, n, h, w)."""
     weights, mean = networks.autoencoder, 255 * np.reshape(IMAGENET_MEAN, (1, 3, 1, 1))
     x = graph.add("Sub", [planes, graph.weight("mean255", mean)])
     size = image_hw

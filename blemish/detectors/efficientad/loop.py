@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from blemish.detectors.efficientad.settings import EfficientAdSettings
 
 LATE, LATE_FACTOR = 0.95, 0.1  # nelson1425/efficientad.py and anomalib: the rate falls to a tenth at 95 % of the steps
-CHECK_STEPS = 500  # between two looks at the held-out pictures
+CHECK_STEPS = 500  # between two looks at the held-out images
 PATIENCE = 8  # looks without a gain, after which the last part of the training begins
 LEAST_GAIN = 0.005
 SAVE_S = 60.0  # between two checkpoints
@@ -37,7 +37,7 @@ class Plan(NamedTuple):
 
     Attributes:
         n_steps: at most so many steps.
-        crop: rows and columns of outputs that a step looks at in each picture; None for all.
+        crop: rows and columns of outputs that a step looks at in each image; None for all.
         seconds: when training ends at the latest; None for no limit.
     """
 
@@ -65,11 +65,11 @@ class Outcome:
     warning: str = ""
 
 
-def plan_training(settings: EfficientAdSettings, n_pictures: int) -> Plan:
+def plan_training(settings: EfficientAdSettings, n_images: int) -> Plan:
     """Return how much is trained as the settings say: the least of steps, epochs and time."""
     steps = settings.max_steps
     if settings.max_epochs is not None:
-        steps = min(steps, max(1, settings.max_epochs * n_pictures // settings.batch_size))
+        steps = min(steps, max(1, settings.max_epochs * n_images // settings.batch_size))
     return Plan(steps, settings.crop, settings.budget_s)
 
 
@@ -80,12 +80,12 @@ class Loop:
         training: the networks.
         plan: how much.
         checkpoint: a file that the state is written to now and then, and read from where it is there; None for none.
-        of: what the checkpoint belongs to: settings, teacher, pictures.
+        of: what the checkpoint belongs to: settings, teacher, images.
         progress: called as progress(stage, steps done, steps); the stage tells the loss.
         clock: tells seconds.
 
     Raises:
-        InputError: if the checkpoint is of other settings or pictures.
+        InputError: if the checkpoint is of other settings or images.
         ModelFileError: if it is damaged.
     """
 
@@ -193,7 +193,7 @@ class Loop:
         torch = import_torch()
         lr = self.training.settings.lr / 10
         if k == 0:
-            todo = "The teacher's weights or the pictures are not what they should be."
+            todo = "The teacher's weights or the images are not what they should be."
             raise InputError(message("loss", "a number", "NaN or infinity at the first step", todo=todo))
         with torch.no_grad():
             for tensor, good in zip(self.training.learnt, self._good, strict=True):

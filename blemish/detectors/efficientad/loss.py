@@ -1,4 +1,4 @@
-"""EfficientAD's losses, and what a picture goes through before the autoencoder sees it (Batzner et al. 2024)."""
+"""EfficientAD's losses, and what an image goes through before the autoencoder sees it (Batzner et al. 2024)."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def hard_share(k: int, n_steps: int) -> float:
     return float(FIRST_SHARE * (HARD_SHARE / FIRST_SHARE) ** done) if done < 1 else HARD_SHARE
 
 
-def jittered(rng: np.random.Generator, pictures: UInt8) -> Float32:
-    """Return pictures with brightness, contrast or colour changed by up to a fifth, (N, h, w, 3) float32 to 255."""
-    return np.stack([_jittered(rng, picture.astype(np.float32)) for picture in pictures])
+def jittered(rng: np.random.Generator, images: UInt8) -> Float32:
+    """Return images with brightness, contrast or colour changed by up to a fifth, (N, h, w, 3) float32 to 255."""
+    return np.stack([_jittered(rng, image.astype(np.float32)) for image in images])
 
 
-def _jittered(rng: np.random.Generator, picture: Float32) -> Float32:
+def _jittered(rng: np.random.Generator, image: Float32) -> Float32:
     kind, factor = int(rng.integers(3)), np.float32(rng.uniform(*JITTER))
-    changed = picture * factor
+    changed = image * factor
     if kind:
-        grey = picture @ GREY
+        grey = image @ GREY
         changed += (1 - factor) * (grey.mean() if kind == 1 else grey[..., None])
     return np.asarray(np.clip(changed, 0, 255), np.float32)

@@ -1,4 +1,4 @@
-"""From the two maps of EfficientAD's network to one map of the picture, and to its score."""
+"""From the two maps of EfficientAD's network to one map of the image, and to its score."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 LOW, HIGH = 0.9, 0.995  # Batzner et al. 2024, section 3.4
 AT_HIGH = 0.1  # what the higher quantile becomes
 PAD = 4  # cells that anomalib and nelson1425 add on every side: 56 to 64
-LEAST_SPREAD = 1e-6  # of the higher quantile: maps of constant pictures have none
+LEAST_SPREAD = 1e-6  # of the higher quantile: maps of constant images have none
 
 
 class Quantiles(NamedTuple):
-    """What one of the maps is on good pictures: its 0.9 and 0.995 quantile, on the network's own grid."""
+    """What one of the maps is on good images: its 0.9 and 0.995 quantile, on the network's own grid."""
 
     low: float
     high: float
 
     @classmethod
     def of(cls, maps: Float32) -> Quantiles:
-        """Return the quantiles of some pictures' maps, (N, h, w) float32."""
+        """Return the quantiles of some images' maps, (N, h, w) float32."""
         low, high = (float(value) for value in np.quantile(maps, (LOW, HIGH)))
         return cls(low, max(high, low + max(LEAST_SPREAD * abs(low), 1e-12)))
 
@@ -55,11 +55,11 @@ class Maps:
     Attributes:
         model: the bytes of the graph.
         running: a session of it.
-        geometry: how a picture becomes its input.
+        geometry: how an image becomes its input.
         student: quantiles of the student's map.
         autoencoder: quantiles of the autoencoder's map.
-        padding: whether the networks pad, so that their maps cover the whole picture.
-        pad_maps: whether maps are laid where their cells lie; False stretches them over the picture.
+        padding: whether the networks pad, so that their maps cover the whole image.
+        pad_maps: whether maps are laid where their cells lie; False stretches them over the image.
         border: what lies around them then: "edge" goes on with the outermost cell, "zero" puts 0 into the raw maps
             as anomalib does, "normal" puts 0 into the joined map as nelson1425 does.
         share: how much the autoencoder's map counts, the student's the rest: half in Batzner et al. 2024.
@@ -103,10 +103,10 @@ class Maps:
         mean: Float32 = (1 - share) * first + share * second
         return mean
 
-    def score_and_map(self, picture: UInt8) -> tuple[float, Float32]:
-        """Return the score, which is the joined map's highest value, and the map at the picture's size."""
-        joined = self.joined(*self.raw(self.geometry.prepare(picture)))
-        return float(joined.max()), self.geometry.restore(joined, (picture.shape[0], picture.shape[1]), 0.0)
+    def score_and_map(self, image: UInt8) -> tuple[float, Float32]:
+        """Return the score, which is the joined map's highest value, and the map at the image's size."""
+        joined = self.joined(*self.raw(self.geometry.prepare(image)))
+        return float(joined.max()), self.geometry.restore(joined, (image.shape[0], image.shape[1]), 0.0)
 
 
 def placed(cells: Float32, hw: tuple[int, int]) -> Float32:
@@ -143,10 +143,10 @@ def open_maps(
     share: float = 0.5,
     sigma_px: float = 0.0,
 ) -> Maps:
-    """Return a network that runs, after trying it on a black picture.
+    """Return a network that runs, after trying it on a black image.
 
     Raises:
-        InputError: if it does not take pictures of this geometry.
+        InputError: if it does not take images of this geometry.
         ModelFileError: if it can't be run, or its outputs are no two maps of one size.
     """
     running = session(model, threads=threads)

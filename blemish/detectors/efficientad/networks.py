@@ -22,13 +22,13 @@ class Network(Protocol):
     """
 
     def features(self, x: Any, n_hw: tuple[int, int]) -> Any:
-        """Return what comes before the last convolution, of pictures out of `pdn_tiles.normalised`."""
+        """Return what comes before the last convolution, of images out of `pdn_tiles.normalised`."""
 
     def head(self, features: Any, i: int) -> Any:
-        """Return what head `i` makes of some or all of these pictures' features."""
+        """Return what head `i` makes of some or all of these images' features."""
 
-    def pictures(self, features: Any, start: int, end: int) -> Any:
-        """Return the features of some pictures."""
+    def images(self, features: Any, start: int, end: int) -> Any:
+        """Return the features of some images."""
 
     def ordered(self, planes: Any) -> Any:
         """Return (N, h, w, C) in the order of results."""
@@ -65,7 +65,7 @@ class Tiled:
         """Return tiles."""
         return pdn_tiles.head(self.params, features, i)
 
-    def pictures(self, features: Any, start: int, end: int) -> Any:
+    def images(self, features: Any, start: int, end: int) -> Any:
         """Return tiles."""
         return features[:, :, start:end]
 
@@ -106,7 +106,7 @@ class Plain:
         net.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
         self.net = net.to(device)
         self._n = n_outputs // n_heads
-        modules: list[Any] = list(self.net)[1:]  # pictures come normalised
+        modules: list[Any] = list(self.net)[1:]  # images come normalised
         if is_gpu(device) and not padding:
             modules = [halved if isinstance(module, torch.nn.AvgPool2d) else module for module in modules]
         *self._trunk, self._last = modules
@@ -124,7 +124,7 @@ class Plain:
         part = slice(i * self._n, (i + 1) * self._n)
         return torch.nn.functional.conv2d(features, self._last.weight[part], self._last.bias[part])
 
-    def pictures(self, features: Any, start: int, end: int) -> Any:
+    def images(self, features: Any, start: int, end: int) -> Any:
         """Return (N, C, h, w)."""
         return features[start:end]
 

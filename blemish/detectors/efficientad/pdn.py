@@ -93,21 +93,21 @@ def layers(size: Size = "small", *, padding: bool = False) -> tuple[Layer, ...]:
     return tuple(found)
 
 
-def output_hw(size: Size, picture_hw: tuple[int, int], *, padding: bool = False) -> tuple[int, int]:
-    """Return rows and columns of the maps that the networks make of a picture.
+def output_hw(size: Size, image_hw: tuple[int, int], *, padding: bool = False) -> tuple[int, int]:
+    """Return rows and columns of the maps that the networks make of an image.
 
     Raises:
-        InputError: if the picture is smaller than what one output sees, 33 x 33 pixels without padding.
+        InputError: if the image is smaller than what one output sees, 33 x 33 pixels without padding.
 
     >>> output_hw("small", (256, 256))
     (56, 56)
     """
     stack = layers(size, padding=padding)
-    height, width = (output_sizes(stack, pixels)[-1] for pixels in picture_hw)
+    height, width = (output_sizes(stack, pixels)[-1] for pixels in image_hw)
     if min(height, width) < 1:
         least = next(n for n in range(1, 34) if output_sizes(stack, n)[-1])
-        todo = "Give larger pictures, or a larger image_size."
-        raise InputError(message("picture", f"at least {least} x {least} pixels", f"{picture_hw}", todo=todo))
+        todo = "Give larger images, or a larger image_size."
+        raise InputError(message("image", f"at least {least} x {least} pixels", f"{image_hw}", todo=todo))
     return height, width
 
 
@@ -147,7 +147,7 @@ def pdn(size: Size = "small", n_outputs: int = N_FEATURES, *, padding: bool = Fa
 def autoencoder(n_outputs: int = N_FEATURES, *, padding: bool = False) -> torch.nn.Module:
     """Return a new autoencoder, whose result has the size of a PDN's: float32 (B, 3, H, W) to (B, n_outputs, h, w).
 
-    A picture of any size can be given. The resizing steps of the decoder follow the picture's size as anomalib's do
+    An image of any size can be given. The resizing steps of the decoder follow the image's size as anomalib's do
     (3, 8, 15, 32, 63, 127 and 56 for 256 pixels). Where fewer than 8 x 8 features reach the last convolution of the
     encoder, that is below 256 pixels, they are brought to 8 bilinearly.
 
@@ -176,7 +176,7 @@ def autoencoder(n_outputs: int = N_FEATURES, *, padding: bool = False) -> torch.
             self.dropout = nn.Dropout(0.2)
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:
-            """Return the features that the whole picture lets expect."""
+            """Return the features that the whole image lets expect."""
             x = self.normalise(image)
             *strided, last = self.encoder.values()
             for conv in strided:
@@ -192,16 +192,16 @@ def autoencoder(n_outputs: int = N_FEATURES, *, padding: bool = False) -> torch.
     return Autoencoder()
 
 
-def decoder_sizes(picture_hw: tuple[int, int], *, padding: bool = False) -> list[tuple[int, int]]:
+def decoder_sizes(image_hw: tuple[int, int], *, padding: bool = False) -> list[tuple[int, int]]:
     """Return what the autoencoder resizes to before each of its decoder's convolutions but the last.
 
     >>> [height for height, _ in decoder_sizes((256, 256))]
     [3, 8, 15, 32, 63, 127, 56]
     """
     steps = [(64, 1), (32, 0), (16, 1), (8, 0), (4, 1), (2, 1)]  # anomalib 2.6, efficient_ad/torch_model.py, Decoder
-    height, width = picture_hw
+    height, width = image_hw
     sizes = [(max(1, height // by - less), max(1, width // by - less)) for by, less in steps]
-    return [*sizes, output_hw("small", picture_hw, padding=padding)]
+    return [*sizes, output_hw("small", image_hw, padding=padding)]
 
 
 def load_weights(
@@ -332,7 +332,7 @@ def _conv(into: int, out: int, kernel: int, stride: int, padding: int) -> torch.
 
 
 def _normalise() -> torch.nn.Module:
-    """Return a module that takes ImageNet's mean from a picture from 0 to 1 and divides by its deviation."""
+    """Return a module that takes ImageNet's mean from an image from 0 to 1 and divides by its deviation."""
     import torch
 
     class Normalise(torch.nn.Module):
@@ -347,7 +347,7 @@ def _normalise() -> torch.nn.Module:
                 self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:
-            """Return the normalised picture."""
+            """Return the normalised image."""
             return (image - self.mean) / self.std
 
     return Normalise()

@@ -79,14 +79,14 @@ def pixels_of(n_outputs: int) -> int:
     return FIELD_PX + STRIDE_PX * (n_outputs - 1)
 
 
-def normalised(pictures: Any, device: str | None = None) -> Any:
-    """Return pictures (N, H, W, 3) from 0 to 255 as the networks' tensor: ImageNet's mean taken, over its deviation.
+def normalised(images: Any, device: str | None = None) -> Any:
+    """Return images (N, H, W, 3) from 0 to 255 as the networks' tensor: ImageNet's mean taken, over its deviation.
 
     Args:
-        pictures: an array, or a tensor.
+        images: an array, or a tensor.
         device: where to; None for where a tensor is.
     """
-    x = import_torch().as_tensor(pictures, device=device).float()
+    x = import_torch().as_tensor(images, device=device).float()
     mean, std = _scale(str(x.device))
     return (x - mean) / std
 
@@ -97,7 +97,7 @@ def trunk(params: Params, x: Any, n_hw: tuple[int, int]) -> Any:
     Args:
         params: the network.
         x: (N, H, W, 3) float32, out of `normalised`; outputs are counted from its upper left corner on.
-        n_hw: rows and columns of outputs wanted; the picture must be what they see or larger.
+        n_hw: rows and columns of outputs wanted; the image must be what they see or larger.
     """
     parts = _functions()
     last = _tiles_needed(n_hw)
@@ -254,7 +254,7 @@ def _pool_function() -> Callable[..., Any]:
 
 
 def _first(x: Any, weight: Any, bias: Any, tiles_hw: tuple[int, int]) -> Any:
-    """Return the first convolution, ReLU and the pool behind it as tiles; there is no gradient for the picture."""
+    """Return the first convolution, ReLU and the pool behind it as tiles; there is no gradient for the image."""
     torch = import_torch()
     n, height, width, _ = x.shape
     high, wide = tiles_hw

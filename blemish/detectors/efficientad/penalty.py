@@ -1,4 +1,4 @@
-"""Pictures of other things, on which a student is kept from imitating its teacher: out of a folder, or drawn here."""
+"""Images of other things, on which a student is kept from imitating its teacher: out of a folder, or drawn here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import cv2
 import numpy as np
 
-from blemish.data.discovery import PICTURE_ENDINGS, list_pictures, no_pictures
+from blemish.data.discovery import IMAGE_ENDINGS, list_images, no_images
 from blemish.data.synthetic.textures import noise
 from blemish.errors import DataError, ImageError, message
 from blemish.imaging.decode import load
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     import os
 
 GREY_SHARE = 0.3  # nelson1425/efficientad.py and anomalib: RandomGrayscale(0.3)
-ZOOM = 2  # pictures are brought to twice the size of the networks' input before a part is cut out: the same programs
+ZOOM = 2  # images are brought to twice the size of the networks' input before a part is cut out: the same programs
 N_DRAWN = 48
 N_LEAVES = (60, 500)
 
 
 class Penalty(Protocol):
-    """Where penalty pictures come from."""
+    """Where penalty images come from."""
 
     problems: list[Problem]
 
     def parts(self, rng: np.random.Generator, n: int, hw: tuple[int, int]) -> UInt8:
-        """Return `n` random parts of random pictures, (n, h, w, 3) uint8."""
+        """Return `n` random parts of random images, (n, h, w, 3) uint8."""
 
 
 class PenaltyFolder:
@@ -38,13 +38,13 @@ class PenaltyFolder:
 
     Args:
         folder: where they are.
-        image_hw: size of the networks' input; pictures are brought to twice that.
+        image_hw: size of the networks' input; images are brought to twice that.
 
     Attributes:
-        problems: the pictures that could not be read; others are taken instead.
+        problems: the images that could not be read; others are taken instead.
 
     Raises:
-        DataError: if there are no pictures.
+        DataError: if there are no images.
     """
 
     def __init__(self, folder: str | os.PathLike[str], image_hw: tuple[int, int]) -> None:
@@ -54,46 +54,46 @@ class PenaltyFolder:
         if not self.folder.is_dir():
             got = "a file" if self.folder.exists() else "nothing there"
             raise DataError(message("imagenet_dir", "a folder of photographs", got, where=self.folder))
-        self._paths, _ = list_pictures(self.folder, PICTURE_ENDINGS)
+        self._paths, _ = list_images(self.folder, IMAGE_ENDINGS)
         self._broken: set[Path] = set()
         if not self._paths:
-            raise no_pictures("imagenet_dir", [self.folder], PICTURE_ENDINGS)
+            raise no_images("imagenet_dir", [self.folder], IMAGE_ENDINGS)
 
     def parts(self, rng: np.random.Generator, n: int, hw: tuple[int, int]) -> UInt8:
-        """Return `n` random parts of random pictures, (n, h, w, 3) uint8.
+        """Return `n` random parts of random images, (n, h, w, 3) uint8.
 
         Raises:
-            DataError: if no picture is left that can be read.
+            DataError: if no image is left that can be read.
         """
         return np.stack([_part(rng, self._one(rng), hw) for _ in range(n)])
 
     def _one(self, rng: np.random.Generator) -> UInt8:
         while len(self._broken) < len(self._paths):
-            # Broken ones stay in the list, so that a draw means the same picture in a run that is resumed.
+            # Broken ones stay in the list, so that a draw means the same image in a run that is resumed.
             path = self._paths[int(rng.integers(len(self._paths)))]
             if path in self._broken:
                 continue
             try:
                 return resize(load(path), self._hw)
             except ImageError as error:
-                self.problems.append(Problem(path, "unreadable", f"{error} It was left out of the penalty pictures."))
+                self.problems.append(Problem(path, "unreadable", f"{error} It was left out of the penalty images."))
                 self._broken.add(path)
-        todo = "Give a folder with photographs that open, or none: then pictures are drawn."
+        todo = "Give a folder with photographs that open, or none: then images are drawn."
         got = f"{len(self.problems)} broken, the first: {self.problems[0].text}"
-        raise DataError(message("imagenet_dir", "a picture that can be read", got, where=self.folder, todo=todo))
+        raise DataError(message("imagenet_dir", "an image that can be read", got, where=self.folder, todo=todo))
 
 
 class DrawnPenalty:
-    """Pictures that are drawn: leaves of all sizes, each of its own colour and texture, one over the other.
+    """Images that are drawn: leaves of all sizes, each of its own colour and texture, one over the other.
 
     Their edges, corners, gradients and textures occur at all scales, as in photographs ("dead leaves").
 
     Args:
-        image_hw: size of the networks' input; pictures are twice as large.
-        seed: of the pictures.
+        image_hw: size of the networks' input; images are twice as large.
+        seed: of the images.
 
     Source: Lee, Mumford & Huang 2001, "Occlusion models for natural images"; Baradad et al. 2021 (arXiv 2106.05963)
-    train networks on such pictures.
+    train networks on such images.
     """
 
     def __init__(self, image_hw: tuple[int, int], seed: int) -> None:
@@ -103,7 +103,7 @@ class DrawnPenalty:
         self._kept: dict[int, UInt8] = {}
 
     def parts(self, rng: np.random.Generator, n: int, hw: tuple[int, int]) -> UInt8:
-        """Return `n` random parts of random pictures, (n, h, w, 3) uint8."""
+        """Return `n` random parts of random images, (n, h, w, 3) uint8."""
         return np.stack([_part(rng, self._one(int(rng.integers(N_DRAWN))), hw) for _ in range(n)])
 
     def _one(self, i: int) -> UInt8:
@@ -113,25 +113,25 @@ class DrawnPenalty:
 
 
 def dead_leaves(rng: np.random.Generator, hw: tuple[int, int]) -> UInt8:
-    """Return one drawn picture, (h, w, 3) uint8."""
+    """Return one drawn image, (h, w, 3) uint8."""
     height, width = hw
     side = max(hw)
     textures = [_texture(rng, side) for _ in range(4)]
-    picture = textures[0][:height, :width].copy()
+    image = textures[0][:height, :width].copy()
     # Between 1 / r^3, where leaves of every size cover as much, and the few large ones that photographs have in front.
     low, high = 4.0, side / 3
     radii = 1 / (1 / high + rng.random(int(rng.integers(*N_LEAVES))) * (1 / low - 1 / high))
     for radius in radii:
         x, y, reach = int(rng.integers(width)), int(rng.integers(height)), int(radius) + 2
         top, left = max(0, y - reach), max(0, x - reach)
-        window = picture[top : y + reach, left : x + reach]
+        window = image[top : y + reach, left : x + reach]
         inside = _leaf(rng, window.shape[:2], (x - left, y - top), float(radius))[..., None]
         texture = textures[int(rng.integers(4))][top : y + reach, left : x + reach][: len(window), : window.shape[1]]
         colour = _colour(rng)
         window += (colour + np.float32(rng.choice([0.0, 0.4, 0.8])) * (texture - colour) - window) * inside
-    picture = cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.4, 1.2)))
-    picture += rng.normal(0, rng.uniform(0, 6), picture.shape).astype(np.float32)
-    return np.asarray(np.clip(picture, 0, 255).astype(np.uint8))
+    image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.2)))
+    image += rng.normal(0, rng.uniform(0, 6), image.shape).astype(np.float32)
+    return np.asarray(np.clip(image, 0, 255).astype(np.uint8))
 
 
 def _colour(rng: np.random.Generator) -> Float32:
@@ -167,16 +167,16 @@ def _leaf(rng: np.random.Generator, hw: tuple[int, ...], centre: tuple[int, int]
     return np.asarray(mask / 255, np.float32)
 
 
-def _part(rng: np.random.Generator, picture: UInt8, hw: tuple[int, int]) -> UInt8:
+def _part(rng: np.random.Generator, image: UInt8, hw: tuple[int, int]) -> UInt8:
     """Return a random part, grey at times, (h, w, 3) uint8."""
-    top, left = (int(rng.integers(whole - part + 1)) for whole, part in zip(picture.shape[:2], hw, strict=True))
-    part = picture[top : top + hw[0], left : left + hw[1]]
+    top, left = (int(rng.integers(whole - part + 1)) for whole, part in zip(image.shape[:2], hw, strict=True))
+    part = image[top : top + hw[0], left : left + hw[1]]
     if rng.random() < GREY_SHARE:
         grey = cv2.cvtColor(np.ascontiguousarray(part), cv2.COLOR_RGB2GRAY)
         part = np.repeat(grey[..., None], 3, axis=2)
     return part
 
 
-def penalty_pictures(folder: str | None, image_hw: tuple[int, int], seed: int) -> Penalty:
-    """Return the penalty pictures of a folder, or drawn ones where none is named."""
+def penalty_images(folder: str | None, image_hw: tuple[int, int], seed: int) -> Penalty:
+    """Return the penalty images of a folder, or drawn ones where none is named."""
     return DrawnPenalty(image_hw, seed) if folder is None else PenaltyFolder(folder, image_hw)

@@ -14,7 +14,7 @@ from blemish.imaging.geometry import MAX_SIDE_PX, Geometry, choose_geometry
 
 Border = Literal["edge", "zero", "normal"]
 BORDERS = ("edge", "zero", "normal")
-LEAST_PICTURES = 4
+LEAST_IMAGES = 4
 MAX_STEPS = 70_000  # Batzner et al. 2024, section 4 and appendix
 MAX_BUDGET_S = 30 * 86_400
 _UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -24,7 +24,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 class EfficientAdSettings:
     """Settings of `EfficientAd`, which documents them; every one is in the model folder.
 
-    `arithmetic` is "anomalib" in detectors that were imported from it: the network then resizes pictures itself.
+    `arithmetic` is "anomalib" in detectors that were imported from it: the network then resizes images itself.
 
     Raises:
         InputError: if one is out of range.
@@ -50,7 +50,7 @@ class EfficientAdSettings:
     holdout: float
     early_stop: bool
     solve_last: bool
-    false_alarm_rate: float
+    false_positive_rate: float
     bit_depth: int | None
     seed: int
     arithmetic: Arithmetic = "blemish"
@@ -83,20 +83,20 @@ class EfficientAdSettings:
             check_whole("bit_depth", self.bit_depth, 9, 16)
 
     def _check_sizes(self) -> None:
-        """Refuse what no picture allows: parts larger than the whole, or smaller than what one output sees."""
+        """Refuse what no image allows: parts larger than the whole, or smaller than what one output sees."""
         geometry = self.geometry()
         outputs = output_hw(self.model_size, geometry.network_hw, padding=self.padding)
         if self.crop is None:
             return
         if self.padding:
-            todo = "A padded network sees the frame of each part: train on whole pictures, or without padding."
+            todo = "A padded network sees the frame of each part: train on whole images, or without padding."
             raise InputError(message("crop", "None with padding", repr(self.crop), todo=todo))
         check_whole("crop", self.crop, 4, MAX_SIDE_PX)
         if self.crop % 4 or self.crop > min(outputs):
             raise InputError(message("crop", f"a multiple of 4 up to {min(outputs)} outputs", repr(self.crop)))
 
     def geometry(self) -> Geometry:
-        """Return how pictures become the network's input: one number is a square, as in the paper."""
+        """Return how images become the network's input: one number is a square, as in the paper."""
         size = self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
         chosen = choose_geometry([(1, 1)], size, self.center_crop)
         return replace(chosen, like_anomalib=self.arithmetic == "anomalib")

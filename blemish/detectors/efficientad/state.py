@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from blemish._validation.checks import check_number
-from blemish.detectors.efficientad.fit import FittedAd
+from blemish.detectors.efficientad.fit import EfficientAdState
 from blemish.detectors.efficientad.maps import Quantiles, open_maps
 from blemish.detectors.efficientad.settings import EfficientAdSettings
 from blemish.errors import InputError, message
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DETECTOR = "efficientad"
 
 
-def header_of(settings: EfficientAdSettings, fitted: FittedAd) -> dict[str, Any]:
+def header_of(settings: EfficientAdSettings, fitted: EfficientAdState) -> dict[str, Any]:
     """Return the header for `save_model`."""
     maps, calibration = fitted.maps, fitted.calibration
     return {
@@ -27,7 +27,7 @@ def header_of(settings: EfficientAdSettings, fitted: FittedAd) -> dict[str, Any]
         "settings": settings.to_dict(),
         "input": {"resize_hw": maps.geometry.resize_hw, "crop_hw": maps.geometry.crop_hw},
         "thresholds": {
-            "false_alarm_rate": calibration.false_alarm_rate,
+            "false_positive_rate": calibration.false_positive_rate,
             "image": calibration.threshold,
             "image_scores": calibration.scores,
         },
@@ -41,7 +41,7 @@ def header_of(settings: EfficientAdSettings, fitted: FittedAd) -> dict[str, Any]
     }
 
 
-def fitted_from(model: ModelFolder, *, threads: int) -> tuple[EfficientAdSettings, FittedAd]:
+def from_folder(model: ModelFolder, *, threads: int) -> tuple[EfficientAdSettings, EfficientAdState]:
     """Return the settings and the fitted detector of a model folder.
 
     Raises:
@@ -50,7 +50,7 @@ def fitted_from(model: ModelFolder, *, threads: int) -> tuple[EfficientAdSetting
     return read_fitted(model, DETECTOR, "an EfficientAD model", lambda: _fitted_from(model, threads))
 
 
-def _fitted_from(model: ModelFolder, threads: int) -> tuple[EfficientAdSettings, FittedAd]:
+def _fitted_from(model: ModelFolder, threads: int) -> tuple[EfficientAdSettings, EfficientAdState]:
     header = model.header
     settings = _settings(header["settings"])
     geometry = settings.geometry()
@@ -59,7 +59,7 @@ def _fitted_from(model: ModelFolder, threads: int) -> tuple[EfficientAdSettings,
     if (geometry.resize_hw, geometry.crop_hw) != (stored[0], crop):
         expected = f"{geometry.resize_hw}, {geometry.crop_hw} as the settings say"
         raise InputError(message("input", expected, f"{stored[0]}, {crop}"))
-    calibration = stored_calibration(header["thresholds"], "image", settings.false_alarm_rate)
+    calibration = stored_calibration(header["thresholds"], "image", settings.false_positive_rate)
     student, autoencoder = (_quantiles(header["quantiles"], name) for name in ("student", "autoencoder"))
     names, sizes_hw = stored_training(header["training"])
     history = header["history"]
@@ -77,7 +77,7 @@ def _fitted_from(model: ModelFolder, threads: int) -> tuple[EfficientAdSettings,
         sigma_px=settings.map_sigma_px,
         share=float(check_number("autoencoder_share", header["autoencoder_share"], low=0, high=0.5)),
     )
-    fitted = FittedAd(maps, calibration, names, sizes_hw, dict(header["provenance"]), dict(history))
+    fitted = EfficientAdState(maps, calibration, names, sizes_hw, dict(header["provenance"]), dict(history))
     return settings, fitted
 
 

@@ -67,7 +67,7 @@ def load_teacher(size: str = "small", file: str | os.PathLike[str] | None = None
     chosen = check_size(size)
     path = Path(file) if file is not None else SHIPPED / FILES[chosen]
     if file is None and not path.exists():
-        todo = f"Make one with `blemish distill PICTURES --size {chosen} --out teacher.safetensors`, or give a file."
+        todo = f"Make one with `blemish distill IMAGES --size {chosen} --out teacher.safetensors`, or give a file."
         raise ModelFileError(message("teacher", f"a {chosen} one with the package", "none", todo=todo))
     data = read_file(path)
     digest = hashlib.sha256(data).hexdigest()

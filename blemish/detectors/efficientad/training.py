@@ -1,4 +1,4 @@
-"""One step of EfficientAD's training: four losses on a good picture, a picture of something else, and a changed one."""
+"""One step of EfficientAD's training: four losses on a good image, an image of something else, and a changed one."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from blemish.detectors.efficientad.settings import EfficientAdSettings
     from blemish.types import UInt8
 
-MEASURED_PICTURES = 64  # for the teacher's mean and deviation: 200,000 patches
+MEASURED_IMAGES = 64  # for the teacher's mean and deviation: 200,000 patches
 CACHE_BYTES = 1 << 30
 LEAST_TILED = 16  # rows and columns of outputs; on fewer the transforms of the weights cost more than is saved
-DEVIATION_FLOOR = 1e-3  # of the mean deviation: a channel that never moves in good pictures is not blown up
+DEVIATION_FLOOR = 1e-3  # of the mean deviation: a channel that never moves in good images is not blown up
 
 
 class Losses(NamedTuple):
-    """The four parts of a step's loss: of the student on good pictures and on others, of the autoencoder, of both."""
+    """The four parts of a step's loss: of the student on good images and on others, of the autoencoder, of both."""
 
     student: float
     penalty: float
@@ -45,11 +45,11 @@ class Losses(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What a step of n pictures looks at, on the device.
+    """What a step of n images looks at, on the device.
 
     Attributes:
-        seen: (3 n, H, W, 3) float32 from 0 to 255: parts of good pictures, of others, and of changed good ones.
-        changed: (n, H, W, 3) float32, the whole pictures that the last n are parts of.
+        seen: (3 n, H, W, 3) float32 from 0 to 255: parts of good images, of others, and of changed good ones.
+        changed: (n, H, W, 3) float32, the whole images that the last n are parts of.
         targets: (n, h, w, C) float32, what the teacher says of the first n.
         places: row and column, among the outputs, that each of the last n begins at.
     """
@@ -61,13 +61,13 @@ class Drawn(NamedTuple):
 
 
 @dataclass
-class Pictures:
+class Images:
     """What is learnt from and what is held out.
 
     Attributes:
         train: (n, h, w, 3) uint8.
-        held: (m, h, w, 3) uint8, pictures that decide when to stop; not those that set the threshold.
-        penalty: pictures of other things.
+        held: (m, h, w, 3) uint8, images that decide when to stop; not those that set the threshold.
+        penalty: images of other things.
     """
 
     train: UInt8
@@ -83,9 +83,9 @@ class Training:
 
     Args:
         settings: of the detector.
-        crop: rows and columns of outputs that a step looks at in each picture; None for all.
+        crop: rows and columns of outputs that a step looks at in each image; None for all.
         teacher: its weights.
-        pictures: what is learnt from.
+        images: what is learnt from.
         device: "cpu", or a torch device.
     """
 
@@ -94,12 +94,12 @@ class Training:
         settings: EfficientAdSettings,
         crop: int | None,
         teacher: Mapping[str, NDArray[Any]],
-        pictures: Pictures,
+        images: Images,
         *,
         device: str = "cpu",
     ) -> None:
         torch = import_torch()
-        self.settings, self.pictures, self.device = settings, pictures, device
+        self.settings, self.images, self.device = settings, images, device
         size, self.n_outputs = settings.model_size, len(list(teacher.values())[-1])
         self.image_hw = settings.geometry().network_hw
         whole = output_hw(size, self.image_hw, padding=settings.padding)
@@ -146,44 +146,44 @@ class Training:
         return losses
 
     def held_out_loss(self) -> float:
-        """Return the mean over pictures that are not learnt from of what the maps are made of: both distances."""
+        """Return the mean over images that are not learnt from of what the maps are made of: both distances."""
         torch = import_torch()
         sums = []
         self.autoencoder.eval()
         with torch.no_grad(), self.precision():
-            for picture in self.pictures.held:
-                x = self._whole(picture)
+            for image in self.images.held:
+                x = self._whole(image)
                 features = self.student.features(x, self.hw)
                 wanted = self.student.ordered(self._scaled(self._of_teacher(x, self.hw)))
-                rebuilt = self.student.ordered(self._rebuilt(picture[None].astype(np.float32)))
+                rebuilt = self.student.ordered(self._rebuilt(image[None].astype(np.float32)))
                 said = self.student.head(features, 0), self.student.head(features, 1)
                 sums.append(float(_mean_square(wanted - said[0]) + _mean_square(rebuilt - said[1])))
         self.autoencoder.train()
         return float(np.mean(sums))
 
     def explained(self) -> float:
-        """Return how much of the teacher's variance on held-out pictures the autoencoder explains, from 0 to 1."""
+        """Return how much of the teacher's variance on held-out images the autoencoder explains, from 0 to 1."""
         torch = import_torch()
         errors, variances = [], []
         self.autoencoder.eval()
         with torch.no_grad(), self.precision():
-            for picture in self.pictures.held:
-                of_teacher = self._scaled(self._of_teacher(self._whole(picture), self.hw))
-                rebuilt = self._rebuilt(picture[None].astype(np.float32))
+            for image in self.images.held:
+                of_teacher = self._scaled(self._of_teacher(self._whole(image), self.hw))
+                rebuilt = self._rebuilt(image[None].astype(np.float32))
                 errors.append(float(_mean_square(of_teacher - rebuilt)))
                 variances.append(float(_mean_square(of_teacher)))
         self.autoencoder.train()
         return float(np.clip(1 - sum(errors) / max(sum(variances), 1e-12), 0, 1))
 
     def lesson(self, i: int) -> tuple[Any, Any]:
-        """Return a training picture as it is, (1, 3, H, W), and what the student should say of it, (1, 2 n, h, w)."""
+        """Return a training image as it is, (1, 3, H, W), and what the student should say of it, (1, 2 n, h, w)."""
         torch = import_torch()
-        picture = self.pictures.train[i : i + 1]
-        x = self._whole(picture[0]).permute(0, 3, 1, 2)
+        image = self.images.train[i : i + 1]
+        x = self._whole(image[0]).permute(0, 3, 1, 2)
         self.autoencoder.eval()
         with torch.no_grad(), self.precision():
             of_teacher = self._scaled(self._target(i)[None].float())
-            rebuilt = self._rebuilt(picture.astype(np.float32)).float()
+            rebuilt = self._rebuilt(image.astype(np.float32)).float()
         self.autoencoder.train()
         return x, torch.cat([of_teacher, rebuilt], 3).permute(0, 3, 1, 2)
 
@@ -197,10 +197,10 @@ class Training:
         torch = import_torch()
         chosen, n = self._chosen(k), self.settings.batch_size
         places = [self._place(rng) for _ in range(2 * n)]
-        plain = self._cut(self.pictures.train[chosen], places[:n], self.crop_hw)
-        changed = jittered(rng, self.pictures.train[chosen])
+        plain = self._cut(self.images.train[chosen], places[:n], self.crop_hw)
+        changed = jittered(rng, self.images.train[chosen])
         part = self._cut(changed, places[n:], self.crop_hw)
-        other = self.pictures.penalty.parts(rng, n, (plain.shape[1], plain.shape[2]))
+        other = self.images.penalty.parts(rng, n, (plain.shape[1], plain.shape[2]))
         seen = np.concatenate([plain.astype(np.float32), other.astype(np.float32), part])
         with self.precision():
             targets = self._parts([self._target(i) for i in chosen], places[:n])
@@ -226,29 +226,29 @@ class Training:
         with self.precision():
             x = normalised(seen)
             features = student.features(x, self.crop_hw)
-            of_teacher = student.head(student.pictures(features, 0, 2 * n), 0)
-            of_autoencoder = student.head(student.pictures(features, 2 * n, 3 * n), 1)
-            distances = ordered(self._scaled(targets)) - student.pictures(of_teacher, 0, n).float()
+            of_teacher = student.head(student.images(features, 0, 2 * n), 0)
+            of_autoencoder = student.head(student.images(features, 2 * n, 3 * n), 1)
+            distances = ordered(self._scaled(targets)) - student.images(of_teacher, 0, n).float()
             rebuilt = ordered(self._parts(self._rebuilt(changed), places))
             wanted = ordered(self._scaled(self._of_teacher(x[2 * n :], self.crop_hw)))
             losses = [
                 hard_loss(distances.square(), share),
-                _mean_square(student.pictures(of_teacher, n, 2 * n)),
+                _mean_square(student.images(of_teacher, n, 2 * n)),
                 _mean_square(wanted - rebuilt),
                 _mean_square(rebuilt - of_autoencoder),
             ]
             return torch.stack(losses)
 
     def _parts(self, maps: Any, places: list[tuple[int, int]]) -> Any:
-        """Return the parts of whole pictures' maps that a step looks at, (n, h, w, C) float32."""
+        """Return the parts of whole images' maps that a step looks at, (n, h, w, C) float32."""
         height, width = self.crop_hw
         cut = [one[r : r + height, c : c + width] for one, (r, c) in zip(maps, places, strict=True)]
         # Of float32 before they are stacked: torch's autocast on a CPU refuses to stack float16.
         return import_torch().stack([part.float() for part in cut])
 
     def _chosen(self, k: int) -> list[int]:
-        """Return the pictures of step `k`: each once in an order of its own, again and again."""
-        n, each = len(self.pictures.train), self.settings.batch_size
+        """Return the images of step `k`: each once in an order of its own, again and again."""
+        n, each = len(self.images.train), self.settings.batch_size
         found = []
         for i in range(k * each, (k + 1) * each):
             order = np.random.default_rng([self.settings.seed, 1, i // n]).permutation(n)
@@ -260,31 +260,31 @@ class Training:
         row, column = (int(rng.integers(whole - part + 1)) for whole, part in zip(self.hw, self.crop_hw, strict=True))
         return row, column
 
-    def _cut(self, pictures: NDArray[Any], places: list[tuple[int, int]], hw: tuple[int, int]) -> NDArray[Any]:
-        """Return what the outputs from these places on see of the pictures."""
+    def _cut(self, images: NDArray[Any], places: list[tuple[int, int]], hw: tuple[int, int]) -> NDArray[Any]:
+        """Return what the outputs from these places on see of the images."""
         if self.settings.padding:
-            return pictures
+            return images
         height, width = (pixels_of(n) for n in hw)
         tops = [(STRIDE_PX * row, STRIDE_PX * column) for row, column in places]
-        parts = [picture[y : y + height, x : x + width] for picture, (y, x) in zip(pictures, tops, strict=True)]
+        parts = [image[y : y + height, x : x + width] for image, (y, x) in zip(images, tops, strict=True)]
         return np.stack(parts)
 
     def _target(self, i: int) -> Any:
-        """Return what the teacher says of a training picture, (h, w, n) float16; computed once if there is room."""
+        """Return what the teacher says of a training image, (h, w, n) float16; computed once if there is room."""
         if i in self._targets:
             return self._targets[i]
         torch = import_torch()
-        target = self._of_teacher(self._whole(self.pictures.train[i]), self.hw)[0].to(torch.float16)
+        target = self._of_teacher(self._whole(self.images.train[i]), self.hw)[0].to(torch.float16)
         if (len(self._targets) + 1) * target.numel() * 2 <= CACHE_BYTES:
             self._targets[i] = target
         return target
 
-    def _whole(self, picture: UInt8) -> Any:
-        """Return one picture, normalised, as far as its outputs see of it, (1, H, W, 3)."""
-        return normalised(self._cut(picture[None], [(0, 0)], self.hw), self.device)
+    def _whole(self, image: UInt8) -> Any:
+        """Return one image, normalised, as far as its outputs see of it, (1, H, W, 3)."""
+        return normalised(self._cut(image[None], [(0, 0)], self.hw), self.device)
 
     def _of_teacher(self, x: Any, hw: tuple[int, int]) -> Any:
-        """Return what the teacher says of normalised pictures, (N, h, w, n) float32."""
+        """Return what the teacher says of normalised images, (N, h, w, n) float32."""
         torch = import_torch()
         with torch.no_grad():
             result = self.teacher.head(self.teacher.features(x, hw), 0)
@@ -293,17 +293,17 @@ class Training:
     def _scaled(self, features: Any) -> Any:
         return (features - self.mean) / self.std
 
-    def _rebuilt(self, pictures: Any) -> Any:
-        """Return what the autoencoder makes of whole pictures, (N, h, w, n)."""
+    def _rebuilt(self, images: Any) -> Any:
+        """Return what the autoencoder makes of whole images, (N, h, w, n)."""
         torch = import_torch()
-        x = torch.as_tensor(pictures, device=self.device).permute(0, 3, 1, 2) / 255
+        x = torch.as_tensor(images, device=self.device).permute(0, 3, 1, 2) / 255
         return self.autoencoder(x).permute(0, 2, 3, 1)[:, : self.hw[0], : self.hw[1]]
 
     def _statistics(self) -> tuple[Any, Any]:
-        """Return mean and deviation of each of the teacher's outputs on good pictures, (n,) float32."""
+        """Return mean and deviation of each of the teacher's outputs on good images, (n,) float32."""
         torch = import_torch()
-        n = min(len(self.pictures.train), MEASURED_PICTURES)
-        chosen = [i * len(self.pictures.train) // n for i in range(n)]
+        n = min(len(self.images.train), MEASURED_IMAGES)
+        chosen = [i * len(self.images.train) // n for i in range(n)]
         with torch.no_grad(), self.precision():
             sums = torch.zeros(2, self.n_outputs, dtype=torch.float64, device=self.device)
             count = 0

@@ -1,4 +1,4 @@
-"""PatchCore: a memory bank of good patches, and how far each patch of a new picture is from it (Roth et al. 2022)."""
+"""PatchCore: a memory bank of good patches, and how far each patch of a new image is from it (Roth et al. 2022)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from blemish._validation.anomalib_arguments import OF_DETECTORS, refuses
 from blemish.backbones import backbone as backbones
-from blemish.data.training_images import Picture, Progress, TrainingPictures, no_progress, path_of, read_picture
-from blemish.detectors.patchcore.fit import Fitted, estimated_bytes, fit
+from blemish.data.training_images import ImageInput, Progress, TrainingImages, no_progress, path_of, read_image
+from blemish.detectors.patchcore.fit import PatchcoreState, estimated_bytes, fit
 from blemish.detectors.patchcore.settings import Arithmetic, PatchcoreSettings
-from blemish.detectors.patchcore.state import UNKNOWN, fitted_from, fitted_to
+from blemish.detectors.patchcore.state import UNKNOWN, from_folder, to_folder
 from blemish.detectors.prediction import checked_threads, prediction, predictions
 from blemish.errors import InputError, NotFittedError, message
 from blemish.modelfolder.folder import load_model, save_model
@@ -29,32 +29,32 @@ if TYPE_CHECKING:
 
 
 class Patchcore:
-    """PatchCore: fits on good pictures without training, predicts a score and a map.
+    """PatchCore: fits on good images without training, predicts a score and a map.
 
     Args:
         backbone: a name out of `blemish backbones`, or an ONNX file.
         layers: layers of it, finest first; None for its usual ones.
         weights: a weight file for a named backbone, instead of the installed or fetched one.
         pre_trained: True; PatchCore has nothing to say with random weights.
-        image_size: the network's input: (height, width), or one number n for about n * n pixels in the pictures' own
-            aspect if they share one, else square. The whole picture is resized, antialiased.
+        image_size: the network's input: (height, width), or one number n for about n * n pixels in the images' own
+            aspect if they share one, else square. The whole image is resized, antialiased.
         center_crop: (height, width) or one number: the centre of that which the network sees; None for all of it.
         coreset_sampling_ratio: share of good patches that the bank keeps, at most 20,000 patches in all.
         coreset_size: number of patches that the bank keeps, instead.
         num_neighbors: bank rows that re-weight the image score (Roth et al. 2022, equation 7); 1 for the plain maximum.
         pooling: neighbourhood that each patch feature is averaged over, in cells of its layer.
-        scaling: "standard" divides each channel by its deviation in good pictures, "whiten" also removes
+        scaling: "standard" divides each channel by its deviation in good images, "whiten" also removes
             correlations, "none" leaves features as they are.
         shrinkage: with "whiten": how far weak directions are kept from being blown up.
         position_sigma: smoothing, in cells, of the usual distance and its deviation at each position, which scores are
             relative to; None for plain distances.
         score_sigma: smoothing of the patch map, in cells, before its maximum becomes the image score.
-        whole_picture: whether the image score also says how unusual the picture is from further away, in its parts
+        score_fusion: whether the image score also says how unusual the image is from further away, in its parts
             (Defard et al. 2021) and as a whole (Rippel et al. 2021); False for the worst patch alone.
         map_sigma_px: smoothing of the anomaly map, in pixels of the network's input.
-        false_alarm_rate: share of good pictures that may be called defective.
-        bit_depth: how many bits 16-bit pictures really use (12 for most industrial cameras); None for all 16.
-        max_rows: patches held in memory while fitting; beyond it, pictures are read again for each pass and the coreset
+        false_positive_rate: share of good images that may be called defective.
+        bit_depth: how many bits 16-bit images really use (12 for most industrial cameras); None for all 16.
+        max_rows: patches held in memory while fitting; beyond it, images are read again for each pass and the coreset
             is taken in two levels.
         seed: of the first pick of the coreset.
         arithmetic: "anomalib" to agree with it to four digits of a score, which `blemish import` and `blemish compare`
@@ -67,7 +67,7 @@ class Patchcore:
         ModelFileError: if the backbone's weights are absent (it says how to get them) or damaged.
 
     Attributes:
-        problems: the training pictures that the last fit left out, and why.
+        problems: the training images that the last fit left out, and why.
     """
 
     @refuses("Patchcore", OF_DETECTORS)
@@ -88,9 +88,9 @@ class Patchcore:
         shrinkage: float = 0.1,
         position_sigma: float | None = 1.0,
         score_sigma: float = 0.0,
-        whole_picture: bool = True,
+        score_fusion: bool = True,
         map_sigma_px: float = 4.0,
-        false_alarm_rate: float = 0.01,
+        false_positive_rate: float = 0.01,
         bit_depth: int | None = None,
         max_rows: int = 500_000,
         seed: int = 0,
@@ -114,9 +114,9 @@ class Patchcore:
             shrinkage=shrinkage,
             position_sigma=position_sigma,
             score_sigma=score_sigma,
-            whole_picture=whole_picture if arithmetic == "blemish" else False,
+            score_fusion=score_fusion if arithmetic == "blemish" else False,
             map_sigma_px=map_sigma_px,
-            false_alarm_rate=Calibration.from_scores([0.0], false_alarm_rate).false_alarm_rate,
+            false_positive_rate=Calibration.from_scores([0.0], false_positive_rate).false_positive_rate,
             bit_depth=bit_depth,
             max_rows=max_rows,
             seed=seed,
@@ -124,33 +124,33 @@ class Patchcore:
         )
         self.threads = checked_threads(threads)
         self.problems: tuple[Problem, ...] = ()
-        self._fitted: Fitted | None = None
+        self._fitted: PatchcoreState | None = None
 
-    def fit(self, samples: Iterable[Picture], *, progress: Progress | None = None) -> Patchcore:
-        """Fit on good pictures: samples, paths or arrays, uint8 (H, W, 3) RGB or (H, W) grey; return self.
+    def fit(self, samples: Iterable[ImageInput], *, progress: Progress | None = None) -> Patchcore:
+        """Fit on good images: samples, paths or arrays, uint8 (H, W, 3) RGB or (H, W) grey; return self.
 
-        Broken pictures are left out and listed in `problems`. What was fitted before is kept until all is done.
+        Broken images are left out and listed in `problems`. What was fitted before is kept until all is done.
 
         Args:
-            samples: the good pictures, at least two; 100 or more for a false-alarm rate of 1 %.
+            samples: the good images, at least two; 100 or more for a false positive rate of 1 %.
             progress: called now and then as progress(stage, done, total).
 
         Raises:
             DataError: if fewer than two can be read.
-            InputError: if an array is no picture, or a loaded detector's backbone has other weights here.
+            InputError: if an array is no image, or a loaded detector's backbone has other weights here.
             ModelFileError: if a loaded detector's backbone is not here.
 
-        Cost: network and coreset; 264 pictures of 1024 x 1024 in benchmarks/fit_predict.py.
+        Cost: network and coreset; 264 images of 1024 x 1024 in benchmarks/fit_predict.py.
         """
         backbone = self._network()
-        pictures = TrainingPictures(list(samples), bit_depth=self.settings.bit_depth, threads=self.threads)
-        self._fitted = fit(self.settings, backbone, pictures, threads=self.threads, progress=progress or no_progress)
-        self.problems = tuple(pictures.problems)
+        images = TrainingImages(list(samples), bit_depth=self.settings.bit_depth, threads=self.threads)
+        self._fitted = fit(self.settings, backbone, images, threads=self.threads, progress=progress or no_progress)
+        self.problems = tuple(images.problems)
         return self
 
-    def estimated_bytes(self, n_pictures: int) -> int:
-        """Return about how much memory `fit` on so many pictures takes at its peak, in bytes."""
-        return estimated_bytes(self.settings, self._network(), n_pictures)
+    def estimated_bytes(self, n_images: int) -> int:
+        """Return about how much memory `fit` on so many images takes at its peak, in bytes."""
+        return estimated_bytes(self.settings, self._network(), n_images)
 
     @property
     def is_fitted(self) -> bool:
@@ -158,20 +158,20 @@ class Patchcore:
         return self._fitted is not None
 
     @property
-    def fitted(self) -> Fitted:
+    def fitted(self) -> PatchcoreState:
         """What fitting ended in: bank, levels, calibrations.
 
         Raises:
             NotFittedError: before `fit` or `load`.
         """
         if self._fitted is None:
-            todo = "Call fit() with good pictures, or load() a model folder."
+            todo = "Call fit() with good images, or load() a model folder."
             raise NotFittedError(message("Patchcore", "a fitted detector", "one that was never fitted", todo=todo))
         return self._fitted
 
     @property
     def calibration(self) -> Calibration:
-        """Good pictures' scores and the image threshold that they give."""
+        """Good images' scores and the image threshold that they give."""
         return self.fitted.image_calibration
 
     @property
@@ -180,63 +180,63 @@ class Patchcore:
         return self.fitted.image_calibration.threshold
 
     @property
-    def false_alarm_rate(self) -> float:
-        """Share of good pictures that may be called defective, as it was asked for."""
-        return self.settings.false_alarm_rate
+    def false_positive_rate(self) -> float:
+        """Share of good images that may be called defective, as it was asked for."""
+        return self.settings.false_positive_rate
 
     @property
     def bit_depth(self) -> int | None:
-        """How many bits 16-bit pictures really use; None for all."""
+        """How many bits 16-bit images really use; None for all."""
         return self.settings.bit_depth
 
     @property
     def pixel_threshold(self) -> float:
-        """The threshold of the anomaly map: no more good pictures than stated have any pixel above it."""
+        """The threshold of the anomaly map: no more good images than stated have any pixel above it."""
         return self.fitted.pixel_calibration.threshold
 
-    def set_false_alarm_rate(self, false_alarm_rate: float) -> None:
-        """Move both thresholds to another false-alarm rate, from the calibration scores that the model holds.
+    def set_false_positive_rate(self, false_positive_rate: float) -> None:
+        """Move both thresholds to another false positive rate, from the calibration scores that the model holds.
 
         Raises:
             InputError: if the rate is not between 0 and 1.
         """
-        image = self.fitted.image_calibration.with_rate(false_alarm_rate)
-        pixel = self.fitted.pixel_calibration.with_rate(false_alarm_rate)
+        image = self.fitted.image_calibration.with_rate(false_positive_rate)
+        pixel = self.fitted.pixel_calibration.with_rate(false_positive_rate)
         self._fitted = replace(self.fitted, image_calibration=image, pixel_calibration=pixel)
-        self.settings = replace(self.settings, false_alarm_rate=image.false_alarm_rate)
+        self.settings = replace(self.settings, false_positive_rate=image.false_positive_rate)
 
-    def predict(self, image: Picture) -> Prediction:
-        """Return what the detector says of one picture: a path, a sample or an array; no file is written.
+    def predict(self, image: ImageInput) -> Prediction:
+        """Return what the detector says of one image: a path, a sample or an array; no file is written.
 
         Raises:
             ImageError: if the file can't be read.
-            InputError: if the array is no picture.
+            InputError: if the array is no image.
             NotFittedError: before `fit` or `load`.
         """
         fitted = self.fitted
-        return self._judged(read_picture(image, self.settings.bit_depth), path_of(image), fitted)[0]
+        return self._judged(read_image(image, self.settings.bit_depth), path_of(image), fitted)[0]
 
-    def predict_with_features(self, image: Picture) -> tuple[Prediction, Float32]:
+    def predict_with_features(self, image: ImageInput) -> tuple[Prediction, Float32]:
         """Return what `predict` does, and the (h, w, D) float32 patch features that it was judged by.
 
         Raises:
             ImageError: if the file can't be read.
-            InputError: if the array is no picture.
+            InputError: if the array is no image.
             NotFittedError: before `fit` or `load`.
         """
         fitted = self.fitted
-        return self._judged(read_picture(image, self.settings.bit_depth), path_of(image), fitted)
+        return self._judged(read_image(image, self.settings.bit_depth), path_of(image), fitted)
 
-    def predict_many(self, images: Iterable[Picture]) -> Iterator[Prediction | Problem]:
-        """Yield the prediction of each picture in order, or what is wrong with it; the next ones are decoded meanwhile.
+    def predict_many(self, images: Iterable[ImageInput]) -> Iterator[Prediction | Problem]:
+        """Yield the prediction of each image in order, or what is wrong with it; the next ones are decoded meanwhile.
 
         Raises:
-            InputError: if an array is no picture.
+            InputError: if an array is no image.
             NotFittedError: before `fit` or `load`.
         """
         fitted = self.fitted
         return predictions(
-            lambda picture, path: self._judged(picture, path, fitted)[0],
+            lambda image, path: self._judged(image, path, fitted)[0],
             images,
             bit_depth=self.settings.bit_depth,
             threads=self.threads,
@@ -250,7 +250,7 @@ class Patchcore:
             SaveError: if it can't be written; what was there is still there.
         """
         fitted = self.fitted
-        header, tensors = fitted_to(self.settings, fitted)
+        header, tensors = to_folder(self.settings, fitted)
         return save_model(folder, header=header, network=fitted.extractor.model, tensors=tensors)
 
     @classmethod
@@ -273,14 +273,14 @@ class Patchcore:
         """
         detector = cls.__new__(cls)
         detector.threads = checked_threads(threads)
-        detector.settings, detector._fitted = fitted_from(model, threads=detector.threads)
+        detector.settings, detector._fitted = from_folder(model, threads=detector.threads)
         detector._backbone = None
         detector.problems = ()
         return detector
 
     def header(self) -> dict[str, Any]:
         """Return what `model.json` says of this detector: settings, input, thresholds, provenance."""
-        return fitted_to(self.settings, self.fitted)[0]
+        return to_folder(self.settings, self.fitted)[0]
 
     def _network(self) -> backbones.Backbone:
         """Return the backbone; that of a loaded detector is built when it is first needed."""
@@ -294,25 +294,23 @@ class Patchcore:
             self._backbone = built
         return self._backbone
 
-    def _judged(self, picture: UInt8, path: Path | None, fitted: Fitted) -> tuple[Prediction, Float32]:
-        seen = fitted.geometry.prepare(picture)
-        further_away = None
+    def _judged(self, image: UInt8, path: Path | None, fitted: PatchcoreState) -> tuple[Prediction, Float32]:
+        seen = fitted.geometry.prepare(image)
+        multi_scale = None
         with ThreadPoolExecutor(1) as beside:
             if fitted.whole is not None and self.threads > 1:
                 # Network and search leave the cores idle for moments: a tenth of the time is saved beside them.
-                further_away = beside.submit(_further_away, fitted.extractor, seen)
+                multi_scale = beside.submit(_multi_scale, fitted.extractor, seen)
             features = fitted.extractor.features(seen)
             found = fitted.scorer.distances(features)
         patch_map = fitted.scorer.patch_map(found.distances)
         score = fitted.scorer.image_score(patch_map, found.weight)
-        evidence = {}
+        score_components = {}
         if fitted.whole is not None:
-            views = _further_away(fitted.extractor, seen) if further_away is None else further_away.result()
-            evidence = fitted.whole.evidence(score, *views)
-            score = sum(evidence.values())
-        anomaly_map = fitted.geometry.restore(
-            patch_map, (picture.shape[0], picture.shape[1]), self.settings.map_sigma_px
-        )
+            views = _multi_scale(fitted.extractor, seen) if multi_scale is None else multi_scale.result()
+            score_components = fitted.whole.score_components(score, *views)
+            score = sum(score_components.values())
+        anomaly_map = fitted.geometry.restore(patch_map, (image.shape[0], image.shape[1]), self.settings.map_sigma_px)
         judged = prediction(
             score,
             anomaly_map,
@@ -320,21 +318,21 @@ class Patchcore:
             pixel=fitted.pixel_calibration,
             nearest_good=_nearest_good(fitted, found, int(patch_map.argmax())),
             path=path,
-            evidence=evidence,
+            score_components=score_components,
         )
         return judged, features
 
 
-def _further_away(extractor: Extractor, seen: UInt8) -> tuple[Float32, Float32]:
-    """Return a picture's parts, (h, w, K), and its summary, (S,)."""
+def _multi_scale(extractor: Extractor, seen: UInt8) -> tuple[Float32, Float32]:
+    """Return an image's parts, (h, w, K), and its summary, (S,)."""
     return extractor.parts(seen), extractor.summary(seen)
 
 
-def _nearest_good(fitted: Fitted, found: PatchDistances, worst: int) -> GoodPatch | None:
+def _nearest_good(fitted: PatchcoreState, found: PatchDistances, worst: int) -> GoodPatch | None:
     """Return the good patch that the most anomalous patch was compared with; None if an import does not say which."""
     grid_hw = found.distances.shape[0], found.distances.shape[1]
-    picture, row, column = fitted.source[found.rows.reshape(-1)[worst]].tolist()
-    if picture == UNKNOWN:
+    image, row, column = fitted.source[found.rows.reshape(-1)[worst]].tolist()
+    if image == UNKNOWN:
         return None
-    box = fitted.geometry.patch_box(row, column, grid_hw, fitted.sizes_hw[picture])
-    return GoodPatch(fitted.names[picture], box, float(found.distances.reshape(-1)[worst]))
+    box = fitted.geometry.patch_box(row, column, grid_hw, fitted.sizes_hw[image])
+    return GoodPatch(fitted.names[image], box, float(found.distances.reshape(-1)[worst]))

@@ -9,13 +9,13 @@ import numpy as np
 from blemish.ops.distance_statistics import blurred
 
 if TYPE_CHECKING:
-    from blemish.ops.distance_statistics import Level
+    from blemish.ops.distance_statistics import DistanceStatistics
     from blemish.ops.neighbors import MemoryIndex
     from blemish.types import Bool, Float32, Int64
 
 
 class PatchDistances(NamedTuple):
-    """How far each patch of one picture is from the bank.
+    """How far each patch of one image is from the bank.
 
     Attributes:
         distances: (h, w) float32, to the nearest bank row.
@@ -38,14 +38,16 @@ class Scorer:
         score_sigma: smoothing of the patch map, in cells of the grid, before its maximum is the image score.
     """
 
-    def __init__(self, index: MemoryIndex, n_neighbors: int, level: Level | None, score_sigma: float) -> None:
+    def __init__(
+        self, index: MemoryIndex, n_neighbors: int, level: DistanceStatistics | None, score_sigma: float
+    ) -> None:
         self.index = index
         self.n_neighbors = n_neighbors
         self.level = level
         self.score_sigma = score_sigma
 
     def distances(self, features: Float32, *, exclude: Bool | None = None) -> PatchDistances:
-        """Return the distances of one picture's patches.
+        """Return the distances of one image's patches.
 
         Args:
             features: (h, w, D) float32.

@@ -41,9 +41,9 @@ class PatchcoreSettings:
     shrinkage: float
     position_sigma: float | None
     score_sigma: float
-    whole_picture: bool
+    score_fusion: bool
     map_sigma_px: float
-    false_alarm_rate: float
+    false_positive_rate: float
     bit_depth: int | None
     max_rows: int
     seed: int
@@ -51,7 +51,7 @@ class PatchcoreSettings:
 
     def __post_init__(self) -> None:
         """Check every number; names of backbones and layers are checked where they are looked up."""
-        choices = {"scaling": SCALINGS, "arithmetic": ARITHMETICS, "whole_picture": (True, False)}
+        choices = {"scaling": SCALINGS, "arithmetic": ARITHMETICS, "score_fusion": (True, False)}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InputError(message(name, " or ".join(map(str, allowed)), repr(getattr(self, name))))
@@ -67,8 +67,8 @@ class PatchcoreSettings:
             check_number(name, getattr(self, name), low=low, high=high)
         if self.position_sigma is not None:
             check_number("position_sigma", self.position_sigma, low=0, high=100)
-        if self.whole_picture and self.arithmetic == "anomalib":
-            raise InputError(message("whole_picture", "False with anomalib's arithmetic", "True"))
+        if self.score_fusion and self.arithmetic == "anomalib":
+            raise InputError(message("score_fusion", "False with anomalib's arithmetic", "True"))
         check_whole("num_neighbors", self.num_neighbors, 1, 100)
         check_whole("pooling", self.pooling, 1, 15)
         if self.pooling % 2 == 0:
@@ -79,18 +79,18 @@ class PatchcoreSettings:
             check_whole("coreset_size", self.coreset_size, 1, self.max_rows // 2)
         if self.bit_depth is not None:
             check_whole("bit_depth", self.bit_depth, 9, 16)
-        # Which geometry it will be depends on the pictures; what no picture allows is refused here.
+        # Which geometry it will be depends on the images; what no image allows is refused here.
         choose_geometry([(1, 1)], self.image_size, None)
         choose_geometry([(1, 1)], (MAX_SIDE_PX, MAX_SIDE_PX), self.center_crop)
 
-    def geometry(self, pictures_hw: Sequence[tuple[int, int]], image_hw: tuple[int, int] | None) -> Geometry:
-        """Return what the network sees of pictures of these sizes.
+    def geometry(self, images_hw: Sequence[tuple[int, int]], image_hw: tuple[int, int] | None) -> Geometry:
+        """Return what the network sees of images of these sizes.
 
         Args:
-            pictures_hw: (height, width) of each.
+            images_hw: (height, width) of each.
             image_hw: the one size that the network takes, or None for any.
         """
-        chosen = choose_geometry(pictures_hw, image_hw or self.image_size, self.center_crop)
+        chosen = choose_geometry(images_hw, image_hw or self.image_size, self.center_crop)
         return replace(chosen, like_anomalib=self.arithmetic == "anomalib")
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,18 +10,18 @@ import numpy as np
 
 from blemish._validation.checks import describe
 from blemish.backbones.embedding import Extractor
-from blemish.detectors.fusion import WEIGHTS, WholePicture
-from blemish.detectors.patchcore.fit import Fitted
+from blemish.detectors.fusion import WEIGHTS, ScoreFusion
+from blemish.detectors.patchcore.fit import PatchcoreState
 from blemish.detectors.patchcore.scoring import Scorer
 from blemish.detectors.patchcore.settings import PatchcoreSettings
 from blemish.errors import InputError, ModelFileError, message
 from blemish.imaging.geometry import Geometry, choose_geometry
 from blemish.modelfolder.folder import NETWORK
 from blemish.modelfolder.header import read_fitted, stored_calibration, stored_settings, stored_training
-from blemish.ops.distance_statistics import Level
-from blemish.ops.gaussian import PictureGaussian
+from blemish.ops.distance_statistics import DistanceStatistics
+from blemish.ops.gaussian import ImageGaussian
 from blemish.ops.neighbors import MemoryIndex
-from blemish.ops.position_gaussian import PartGaussians
+from blemish.ops.position_gaussian import PositionGaussians
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 BANK = "bank.safetensors"
 # Dividing by less could overflow.
 LEAST_SPREAD = 1e-12
-# Picture, row and column of a bank row that came from another program, which does not say whence it took it.
+# Image, row and column of a bank row that came from another program, which does not say whence it took it.
 UNKNOWN = -1
 
 
-def fitted_to(
-    settings: PatchcoreSettings, fitted: Fitted
+def to_folder(
+    settings: PatchcoreSettings, fitted: PatchcoreState
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray[Any, Any]]]]:
     """Return (header, tensors) for `save_model`."""
     level = fitted.scorer.level
@@ -46,7 +46,7 @@ def fitted_to(
         "settings": settings.to_dict(),
         "input": {"resize_hw": fitted.geometry.resize_hw, "crop_hw": fitted.geometry.crop_hw},
         "thresholds": {
-            "false_alarm_rate": fitted.image_calibration.false_alarm_rate,
+            "false_positive_rate": fitted.image_calibration.false_positive_rate,
             "image": fitted.image_calibration.threshold,
             "pixel": fitted.pixel_calibration.threshold,
             "image_scores": fitted.image_calibration.scores,
@@ -70,7 +70,7 @@ def fitted_to(
     return header, {BANK: tensors}
 
 
-def fitted_from(model: ModelFolder, *, threads: int) -> tuple[PatchcoreSettings, Fitted]:
+def from_folder(model: ModelFolder, *, threads: int) -> tuple[PatchcoreSettings, PatchcoreState]:
     """Return the settings and the fitted detector of a model folder.
 
     Raises:
@@ -79,27 +79,31 @@ def fitted_from(model: ModelFolder, *, threads: int) -> tuple[PatchcoreSettings,
     return read_fitted(model, "patchcore", "a PatchCore model", lambda: _fitted_from(model, threads))
 
 
-def _fitted_from(model: ModelFolder, threads: int) -> tuple[PatchcoreSettings, Fitted]:
+def _fitted_from(model: ModelFolder, threads: int) -> tuple[PatchcoreSettings, PatchcoreState]:
     header, tensors = model.header, model.tensors[BANK]
     settings = _settings(header["settings"])
     size, crop = header["input"]["resize_hw"], header["input"]["crop_hw"]
     geometry = choose_geometry([(1, 1)], (*size,), None if crop is None else (*crop,))
     geometry = dataclasses.replace(geometry, like_anomalib=settings.arithmetic == "anomalib")
-    rate = settings.false_alarm_rate
+    rate = settings.false_positive_rate
     image, pixel = (stored_calibration(header["thresholds"], name, rate) for name in ("image", "pixel"))
     names, sizes_hw = stored_training(header["training"])
     extractor = Extractor(model.network, threads=threads)
     _check_together(model, settings, geometry, extractor)
     index = MemoryIndex(tensors["memory_bank"])
-    level = Level(*tensors["level"]) if "level" in tensors else None
+    level = DistanceStatistics(*tensors["level"]) if "level" in tensors else None
     scorer = Scorer(index, settings.num_neighbors, level, settings.score_sigma)
     provenance = dict(header["provenance"])
     whole = None
-    if settings.whole_picture:
-        parts = PartGaussians(tensors["part_mean"], tensors["part_whitening"], Level(*tensors["part_level"]))
-        gaussian = PictureGaussian(tensors["summary_mean"], tensors["summary_whitening"])
-        whole = WholePicture.of(parts, gaussian, tensors["good_scores"])
-    fitted = Fitted(geometry, extractor, scorer, tensors["source"], image, pixel, names, sizes_hw, provenance, whole)
+    if settings.score_fusion:
+        parts = PositionGaussians(
+            tensors["part_mean"], tensors["part_whitening"], DistanceStatistics(*tensors["part_level"])
+        )
+        gaussian = ImageGaussian(tensors["summary_mean"], tensors["summary_whitening"])
+        whole = ScoreFusion.of(parts, gaussian, tensors["good_scores"])
+    fitted = PatchcoreState(
+        geometry, extractor, scorer, tensors["source"], image, pixel, names, sizes_hw, provenance, whole
+    )
     return settings, fitted
 
 
@@ -114,7 +118,7 @@ def _settings(stored: Mapping[str, Any]) -> PatchcoreSettings:
 
 
 def _check_together(model: ModelFolder, settings: PatchcoreSettings, geometry: Geometry, extractor: Extractor) -> None:
-    """Raise unless network, bank, level and source belong together; one black picture is run to see it."""
+    """Raise unless network, bank, level and source belong together; one black image is run to see it."""
     tensors = model.tensors[BANK]
     bank, source = tensors["memory_bank"], tensors["source"]
     black = np.zeros((*geometry.network_hw, 3), np.uint8)
@@ -137,12 +141,12 @@ def _check_together(model: ModelFolder, settings: PatchcoreSettings, geometry: G
     wrong = _wrong_level(tensors.get("level"), (height, width), settings)
     if wrong:
         raise refuse("level", *wrong)
-    if settings.whole_picture:
-        _check_whole_picture(model, extractor, black)
+    if settings.score_fusion:
+        _check_whole_image(model, extractor, black)
 
 
-def _check_whole_picture(model: ModelFolder, extractor: Extractor, black: UInt8) -> None:
-    """Raise unless the network's parts and summary, the Gaussians and the good pictures' scores belong together."""
+def _check_whole_image(model: ModelFolder, extractor: Extractor, black: UInt8) -> None:
+    """Raise unless the network's parts and summary, the Gaussians and the good images' scores belong together."""
     refuse = partial(_refusal, model)
     if not extractor.outputs >= {"parts", "summary"}:
         raise refuse("network", "outputs parts and summary", ", ".join(sorted(extractor.outputs)), NETWORK)

@@ -1,4 +1,4 @@
-"""The pictures of a report that are worth a look: which they are, and how a page shows them."""
+"""The images of a report that are worth a look: which they are, and how a page shows them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
     from blemish.types import Report, Tested, UInt8
 
-Kind = Literal["miss", "false alarm", "close call", "example"]
+Kind = Literal["miss", "false positive", "close call", "example"]
 _GROUPS: dict[Kind, tuple[str, str]] = {
-    "miss": ("Worst misses", "Defective pictures that were called good, lowest score first."),
-    "false alarm": ("Worst false alarms", "Good pictures that were called defective, highest score first."),
+    "miss": ("Worst misses", "Defective images that were called good, lowest score first."),
+    "false positive": ("Worst false positives", "Good images that were called defective, highest score first."),
     "close call": ("Close calls", "Called right, but nearest to the threshold."),
-    "example": ("Examples", "Pictures as the detector sees them."),
+    "example": ("Examples", "Images as the detector sees them."),
 }
-_VERDICTS = {"miss": "MISSED", "false alarm": "FALSE ALARM", "close call": "CLOSE CALL", "example": "EXAMPLE"}
+_VERDICTS = {"miss": "MISSED", "false positive": "FALSE ALARM", "close call": "CLOSE CALL", "example": "EXAMPLE"}
 _SCALE = (
     '<svg class="scale" viewBox="0 0 84 12" role="img" aria-label="low to high; the line is the threshold">'
     '<rect y="3" width="84" height="6" rx="3" fill="url(#heat)"/><line x1="28" x2="28" y1="0" y2="12"/></svg>'
@@ -33,19 +33,19 @@ _SCALE = (
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """One picture of a report that is worth a look.
+    """One image of a report that is worth a look.
 
     Attributes:
         kind: the group that it is shown in; `kind_of` tells it from a result.
         caption: such as the file's name.
-        picture: (H, W, 3) uint8 RGB, such as from `render.figure`, or what `render.panels` returns, which a narrow
+        image: (H, W, 3) uint8 RGB, such as from `render.figure`, or what `render.panels` returns, which a narrow
             screen puts below each other.
         tested: its result, for the verdict, the p-value and a gauge, if it is known.
     """
 
     kind: Kind
     caption: str
-    picture: UInt8 | tuple[Panel, ...]
+    image: UInt8 | tuple[Panel, ...]
     tested: Tested | None = None
 
 
@@ -53,20 +53,20 @@ class Worst(NamedTuple):
     """What a detector got wrong, worst first.
 
     Attributes:
-        misses: defective pictures called good, lowest score first.
-        false_alarms: good pictures called defective, highest score first.
+        misses: defective images called good, lowest score first.
+        false_positives: good images called defective, highest score first.
     """
 
     misses: tuple[Tested, ...]
-    false_alarms: tuple[Tested, ...]
+    false_positives: tuple[Tested, ...]
 
 
 class Closest(NamedTuple):
     """What a detector got right most narrowly, nearest to the threshold first.
 
     Attributes:
-        found: defective pictures called defective, lowest score first.
-        good: good pictures called good, highest score first.
+        found: defective images called defective, lowest score first.
+        good: good images called good, highest score first.
     """
 
     found: tuple[Tested, ...]
@@ -74,14 +74,14 @@ class Closest(NamedTuple):
 
 
 def worst(report: Report, n: int = 3) -> Worst:
-    """Return up to `n` of the worst misses and up to `n` of the worst false alarms; either may be empty."""
+    """Return up to `n` of the worst misses and up to `n` of the worst false positives; either may be empty."""
     misses = [t for t in report.tested if t.sample.is_defective and not t.label]
-    false_alarms = [t for t in report.tested if t.label and not t.sample.is_defective]
-    return Worst(_by_score(misses, n), _by_score(false_alarms, n, highest_first=True))
+    false_positives = [t for t in report.tested if t.label and not t.sample.is_defective]
+    return Worst(_by_score(misses, n), _by_score(false_positives, n, highest_first=True))
 
 
 def closest(report: Report, n: int = 3) -> Closest:
-    """Return up to `n` of the defects found most narrowly and up to `n` of the good pictures nearest to an alarm."""
+    """Return up to `n` of the defects found most narrowly and up to `n` of the good images nearest to an alarm."""
     found = [t for t in report.tested if t.sample.is_defective and t.label]
     good = [t for t in report.tested if not t.label and not t.sample.is_defective]
     return Closest(_by_score(found, n), _by_score(good, n, highest_first=True))
@@ -91,12 +91,12 @@ def kind_of(tested: Tested) -> Kind:
     """Return which group of figures a result belongs to: what was called right is a close call."""
     if tested.label == tested.sample.is_defective:
         return "close call"
-    return "miss" if tested.sample.is_defective else "false alarm"
+    return "miss" if tested.sample.is_defective else "false positive"
 
 
 def figures_html(report: Report, figures: Sequence[Figure]) -> str:
-    """Return the pictures of a report as HTML in up to four groups, each in the order given."""
-    parts, n_wrong = [], {kind: sum(kind_of(t) == kind for t in report.tested) for kind in ("miss", "false alarm")}
+    """Return the images of a report as HTML in up to four groups, each in the order given."""
+    parts, n_wrong = [], {kind: sum(kind_of(t) == kind for t in report.tested) for kind in ("miss", "false positive")}
     for kind, (title, note) in _GROUPS.items():
         shown = [_figure(figure, report.threshold) for figure in figures if figure.kind == kind]
         if shown:
@@ -106,7 +106,7 @@ def figures_html(report: Report, figures: Sequence[Figure]) -> str:
 
 
 def _figure(figure: Figure, threshold: float) -> str:
-    result, is_bad = figure.tested, figure.kind in {"miss", "false alarm"}
+    result, is_bad = figure.tested, figure.kind in {"miss", "false positive"}
     verdict, details = _VERDICTS[figure.kind], ""
     if result is not None:
         if figure.kind in {"close call", "example"} and kind_of(result) == "close call":
@@ -116,28 +116,28 @@ def _figure(figure: Figure, threshold: float) -> str:
     return (
         f'<figure><figcaption><span class="pill {"bad" if is_bad else "good"}">{verdict}</span>'
         f'<span class="file"><bdi>{escaped(figure.caption)}</bdi></span>{details}</figcaption>'
-        f"{_pictured(figure)}</figure>"
+        f"{_imaged(figure)}</figure>"
     )
 
 
-def _pictured(figure: Figure) -> str:
-    """Return the picture of a figure, or its panels side by side where there is room."""
-    if not isinstance(figure.picture, tuple):
-        return f'<div class="strip">{_image(figure.picture, figure.caption)}</div>'
+def _imaged(figure: Figure) -> str:
+    """Return the image of a figure, or its panels side by side where there is room."""
+    if not isinstance(figure.image, tuple):
+        return f'<div class="strip">{_image(figure.image, figure.caption)}</div>'
     cells = []
-    for panel in figure.picture:
+    for panel in figure.image:
         scale = _SCALE if panel.caption == HEAT_MAP else ""
-        image = _image(panel.picture, f"{panel.caption}: {figure.caption}")
+        image = _image(panel.image, f"{panel.caption}: {figure.caption}")
         cells.append(f'<div class="panel"><span>{escaped(panel.caption)}{scale}</span>{image}</div>')
-    height, width = figure.picture[0].picture.shape[:2] if figure.picture else (1, 1)
+    height, width = figure.image[0].image.shape[:2] if figure.image else (1, 1)
     shape = "wide" if width > 2 * height else "narrow" if height > 2 * width else "square"
     shape += " two-rows" if len(cells) > 4 else ""
     return f'<div class="panels {shape}">{"".join(cells)}</div>'
 
 
-def _image(picture: UInt8, alt: str) -> str:
-    data = base64.b64encode(to_jpeg(picture)).decode()
-    height, width = picture.shape[:2]
+def _image(image: UInt8, alt: str) -> str:
+    data = base64.b64encode(to_jpeg(image)).decode()
+    height, width = image.shape[:2]
     return f'<img alt="{escaped(alt)}" width="{width}" height="{height}" src="data:image/jpeg;base64,{data}">'
 
 

@@ -60,9 +60,9 @@ __all__ = ["Closest", "Figure", "Kind", "Worst", "closest", "kind_of", "report_h
 
 # Even text that slipped through the escaping could load nothing and run nothing.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_PICTURES_LISTED = 5000
-# Names under which these may come with the metrics; they are counted from the pictures here.
-_RATES = {"false_alarm_rate", "miss_rate", "n", "n_pictures"}
+_IMAGES_LISTED = 5000
+# Names under which these may come with the metrics; they are counted from the images here.
+_RATES = {"false_positive_rate", "miss_rate", "n", "n_images"}
 _LIMITS = "number limits"
 # The columns per kind of defect and of the overview: as many as a page is wide.
 _BY_DEFECT = ("image_AUROC", "pixel_AUROC", "AUPRO", "AUPRO_0.05")
@@ -80,7 +80,7 @@ def report_html(
 
     Args:
         reports: one per category.
-        figures: category to pictures that are worth a look, such as those that `worst` and `closest` name.
+        figures: category to images that are worth a look, such as those that `worst` and `closest` name.
         title: the page's heading.
         provenance: what the figures were made with: version, seed, backbone, data set, ...
     """
@@ -96,7 +96,7 @@ def report_html(
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}"><meta name="referrer" content="no-referrer">
 <title>{escaped(title)}</title><style>{STYLE}</style></head>
 <body>{heat_gradient()}<main><header><h1>{escaped(title)}</h1>
-<p class="quiet">Thresholds come from good training pictures alone; no test picture had a part in them.
+<p class="quiet">Thresholds come from good training images alone; no test image had a part in them.
 Metrics are computed on raw scores.</p></header>
 {"".join(sections)}
 </main></body></html>
@@ -138,7 +138,7 @@ def _overview(reports: Sequence[Report]) -> str:
         partly = f'<br><span class="why">mean of {len(values)}</span>' if len(values) < len(reports) else ""
         cells.append(number(metric(float(np.mean(values))) + partly))
     rows.append(row(cells, "sum"))
-    heads = ["Category", "Found", "False alarms", *(METRICS[name][0] for name in names)]
+    heads = ["Category", "Found", "False positives", *(METRICS[name][0] for name in names)]
     return (
         f'<section class="card"><h2>{len(reports)} categories</h2>{table(heads, rows, range(1, len(heads)))}</section>'
     )
@@ -158,7 +158,7 @@ def _category(report: Report, anchor: str, figures: Sequence[Figure]) -> str:
         figures_html(report, figures),
         _problems(report),
         _times(report),
-        _pictures(report) if report.tested else "",
+        _images(report) if report.tested else "",
         "</section>",
     ]
     return "".join(parts)
@@ -170,8 +170,8 @@ def _tiles(report: Report) -> str:
     if n_defective:
         tiles.append(("bad" if n_found < n_defective else "good", out_of(n_found, n_defective), "defects found"))
     if n_good:
-        too_many = n_alarms > report.false_alarm_rate_set * n_good
-        tiles.append(("bad" if too_many else "good", out_of(n_alarms, n_good), "false alarms"))
+        too_many = n_alarms > report.false_positive_rate_set * n_good
+        tiles.append(("bad" if too_many else "good", out_of(n_alarms, n_good), "false positives"))
     for name in ("image_AUROC", "AUPRO"):
         if name in report.metrics:
             low_high = report.intervals.get(name)
@@ -182,7 +182,7 @@ def _tiles(report: Report) -> str:
 
 
 def _charts(report: Report) -> str:
-    """Return the histogram, and the ROC curve where there are both kinds of pictures."""
+    """Return the histogram, and the ROC curve where there are both kinds of images."""
     groups: dict[str, list[float]] = {}
     for result in sorted(report.tested, key=lambda t: (t.sample.is_defective, t.sample.defect)):
         groups.setdefault(result.sample.defect, []).append(result.score)
@@ -196,12 +196,12 @@ def _charts(report: Report) -> str:
         point = (n_alarms / n_good, n_found / n_defective)
         note = (
             '<p class="why">Each point is one threshold. The dot is the calibrated one, the dashed line the '
-            "false-alarm rate that was asked for.</p>"
+            "false positive rate that was asked for.</p>"
         )
-        chart = roc_chart(curve, point, report.false_alarm_rate_set)
+        chart = roc_chart(curve, point, report.false_positive_rate_set)
         roc = f"<div><h3>ROC curve</h3>{chart}{note}</div>"
     note = '<p class="why">What stands right of the line is called defective.</p>'
-    scores = f'<div><h3>Scores of all pictures</h3><div class="scroll">{histogram}</div>{note}</div>'
+    scores = f'<div><h3>Scores of all images</h3><div class="scroll">{histogram}</div>{note}</div>'
     return f'<div class="charts">{scores}{roc}</div>'
 
 
@@ -209,8 +209,8 @@ def _metrics(report: Report) -> str:
     """Return the table of rates at the threshold and of metrics, those that are absent with the reason why."""
     n_defective, n_found, n_good, n_alarms = counts(report)
     rows = []
-    rates = [("Miss rate", n_defective - n_found, n_defective, "no defective pictures")]
-    rates.append(("False-alarm rate", n_alarms, n_good, "no good pictures"))
+    rates = [("Miss rate", n_defective - n_found, n_defective, "no defective images")]
+    rates.append(("False positive rate", n_alarms, n_good, "no good images"))
     for name, n_hits, n, reason in rates:
         low, high = wilson_interval(n_hits, n)
         limits = f"{100 * low:.1f} to {observed(high)}" if n else DASH
@@ -224,14 +224,14 @@ def _metrics(report: Report) -> str:
         rows.append(row([_explained(*METRICS.get(name, (name, ""))), number(value), cell(limits, _LIMITS)]))
     heads = ["Metric", "Value", f"95{NO_BREAK}% interval"]
     note = (
-        '<p class="why">Intervals: Wilson for rates, bootstrap over pictures for image metrics, none for pixel '
+        '<p class="why">Intervals: Wilson for rates, bootstrap over images for image metrics, none for pixel '
         "metrics. The bootstrap of a perfect score has no spread, which does not make it certain.</p>"
     )
     return f"<h3>Metrics</h3>{table(heads, rows, range(1, 3))}{note if report.intervals else ''}"
 
 
 def _defects(report: Report) -> str:
-    """Return the table with a row per kind of picture, good ones first."""
+    """Return the table with a row per kind of image, good ones first."""
     kinds = sorted({t.sample.defect for t in report.tested}, key=lambda kind: (kind != "good", kind))
     used = {name for values in report.by_defect.values() for name in values} - _RATES
     names = [name for name in _BY_DEFECT if name in used] + sorted(used - set(METRICS))
@@ -277,13 +277,13 @@ def _times(report: Report) -> str:
     return f"<h3>Counts and times</h3>{definitions(shown)}" if shown else ""
 
 
-def _pictures(report: Report) -> str:
-    """Return the list of all pictures, folded away: wrong ones first, then by score."""
+def _images(report: Report) -> str:
+    """Return the list of all images, folded away: wrong ones first, then by score."""
     ordered = sorted(report.tested, key=lambda t: (t.label == t.sample.is_defective, -t.score))
     rows = []
-    for result in ordered[:_PICTURES_LISTED]:
+    for result in ordered[:_IMAGES_LISTED]:
         wrong = result.label != result.sample.is_defective
-        verdict = ("missed" if result.sample.is_defective else "false alarm") if wrong else ""
+        verdict = ("missed" if result.sample.is_defective else "false positive") if wrong else ""
         cells = [
             cell(f"{file_name(result.sample.path)}", "name"),
             cell(escaped(result.sample.defect)),
@@ -293,10 +293,10 @@ def _pictures(report: Report) -> str:
             cell(f'<span class="pill bad">{verdict}</span>' if verdict else ""),
         ]
         rows.append(row(cells))
-    body = table(["Picture", "Kind", "Score", "p", "Called", ""], rows, range(2, 4))
+    body = table(["Image", "Kind", "Score", "p", "Called", ""], rows, range(2, 4))
     left_out = len(ordered) - len(rows)
     more = f'<p class="why">{left_out} more were left out here.</p>' if left_out else ""
-    title = f"All {len(ordered)} pictures with their scores" if len(ordered) > 1 else "The picture with its score"
+    title = f"All {len(ordered)} images with their scores" if len(ordered) > 1 else "The image with its score"
     return f"<details><summary>{title}</summary>{body}{more}</details>"
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # Name in a report and in words, in the order shown.
 METRICS = {
-    "image_AUROC": ("Image AUROC", "how well scores tell defective pictures from good ones; 0.5 is guessing"),
+    "image_AUROC": ("Image AUROC", "how well scores tell defective images from good ones; 0.5 is guessing"),
     "image_AP": ("Image AP", "mean precision over all thresholds"),
     "image_F1Max": ("Image F1-max", "the best F1 of any threshold, chosen with the answers at hand"),
     "pixel_AUROC": (
@@ -28,23 +28,23 @@ METRICS = {
     "AUPRO_0.05": ("AUPRO, strict", "the same at up to 5" + NO_BREAK + "% false pixels"),
 }
 TIMINGS = {
-    "n_train": "Training pictures",
-    "n_test": "Test pictures",
+    "n_train": "Training images",
+    "n_test": "Test images",
     "fit_s": "Fitting",
     "test_s": "Testing",
-    "predict_ms": "Per picture",
+    "predict_ms": "Per image",
 }
 
 _UNITS = {"_ms": "ms", "_s": "s", "_mb": "MB", "_gb": "GB", "_px": "px"}
 
 
 class Counts(NamedTuple):
-    """Pictures of a report at its threshold.
+    """Images of a report at its threshold.
 
     Attributes:
-        n_defective: pictures that the data set calls defective.
+        n_defective: images that the data set calls defective.
         n_found: those of them that the detector calls defective.
-        n_good: pictures that the data set calls good.
+        n_good: images that the data set calls good.
         n_alarms: those of them that the detector calls defective.
     """
 
@@ -55,7 +55,7 @@ class Counts(NamedTuple):
 
 
 def counts(report: Report) -> Counts:
-    """Return how many pictures of each kind there are, and how many of them were called defective."""
+    """Return how many images of each kind there are, and how many of them were called defective."""
     defective = [result.label for result in report.tested if result.sample.is_defective]
     good = [result.label for result in report.tested if not result.sample.is_defective]
     return Counts(len(defective), sum(defective), len(good), sum(good))
@@ -71,7 +71,7 @@ def percent(share: float) -> str:
 
 
 def observed(share: float) -> str:
-    """Return a share that was counted in percent with one decimal: few pictures say no more.
+    """Return a share that was counted in percent with one decimal: few images say no more.
 
     >>> observed(0.05).replace(NO_BREAK, " ")
     '5.0 %'
@@ -136,21 +136,21 @@ def headline(report: Report) -> str:
     """Return what came of the test, for someone who checks parts and not metrics."""
     n_defective, n_found, n_good, n_alarms = counts(report)
     if not n_defective and not n_good:
-        return "No picture was tested."
+        return "No image was tested."
     if not n_defective:
-        found = "there were no defective pictures, so nothing is known of misses"
+        found = "there were no defective images, so nothing is known of misses"
     elif n_defective == 1:
-        found = f"the one defective picture was {'found' if n_found else 'missed'}"
+        found = f"the one defective image was {'found' if n_found else 'missed'}"
     else:
-        found = f"{_of(n_found, n_defective, 'defective pictures')} found"
+        found = f"{_of(n_found, n_defective, 'defective images')} found"
     if not n_good:
-        alarms = "there were no good pictures, so nothing is known of false alarms"
+        alarms = "there were no good images, so nothing is known of false positives"
     elif n_good == 1:
-        alarms = f"the one good picture was called {'defective' if n_alarms else 'good'}"
+        alarms = f"the one good image was called {'defective' if n_alarms else 'good'}"
     else:
-        alarms = f"{_of(n_alarms, n_good, 'good ones' if n_defective else 'good pictures')} called defective"
+        alarms = f"{_of(n_alarms, n_good, 'good ones' if n_defective else 'good images')} called defective"
         alarms += f" ({observed(n_alarms / n_good)})" if n_alarms else ""
-    asked = f"You asked for at most {percent(report.false_alarm_rate_set)} false alarms."
+    asked = f"You asked for at most {percent(report.false_positive_rate_set)} false positives."
     return f"{found[0].upper()}{found[1:]}; {alarms}. {asked}"
 
 
@@ -164,25 +164,25 @@ def _of(n_hits: int, n: int, of_what: str) -> str:
 
 
 def caution(report: Report) -> str:
-    """Return what the false alarms prove or do not prove about the rate that was asked for; "" if nothing needs saying.
+    """Return what the false positives prove or do not prove about the stated rate; "" if nothing needs saying.
 
-    1 % is taken for "more than chance": the promised rate itself varies with the calibration pictures, and a report on
+    1 % is taken for "more than chance": the promised rate itself varies with the calibration images, and a report on
     many categories should not cry wolf.
     """
     _, _, n_good, n_alarms = counts(report)
-    rate = report.false_alarm_rate_set
+    rate = report.false_positive_rate_set
     if not n_good:
         return ""
     if tail_probability(n_alarms, n_good, rate) < 0.01:
         return (
-            "These are more false alarms than chance explains: the good test pictures differ from the training "
-            "pictures (light, lens, material, position), or there were too few of those to promise that rate."
+            "These are more false positives than chance explains: the good test images differ from the training "
+            "images (light, lens, material, position), or there were too few of those to promise that rate."
         )
     if n_alarms > rate * n_good:
-        return f"With {n_good} good pictures that many false alarms are within what chance allows."
+        return f"With {n_good} good images that many false positives are within what chance allows."
     if n_good * rate < 1:
         needed = f"{math.ceil(3 / rate):,}".replace(",", NO_BREAK)  # the rule of three, at 95 %
-        return f"{n_good} good pictures are too few to check that rate; it takes about {needed}."
+        return f"{n_good} good images are too few to check that rate; it takes about {needed}."
     return ""
 
 
@@ -190,10 +190,10 @@ def reason_absent(report: Report, metric: str) -> str:
     """Return why a metric is not in a report."""
     n_defective, _, n_good, _ = counts(report)
     if not n_defective and not n_good:
-        return "no pictures"
+        return "no images"
     if not n_defective:
-        return "no defective pictures"
+        return "no defective images"
     if metric.startswith("image_"):
-        return "no good pictures" if not n_good else "not computed"
+        return "no good images" if not n_good else "not computed"
     has_masks = any(result.sample.mask_path is not None for result in report.tested)
     return "not computed" if has_masks else "no masks"

@@ -26,32 +26,32 @@ __all__ = ["accelerate", "export_checkpoint", "import_checkpoint"]
 STUDENT = "model.student.conv1.weight"
 
 if TYPE_CHECKING:
-    from blemish.data.training_images import Picture
+    from blemish.data.training_images import ImageInput
     from blemish.detectors.registry import Detector
 
 
 def import_checkpoint(
     path: str | os.PathLike[str],
     *,
-    good: Sequence[Picture] = (),
-    false_alarm_rate: float = 0.01,
+    good: Sequence[ImageInput] = (),
+    false_positive_rate: float = 0.01,
     threads: int | None = None,
     progress: Progress = no_progress,
 ) -> Detector:
-    """Return the detector in a Lightning checkpoint of anomalib: the same pictures get the same scores.
+    """Return the detector in a Lightning checkpoint of anomalib: the same images get the same scores.
 
     The file is read as data: nothing in it is imported or executed.
 
     Args:
         path: the .ckpt file.
-        good: good pictures to calibrate thresholds on, the training pictures or others. Without them the checkpoint's
-            own thresholds are kept: anomalib chose them on test pictures, and they promise no false-alarm rate.
-        false_alarm_rate: share of good pictures that may be called defective.
+        good: good images to calibrate thresholds on, the training images or others. Without them the checkpoint's
+            own thresholds are kept: anomalib chose them on test images, and they promise no false positive rate.
+        false_positive_rate: share of good images that may be called defective.
         threads: for decoding and for the network; None for one per core.
         progress: called now and then as progress(stage, done, total).
 
     Raises:
-        DataError: if fewer than two of the good pictures can be read.
+        DataError: if fewer than two of the good images can be read.
         InputError: if the backbone is none that Blemish has.
         ModelFileError: if the file is damaged or another model's, or says what a model folder can't express.
     """
@@ -60,7 +60,7 @@ def import_checkpoint(
     state = tree.get("state_dict") if isinstance(tree, Mapping) else None
     if not isinstance(state, Mapping) or not {MEMORY_BANK, STUDENT} & state.keys():
         got = f"one with {', '.join(sorted(map(str, state))[:3])}"[:120] if isinstance(state, Mapping) else "none"
-        todo = "Other models can't be imported: fit with Blemish on the same pictures."
+        todo = "Other models can't be imported: fit with Blemish on the same images."
         expected = "PatchCore's or EfficientAD's state_dict of anomalib"
         raise ModelFileError(message("checkpoint", expected, got, where=path, todo=todo))
     detector = import_patchcore if MEMORY_BANK in state else import_efficientad
@@ -69,7 +69,7 @@ def import_checkpoint(
         where=path,
         sha256=hashlib.sha256(data).hexdigest(),
         good=good,
-        false_alarm_rate=false_alarm_rate,
+        false_positive_rate=false_positive_rate,
         threads=threads or os.cpu_count() or 1,
         progress=progress,
     )

@@ -1,4 +1,4 @@
-"""anomalib beside Blemish: the same pictures, weights, size and coreset ratio, each in its own process, in turns."""
+"""anomalib beside Blemish: the same images, weights, size and coreset ratio, each in its own process, in turns."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ COSTS = (
     Row("without_validation_s", "  without its validation, s", 1),
     Row("coreset_s", "  coreset, s", 1),
     Row("fit_cpu_s", "  fit, processor time, s", 1),
-    Row("predict_ms", "predict a picture, ms", 1),
+    Row("predict_ms", "predict an image, ms", 1),
     Row("predict_cpu_ms", "  predict, processor time, ms", 1),
     Row("peak_mb", "peak memory, MB", 0),
     Row("install_mb", "installed, MB", 0),
@@ -270,10 +270,10 @@ def check_categories(root: Path, categories: Sequence[str]) -> None:
     """Raise unless each category is there: better known before the first fit than after.
 
     Raises:
-        DataError: as `MVTecAD` says, or if there are no test pictures.
+        DataError: as `MVTecAD` says, or if there are no test images.
     """
     from blemish.data.datasets import MVTecAD
 
     for category in categories:
         if not MVTecAD(root, category).test:
-            raise DataError(message("test pictures", "at least one", "none", where=root / category))
+            raise DataError(message("test images", "at least one", "none", where=root / category))

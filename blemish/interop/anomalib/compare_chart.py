@@ -1,4 +1,4 @@
-"""The comparison as a picture: per category the metrics in figures, and each cost as a bar for each side."""
+"""The comparison as an image: per category the metrics in figures, and each cost as a bar for each side."""
 
 from __future__ import annotations
 

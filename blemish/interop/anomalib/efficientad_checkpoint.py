@@ -12,9 +12,9 @@ import onnx
 
 from blemish._graphs.resize import resizing_inside
 from blemish._version import __version__
-from blemish.data.training_images import Progress, TrainingPictures, no_progress, read_picture
+from blemish.data.training_images import Progress, TrainingImages, no_progress, read_image
 from blemish.detectors.efficientad.detector import EfficientAd
-from blemish.detectors.efficientad.fit import FittedAd
+from blemish.detectors.efficientad.fit import EfficientAdState
 from blemish.detectors.efficientad.graph import Networks, efficientad_graph
 from blemish.detectors.efficientad.maps import Maps, Quantiles, open_maps
 from blemish.detectors.efficientad.pdn import arrange, arrange_autoencoder
@@ -26,7 +26,7 @@ from blemish.modelfolder.folder import ModelFolder
 from blemish.ops.conformal import Calibration
 
 if TYPE_CHECKING:
-    from blemish.data.training_images import Picture
+    from blemish.data.training_images import ImageInput
 
 MEAN, STD = "model.mean_std.mean", "model.mean_std.std"
 THRESHOLD = "post_processor._image_threshold"
@@ -37,58 +37,58 @@ def import_efficientad(
     *,
     where: str | os.PathLike[str],
     sha256: str,
-    good: Sequence[Picture] = (),
-    false_alarm_rate: float = 0.01,
+    good: Sequence[ImageInput] = (),
+    false_positive_rate: float = 0.01,
     threads: int,
     progress: Progress = no_progress,
 ) -> EfficientAd:
     """Return the detector in a checkpoint of anomalib's EfficientAD; torch is not needed.
 
-    Its quantiles are kept as they are: anomalib takes them on the test set's good pictures, padding included.
+    Its quantiles are kept as they are: anomalib takes them on the test set's good images, padding included.
 
     Args:
         checkpoint: as `torchfile.load_checkpoint` gives it, unknown classes allowed.
         where: its file, for errors and for the record.
         sha256: of the file.
-        good: good pictures to calibrate the threshold on, others than it was trained on: those score lower. Without
+        good: good images to calibrate the threshold on, others than it was trained on: those score lower. Without
             them the checkpoint's own threshold is kept, which promises nothing.
-        false_alarm_rate: share of good pictures that may be called defective.
+        false_positive_rate: share of good images that may be called defective.
         threads: for decoding and for the network.
         progress: called now and then as progress(stage, done, total).
 
     Raises:
-        DataError: if fewer than two of the good pictures can be read.
+        DataError: if fewer than two of the good images can be read.
         ModelFileError: if the checkpoint is not trained, or says what a model folder can't express.
     """
-    settings = _settings(checkpoint, false_alarm_rate, where)
+    settings = _settings(checkpoint, false_positive_rate, where)
     maps = _maps(checkpoint["state_dict"], settings, threads, where)
     threshold = float(checkpoint["state_dict"].get(THRESHOLD, np.nan))
     scores = [threshold]
     names: tuple[str, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
     if good:
-        pictures = TrainingPictures(list(good), bit_depth=None, threads=threads)
+        images = TrainingImages(list(good), bit_depth=None, threads=threads)
         scores = []
-        for done, item in enumerate(pictures.items, start=1):
-            scores.append(maps.score_and_map(read_picture(item, None))[0])
-            progress("calibrating", done, len(pictures))
-        names, sizes = tuple(pictures.names), tuple(pictures.sizes_hw)
+        for done, item in enumerate(images.items, start=1):
+            scores.append(maps.score_and_map(read_image(item, None))[0])
+            progress("calibrating", done, len(images))
+        names, sizes = tuple(images.names), tuple(images.sizes_hw)
     elif not np.isfinite(threshold):
-        todo = "Give good pictures to set it by: --good FOLDER."
+        todo = "Give good images to set it by: --good FOLDER."
         raise ModelFileError(message("thresholds", "numbers", "none yet", where=where, todo=todo))
     provenance: dict[str, str | int | float] = {
         "library_version": __version__,
         "imported_from": f"anomalib EfficientAD, {where}",
         "imported_sha256": sha256,
         "n_training_files": len(names),
-        "thresholds_from": f"{len(scores)} good pictures" if good else "the checkpoint",
+        "thresholds_from": f"{len(scores)} good images" if good else "the checkpoint",
     }
-    fitted = FittedAd(maps, Calibration.from_scores(scores, false_alarm_rate), names, sizes, provenance, {})
+    fitted = EfficientAdState(maps, Calibration.from_scores(scores, false_positive_rate), names, sizes, provenance, {})
     folder = ModelFolder(Path(where), header_of(settings, fitted), maps.model, {})
     return EfficientAd.from_model(folder, threads=threads)
 
 
-def _settings(checkpoint: Mapping[str, Any], false_alarm_rate: float, where: object) -> EfficientAdSettings:
+def _settings(checkpoint: Mapping[str, Any], false_positive_rate: float, where: object) -> EfficientAdSettings:
     """Return the settings of the detector that gives the same maps."""
     state, told = checkpoint["state_dict"], checkpoint.get("hyper_parameters") or {}
     deviation = np.asarray(state.get(STD, 0.0))
@@ -117,7 +117,7 @@ def _settings(checkpoint: Mapping[str, Any], false_alarm_rate: float, where: obj
         early_stop=False,
         solve_last=False,
         map_sigma_px=0.0,
-        false_alarm_rate=Calibration.from_scores([0.0], false_alarm_rate).false_alarm_rate,
+        false_positive_rate=Calibration.from_scores([0.0], false_positive_rate).false_positive_rate,
         bit_depth=None,
         seed=0,
         arithmetic="anomalib",

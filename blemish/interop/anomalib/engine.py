@@ -14,7 +14,7 @@ import numpy as np
 
 from blemish.backbones.backbone import read_weights
 from blemish.backbones.weights import find, missing, source
-from blemish.data.training_images import Progress, path_of, read_picture
+from blemish.data.training_images import Progress, path_of, read_image
 from blemish.errors import ImageError, InputError, message
 from blemish.imaging.anomaly_map import peak, upsample
 from blemish.interop.anomalib.acceleration import coreset
@@ -24,7 +24,7 @@ from blemish.types import Prediction, Problem
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blemish.data.training_images import Picture
+    from blemish.data.training_images import ImageInput
 
 INSTALL = "Run `pip install 'blemish[anomalib]'`."
 
@@ -45,7 +45,7 @@ class AnomalibPatchcore:
     """anomalib's PatchCore with our weights in its feature extractor, and its own engine to fit it.
 
     It is a detector as `Engine.evaluate` takes it: scores and maps are its raw ones, before its normalisation, and maps
-    are brought to the picture's size. Training pictures come from the data set's folder, by anomalib's own reader.
+    are brought to the image's size. Training images come from the data set's folder, by anomalib's own reader.
 
     Args:
         root: folder of categories in MVTec AD's layout.
@@ -111,7 +111,7 @@ class AnomalibPatchcore:
         self._folder = tempfile.TemporaryDirectory(prefix="blemish-anomalib-")
         self._engine: Any = None
 
-    def fit(self, samples: Iterable[Picture], *, progress: Progress | None = None) -> AnomalibPatchcore:
+    def fit(self, samples: Iterable[ImageInput], *, progress: Progress | None = None) -> AnomalibPatchcore:
         """Fit by anomalib's own engine on the data set's folder; `samples` and `progress` are not looked at."""
         del samples, progress
         from anomalib.engine import Engine
@@ -147,21 +147,21 @@ class AnomalibPatchcore:
         return self
 
     def test(self) -> dict[str, float]:
-        """Return what anomalib's own engine reports of the test pictures, and remember it in `own`."""
+        """Return what anomalib's own engine reports of the test images, and remember it in `own`."""
         (found,) = self._engine.test(model=self.model, datamodule=self._data(), verbose=False)
         self.own = {name: float(value) for name, value in found.items()}
         self.model.eval()
         return self.own
 
-    def predict(self, image: Picture) -> Prediction:
-        """Return anomalib's raw score and map of one picture, in the shortest way that it has: transform and model."""
+    def predict(self, image: ImageInput) -> Prediction:
+        """Return anomalib's raw score and map of one image, in the shortest way that it has: transform and model."""
         import torch
 
-        picture = read_picture(image, None)
-        pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255  # as anomalib.data.utils.read_image
+        rgb = read_image(image, None)
+        pixels = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255  # as anomalib.data.utils.read_image
         with torch.no_grad():
             found = self.model.model(self.model.pre_processor.transform(pixels))
-        anomaly_map = upsample(np.ascontiguousarray(found.anomaly_map[0].squeeze().numpy()), picture.shape[:2])
+        anomaly_map = upsample(np.ascontiguousarray(found.anomaly_map[0].squeeze().numpy()), rgb.shape[:2])
         score, threshold = float(found.pred_score.reshape(-1)[0]), self.threshold
         return Prediction(
             score=score,
@@ -176,11 +176,11 @@ class AnomalibPatchcore:
             path=path_of(image),
         )
 
-    def predict_many(self, images: Iterable[Picture]) -> Iterator[Prediction | Problem]:
-        """Yield the prediction of each picture, or what is wrong with it."""
+    def predict_many(self, images: Iterable[ImageInput]) -> Iterator[Prediction | Problem]:
+        """Yield the prediction of each image, or what is wrong with it."""
         return (self._predicted(image) for image in images)
 
-    def _predicted(self, image: Picture) -> Prediction | Problem:
+    def _predicted(self, image: ImageInput) -> Prediction | Problem:
         try:
             return self.predict(image)
         except ImageError as error:
@@ -204,11 +204,11 @@ class AnomalibPatchcore:
 
     @property
     def threshold(self) -> float:
-        """The image threshold of anomalib on raw scores, which it chose on the test pictures."""
+        """The image threshold of anomalib on raw scores, which it chose on the test images."""
         return self._number("_image_threshold")
 
     @property
-    def false_alarm_rate(self) -> float:
+    def false_positive_rate(self) -> float:
         """NaN: it states none."""
         return float("nan")
 
@@ -229,7 +229,7 @@ class AnomalibPatchcore:
             abnormal_dir=[f"test/{defect}" for defect in defects],
             mask_dir=[f"ground_truth/{defect}" for defect in defects],
             val_split_mode="same_as_test",
-            # Pictures are decoded in this process: the memory of workers would not be counted.
+            # Images are decoded in this process: the memory of workers would not be counted.
             num_workers=0,
         )
 
@@ -264,7 +264,7 @@ def _extrapolated(store: Sequence[Any], sampling_ratio: float, n_picks: int) -> 
 
 
 def shared_layers(backbone: str, layers: Sequence[str] | None) -> tuple[str, ...]:
-    """Return layers by our names that anomalib can take too; timm gives features where the picture is halved next.
+    """Return layers by our names that anomalib can take too; timm gives features where the image is halved next.
 
     Raises:
         InputError: if a layer is none of these.

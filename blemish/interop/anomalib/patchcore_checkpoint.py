@@ -13,12 +13,12 @@ from blemish._version import __version__
 from blemish.backbones.architectures import build_graph
 from blemish.backbones.backbone import Backbone
 from blemish.backbones.embedding import Extractor, embedding_graph
-from blemish.data.training_images import Progress, TrainingPictures, no_progress
+from blemish.data.training_images import Progress, TrainingImages, no_progress
 from blemish.detectors.patchcore.detector import Patchcore
-from blemish.detectors.patchcore.fit import Fitted, calibrated
+from blemish.detectors.patchcore.fit import PatchcoreState, calibrated
 from blemish.detectors.patchcore.scoring import Scorer
 from blemish.detectors.patchcore.settings import PatchcoreSettings
-from blemish.detectors.patchcore.state import UNKNOWN, fitted_to
+from blemish.detectors.patchcore.state import UNKNOWN, to_folder
 from blemish.errors import ModelFileError, message
 from blemish.interop.anomalib.preprocessing import Preparation, preparation
 from blemish.interop.anomalib.timm_names import Network, network, renormalised, to_ours
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from blemish.data.training_images import Picture
+    from blemish.data.training_images import ImageInput
     from blemish.imaging.geometry import Geometry
     from blemish.types import Float32
 
@@ -47,7 +47,7 @@ class Imported(NamedTuple):
 
     Attributes:
         settings: of the detector that gives the same scores.
-        geometry: how pictures are prepared.
+        geometry: how images are prepared.
         network: the bytes of the graph, `image` to `features`.
         memory_bank: (n, D) float32.
         image_threshold: anomalib's, on raw scores; NaN if it was never validated.
@@ -67,8 +67,8 @@ def import_patchcore(
     *,
     where: str | os.PathLike[str],
     sha256: str,
-    good: Sequence[Picture] = (),
-    false_alarm_rate: float = 0.01,
+    good: Sequence[ImageInput] = (),
+    false_positive_rate: float = 0.01,
     threads: int,
     progress: Progress = no_progress,
 ) -> Patchcore:
@@ -78,39 +78,39 @@ def import_patchcore(
         checkpoint: as `torchfile.load_checkpoint` gives it, unknown classes allowed.
         where: its file, for errors and for the record.
         sha256: of the file.
-        good: good pictures to calibrate thresholds on, the training pictures or others; a bank row that lies in one of
+        good: good images to calibrate thresholds on, the training images or others; a bank row that lies in one of
             them does not count for it. Without them the checkpoint's own thresholds are kept, which promise nothing.
-        false_alarm_rate: share of good pictures that may be called defective.
+        false_positive_rate: share of good images that may be called defective.
         threads: for decoding and for the network.
         progress: called now and then as progress(stage, done, total).
 
     Raises:
-        DataError: if fewer than two of the good pictures can be read.
+        DataError: if fewer than two of the good images can be read.
         InputError: if the backbone is none that we have.
         ModelFileError: if the checkpoint is another model's, not fitted, or says what a model folder can't express.
     """
-    found = read_patchcore(checkpoint, false_alarm_rate=false_alarm_rate, where=where)
+    found = read_patchcore(checkpoint, false_positive_rate=false_positive_rate, where=where)
     extractor = Extractor(found.network, threads=threads)
     source = np.full((len(found.memory_bank), 3), UNKNOWN, np.int32)
     names: tuple[str, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
     if good:
-        pictures = TrainingPictures(list(good), bit_depth=None, threads=threads)
+        images = TrainingImages(list(good), bit_depth=None, threads=threads)
 
         def maps(stage: str) -> Iterator[tuple[int, Float32]]:
-            everything = range(len(pictures))
-            return pictures.feature_maps(extractor, found.geometry, everything, stage=stage, progress=progress)
+            everything = range(len(images))
+            return images.feature_maps(extractor, found.geometry, everything, stage=stage, progress=progress)
 
         index = MemoryIndex(found.memory_bank)
         source, kept = _sources(index, maps("finding patches"))
-        pictures.keep(kept)
+        images.keep(kept)
         scorer, scores, peaks = calibrated(
             found.settings, found.geometry, found.memory_bank, source, maps("calibrating")
         )
-        names, sizes = tuple(pictures.names), tuple(pictures.sizes_hw)
+        names, sizes = tuple(images.names), tuple(images.sizes_hw)
     else:
         if not np.isfinite([found.image_threshold, found.pixel_threshold]).all():
-            todo = "Give good pictures to set them by: --good FOLDER."
+            todo = "Give good images to set them by: --good FOLDER."
             raise ModelFileError(message("thresholds", "numbers", "none yet", where=where, todo=todo))
         scorer = Scorer(MemoryIndex(found.memory_bank), found.settings.num_neighbors, None, 0.0)
         scores, peaks = [found.image_threshold], [found.pixel_threshold]
@@ -120,16 +120,16 @@ def import_patchcore(
         "imported_sha256": sha256,
         "backbone": found.settings.backbone,
         "n_training_files": len(names),
-        "thresholds_from": f"{len(scores)} good pictures" if good else "the checkpoint",
+        "thresholds_from": f"{len(scores)} good images" if good else "the checkpoint",
     }
-    rate = false_alarm_rate
+    rate = false_positive_rate
     calibrations = Calibration.from_scores(scores, rate), Calibration.from_scores(peaks, rate)
-    fitted = Fitted(found.geometry, extractor, scorer, source, *calibrations, names, sizes, provenance)
-    header, tensors = fitted_to(found.settings, fitted)
+    fitted = PatchcoreState(found.geometry, extractor, scorer, source, *calibrations, names, sizes, provenance)
+    header, tensors = to_folder(found.settings, fitted)
     return Patchcore.from_model(ModelFolder(Path(where), header, found.network, tensors), threads=threads)
 
 
-def read_patchcore(checkpoint: Mapping[str, Any], *, false_alarm_rate: float, where: object) -> Imported:
+def read_patchcore(checkpoint: Mapping[str, Any], *, false_positive_rate: float, where: object) -> Imported:
     """Return what a PatchCore checkpoint holds.
 
     Raises:
@@ -159,9 +159,9 @@ def read_patchcore(checkpoint: Mapping[str, Any], *, false_alarm_rate: float, wh
         shrinkage=0.0,
         position_sigma=None,
         score_sigma=0.0,
-        whole_picture=False,
+        score_fusion=False,
         map_sigma_px=4.0,
-        false_alarm_rate=Calibration.from_scores([0.0], false_alarm_rate).false_alarm_rate,
+        false_positive_rate=Calibration.from_scores([0.0], false_positive_rate).false_positive_rate,
         bit_depth=None,
         max_rows=500_000,
         seed=0,
@@ -205,7 +205,7 @@ def _backbone(known: Network, layers: tuple[str, ...], weights: Mapping[str, Any
 
 
 def _sources(index: MemoryIndex, maps: Iterable[tuple[int, Float32]]) -> tuple[NDArray[np.int32], list[int]]:
-    """Return the picture, row and column of the patch that each bank row equals, and which pictures could be read."""
+    """Return the image, row and column of the patch that each bank row equals, and which images could be read."""
     source = np.full((index.n_rows, 3), UNKNOWN, np.int32)
     nearest = SAME * np.linalg.norm(index.memory_bank, axis=1)
     kept = []

@@ -128,7 +128,7 @@ def _mean(data: bytes) -> list[float]:
 
 
 def resize_and_crop(geometry: Geometry, *, mean: Sequence[float] = (), std: Sequence[float] = ()) -> dict[str, Any]:
-    """Return how pictures are prepared, as anomalib 2.7 writes it: plain data.
+    """Return how images are prepared, as anomalib 2.7 writes it: plain data.
 
     Args:
         geometry: resizing, and the crop if there is one.

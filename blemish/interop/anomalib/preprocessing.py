@@ -1,4 +1,4 @@
-"""What an anomalib checkpoint says of how pictures are prepared: size, crop, mean and deviation."""
+"""What an anomalib checkpoint says of how images are prepared: size, crop, mean and deviation."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from blemish.errors import ModelFileError, message
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 KEPT = {"Resize", "CenterCrop", "Normalize"}
-# Containers of the transforms, and what changes no pixel of a picture that is RGB already.
+# Containers of the transforms, and what changes no pixel of an image that is RGB already.
 PASSED = {"Compose", "PreProcessor", "ToImage", "ToDtype"}
 
 
 class Preparation(NamedTuple):
-    """How a picture becomes the network's input.
+    """How an image becomes the network's input.
 
     Attributes:
-        resize_hw: (height, width) that the whole picture is resized to, antialiased.
+        resize_hw: (height, width) that the whole image is resized to, antialiased.
         crop_hw: (height, width) of the centre that is kept of that, or None for all.
         mean: of red, green and blue on the 0 to 1 scale.
         std: as `mean`.
@@ -42,7 +42,7 @@ def preparation(checkpoint: Mapping[str, Any], *, normalised: bool, where: objec
         where: its file, for errors.
 
     Raises:
-        ModelFileError: if pictures are prepared in a way that a model folder can't express; the text says which.
+        ModelFileError: if images are prepared in a way that a model folder can't express; the text says which.
     """
     config = checkpoint.get("anomalib_pre_processor_config")
     spec = config.get("transform") if isinstance(config, Mapping) else None
@@ -112,5 +112,5 @@ def _numbers(values: Any, default: tuple[float, ...], name: str, where: object) 
 
 
 def _refuse(expected: str, got: str, where: object) -> ModelFileError:
-    todo = "Such a detector can't be imported: fit with Blemish on the same pictures."
+    todo = "Such a detector can't be imported: fit with Blemish on the same images."
     return ModelFileError(message("pre_processor", expected, got, where=where, todo=todo))

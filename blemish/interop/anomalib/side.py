@@ -70,7 +70,7 @@ def run(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def _predict_cpu_ms(model: Detector, samples: Sequence[Sample]) -> float:
-    """Return the milliseconds of processor time that a picture takes, mean of 30: other programs change it little."""
+    """Return the milliseconds of processor time that an image takes, mean of 30: other programs change it little."""
     chosen = samples[:: max(1, len(samples) // 30)]
     before = time.process_time()
     for sample in chosen:
@@ -79,8 +79,8 @@ def _predict_cpu_ms(model: Detector, samples: Sequence[Sample]) -> float:
 
 
 def _without_rates(metrics: Any) -> dict[str, float]:
-    """Leave out what anomalib's threshold gives: it was chosen on these very pictures."""
-    return {name: value for name, value in metrics.items() if name not in {"false_alarm_rate", "miss_rate"}}
+    """Leave out what anomalib's threshold gives: it was chosen on these very images."""
+    return {name: value for name, value in metrics.items() if name not in {"false_positive_rate", "miss_rate"}}
 
 
 def _anomalib(told: dict[str, Any], data: Any) -> tuple[Detector, dict[str, Any]]:

@@ -192,7 +192,7 @@ class _Blocks(NamedTuple):
         return blocks
 
     def layers(self) -> dict[str, int]:
-        """Return the last block of the stages that timm offers as features: those before the picture is halved."""
+        """Return the last block of the stages that timm offers as features: those before the image is halved."""
         return {f"blocks.{stage}": sum(self.depths[: stage + 1]) - 1 for stage in (0, 1, 2, 4, 6)}
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from blemish._io.files import atomic_write, save_error
 from blemish.errors import StoreError, message
 from blemish.search.lock import FolderLock
-from blemish.search.records import CANDIDATES, FULL_SCAN_KB, INDEXED, MAKE, Found, Point, Query, Where
+from blemish.search.records import CANDIDATES, FULL_SCAN_KB, INDEXED, MAKE, Filter, Found, Point, Query
 
 if TYPE_CHECKING:
     from blemish.types import Float32
@@ -95,7 +95,7 @@ class EdgeBackend:
             records = self._shard.retrieve(list(ids), with_payload=True, with_vector=False) if ids else []
         return [Found(str(one.id), one.payload or {}) for one in records]
 
-    def scan(self, where: Where, *, using: str | None = None) -> Iterator[Found]:
+    def scan(self, where: Filter, *, using: str | None = None) -> Iterator[Found]:
         """Yield every point that counts in order of its id."""
         offset = None
         wanted = [using] if using else False
@@ -123,14 +123,14 @@ class EdgeBackend:
                 self._shard.update(operations.delete_payload(list(ids), gone))
             self._shard.flush()
 
-    def delete(self, where: Where) -> None:
+    def delete(self, where: Filter) -> None:
         """Remove every point that counts."""
         with self._told("write"):
             chosen = self._filter(where) or self._engine.Filter()
             self._shard.update(self._engine.UpdateOperation.delete_points_by_filter(chosen))
             self._shard.flush()
 
-    def count(self, where: Where) -> int:
+    def count(self, where: Filter) -> int:
         """Return how many points count, exactly."""
         with self._told("read"):
             return int(self._shard.count(self._engine.CountRequest(exact=True, filter=self._filter(where))))
@@ -145,7 +145,7 @@ class EdgeBackend:
             if not isinstance(read, dict):
                 raise ValueError("no object")
         except (OSError, ValueError) as error:
-            got, todo = str(error), "Put it back from a copy, or index the pictures into a new folder."
+            got, todo = str(error), "Put it back from a copy, or index the images into a new folder."
             raise StoreError(message(META, "what the store says of itself", got, where=path, todo=todo)) from error
         return read
 
@@ -175,7 +175,7 @@ class EdgeBackend:
         if (path / "edge_config.json").exists():
             return engine.EdgeShard.load(str(path))
         if (self.folder / META).exists():
-            todo = "Put it back from a copy, or index the pictures into a new folder."
+            todo = "Put it back from a copy, or index the images into a new folder."
             raise StoreError(message("store", f"a folder {SHARD}", "none", where=self.folder, todo=todo))
         shutil.rmtree(path, ignore_errors=True)  # what a kill in the middle of making it has left
         path.mkdir()
@@ -192,7 +192,7 @@ class EdgeBackend:
         shard.flush()
         return shard
 
-    def _filter(self, where: Where) -> Any:
+    def _filter(self, where: Filter) -> Any:
         """Return the engine's filter, or None if everything counts."""
         engine = self._engine
         field = engine.FieldCondition
@@ -215,7 +215,7 @@ class EdgeBackend:
             raise
         except Exception as error:
             got = str(error).strip().partition("\n")[0][:300]
-            todo = "If it was copied or cut off, put it back from a copy, or index the pictures into a new folder."
+            todo = "If it was copied or cut off, put it back from a copy, or index the images into a new folder."
             raise StoreError(message("store", f"to {verb}", repr(got), where=self.folder, todo=todo)) from error
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from blemish.errors import InputError, StoreError, message
-from blemish.search.records import CANDIDATES, FULL_SCAN_KB, INDEXED, MAKE, Found, Point, Query, Where
+from blemish.search.records import CANDIDATES, FULL_SCAN_KB, INDEXED, MAKE, Filter, Found, Point, Query
 
 if TYPE_CHECKING:
     from blemish.types import Float32
@@ -120,7 +120,7 @@ class ServerBackend:
             records += self._ask(partial(self._client.retrieve, self._collection, part, with_payload=True))
         return [Found(str(one.id), one.payload or {}) for one in records]
 
-    def scan(self, where: Where, *, using: str | None = None) -> Iterator[Found]:
+    def scan(self, where: Filter, *, using: str | None = None) -> Iterator[Found]:
         """Yield every point that counts in order of its id."""
         chosen, vectors, offset = self._filter(where), [using] if using else False, None
         while True:
@@ -151,12 +151,12 @@ class ServerBackend:
             if gone:
                 self._ask(partial(self._client.delete_payload, self._collection, gone, part, wait=True))
 
-    def delete(self, where: Where) -> None:
+    def delete(self, where: Filter) -> None:
         """Remove every point that counts."""
         chosen = self._models.FilterSelector(filter=self._filter(where))
         self._ask(lambda: self._client.delete(self._collection, points_selector=chosen, wait=True))
 
-    def count(self, where: Where) -> int:
+    def count(self, where: Filter) -> int:
         """Return how many points count, exactly."""
         chosen = self._filter(where)
         return int(self._ask(lambda: self._client.count(self._collection, count_filter=chosen, exact=True)).count)
@@ -224,7 +224,7 @@ class ServerBackend:
                 partial(self._client.create_payload_index, self._collection, field, field_schema=schema, wait=True)
             )
 
-    def _filter(self, where: Where) -> Any:
+    def _filter(self, where: Filter) -> Any:
         """Return the client's filter; what the store says of itself never counts."""
         models = self._models
         field = models.FieldCondition

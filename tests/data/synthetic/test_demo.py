@@ -1,4 +1,4 @@
-"""The demo's pictures are repeatable, varied, laid out as MVTec AD, and their masks are where the flaw is."""
+"""The demo's images are repeatable, varied, laid out as MVTec AD, and their masks are where the flaw is."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_layout_is_that_of_mvtec_ad(tmp_path: Path) -> None:
     root = small(tmp_path / "größe", n_defective=2)
-    pictures = {name for name in files(root) if name.startswith("leather")}
+    images = {name for name in files(root) if name.startswith("leather")}
     kinds = ("fold", "hole", "scratch", "stain")
-    assert pictures == {
+    assert images == {
         "leather/train/good/000.png",
         "leather/train/good/001.png",
         "leather/test/good/000.png",
@@ -53,11 +53,11 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
     )
     first, second, third = files(one), files(two), files(other)
     for name in first.keys() - {"blemish-demo.json"}:
-        assert first[name] == second[name]  # a picture does not depend on how many there are
+        assert first[name] == second[name]  # an image does not depend on how many there are
         if not name.endswith("_mask.png"):
             assert first[name] != third[name]
-    pictures = [data for name, data in second.items() if name.endswith(".png")]
-    assert len(set(pictures)) == len(pictures)
+    images = [data for name, data in second.items() if name.endswith(".png")]
+    assert len(set(images)) == len(images)
 
 
 def test_every_category_has_three_kinds_of_defect() -> None:
@@ -68,12 +68,12 @@ def test_every_category_has_three_kinds_of_defect() -> None:
 
 @pytest.mark.parametrize(("category", "kind"), KINDS)
 def test_mask_is_where_the_flaw_is(category: str, kind: str) -> None:
-    """The same picture without the flaw differs inside the mask and is the same outside."""
+    """The same image without the flaw differs inside the mask and is the same outside."""
     for index, strength in enumerate((0.1, 0.9)):
         seed = 8 + index
-        picture, mask = render_demo(category, kind=kind, strength=strength, seed=seed, image_size=192)
+        image, mask = render_demo(category, kind=kind, strength=strength, seed=seed, image_size=192)
         clean, none = render_demo(category, seed=seed, image_size=192)
-        difference = np.abs(picture.astype(int) - clean).max(axis=2)
+        difference = np.abs(image.astype(int) - clean).max(axis=2)
         assert not none.any()
         assert 5 <= mask.sum() < 0.5 * mask.size
         # The camera's blur carries a flaw a pixel or two over its edge, and a change of up to 6 does not count.
@@ -102,26 +102,26 @@ def test_all_four_misprints_are_made() -> None:
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_good_pictures_vary_as_on_a_line(category: str) -> None:
+def test_good_images_vary_as_on_a_line(category: str) -> None:
     # A tile's print comes back nearly in place, as in a fixture; the other two have no place at all.
     alike = 0.97 if category == "tile" else 0.7
-    pictures = np.stack([render_demo(category, seed=seed, image_size=96)[0] for seed in range(8)]).astype(float)
-    means = pictures.mean(axis=(1, 2, 3))
+    images = np.stack([render_demo(category, seed=seed, image_size=96)[0] for seed in range(8)]).astype(float)
+    means = images.mean(axis=(1, 2, 3))
     assert 1.0 < means.std() < 15.0
     assert 40 < means.mean() < 215
-    for i in range(len(pictures)):
+    for i in range(len(images)):
         for j in range(i):
-            a, b = (pictures[k] - pictures[k].mean(axis=(0, 1)) for k in (i, j))
+            a, b = (images[k] - images[k].mean(axis=(0, 1)) for k in (i, j))
             assert abs((a * b).mean() / (a.std() * b.std())) < alike, "no copies"
-    assert (pictures.max(axis=(1, 2, 3)) - pictures.min(axis=(1, 2, 3)) > 60).all()
+    assert (images.max(axis=(1, 2, 3)) - images.min(axis=(1, 2, 3)) > 60).all()
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_texture_has_no_seam(category: str) -> None:
     """No row or column of pixels differs from the next far more than rows and columns usually do."""
-    picture = np.mean([render_demo(category, seed=seed, image_size=128)[0] for seed in range(16)], axis=(0, 3))
+    image = np.mean([render_demo(category, seed=seed, image_size=128)[0] for seed in range(16)], axis=(0, 3))
     for axis in (0, 1):
-        steps = np.abs(np.diff(picture, axis=axis)).mean(axis=1 - axis)
+        steps = np.abs(np.diff(image, axis=axis)).mean(axis=1 - axis)
         assert steps.max() < 3 * np.median(steps)
 
 
@@ -246,12 +246,12 @@ def test_unknown_category_or_kind() -> None:
         render_demo("grid", kind="crack")
 
 
-def test_size_scales_the_whole_picture() -> None:
-    small_picture, _ = render_demo("tile", image_size=demo.REFERENCE_PX)
-    large_picture, _ = render_demo("tile", image_size=2 * demo.REFERENCE_PX)
-    assert small_picture.shape == (384, 384, 3)
+def test_size_scales_the_whole_image() -> None:
+    small_image, _ = render_demo("tile", image_size=demo.REFERENCE_PX)
+    large_image, _ = render_demo("tile", image_size=2 * demo.REFERENCE_PX)
+    assert small_image.shape == (384, 384, 3)
     # The same share of ink at either size.
-    dark = [(p.mean(axis=2) < 110).mean() for p in (small_picture, large_picture)]
+    dark = [(p.mean(axis=2) < 110).mean() for p in (small_image, large_image)]
     assert dark[0] == pytest.approx(dark[1], rel=0.25)
 
 

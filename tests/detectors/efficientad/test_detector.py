@@ -18,8 +18,8 @@ from blemish.detectors.registry import Trained, load_detector
 from blemish.errors import ImageError
 from blemish.types import Problem
 from tests.efficientad_models import SETTINGS, small_efficientad, write_teacher
+from tests.images import cut_off, good, goods, scratched, small_patchcore, write, write_goods
 from tests.models import replace_file, rewrite
-from tests.pictures import cut_off, good, goods, scratched, small_patchcore, write, write_goods
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def folder(trained: EfficientAd, tmp_path: Path) -> Path:
 
 
 def test_a_scratch_scores_higher_where_it_is(trained: EfficientAd):
-    picture, mask = scratched(99)
-    found = trained.predict(picture)
+    image, mask = scratched(99)
+    found = trained.predict(image)
     assert found.score > 2 * max(trained.predict(good(seed)).score for seed in (100, 101))
     assert found.anomaly_map.shape == (96, 96)
     assert found.anomaly_map[mask].mean() > found.anomaly_map[~mask].mean()
@@ -69,7 +69,7 @@ def test_many_are_predicted_as_one_and_broken_ones_are_named(trained: EfficientA
         assert found[i].score == trained.predict(paths[i]).score
     with pytest.raises(ImageError):
         trained.predict(paths[1])
-    with pytest.raises(InputError, match="picture: expected uint8"):
+    with pytest.raises(InputError, match="image: expected uint8"):
         trained.predict(np.zeros((8, 8, 3)))
 
 
@@ -94,8 +94,8 @@ def test_a_saved_model_predicts_bit_for_bit(trained: EfficientAd, folder: Path, 
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "network.onnx"]
     loaded = EfficientAd.load(folder, threads=2)
     assert loaded.settings == trained.settings
-    for picture in (good(99), scratched(98)[0], scratched(97, 50, 140)[0]):
-        one, other = trained.predict(picture), loaded.predict(picture)
+    for image in (good(99), scratched(98)[0], scratched(97, 50, 140)[0]):
+        one, other = trained.predict(image), loaded.predict(image)
         assert (one.score, one.label, one.p_value) == (other.score, other.label, other.p_value)
         np.testing.assert_array_equal(one.anomaly_map, other.anomaly_map)
     again = loaded.save(tmp_path / "again")
@@ -117,7 +117,7 @@ def test_without_torch_fitting_says_what_to_install(teacher: Path, monkeypatch: 
     assert not model.is_fitted
 
 
-def test_same_pictures_and_seed_give_the_same_network(teacher: Path):
+def test_same_images_and_seed_give_the_same_network(teacher: Path):
     one, other, third = (small_efficientad(teacher, seed=seed).fit(goods(5)) for seed in (0, 0, 1))
     assert one.fitted.maps.model == other.fitted.maps.model
     assert one.threshold == other.threshold
@@ -139,7 +139,7 @@ def test_the_header_says_where_the_model_comes_from(trained: EfficientAd, teache
 
 def test_the_rate_can_be_moved(trained: EfficientAd, folder: Path):
     loaded = EfficientAd.load(folder)
-    loaded.set_false_alarm_rate(0.5)
+    loaded.set_false_positive_rate(0.5)
     assert loaded.threshold == trained.calibration.with_rate(0.5).threshold
     assert EfficientAd.load(loaded.save(folder)).threshold == loaded.threshold
 
@@ -209,7 +209,7 @@ def test_nothing_works_before_fitting(teacher: Path, tmp_path: Path):
         lambda: model.predict(good(0)),
         lambda: model.predict_many([good(0)]),
         lambda: model.save(tmp_path / "m"),
-        lambda: model.set_false_alarm_rate(0.1),
+        lambda: model.set_false_positive_rate(0.1),
         model.header,
         lambda: model.threshold,
         lambda: model.calibration,
@@ -228,8 +228,8 @@ def test_a_teacher_that_is_not_there(tmp_path: Path):
 
 
 @pytest.mark.parametrize("n", [0, 3])
-def test_too_few_pictures(teacher: Path, n: int):
-    text = f"good pictures: expected at least 4, got {n} that can be read. Give at least 4"
+def test_too_few_images(teacher: Path, n: int):
+    text = f"good images: expected at least 4, got {n} that can be read. Give at least 4"
     with pytest.raises(DataError, match=text):
         small_efficientad(teacher).fit(goods(n))
 
@@ -242,7 +242,7 @@ def test_too_few_that_can_be_decoded(teacher: Path, tmp_path: Path):
         small_efficientad(teacher).fit(paths)
 
 
-def test_broken_pictures_are_left_out_wherever_they_are(teacher: Path, tmp_path: Path):
+def test_broken_images_are_left_out_wherever_they_are(teacher: Path, tmp_path: Path):
     paths = write_goods(tmp_path / "good", 6)
     cut_off(paths[1], good(1))
     write(tmp_path / "other" / "0.png", good(9, 128, 128))
@@ -252,7 +252,7 @@ def test_broken_pictures_are_left_out_wherever_they_are(teacher: Path, tmp_path:
     assert len(model.fitted.names) == 5
 
 
-def test_constant_and_tiny_pictures_are_fitted(teacher: Path):
+def test_constant_and_tiny_images_are_fitted(teacher: Path):
     plain = np.full((20, 16, 3), 127, np.uint8)
     model = small_efficientad(teacher).fit([plain] * 5)
     marked = plain.copy()
@@ -294,7 +294,7 @@ def test_a_kill_is_gone_on_from(teacher: Path, tmp_path: Path):
     assert rest.fitted.maps.model == whole.fitted.maps.model
     with pytest.raises(InputError, match=r"checkpoint: expected one made with lr 0.0001, got .*state\.safetensors"):
         small_efficientad(teacher, checkpoint=state, lr=1e-4).fit(goods(5))
-    with pytest.raises(InputError, match="checkpoint: expected one made with pictures"):
+    with pytest.raises(InputError, match="checkpoint: expected one made with images"):
         small_efficientad(teacher, checkpoint=state).fit(goods(6))
 
 
@@ -321,7 +321,7 @@ def test_a_loaded_detector_is_fitted_again_with_its_teacher_alone(teacher: Path,
         other.fit(goods(5))
 
 
-def test_memory_grows_with_the_pictures_until_the_cache_is_full(teacher: Path):
+def test_memory_grows_with_the_images_until_the_cache_is_full(teacher: Path):
     model = small_efficientad(teacher, image_size=256)
     few, more, many = (model.estimated_bytes(n) for n in (10, 20, 10_000))
     assert more - few == 10 * (256 * 256 * 3 + 56 * 56 * 384 * 2)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from blemish.detectors.efficientad import fit as efficientad_fit
-from blemish.detectors.efficientad.fit import split_pictures
+from blemish.detectors.efficientad.fit import split_images
 from blemish.detectors.efficientad.training import Losses, Training
 from tests.efficientad_models import small_efficientad, write_teacher
-from tests.pictures import goods
+from tests.images import goods
 
 
 @pytest.fixture(scope="module")
@@ -22,18 +22,18 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("n", [4, 5, 10, 209, 1000])
 @pytest.mark.parametrize("holdout", [0.01, 0.2, 0.8])
-def test_no_picture_has_two_tasks(n: int, holdout: float):
-    split = split_pictures(n, holdout, 0)
+def test_no_image_has_two_tasks(n: int, holdout: float):
+    split = split_images(n, holdout, 0)
     assert sorted(itertools.chain(*split)) == list(range(n))
     assert len(split.train) >= 2
     assert len(split.held) >= 1
     assert len(split.calibration) >= 1
     assert len(split.train) == n - min(max(2, round(holdout * n)), n - 2)
-    assert split == split_pictures(n, holdout, 0)
+    assert split == split_images(n, holdout, 0)
 
 
 def test_another_seed_is_another_split():
-    assert split_pictures(50, 0.2, 0) != split_pictures(50, 0.2, 1)
+    assert split_images(50, 0.2, 0) != split_images(50, 0.2, 1)
 
 
 class Clock:
@@ -81,12 +81,12 @@ def test_timing_leaves_the_networks_as_they_were(teacher: Path):
     assert timed.fitted.maps.model == plain.fitted.maps.model
 
 
-def test_the_threshold_is_that_of_pictures_that_nothing_was_learnt_from(teacher: Path):
-    pictures = goods(10)
-    model = small_efficientad(teacher).fit(pictures)
-    split = split_pictures(10, 0.4, 0)
+def test_the_threshold_is_that_of_images_that_nothing_was_learnt_from(teacher: Path):
+    images = goods(10)
+    model = small_efficientad(teacher).fit(images)
+    split = split_images(10, 0.4, 0)
     assert model.calibration.n == len(split.calibration) == 3
-    scores = sorted(model.predict(pictures[i]).score for i in split.calibration)
+    scores = sorted(model.predict(images[i]).score for i in split.calibration)
     assert model.calibration.scores.tolist() == scores
     history = model.fitted.history
     assert (history["n_learnt"], history["n_held"], history["n_calibration"]) == (6, 1, 3)

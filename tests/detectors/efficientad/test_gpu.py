@@ -12,11 +12,11 @@ from blemish.detectors.efficientad.distillation.distill import DistillSettings, 
 from blemish.detectors.efficientad.distillation.targets import TargetSettings
 from blemish.detectors.efficientad.penalty import DrawnPenalty
 from blemish.detectors.efficientad.teacher import load_teacher
-from blemish.detectors.efficientad.training import Pictures, Training
+from blemish.detectors.efficientad.training import Images, Training
 from blemish.detectors.registry import load_detector
 from blemish.imaging.decode import save
 from tests.efficientad_models import random_weights, small_efficientad, write_teacher
-from tests.pictures import good
+from tests.images import good
 
 if TYPE_CHECKING:
     from blemish import EfficientAd
@@ -33,8 +33,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def training(model: EfficientAd, device: str, crop: int | None) -> Training:
-    pictures = np.stack([good(seed, SIDE, SIDE) for seed in range(4)])
-    learnt = Pictures(pictures[:3], pictures[3:], DrawnPenalty((SIDE, SIDE), 0))
+    images = np.stack([good(seed, SIDE, SIDE) for seed in range(4)])
+    learnt = Images(images[:3], images[3:], DrawnPenalty((SIDE, SIDE), 0))
     made = Training(model.settings, crop, random_weights(), learnt, device=device)
     made.autoencoder.dropout.p = 0.0
     return made
@@ -80,18 +80,18 @@ def test_it_learns(teacher: Path):
 
 
 def test_a_fit_predicts_on_any_machine(teacher: Path, tmp_path: Path):
-    pictures = [good(seed, SIDE, SIDE) for seed in range(8)]
+    images = [good(seed, SIDE, SIDE) for seed in range(8)]
     scores = []
     for device in ("cuda:0", "cpu"):
-        model = small_efficientad(teacher, image_size=SIDE, device=device).fit(pictures)
+        model = small_efficientad(teacher, image_size=SIDE, device=device).fit(images)
         saved = load_detector(model.save(tmp_path / device.partition(":")[0]))
-        scores.append([saved.predict(picture).score for picture in pictures])
-        assert scores[-1] == pytest.approx([model.predict(picture).score for picture in pictures])
+        scores.append([saved.predict(image).score for image in images])
+        assert scores[-1] == pytest.approx([model.predict(image).score for image in images])
     assert np.corrcoef(scores)[0, 1] > 0.9
 
 
 def test_a_run_that_was_stopped_goes_on(teacher: Path, tmp_path: Path):
-    pictures = [good(seed, SIDE, SIDE) for seed in range(8)]
+    images = [good(seed, SIDE, SIDE) for seed in range(8)]
     model = small_efficientad(teacher, image_size=SIDE, device="cuda", max_steps=6, checkpoint=tmp_path / "state")
     stopped = small_efficientad(teacher, image_size=SIDE, device="cuda", max_steps=6, checkpoint=tmp_path / "stopped")
 
@@ -99,11 +99,11 @@ def test_a_run_that_was_stopped_goes_on(teacher: Path, tmp_path: Path):
         if stage.startswith("training") and done == 3:
             raise KeyboardInterrupt
 
-    model.fit(pictures)
+    model.fit(images)
     with pytest.raises(KeyboardInterrupt):
-        stopped.fit(pictures, progress=stop)
-    stopped.fit(pictures)
-    found, expected = (one.predict(pictures[0]).score for one in (stopped, model))
+        stopped.fit(images, progress=stop)
+    stopped.fit(images)
+    found, expected = (one.predict(images[0]).score for one in (stopped, model))
     assert found == pytest.approx(expected, rel=0.02)  # a GPU adds up in no fixed order
 
 
@@ -112,9 +112,7 @@ def test_a_teacher_is_distilled(tmp_path: Path):
     folder.mkdir()
     for i in range(8):
         save(folder / f"{i}.png", good(i))
-    targets = TargetSettings(
-        "efficientnet_lite0", ("blocks.3", "blocks.4"), image_px=64, crop_px=37, crops_per_picture=2
-    )
+    targets = TargetSettings("efficientnet_lite0", ("blocks.3", "blocks.4"), image_px=64, crop_px=37, crops_per_image=2)
     settings = DistillSettings(steps=4, batch=2, last_crops=4)
     card = distill(folder, tmp_path / "t.safetensors", settings=settings, targets=targets, device="cuda")
     assert np.isfinite(card["loss"]["held_out"])

@@ -29,9 +29,9 @@ def networks(size: str = "small", padding: bool = False) -> Networks:
     return Networks(random_weights(size), random_weights(size, 768, 1), autoencoder, mean, std, size, padding)
 
 
-def by_torch(given: Networks, pictures: np.ndarray) -> dict[str, np.ndarray]:
+def by_torch(given: Networks, images: np.ndarray) -> dict[str, np.ndarray]:
     """Run the three networks as their papers write them."""
-    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
 
     def said(module, weights):
         module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
@@ -61,10 +61,10 @@ def by_torch(given: Networks, pictures: np.ndarray) -> dict[str, np.ndarray]:
 )
 def test_maps_are_those_of_torch(size: str, padding: bool, hw: tuple[int, int], tiled: bool | None):
     given = networks(size, padding)
-    pictures = np.random.default_rng(2).integers(0, 256, (2, *hw, 3), np.uint8)
+    images = np.random.default_rng(2).integers(0, 256, (2, *hw, 3), np.uint8)
     model = efficientad_graph(given, hw, tiled=tiled)
     check_network(model, name="network.onnx", outputs=("student_map", "autoencoder_map"))
-    found, expected = run(session(model, threads=1), pictures), by_torch(given, pictures)
+    found, expected = run(session(model, threads=1), images), by_torch(given, images)
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5 * value.max())
 
@@ -75,8 +75,8 @@ def test_a_graph_takes_only_its_size():
         run(running, np.zeros((1, 64, 64, 3), np.uint8))
 
 
-def test_too_small_a_picture():
-    with pytest.raises(InputError, match="picture: expected at least 33 x 33 pixels"):
+def test_too_small_an_image():
+    with pytest.raises(InputError, match="image: expected at least 33 x 33 pixels"):
         efficientad_graph(networks(), (32, 64))
 
 
@@ -87,16 +87,16 @@ def test_the_graph_holds_plain_kernels():
 
 
 @pytest.mark.data
-def test_scores_of_real_pictures_are_torchs_to_a_thousandth(data_root: Path):
+def test_scores_of_real_images_are_torchs_to_a_thousandth(data_root: Path):
     """The joined map's highest value, which is the score, of the graph's and of torch's maps."""
     given = networks()
     paths = sorted((data_root / "mvtec" / "bottle" / "test").glob("*/000.*"))
     assert paths
-    pictures = np.stack([resize(load(path), (256, 256)) for path in paths])
+    images = np.stack([resize(load(path), (256, 256)) for path in paths])
     model = efficientad_graph(given, (256, 256))
     running = session(model)
-    ours = [run(running, picture[None]) for picture in pictures]
-    theirs = [by_torch(given, picture[None]) for picture in pictures]
+    ours = [run(running, image[None]) for image in images]
+    theirs = [by_torch(given, image[None]) for image in images]
     student, autoencoder = (
         Quantiles.of(np.concatenate([one[name] for one in theirs])) for name in ("student_map", "autoencoder_map")
     )

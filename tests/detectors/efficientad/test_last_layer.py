@@ -13,26 +13,26 @@ from blemish.detectors.efficientad import pdn
 from blemish.detectors.efficientad import training as efficientad_training
 from blemish.detectors.efficientad.last_layer import seconds_to_solve, solved
 from blemish.detectors.efficientad.penalty import DrawnPenalty
-from blemish.detectors.efficientad.training import Pictures, Training
+from blemish.detectors.efficientad.training import Images, Training
 from tests.efficientad_models import random_weights, small_efficientad, write_teacher
-from tests.pictures import good
+from tests.images import good
 
 SIDE = 68
 
 
 def training(tmp_path, *, size: str = "small", n: int = 4, **options: Any) -> Training:
     model = small_efficientad(write_teacher(tmp_path, size), image_size=SIDE, model_size=size, **options)
-    pictures = np.stack([good(seed, SIDE, SIDE) for seed in range(n + 1)])
-    learnt = Pictures(pictures[:n], pictures[n:], DrawnPenalty((SIDE, SIDE), 0))
+    images = np.stack([good(seed, SIDE, SIDE) for seed in range(n + 1)])
+    learnt = Images(images[:n], images[n:], DrawnPenalty((SIDE, SIDE), 0))
     return Training(model.settings, None, random_weights(size), learnt)
 
 
 def errors(made: Training, weights: dict[str, np.ndarray]) -> np.ndarray:
-    """How far each half of the student's outputs is from what it should say of the training pictures."""
+    """How far each half of the student's outputs is from what it should say of the training images."""
     student = pdn.pdn(made.settings.model_size, 768, padding=made.settings.padding)
     student.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
     found = []
-    for i in range(len(made.pictures.train)):
+    for i in range(len(made.images.train)):
         x, wanted = made.lesson(i)
         with torch.no_grad():
             error = (student[1:](x) - wanted).square()
@@ -69,7 +69,7 @@ def test_a_lesson_is_what_the_losses_are_of(tmp_path, monkeypatch):
     torch.testing.assert_close(wanted[:, :384], expected, rtol=0.02, atol=0.02)
 
 
-def test_pictures_that_judge_are_not_solved_on():
+def test_images_that_judge_are_not_solved_on():
     for n in (2, 10, 1000):
         solve_on, judge_on = efficientad_heads._parts(n, 0)
         assert sorted([*solve_on, *judge_on]) == list(range(n))
@@ -83,10 +83,10 @@ def test_not_many_more_outputs_are_solved_on_than_enough():
     assert efficientad_heads._every(1, (8, 8)) == 1
 
 
-def test_the_time_it_will_take_grows_with_the_pictures(tmp_path, monkeypatch):
+def test_the_time_it_will_take_grows_with_the_images(tmp_path, monkeypatch):
     monkeypatch.setattr(efficientad_heads, "_seconds_a_product", lambda: 1e-11)
     few, more = (training(tmp_path, n=n) for n in (2, 6))
-    # 8 x 8 or 9 x 9 outputs, all of which are solved on; one picture of the two and five of the six are.
+    # 8 x 8 or 9 x 9 outputs, all of which are solved on; one image of the two and five of the six are.
     products = 4 * few.hw[0] * few.hw[1] * 4096 * (4096 + 768) * 1e-11
     assert seconds_to_solve(more, 0.0) - seconds_to_solve(few, 0.0) == pytest.approx(products, rel=1e-3)
     assert seconds_to_solve(more, 0.1) - seconds_to_solve(more, 0.0) == pytest.approx(3 * 6 * 0.1)

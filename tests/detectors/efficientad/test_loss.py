@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from blemish.detectors.efficientad.loss import hard_loss, hard_share, jittered
-from tests.pictures import good
+from tests.images import good
 
 
 @pytest.mark.parametrize("n", [10, 1000, 1500, 50_000])
@@ -35,15 +35,15 @@ def test_the_share_falls_to_the_papers():
     assert float(hard_loss(distances, 0.1)) == pytest.approx(np.arange(900, 1000).mean())
 
 
-def test_pictures_change_in_one_of_three_ways():
-    picture = good(0, 24, 24).astype(np.float64)
-    grey = picture @ (0.299, 0.587, 0.114)
+def test_images_change_in_one_of_three_ways():
+    image = good(0, 24, 24).astype(np.float64)
+    grey = image @ (0.299, 0.587, 0.114)
     seen = set()
     for seed in range(12):
         rng = np.random.default_rng(seed)
         found = jittered(np.random.default_rng(seed), good(0, 24, 24)[None])[0]
         kind, factor = int(rng.integers(3)), rng.uniform(0.8, 1.2)
         base = (0, grey.mean(), grey[..., None])[kind]
-        np.testing.assert_allclose(found, np.clip(factor * picture + (1 - factor) * base, 0, 255), atol=1e-2)
+        np.testing.assert_allclose(found, np.clip(factor * image + (1 - factor) * base, 0, 255), atol=1e-2)
         seen.add(kind)
     assert seen == {0, 1, 2}

@@ -22,7 +22,7 @@ def test_both_kinds_say_the_same(size: str):
     with torch.no_grad():
         for kind in kinds:
             features = kind.features(x, (4, 4))
-            parts = [kind.planes(kind.head(kind.pictures(features, 1, 3), i), (4, 4)) for i in (0, 1)]
+            parts = [kind.planes(kind.head(kind.images(features, 1, 3), i), (4, 4)) for i in (0, 1)]
             said.append(torch.cat(parts, 3))
             planes = torch.rand(2, 4, 4, 384, generator=torch.Generator().manual_seed(0))
             assert torch.equal(kind.planes(kind.ordered(planes), (4, 4)), planes)

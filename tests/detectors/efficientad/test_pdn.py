@@ -52,17 +52,17 @@ def test_all_maps_have_one_size(size, padding):
         assert [tuple(one.shape) for one in maps] == [wanted, wanted], hw
 
 
-def test_a_picture_of_256_pixels_gives_the_papers_maps():
+def test_an_image_of_256_pixels_gives_the_papers_maps():
     assert pdn.output_hw("small", (256, 256)) == (56, 56)
     assert pdn.output_hw("medium", (256, 256), padding=True) == (64, 64)
 
 
-def test_a_picture_below_the_receptive_field_is_told():
-    with pytest.raises(InputError, match=r"picture: expected at least 33 x 33 pixels, got \(32, 200\)\. Give larger"):
+def test_an_image_below_the_receptive_field_is_told():
+    with pytest.raises(InputError, match=r"image: expected at least 33 x 33 pixels, got \(32, 200\)\. Give larger"):
         pdn.output_hw("small", (32, 200))
 
 
-def test_the_picture_is_normalised_inside():
+def test_the_image_is_normalised_inside():
     network = pdn.pdn("small", 4).eval()
     grey = torch.tensor(pdn.IMAGENET_MEAN).view(1, 3, 1, 1).expand(1, 3, 33, 33)
     plain = torch.nn.Sequential(*list(network)[1:])

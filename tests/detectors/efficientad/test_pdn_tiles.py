@@ -48,11 +48,11 @@ def test_results_and_gradients_are_torchs(size: str, n_hw: tuple[int, int], extr
     for tensor in params.tensors():
         tensor.requires_grad_()
     hw = pixels_of(n_hw[0]) + extra, pixels_of(n_hw[1]) + extra
-    pictures = np.random.default_rng(0).integers(0, 256, (2, *hw, 3), np.uint8)
-    expected = net(torch.from_numpy(pictures).permute(0, 3, 1, 2).double() / 255)[:, :, : n_hw[0], : n_hw[1]]
+    images = np.random.default_rng(0).integers(0, 256, (2, *hw, 3), np.uint8)
+    expected = net(torch.from_numpy(images).permute(0, 3, 1, 2).double() / 255)[:, :, : n_hw[0], : n_hw[1]]
     push = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     (expected * push).sum().backward()
-    features = trunk(params, normalised(pictures).double(), n_hw)
+    features = trunk(params, normalised(images).double(), n_hw)
     halves = [from_tiles(head(params, features, i), n_hw) for i in (0, 1)]
     found = torch.cat(halves, 3).permute(0, 3, 1, 2)
     (found * push).sum().backward()

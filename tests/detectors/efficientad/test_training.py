@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 import torch
@@ -12,10 +14,9 @@ from blemish.detectors.efficientad.loss import jittered
 from blemish.detectors.efficientad.networks import arrays
 from blemish.detectors.efficientad.pdn_tiles import pixels_of
 from blemish.detectors.efficientad.penalty import DrawnPenalty
-from blemish.detectors.efficientad.training import Losses, Pictures, Training
+from blemish.detectors.efficientad.training import Images, Losses, Training
 from tests.efficientad_models import random_weights, small_efficientad, write_teacher
-from tests.pictures import good
-from typing import TYPE_CHECKING
+from tests.images import good
 
 if TYPE_CHECKING:
     from blemish import EfficientAd
@@ -29,8 +30,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> EfficientAd:
 
 
 def training(model: EfficientAd, *, crop: int | None = None, n: int = 3) -> Training:
-    pictures = np.stack([good(seed, SIDE, SIDE) for seed in range(n + 1)])
-    learnt = Pictures(pictures[:n], pictures[n:], DrawnPenalty((SIDE, SIDE), 0))
+    images = np.stack([good(seed, SIDE, SIDE) for seed in range(n + 1)])
+    learnt = Images(images[:n], images[n:], DrawnPenalty((SIDE, SIDE), 0))
     return Training(model.settings, crop, random_weights(), learnt)
 
 
@@ -41,9 +42,9 @@ def as_the_paper_has_it(made: Training, k: int) -> Losses:
     for _ in range(4):
         rng.integers(1)  # row or column of a place, of which there is one
     i = made._chosen(k)[0]
-    picture = made.pictures.train[i : i + 1]
-    changed = jittered(rng, picture)
-    other = made.pictures.penalty.parts(rng, 1, picture.shape[1:3])
+    image = made.images.train[i : i + 1]
+    changed = jittered(rng, image)
+    other = made.images.penalty.parts(rng, 1, image.shape[1:3])
 
     def said(module: torch.nn.Module, weights: dict[str, np.ndarray], x: np.ndarray) -> torch.Tensor:
         module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
@@ -55,7 +56,7 @@ def as_the_paper_has_it(made: Training, k: int) -> Losses:
 
     teacher, student = pdn.pdn(), pdn.pdn("small", 768)
     weights = made.student.weights()
-    distance = (scaled(said(teacher, random_weights(), picture)) - said(student, weights, picture)[:, :384]).square()
+    distance = (scaled(said(teacher, random_weights(), image)) - said(student, weights, image)[:, :384]).square()
     rebuilt = said(pdn.autoencoder(), arrays(made.autoencoder), changed)
     return Losses(
         float(distance[distance >= torch.quantile(distance, 0.999)].mean()),
@@ -78,7 +79,7 @@ def test_losses_are_the_papers(model: EfficientAd, monkeypatch: pytest.MonkeyPat
     n = 8 if tiled else 9
     made.hw = made.crop_hw = (n, n)
     made.autoencoder.dropout.p = 0.0
-    made.pictures.train = made.pictures.train[:, : pixels_of(n), : pixels_of(n)]
+    made.images.train = made.images.train[:, : pixels_of(n), : pixels_of(n)]
     made._targets.clear()
     expected = as_the_paper_has_it(made, 5)
     found = made.step(5, 1e-9)
@@ -99,7 +100,7 @@ def test_bfloat16_gives_nearly_the_same_losses(model: EfficientAd, monkeypatch: 
 def test_what_the_autoencoder_explains_is_between_nothing_and_all(model: EfficientAd, monkeypatch: pytest.MonkeyPatch):
     made = training(model)
     assert 0 <= made.explained() < 0.5
-    right = made._scaled(made._of_teacher(made._whole(made.pictures.held[0]), made.hw))
+    right = made._scaled(made._of_teacher(made._whole(made.images.held[0]), made.hw))
     monkeypatch.setattr(made, "_rebuilt", lambda _: right)
     assert made.explained() == pytest.approx(1.0)
     monkeypatch.setattr(made, "_rebuilt", lambda _: 9 - right)
@@ -121,7 +122,7 @@ def test_a_step_is_the_same_again_and_another_is_not(model: EfficientAd):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_each_picture_comes_once_an_epoch(model: EfficientAd):
+def test_each_image_comes_once_an_epoch(model: EfficientAd):
     made = training(model)
     chosen = [made._chosen(k)[0] for k in range(9)]
     assert all(sorted(chosen[i : i + 3]) == [0, 1, 2] for i in (0, 3, 6))
@@ -134,9 +135,9 @@ def test_mean_and_deviation_are_the_teachers(model: EfficientAd):
     torch.testing.assert_close(made.std.double(), features.std(0, correction=0), rtol=1e-3, atol=1e-4)
 
 
-def test_constant_pictures_have_a_deviation(model: EfficientAd):
+def test_constant_images_have_a_deviation(model: EfficientAd):
     plain = np.full((3, SIDE, SIDE, 3), 90, np.uint8)
-    made = Training(model.settings, None, random_weights(), Pictures(plain, plain[:1], DrawnPenalty((SIDE, SIDE), 0)))
+    made = Training(model.settings, None, random_weights(), Images(plain, plain[:1], DrawnPenalty((SIDE, SIDE), 0)))
     assert (made.std > 0).all()
     assert np.isfinite(made.step(0, 1e-3).total)
     assert np.isfinite(made.held_out_loss())

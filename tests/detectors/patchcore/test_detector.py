@@ -14,7 +14,7 @@ from blemish import InputError, Patchcore, Sample
 from blemish.errors import ImageError
 from blemish.imaging.resize import resize
 from blemish.types import Prediction, Problem
-from tests.pictures import N_GOOD, good, goods, scratched, small_patchcore, write, write_goods
+from tests.images import N_GOOD, good, goods, scratched, small_patchcore, write, write_goods
 
 
 def same(one: Prediction, other: Prediction) -> bool:
@@ -32,8 +32,8 @@ def same(one: Prediction, other: Prediction) -> bool:
 
 
 def test_a_scratch_is_found_where_it_is(fitted: Patchcore):
-    picture, mask = scratched(99)
-    found = fitted.predict(picture)
+    image, mask = scratched(99)
+    found = fitted.predict(image)
     assert found.label
     assert found.score > 3 * found.threshold
     assert mask[found.peak_xy[1], found.peak_xy[0]]
@@ -42,26 +42,26 @@ def test_a_scratch_is_found_where_it_is(fitted: Patchcore):
 
 
 def test_features_come_with_the_same_prediction(fitted: Patchcore):
-    picture, _ = scratched(99)
-    found, features = fitted.predict_with_features(picture)
-    assert same(found, fitted.predict(picture))
+    image, _ = scratched(99)
+    found, features = fitted.predict_with_features(image)
+    assert same(found, fitted.predict(image))
     inside = fitted.fitted
-    np.testing.assert_array_equal(features, inside.extractor.features(inside.geometry.prepare(picture)))
+    np.testing.assert_array_equal(features, inside.extractor.features(inside.geometry.prepare(image)))
 
 
-def test_good_pictures_are_let_through(fitted: Patchcore):
+def test_good_images_are_let_through(fitted: Patchcore):
     found = [fitted.predict(good(seed)) for seed in range(100, 110)]
     assert sum(one.label for one in found) <= 4  # the rate is 0.1; 4 of 10 would come once in 80 times
     assert max(one.score for one in found) < fitted.predict(scratched(99)[0]).score / 3
 
 
-@pytest.mark.parametrize("picture", [good(50), scratched(51)[0], scratched(52, 70, 130)[0]])
-def test_labels_and_masks_follow_from_scores(fitted: Patchcore, picture: np.ndarray):
-    found = fitted.predict(picture)
+@pytest.mark.parametrize("image", [good(50), scratched(51)[0], scratched(52, 70, 130)[0]])
+def test_labels_and_masks_follow_from_scores(fitted: Patchcore, image: np.ndarray):
+    found = fitted.predict(image)
     assert found.label == (found.score > found.threshold)
     assert (found.threshold, found.pixel_threshold) == (fitted.threshold, fitted.pixel_threshold)
     np.testing.assert_array_equal(found.mask, found.anomaly_map > np.float32(found.pixel_threshold))
-    assert (found.anomaly_map.shape, found.anomaly_map.dtype) == (picture.shape[:2], np.float32)
+    assert (found.anomaly_map.shape, found.anomaly_map.dtype) == (image.shape[:2], np.float32)
     assert found.mask.any() == bool(found.regions)
     assert found.p_value == fitted.calibration.p_value(found.score)
     assert 0 < found.p_value <= 1
@@ -75,18 +75,18 @@ def test_p_values_are_those_of_the_calibration(fitted: Patchcore):
 
 
 def test_nearest_good_is_the_row_that_was_found(fitted: Patchcore, good_paths: list[Path]):
-    picture, _ = scratched(99)
+    image, _ = scratched(99)
     inside = fitted.fitted
-    features = inside.extractor.features(inside.geometry.prepare(picture)).astype(np.float64)
+    features = inside.extractor.features(inside.geometry.prepare(image)).astype(np.float64)
     distances = np.linalg.norm(features[:, :, None] - inside.scorer.index.memory_bank, axis=3)
     level = inside.scorer.level
     assert level is not None
     row, column = np.unravel_index(level.deviations(distances.min(axis=2)).argmax(), level.usual.shape)
     nearest = int(distances[row, column].argmin())
-    picture_index, source_row, source_column = inside.source[nearest].tolist()
-    found = fitted.predict(picture).nearest_good
+    image_index, source_row, source_column = inside.source[nearest].tolist()
+    found = fitted.predict(image).nearest_good
     assert found is not None
-    assert found.path == str(good_paths[picture_index])
+    assert found.path == str(good_paths[image_index])
     assert found.box == (8 * source_column, 8 * source_row, 8, 8)
     assert found.distance == pytest.approx(distances[row, column, nearest], rel=1e-5)
 
@@ -99,13 +99,13 @@ def test_score_is_the_highest_relative_distance(good_paths: list[Path]):
     assert found.anomaly_map.max() == pytest.approx(found.score, rel=0.03)  # no pixel lies on the centre of a cell
 
 
-# How pictures may come
+# How images may come
 
 
 def test_paths_samples_and_arrays_give_the_same(fitted: Patchcore, tmp_path: Path):
-    picture, _ = scratched(99)
-    path = write(tmp_path / "a.png", picture)
-    from_array = fitted.predict(picture)
+    image, _ = scratched(99)
+    path = write(tmp_path / "a.png", image)
+    from_array = fitted.predict(image)
     assert from_array.path is None
     for item in (path, str(path), Sample(path, "test", "scratch")):
         found = fitted.predict(item)
@@ -114,15 +114,15 @@ def test_paths_samples_and_arrays_give_the_same(fitted: Patchcore, tmp_path: Pat
 
 
 def test_fitting_on_arrays_samples_and_paths_gives_the_same(fitted: Patchcore, good_paths: list[Path]):
-    picture, _ = scratched(99)
-    expected = fitted.predict(picture)
+    image, _ = scratched(99)
+    expected = fitted.predict(image)
     for items in (goods(), [Sample(path, "train") for path in good_paths], (str(path) for path in good_paths)):
-        found = small_patchcore().fit(items).predict(picture)
+        found = small_patchcore().fit(items).predict(image)
         assert (found.score, found.threshold) == (expected.score, expected.threshold)
         np.testing.assert_array_equal(found.anomaly_map, expected.anomaly_map)
 
 
-def test_grey_pictures_are_their_three_equal_channels(fitted: Patchcore, tmp_path: Path):
+def test_grey_images_are_their_three_equal_channels(fitted: Patchcore, tmp_path: Path):
     grey = good(99)[..., 1]
     expected = fitted.predict(np.repeat(grey[..., None], 3, axis=2))
     assert same(fitted.predict(grey), expected)
@@ -130,44 +130,44 @@ def test_grey_pictures_are_their_three_equal_channels(fitted: Patchcore, tmp_pat
     assert same(fitted.predict(write(tmp_path / "grey.png", grey)), expected)
 
 
-def test_16_bit_pictures_are_scaled_by_their_full_range(fitted: Patchcore, tmp_path: Path):
-    picture, _ = scratched(99)
-    deep = picture.astype(np.uint16) * 257
-    assert same(fitted.predict(deep), fitted.predict(picture))
-    assert same(fitted.predict(write(tmp_path / "deep.png", deep)), fitted.predict(picture))
+def test_16_bit_images_are_scaled_by_their_full_range(fitted: Patchcore, tmp_path: Path):
+    image, _ = scratched(99)
+    deep = image.astype(np.uint16) * 257
+    assert same(fitted.predict(deep), fitted.predict(image))
+    assert same(fitted.predict(write(tmp_path / "deep.png", deep)), fitted.predict(image))
 
 
-def test_12_bit_pictures_are_scaled_by_what_is_stated():
-    def twelve(picture: np.ndarray) -> np.ndarray:
-        return ((picture.astype(np.int64) * 4095 + 127) // 255).astype(np.uint16)
+def test_12_bit_images_are_scaled_by_what_is_stated():
+    def twelve(image: np.ndarray) -> np.ndarray:
+        return ((image.astype(np.int64) * 4095 + 127) // 255).astype(np.uint16)
 
-    model = small_patchcore(bit_depth=12).fit([twelve(picture) for picture in goods(6)])
+    model = small_patchcore(bit_depth=12).fit([twelve(image) for image in goods(6)])
     found = model.predict(twelve(scratched(99)[0]))
     assert found.score == small_patchcore().fit(goods(6)).predict(scratched(99)[0]).score
-    with pytest.raises(ImageError, match=r"picture: expected values up to 4095 \(bit_depth=12\), got 65535"):
+    with pytest.raises(ImageError, match=r"image: expected values up to 4095 \(bit_depth=12\), got 65535"):
         model.predict(np.full((96, 96), 65535, np.uint16))
 
 
 @pytest.mark.parametrize("height_width", [(96, 96), (33, 210), (1, 1), (500, 20)])
-def test_maps_have_the_size_of_the_picture(fitted: Patchcore, height_width: tuple[int, int]):
+def test_maps_have_the_size_of_the_image(fitted: Patchcore, height_width: tuple[int, int]):
     assert fitted.predict(good(99, *height_width)).anomaly_map.shape == height_width
 
 
 def test_mixed_sizes_are_fitted_as_squares(tmp_path: Path):
-    pictures = [good(seed, 96, 96 if seed % 2 else 192) for seed in range(8)]
-    model = small_patchcore().fit(pictures)
+    images = [good(seed, 96, 96 if seed % 2 else 192) for seed in range(8)]
+    model = small_patchcore().fit(images)
     assert model.fitted.geometry.resize_hw == (96, 96)
-    assert model.fitted.sizes_hw == tuple(picture.shape[:2] for picture in pictures)
+    assert model.fitted.sizes_hw == tuple(image.shape[:2] for image in images)
     found = model.predict(scratched(99, 96, 192)[0]).nearest_good
     assert found is not None
     x, y, width, height = found.box
-    whole = pictures[int(found.path.removeprefix("array "))].shape
+    whole = images[int(found.path.removeprefix("array "))].shape
     assert min(x, y) >= 0
     assert x + width <= whole[1]
     assert y + height <= whole[0]
 
 
-def test_the_box_of_the_good_patch_is_in_that_pictures_pixels():
+def test_the_box_of_the_good_patch_is_in_that_images_pixels():
     model = small_patchcore().fit([good(seed, 192, 192) for seed in range(6)])
     found = model.predict(scratched(99)[0]).nearest_good
     assert found is not None
@@ -180,7 +180,7 @@ def test_maps_are_smoothed(fitted: Patchcore, good_paths: list[Path]):
     assert fitted.predict(good(99)).score == rough.score
 
 
-def test_wide_pictures_keep_their_aspect():
+def test_wide_images_keep_their_aspect():
     model = small_patchcore().fit([good(seed, 64, 256) for seed in range(6)])
     assert model.fitted.geometry.resize_hw == (64, 192)
 
@@ -188,11 +188,11 @@ def test_wide_pictures_keep_their_aspect():
 def test_names_that_are_not_ascii(tmp_path: Path):
     folder = tmp_path / "größe 日本 ñ"
     paths = write_goods(folder / "gut", 6)
-    picture = write(folder / "Kratzer №1.png", scratched(99)[0])
+    image = write(folder / "Kratzer №1.png", scratched(99)[0])
     model = small_patchcore().fit(paths)
     loaded = Patchcore.load(model.save(folder / "modèle"))
-    found = loaded.predict(picture)
-    assert same(found, model.predict(picture))
+    found = loaded.predict(image)
+    assert same(found, model.predict(image))
     assert found.nearest_good is not None
     assert Path(found.nearest_good.path) in paths
 
@@ -200,7 +200,7 @@ def test_names_that_are_not_ascii(tmp_path: Path):
 @pytest.mark.parametrize(
     ("array", "text"),
     [
-        (np.zeros((8, 8, 3)), r"picture: expected uint8 or uint16 .*got float64 .*If it runs from 0 to 1"),
+        (np.zeros((8, 8, 3)), r"image: expected uint8 or uint16 .*got float64 .*If it runs from 0 to 1"),
         (np.zeros((2, 8, 8, 3), np.uint8), "use predict_many"),
         (np.zeros((3, 8, 8), np.uint8), "Channels come last"),
         (np.zeros((8, 8, 4), np.uint8), "Leave alpha out"),
@@ -209,7 +209,7 @@ def test_names_that_are_not_ascii(tmp_path: Path):
         (np.full((4, 4), "x"), r"got <U1 \(4, 4\)"),
     ],
 )
-def test_arrays_that_are_no_pictures(fitted: Patchcore, array: np.ndarray, text: str):
+def test_arrays_that_are_no_images(fitted: Patchcore, array: np.ndarray, text: str):
     with pytest.raises(InputError, match=text):
         fitted.predict(array)
     with pytest.raises(InputError, match=text):
@@ -218,19 +218,19 @@ def test_arrays_that_are_no_pictures(fitted: Patchcore, array: np.ndarray, text:
         small_patchcore().fit([*goods(3), array])
 
 
-def test_files_that_are_no_pictures(fitted: Patchcore, tmp_path: Path):
+def test_files_that_are_no_images(fitted: Patchcore, tmp_path: Path):
     (tmp_path / "broken.png").write_bytes(b"")
     for name in ("broken.png", "absent.png", "."):
         with pytest.raises(ImageError, match=re.escape(str(tmp_path / name))):
             fitted.predict(tmp_path / name)
 
 
-# Many pictures
+# Many images
 
 
 def test_many_go_on_after_a_broken_one(fitted: Patchcore, tmp_path: Path):
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     whole = write(tmp_path / "whole.png", scratched(99)[0])
     items = [whole, broken, good(98), str(broken), Sample(whole)]
     found = list(fitted.predict_many(items))
@@ -261,39 +261,39 @@ def test_many_are_taken_as_they_are_needed(fitted: Patchcore):
 # Thresholds
 
 
-def test_false_alarm_rate_moves_both_thresholds(saved: Path):
+def test_false_positive_rate_moves_both_thresholds(saved: Path):
     model = Patchcore.load(saved)
     rates = (0.1, 0.2, 0.35, 0.5, 0.75, 0.9)
     found = []
     for rate in rates:
-        model.set_false_alarm_rate(rate)
-        assert model.false_alarm_rate == model.settings.false_alarm_rate == rate
+        model.set_false_positive_rate(rate)
+        assert model.false_positive_rate == model.settings.false_positive_rate == rate
         found.append((model.threshold, model.pixel_threshold))
         prediction = model.predict(good(99))
         assert (prediction.threshold, prediction.pixel_threshold) == found[-1]
     assert found == sorted(found, reverse=True)
     assert found[0][0] > found[-1][0]
     assert found[0][1] > found[-1][1]
-    model.set_false_alarm_rate(rates[0])
+    model.set_false_positive_rate(rates[0])
     assert (model.threshold, model.pixel_threshold) == found[0]
 
 
-def test_false_alarm_rate_is_saved(saved: Path, tmp_path: Path):
+def test_false_positive_rate_is_saved(saved: Path, tmp_path: Path):
     model = Patchcore.load(saved)
-    model.set_false_alarm_rate(0.4)
+    model.set_false_positive_rate(0.4)
     again = Patchcore.load(model.save(tmp_path / "m"))
-    assert (again.false_alarm_rate, again.threshold) == (0.4, model.threshold)
+    assert (again.false_positive_rate, again.threshold) == (0.4, model.threshold)
 
 
 @pytest.mark.parametrize("rate", [0, 1, -0.1, 2, "a", None, float("nan")])
 def test_rates_that_no_threshold_can_promise(saved: Path, rate: Any):
     model = Patchcore.load(saved)
     before = model.threshold
-    with pytest.raises(InputError, match="false_alarm_rate: expected a number"):
-        model.set_false_alarm_rate(rate)
+    with pytest.raises(InputError, match="false_positive_rate: expected a number"):
+        model.set_false_positive_rate(rate)
     assert model.threshold == before
-    with pytest.raises(InputError, match="false_alarm_rate: expected a number"):
-        small_patchcore(false_alarm_rate=rate)
+    with pytest.raises(InputError, match="false_positive_rate: expected a number"):
+        small_patchcore(false_positive_rate=rate)
 
 
 def test_anomalibs_arithmetic_resizes_in_the_network(tmp_path: Path):
@@ -301,14 +301,14 @@ def test_anomalibs_arithmetic_resizes_in_the_network(tmp_path: Path):
         [*goods(5), good(9, 70, 120)]
     )
     again = Patchcore.load(model.save(tmp_path / "m"))
-    picture = good(20, 300, 200)
-    found = again.predict(picture)
-    # What the network was given is the picture itself; its own resizing gives the grid of every other picture.
-    np.testing.assert_array_equal(again.fitted.geometry.prepare(picture), picture)
-    assert again.fitted.extractor.features(picture).shape == (12, 12, 152)
+    image = good(20, 300, 200)
+    found = again.predict(image)
+    # What the network was given is the image itself; its own resizing gives the grid of every other image.
+    np.testing.assert_array_equal(again.fitted.geometry.prepare(image), image)
+    assert again.fitted.extractor.features(image).shape == (12, 12, 152)
     assert found.anomaly_map.shape == (300, 200)
-    assert found.score == model.predict(picture).score
+    assert found.score == model.predict(image).score
     # A rounded resize before the network would be almost the same, and is not.
-    rounded = again.predict(resize(picture, (96, 96))).score
+    rounded = again.predict(resize(image, (96, 96))).score
     assert found.score == pytest.approx(rounded, rel=0.05)
     assert found.score != rounded

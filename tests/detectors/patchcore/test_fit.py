@@ -1,4 +1,4 @@
-"""Fitting: bank, calibration without a picture's own rows, two levels, and what can go wrong while it runs."""
+"""Fitting: bank, calibration without an image's own rows, two levels, and what can go wrong while it runs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from blemish.detectors.patchcore import fit as fitting
 from blemish.detectors.patchcore.fit import BASE_BYTES
 from blemish.ops.coreset import coreset_bytes, greedy_coreset
 from blemish.ops.distance_statistics import level_of_good
-from tests.pictures import N_GOOD, cut_off, good, goods, scratched, small_patchcore, write_goods
+from tests.images import N_GOOD, cut_off, good, goods, scratched, small_patchcore, write_goods
 
 
-def features_of(model: Patchcore, picture: np.ndarray) -> np.ndarray:
-    return model.fitted.extractor.features(model.fitted.geometry.prepare(picture))
+def features_of(model: Patchcore, image: np.ndarray) -> np.ndarray:
+    return model.fitted.extractor.features(model.fitted.geometry.prepare(image))
 
 
 def plain_distances(features: np.ndarray, bank: np.ndarray) -> np.ndarray:
@@ -29,7 +29,7 @@ def plain_distances(features: np.ndarray, bank: np.ndarray) -> np.ndarray:
 
 def test_the_bank_is_the_greedy_coreset_of_all_patches(fitted: Patchcore):
     inside = fitted.fitted
-    features = np.concatenate([features_of(fitted, picture).reshape(144, -1) for picture in goods()])
+    features = np.concatenate([features_of(fitted, image).reshape(144, -1) for image in goods()])
     bank, source = inside.scorer.index.memory_bank, inside.source
     assert len(bank) == int(0.1 * len(features))
     places = source @ (144, 12, 1)
@@ -38,19 +38,19 @@ def test_the_bank_is_the_greedy_coreset_of_all_patches(fitted: Patchcore):
     assert len(set(places.tolist())) == len(places)
 
 
-def test_features_are_whitened_by_the_good_pictures(fitted: Patchcore):
-    features = np.concatenate([features_of(fitted, picture).reshape(144, -1) for picture in goods()])
+def test_features_are_whitened_by_the_good_images(fitted: Patchcore):
+    features = np.concatenate([features_of(fitted, image).reshape(144, -1) for image in goods()])
     np.testing.assert_allclose(features.mean(axis=0), 0, atol=1e-2)
     variances = np.linalg.eigvalsh(np.cov(features.T, bias=True))
     assert variances.max() < 1.001  # eigenvalue / (eigenvalue + shrinkage * mean)
     assert variances.max() > 0.9
 
 
-def test_calibration_leaves_each_pictures_own_rows_and_map_out(fitted: Patchcore):
+def test_calibration_leaves_each_images_own_rows_and_map_out(fitted: Patchcore):
     inside = fitted.fitted
     bank, source = inside.scorer.index.memory_bank, inside.source
     maps = np.stack(
-        [plain_distances(features_of(fitted, picture), bank[source[:, 0] != i]) for i, picture in enumerate(goods())]
+        [plain_distances(features_of(fitted, image), bank[source[:, 0] != i]) for i, image in enumerate(goods())]
     ).astype(np.float32)
     level, parts = level_of_good(maps, 1.0)
     scores = sorted(parts.reshape(len(parts), -1).max(axis=1))
@@ -58,8 +58,8 @@ def test_calibration_leaves_each_pictures_own_rows_and_map_out(fitted: Patchcore
     assert inside.scorer.level is not None
     for found, expected in zip(inside.scorer.level, level, strict=True):
         np.testing.assert_allclose(found, expected, rtol=2e-3)
-    # With their own rows they would look better than a new good picture does.
-    own = np.median([fitted.predict(picture).score for picture in goods()])
+    # With their own rows they would look better than a new good image does.
+    own = np.median([fitted.predict(image).score for image in goods()])
     assert own < np.median(inside.image_calibration.scores)
 
 
@@ -74,9 +74,9 @@ def test_pixel_scores_are_the_highest_of_each_map(fitted: Patchcore):
 
 def test_nine_neighbours_weigh_the_score(good_paths: list[Path]):
     nine = small_patchcore(num_neighbors=9).fit(good_paths)
-    picture, mask = scratched(99)
-    found = nine.predict(picture)
-    distances = nine.fitted.scorer.distances(features_of(nine, picture))
+    image, mask = scratched(99)
+    found = nine.predict(image)
+    distances = nine.fitted.scorer.distances(features_of(nine, image))
     assert 0 < distances.weight < 1
     assert found.score == pytest.approx(
         float(nine.fitted.scorer.patch_map(distances.distances).max()) * distances.weight
@@ -89,8 +89,8 @@ def test_nine_neighbours_weigh_the_calibration_too(good_paths: list[Path]):
     nine = small_patchcore(num_neighbors=9, position_sigma=None).fit(good_paths)
     inside = nine.fitted
     scores = []
-    for i, picture in enumerate(goods()):
-        found = inside.scorer.distances(features_of(nine, picture), exclude=inside.source[:, 0] == i)
+    for i, image in enumerate(goods()):
+        found = inside.scorer.distances(features_of(nine, image), exclude=inside.source[:, 0] == i)
         scores.append(float(found.distances.max()) * found.weight)
     np.testing.assert_allclose(inside.image_calibration.scores, sorted(scores), rtol=2e-3)
 
@@ -98,10 +98,10 @@ def test_nine_neighbours_weigh_the_calibration_too(good_paths: list[Path]):
 def test_a_crop_sees_the_middle_alone(good_paths: list[Path]):
     model = small_patchcore(center_crop=64).fit(good_paths)
     assert model.fitted.source[:, 1:].max() < 8
-    picture = good(99)
-    expected = model.predict(picture).score
-    picture[:8] = 255  # outside of the crop, and of what the resize mixes into it
-    found = model.predict(picture)
+    image = good(99)
+    expected = model.predict(image).score
+    image[:8] = 255  # outside of the crop, and of what the resize mixes into it
+    found = model.predict(image)
     assert found.score == expected
     assert found.anomaly_map.shape == (96, 96)
     assert not found.anomaly_map[:15].any()
@@ -117,14 +117,14 @@ def test_the_bank_keeps_the_share_asked_for(ratio: float):
     assert model.fitted.scorer.index.n_rows == max(1, int(ratio * 4 * 144))
 
 
-def test_identical_pictures_are_fitted():
+def test_identical_images_are_fitted():
     model = small_patchcore().fit([good(0)] * 4)
     assert model.predict(good(0)).score == pytest.approx(0, abs=1e-2) or not model.predict(good(0)).label
     assert model.predict(scratched(1)[0]).label
 
 
 @pytest.mark.parametrize("value", [0, 127, 255])
-def test_plain_pictures_are_fitted(value: int):
+def test_plain_images_are_fitted(value: int):
     plain = np.full((96, 96, 3), value, np.uint8)
     model = small_patchcore().fit([plain] * 3)
     marked = plain.copy()
@@ -137,19 +137,19 @@ def test_plain_pictures_are_fitted(value: int):
 
 
 def test_two_levels_are_close_to_one(fitted: Patchcore, good_paths: list[Path]):
-    """1,728 patches, of which 1,000 at most are held: pictures are read once more for each pass."""
+    """1,728 patches, of which 1,000 at most are held: images are read once more for each pass."""
     stages = []
     model = small_patchcore(max_rows=1000).fit(good_paths, progress=lambda stage, *_: stages.append(stage))
     assert stages.count("collecting patches") == stages.count("calibrating") == N_GOOD
     assert model.fitted.scorer.index.n_rows == fitted.fitted.scorer.index.n_rows
     assert model.threshold == pytest.approx(fitted.threshold, rel=0.25)
-    picture, mask = scratched(99)
-    found = model.predict(picture)
-    assert found.score == pytest.approx(fitted.predict(picture).score, rel=0.25)
+    image, mask = scratched(99)
+    found = model.predict(image)
+    assert found.score == pytest.approx(fitted.predict(image).score, rel=0.25)
     assert mask[found.peak_xy[1], found.peak_xy[0]]
 
 
-def test_pictures_are_read_again_only_where_their_patches_do_not_fit(
+def test_images_are_read_again_only_where_their_patches_do_not_fit(
     good_paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ):
     n_read = []
@@ -170,7 +170,7 @@ def test_reading_again_changes_nothing_where_the_patches_fit(good_paths: list[Pa
     np.testing.assert_array_equal(model.fitted.source, fitted.fitted.source)
 
 
-def test_two_levels_leave_a_broken_picture_out_once(tmp_path: Path):
+def test_two_levels_leave_a_broken_image_out_once(tmp_path: Path):
     paths = write_goods(tmp_path)
     cut_off(paths[4], good(4))
     model = small_patchcore(max_rows=1000).fit(paths)
@@ -179,17 +179,15 @@ def test_two_levels_leave_a_broken_picture_out_once(tmp_path: Path):
     assert model.calibration.n == N_GOOD - 1
 
 
-@pytest.mark.parametrize("whole_picture", [False, True])
-def test_thresholds_are_calibrated_on_some_of_many(
-    whole_picture: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.mark.parametrize("score_fusion", [False, True])
+def test_thresholds_are_calibrated_on_some_of_many(score_fusion: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fitting, "MAX_CALIBRATION", 5)
     paths = write_goods(tmp_path)
     cut_off(paths[3], good(3))
-    model = small_patchcore(whole_picture=whole_picture).fit(paths)
+    model = small_patchcore(score_fusion=score_fusion).fit(paths)
     assert model.calibration.n == 5
     assert model.fitted.provenance["n_training_files"] == N_GOOD - 1
-    if whole_picture:
+    if score_fusion:
         assert model.fitted.whole is not None
         assert model.fitted.whole.good_scores.shape == (3, 5)
     assert not model.predict(good(50)).label
@@ -198,11 +196,11 @@ def test_thresholds_are_calibrated_on_some_of_many(
 # Memory
 
 
-def test_memory_grows_with_the_pictures_until_no_more_rows_are_held():
+def test_memory_grows_with_the_images_until_no_more_rows_are_held():
     model = small_patchcore(max_rows=14_400)
     few, more = model.estimated_bytes(10), model.estimated_bytes(20)
-    per_picture = 144 * 152 * 4
-    assert more - few >= 2 * 10 * per_picture  # the feature maps, and the rows of the coreset
+    per_image = 144 * 152 * 4
+    assert more - few >= 2 * 10 * per_image  # the feature maps, and the rows of the coreset
     assert few > BASE_BYTES
     at_limit, beyond = model.estimated_bytes(100), model.estimated_bytes(101)
     assert beyond < at_limit  # the maps are not kept any more
@@ -219,7 +217,7 @@ def test_memory_is_that_of_maps_and_coreset():
 
 
 def test_memory_of_what_is_seen_from_further_away():
-    plain, whole = (small_patchcore(image_size=(64, 96), whole_picture=w) for w in (False, True))
+    plain, whole = (small_patchcore(image_size=(64, 96), score_fusion=w) for w in (False, True))
     parts = 2 * 3 * (50 * (112 + 64) + 64**2)  # the grid of stride 16 is 4 x 6, and half as large on each side
     summaries = 50 * 304
     assert whole.estimated_bytes(50) - plain.estimated_bytes(50) == 4 * (parts + summaries) + 32 * 304**2
@@ -227,8 +225,8 @@ def test_memory_of_what_is_seen_from_further_away():
 
 
 @pytest.mark.parametrize("n", [0, -3, 1.5, "9"])
-def test_memory_of_no_number_of_pictures(n: int):
-    with pytest.raises(InputError, match="n_pictures: expected a whole number from 1 to"):
+def test_memory_of_no_number_of_images(n: int):
+    with pytest.raises(InputError, match="n_images: expected a whole number from 1 to"):
         small_patchcore().estimated_bytes(n)
 
 
@@ -254,9 +252,7 @@ def test_one_broken_among_many_is_left_out(tmp_path: Path):
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_too_few(n: int):
-    with pytest.raises(
-        DataError, match=f"good pictures: expected at least 2, got {n} that can be read. Give at least 2"
-    ):
+    with pytest.raises(DataError, match=f"good images: expected at least 2, got {n} that can be read. Give at least 2"):
         small_patchcore().fit(goods(n))
 
 
@@ -289,9 +285,9 @@ def test_all_broken_when_decoded(tmp_path: Path):
     [
         (
             {"coreset_size": 1},
-            "memory_bank: expected 1 rows from other pictures, got 1 rows, 1 of them from one picture",
+            "memory_bank: expected 1 rows from other images, got 1 rows, 1 of them from one image",
         ),
-        ({"coreset_size": 8, "num_neighbors": 9}, "memory_bank: expected 9 rows from other pictures, got 8 rows"),
+        ({"coreset_size": 8, "num_neighbors": 9}, "memory_bank: expected 9 rows from other images, got 8 rows"),
     ],
 )
 def test_a_bank_too_small_to_judge_by(changes: dict[str, int], text: str):
@@ -299,7 +295,7 @@ def test_a_bank_too_small_to_judge_by(changes: dict[str, int], text: str):
         small_patchcore(**changes).fit(goods(3))
 
 
-@pytest.mark.parametrize("stage", ["reading pictures", "coreset", "calibrating"])
+@pytest.mark.parametrize("stage", ["reading images", "coreset", "calibrating"])
 def test_an_interrupted_fit_leaves_what_was_fitted_before(stage: str, tmp_path: Path):
     paths = write_goods(tmp_path / "good", 6)
     (tmp_path / "good" / "broken.png").write_bytes(b"")
@@ -331,7 +327,7 @@ def test_progress_never_runs_over():
     calls: list[tuple[str, int, int]] = []
     small_patchcore().fit(goods(5), progress=lambda *call: calls.append(call))
     stages = list(dict.fromkeys(stage for stage, _, _ in calls))
-    assert stages == ["reading pictures", "collecting patches", "coreset", "calibrating"]
+    assert stages == ["reading images", "collecting patches", "coreset", "calibrating"]
     for stage in stages:
         own = [(done, total) for name, done, total in calls if name == stage]
         assert len({total for _, total in own}) == 1

@@ -13,7 +13,7 @@ import pytest
 
 from blemish import DataError, InputError, ModelFileError, NotFittedError, Patchcore, SaveError
 from blemish.backbones import backbone as backbones
-from tests.pictures import N_GOOD, SETTINGS, good, goods, scratched, small_patchcore
+from tests.images import N_GOOD, SETTINGS, good, goods, scratched, small_patchcore
 
 if TYPE_CHECKING:
     from blemish.types import Prediction
@@ -45,14 +45,14 @@ def test_a_saved_model_predicts_bit_for_bit(changes: dict[str, Any], tmp_path: P
     loaded = Patchcore.load(folder, threads=2)
     assert loaded.settings == model.settings
     assert loaded.is_fitted
-    for picture in (good(99), scratched(98)[0], scratched(97, 50, 140)[0]):
-        assert same(loaded.predict(picture), model.predict(picture))
+    for image in (good(99), scratched(98)[0], scratched(97, 50, 140)[0]):
+        assert same(loaded.predict(image), model.predict(image))
     again = loaded.save(tmp_path / "again")
     for path in folder.iterdir():
         assert path.read_bytes() == (again / path.name).read_bytes()
 
 
-def test_same_pictures_and_seed_give_the_same_bytes(saved: Path, good_paths: list[Path], tmp_path: Path):
+def test_same_images_and_seed_give_the_same_bytes(saved: Path, good_paths: list[Path], tmp_path: Path):
     again = small_patchcore().fit(good_paths).save(tmp_path / "again")
     assert sorted(p.name for p in again.iterdir()) == ["bank.safetensors", "model.json", "network.onnx"]
     for name in ("bank.safetensors", "network.onnx"):
@@ -115,7 +115,7 @@ def test_nothing_works_before_fitting(tmp_path: Path):
         lambda: model.predict(good(0)),
         lambda: model.predict_many([good(0)]),
         lambda: model.save(tmp_path / "m"),
-        lambda: model.set_false_alarm_rate(0.1),
+        lambda: model.set_false_positive_rate(0.1),
         model.header,
         lambda: model.threshold,
         lambda: model.pixel_threshold,
@@ -152,6 +152,6 @@ def test_there_is_no_model(tmp_path: Path):
         Patchcore.load(tmp_path / "absent")
 
 
-def test_fitting_needs_pictures():
-    with pytest.raises(DataError, match="good pictures: expected at least 2, got 0"):
+def test_fitting_needs_images():
+    with pytest.raises(DataError, match="good images: expected at least 2, got 0"):
         small_patchcore().fit([])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blemish.detectors.patchcore.scoring import Scorer
-from blemish.ops.distance_statistics import Level, blurred
+from blemish.ops.distance_statistics import DistanceStatistics, blurred
 from blemish.ops.neighbors import MemoryIndex
 
 
@@ -25,7 +25,7 @@ def all_distances(features: np.ndarray, bank: np.ndarray) -> np.ndarray:
     return np.linalg.norm(features[:, :, None].astype(np.float64) - bank, axis=3)
 
 
-def paper_weight(features: np.ndarray, bank: np.ndarray, b: int, level: Level | None = None) -> float:
+def paper_weight(features: np.ndarray, bank: np.ndarray, b: int, level: DistanceStatistics | None = None) -> float:
     """Roth et al. 2022, section 3.3, written down: equations 6 and 7."""
     distances = all_distances(features, bank)
     nearest = distances.min(axis=2)
@@ -56,7 +56,7 @@ def test_weight_is_the_papers(features: np.ndarray, bank: np.ndarray, n_neighbor
 
 def test_weight_is_that_of_the_worst_patch_at_its_position(features: np.ndarray, bank: np.ndarray):
     nearest = all_distances(features, bank).min(axis=2)
-    level = Level(*(np.full(nearest.shape, value, np.float32) for value in (0, 1, 0)))
+    level = DistanceStatistics(*(np.full(nearest.shape, value, np.float32) for value in (0, 1, 0)))
     level.spread[np.unravel_index(nearest.argmax(), nearest.shape)] = 10
     found = Scorer(MemoryIndex(bank), 4, level, 0.0).distances(features)
     assert found.weight == pytest.approx(paper_weight(features, bank, 4, level), rel=1e-5)
@@ -81,7 +81,7 @@ def test_far_patches_do_not_overflow(bank: np.ndarray):
 
 
 def test_patch_map_is_deviations_beyond_the_usual(features: np.ndarray, bank: np.ndarray):
-    level = Level(*(np.full((4, 3), value, np.float32) for value in (1.5, 2, 0)))
+    level = DistanceStatistics(*(np.full((4, 3), value, np.float32) for value in (1.5, 2, 0)))
     distances = Scorer(MemoryIndex(bank), 1, None, 0.0).distances(features).distances
     relative = Scorer(MemoryIndex(bank), 1, level, 0.0).patch_map(distances)
     np.testing.assert_array_equal(relative, np.maximum((distances - 1.5) / 2, 0))

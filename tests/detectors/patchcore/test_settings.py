@@ -10,7 +10,7 @@ import pytest
 
 from blemish.detectors.patchcore.settings import MAX_BANK_ROWS, PatchcoreSettings
 from blemish.errors import InputError
-from tests.pictures import SETTINGS
+from tests.images import SETTINGS
 
 
 def made(**changes: Any) -> PatchcoreSettings:

@@ -21,8 +21,8 @@ from onnx import TensorProto, helper
 from blemish import ModelFileError, Patchcore
 from blemish.backbones.embedding import Extractor
 from blemish.detectors.patchcore import state as patchcore_file
+from tests.images import good
 from tests.models import network, replace_file, rewrite
-from tests.pictures import good
 
 Change = Callable[[dict[str, Any]], object]
 BANK = "bank.safetensors"
@@ -218,7 +218,7 @@ def test_more_neighbours_than_the_bank_has(folder: Path):
         (lambda h: h["settings"].update(layers="blocks.4"), "layers: expected names, got 'blocks.4'"),
         (lambda h: h["settings"].update(layers=[1]), "layers: expected names"),
         (lambda h: h["settings"].update(backbone=3), "backbone: expected a name, got 3"),
-        (lambda h: h["settings"].update(false_alarm_rate=0.5), "false_alarm_rate: expected 0.1 as .*, got 0.5"),
+        (lambda h: h["settings"].update(false_positive_rate=0.5), "false_positive_rate: expected 0.1 as .*, got 0.5"),
         (lambda h: h["input"].update(resize_hw=[10**6, 10**6]), "image_size: expected a number from 32 to 4096"),
         (lambda h: h["input"].update(resize_hw=96), "must be an iterable, not int"),
         (
@@ -228,11 +228,14 @@ def test_more_neighbours_than_the_bank_has(folder: Path):
         (lambda h: h["input"].pop("crop_hw"), "crop_hw"),
         (lambda h: h["thresholds"].update(image_scores=[]), r"scores: expected float64 \(n,\), got float64 \(0,\)"),
         (lambda h: h["thresholds"].update(pixel_scores=["a"]), r"scores: expected numbers"),
-        (lambda h: h["thresholds"].update(false_alarm_rate=0), "false_alarm_rate: expected a number between 0 and 1"),
+        (
+            lambda h: h["thresholds"].update(false_positive_rate=0),
+            "false_positive_rate: expected a number between 0 and 1",
+        ),
         (lambda h: h["thresholds"].update(image=3.5), r"thresholds\.image: expected \d+\.\d+, .*, got 3\.5"),
         (lambda h: h["thresholds"].update(pixel=None), r"thresholds\.pixel: expected \d+\.\d+, .*, got None"),
         (lambda h: h.pop("training"), "KeyError: 'training'"),
-        (lambda h: h.update(training={"path": "a"}), "training: expected a list of pictures, got dict"),
+        (lambda h: h.update(training={"path": "a"}), "training: expected a list of images, got dict"),
         (lambda h: h["training"][3].update(height_width=[0, 96]), "height_width: expected a whole number from 1 to"),
         (lambda h: h["training"][3].update(height_width=[10**400, 96]), "height_width|JSON"),
         (lambda h: h["training"][3].update(height_width=[96.5, 96]), "height_width: expected a whole number"),
@@ -290,7 +293,7 @@ def one_session(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("one_session")
 def test_fuzzed_headers(folder: Path):
     header = json.loads((folder / "model.json").read_text())
-    picture = good(99, 40, 50)
+    image = good(99, 40, 50)
     mutants = [(at, "removed", removed(header, at)) for at in places(header)]
     every = [(at, value) for at in places(header) for value in NONSENSE]
     mutants += [(at, value, changed(header, at, value)) for at, value in random.Random(0).sample(every, 600)]
@@ -298,13 +301,13 @@ def test_fuzzed_headers(folder: Path):
     for at, value, mutant in mutants:
         (folder / "model.json").write_text(json.dumps(mutant))
         what = f"{at} = {value!r}"
-        error = works_or_is_refused(folder, picture, what)
+        error = works_or_is_refused(folder, image, what)
         assert error is None or str(folder) in error, what
         n_refused += error is not None
     assert n_refused > 300
 
 
-def works_or_is_refused(folder: Path, picture: np.ndarray, what: str) -> str | None:
+def works_or_is_refused(folder: Path, image: np.ndarray, what: str) -> str | None:
     """Return the text of the ModelFileError, or None if the model was loaded and predicts."""
     try:
         model = Patchcore.load(folder, threads=1)
@@ -313,7 +316,7 @@ def works_or_is_refused(folder: Path, picture: np.ndarray, what: str) -> str | N
     except Exception as error:  # any other is what this test looks for
         pytest.fail(f"{what}: {type(error).__name__}: {error}")
     try:
-        found = model.predict(picture)
+        found = model.predict(image)
     except Exception as error:
         pytest.fail(f"{what} was loaded, then: {type(error).__name__}: {error}")
     assert np.isfinite(found.score), what

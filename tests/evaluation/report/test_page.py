@@ -62,7 +62,7 @@ def result_of(name: str, score: float, defect: str = "good", *, mask: bool = Fal
 
 def report_of(*results: records.Tested, category: str = "bottle", **changes: object) -> Report:
     metrics = {"image_AUROC": 0.98765, "image_AP": 1.0, "image_F1Max": 0.91, "pixel_AUROC": 0.97, "AUPRO": 0.94}
-    by_defect = {"cut": {"image_AUROC": 0.75}, "good": {"false_alarm_rate": 0.5}}
+    by_defect = {"cut": {"image_AUROC": 0.75}, "good": {"false_positive_rate": 0.5}}
     made = Report(
         category, metrics, by_defect, {"image_AUROC": (0.9, 1.0)}, 20.0, 0.01, results,
         timings={"fit_s": 12.34, "predict_ms": 45.6},
@@ -78,10 +78,8 @@ def usual() -> Report:
 
 
 def figure_of(result: records.Tested) -> Figure:
-    picture = np.full((40, 60, 3), 120, np.uint8)
-    return Figure(
-        kind_of(result), result.sample.path.name, (Panel("Picture", picture), Panel("Heat map", picture)), result
-    )
+    image = np.full((40, 60, 3), 120, np.uint8)
+    return Figure(kind_of(result), result.sample.path.name, (Panel("Image", image), Panel("Heat map", image)), result)
 
 
 def test_the_page_loads_nothing_and_is_well_formed() -> None:
@@ -101,8 +99,8 @@ def test_the_page_loads_nothing_and_is_well_formed() -> None:
 
 def test_the_numbers_are_on_the_page() -> None:
     text = re.sub(r"\s+", " ", Page(report_html([usual()])).text)
-    assert "1 of 3 defective pictures was found; 2 of 3 good ones were called defective (66.7 %)." in text
-    assert "more false alarms than chance explains" in text
+    assert "1 of 3 defective images was found; 2 of 3 good ones were called defective (66.7 %)." in text
+    assert "more false positives than chance explains" in text
     for part in ("Image AUROC", "0.988", "0.900 to 1.000", "12.3 s", "45.6 ms", "Miss rate", "66.7 %", "0.940 AUPRO"):
         assert part in text, part
     assert re.search(r"AUPRO, strict[^\u2013]*\u2013 no masks", text)
@@ -110,10 +108,10 @@ def test_the_numbers_are_on_the_page() -> None:
     assert re.search(r"hole 0 of 1 15 15 15 \u2013", text)
 
 
-def test_worst_names_misses_and_false_alarms_worst_first() -> None:
-    misses, false_alarms = worst(usual(), 2)
+def test_worst_names_misses_and_false_positives_worst_first() -> None:
+    misses, false_positives = worst(usual(), 2)
     assert [t.sample.path.name for t in misses] == ["c1.png", "h0.png"]
-    assert [t.sample.path.name for t in false_alarms] == ["g1.png", "g2.png"]
+    assert [t.sample.path.name for t in false_positives] == ["g1.png", "g2.png"]
     assert [len(group) for group in worst(usual(), 1)] == [1, 1]
 
 
@@ -129,27 +127,27 @@ def test_closest_names_what_was_right_most_narrowly() -> None:
     text = Page(report_html([report], figures={"bottle": [figure_of(t) for t in (*found, *good)]})).text
     assert "Close calls" in text
     assert "Worst misses" not in text
-    assert "Worst false alarms" not in text
+    assert "Worst false positives" not in text
     assert [text.count(f" {verdict} ") for verdict in ("FOUND", "GOOD")] == [2, 2]
     assert worst(report_of()) == closest(report_of()) == ((), ())
 
 
-def test_a_figure_needs_no_result_and_may_be_one_picture() -> None:
-    picture = np.full((40, 60, 3), 120, np.uint8)
-    figures = [Figure(kind, f"the {kind}", picture) for kind in ("example", "close call", "false alarm", "miss")]
+def test_a_figure_needs_no_result_and_may_be_one_image() -> None:
+    image = np.full((40, 60, 3), 120, np.uint8)
+    figures = [Figure(kind, f"the {kind}", image) for kind in ("example", "close call", "false positive", "miss")]
     page = Page(report_html([usual()], figures={"bottle": figures}))
     assert sum(link.startswith("data:image/jpeg;base64,") for link in page.links) == 4
-    titles = [page.text.index(title) for title in ("Worst misses", "Worst false alarms", "Close calls", "Examples")]
+    titles = [page.text.index(title) for title in ("Worst misses", "Worst false positives", "Close calls", "Examples")]
     assert titles == sorted(titles)
     for text in ("the miss", "MISSED", "FALSE ALARM", "CLOSE CALL", "EXAMPLE"):
         assert text in page.text
 
 
-def test_pictures_that_went_wrong_are_labelled() -> None:
+def test_images_that_went_wrong_are_labelled() -> None:
     report = usual()
-    misses, false_alarms = worst(report)
-    assert [kind_of(t) for t in (*misses, *false_alarms)] == ["miss"] * 2 + ["false alarm"] * 2
-    source = report_html([report], figures={"bottle": [figure_of(t) for t in (*misses, *false_alarms)]})
+    misses, false_positives = worst(report)
+    assert [kind_of(t) for t in (*misses, *false_positives)] == ["miss"] * 2 + ["false positive"] * 2
+    source = report_html([report], figures={"bottle": [figure_of(t) for t in (*misses, *false_positives)]})
     assert source.count(">MISSED<") == 2
     assert source.count(">FALSE ALARM<") == 2
     assert source.count('class="scale"') == 4
@@ -177,18 +175,18 @@ def test_every_text_from_outside_is_escaped() -> None:
 @pytest.mark.parametrize(
     ("results", "text"),
     [
-        ([], "No picture was tested."),
-        ([result_of("g.png", 10.0)], "the one good picture was called good."),
-        ([result_of("c.png", 10.0, "cut")], "The one defective picture was missed;"),
-        ([result_of("g.png", 10.0), result_of("h.png", 10.0)], "no defective pictures"),
-        ([result_of("c.png", 20.0, "cut"), result_of("d.png", 20.0, "cut")], "no good pictures"),
+        ([], "No image was tested."),
+        ([result_of("g.png", 10.0)], "the one good image was called good."),
+        ([result_of("c.png", 10.0, "cut")], "The one defective image was missed;"),
+        ([result_of("g.png", 10.0), result_of("h.png", 10.0)], "no defective images"),
+        ([result_of("c.png", 20.0, "cut"), result_of("d.png", 20.0, "cut")], "no good images"),
     ],
 )
-def test_few_pictures_make_a_page(results: list[records.Tested], text: str) -> None:
+def test_few_images_make_a_page(results: list[records.Tested], text: str) -> None:
     bare = report_of(*results, metrics={}, by_defect={}, intervals={}, timings={})
     assert text in Page(report_html([bare])).text
     assert text in Page(report_html([bare, usual()])).text
-    assert ("The picture with its score" in Page(report_html([bare])).text) == (len(results) == 1)
+    assert ("The image with its score" in Page(report_html([bare])).text) == (len(results) == 1)
 
 
 def test_no_category_makes_a_page() -> None:
@@ -203,13 +201,13 @@ def test_several_categories_have_an_overview_with_anchors_and_the_average() -> N
     assert page.links == ["#category-0", "#category-1"]
     assert {"category-0", "category-1"} <= set(page.ids)
     text = re.sub(r"\s+", " ", page.text)
-    # Found 1 of 3 and 1 of 1; false alarms 2 of 3 and 0 of 1; AUROC (0.98765 + 0.5) / 2.
+    # Found 1 of 3 and 1 of 1; false positives 2 of 3 and 0 of 1; AUROC (0.98765 + 0.5) / 2.
     assert "All, average 2 of 4 2 of 4 0.744" in text
     assert "0.940 mean of 1" in text
     assert "no masks" in text
 
 
-def test_left_out_pictures_are_listed_and_many_are_folded_away() -> None:
+def test_left_out_images_are_listed_and_many_are_folded_away() -> None:
     problems = tuple(Problem(Path(f"a/b/{i}.png"), "unreadable", f"Reason {i}.") for i in range(11))
     few, many = (report_html([report_of(problems=problems[:n])]) for n in (10, 11))
     assert "Left out or doubtful (10)" in few
@@ -218,18 +216,18 @@ def test_left_out_pictures_are_listed_and_many_are_folded_away() -> None:
     assert "Show all" not in few
 
 
-def test_all_pictures_are_listed_wrong_ones_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_images_are_listed_wrong_ones_first(monkeypatch: pytest.MonkeyPatch) -> None:
     source = report_html([usual()])
     listed = re.findall(r"<bdi>part/test|<bdi>test/\w+/(\w+\.png)", source)
     assert listed == ["g1.png", "g2.png", "h0.png", "c1.png", "c0.png", "g0.png"]
-    monkeypatch.setattr("blemish.evaluation.report.page._PICTURES_LISTED", 4)
+    monkeypatch.setattr("blemish.evaluation.report.page._IMAGES_LISTED", 4)
     assert "2 more were left out here." in report_html([usual()])
 
 
 def test_the_slowest_of_twenty_is_named_where_there_are_twenty() -> None:
     results = [result_of(f"{i}.png", 10.0) for i in range(20)]
     text = Page(report_html([report_of(*results, timings={})])).text
-    assert "All 20 pictures with their scores" in text
+    assert "All 20 images with their scores" in text
     assert "45\xa0ms (median)" in text
     assert "19 of 20 within" in text
     assert "19 of 20 within" not in Page(report_html([usual()])).text

@@ -34,45 +34,45 @@ def report_of(
 @pytest.mark.parametrize(
     ("numbers", "text"),
     [
-        ((20, 1, 63, 61), "61 of 63 defective pictures were found; 1 of 20 good ones was called defective (5.0 %)."),
-        ((20, 0, 63, 63), "All 63 defective pictures were found; none of 20 good ones was called defective."),
-        ((20, 2, 63, 1), "1 of 63 defective pictures was found; 2 of 20 good ones were called defective (10.0 %)."),
-        ((1, 0, 2, 0), "None of 2 defective pictures was found; the one good picture was called good."),
-        ((1, 1, 1, 1), "The one defective picture was found; the one good picture was called defective."),
-        ((2, 2, 1, 0), "The one defective picture was missed; both good ones were called defective (100.0 %)."),
+        ((20, 1, 63, 61), "61 of 63 defective images were found; 1 of 20 good ones was called defective (5.0 %)."),
+        ((20, 0, 63, 63), "All 63 defective images were found; none of 20 good ones was called defective."),
+        ((20, 2, 63, 1), "1 of 63 defective images was found; 2 of 20 good ones were called defective (10.0 %)."),
+        ((1, 0, 2, 0), "None of 2 defective images was found; the one good image was called good."),
+        ((1, 1, 1, 1), "The one defective image was found; the one good image was called defective."),
+        ((2, 2, 1, 0), "The one defective image was missed; both good ones were called defective (100.0 %)."),
         (
             (0, 0, 3, 3),
-            "All 3 defective pictures were found; there were no good pictures, so nothing is known of false",
+            "All 3 defective images were found; there were no good images, so nothing is known of false",
         ),
-        ((3, 0, 0, 0), "There were no defective pictures, so nothing is known of misses; none of 3 good pictures was"),
+        ((3, 0, 0, 0), "There were no defective images, so nothing is known of misses; none of 3 good images was"),
     ],
 )
 def test_the_headline_says_what_happened(numbers: tuple[int, int, int, int], text: str) -> None:
     said = headline(report_of(*numbers)).replace(NO_BREAK, " ")
     assert said.startswith(text)
-    assert said.endswith("You asked for at most 1 % false alarms.")
+    assert said.endswith("You asked for at most 1 % false positives.")
 
 
 def test_nothing_tested_is_said() -> None:
-    assert headline(report_of()) == "No picture was tested."
+    assert headline(report_of()) == "No image was tested."
 
 
-def test_pictures_are_counted_by_what_they_are_and_what_they_are_called() -> None:
+def test_images_are_counted_by_what_they_are_and_what_they_are_called() -> None:
     assert counts(report_of(20, 1, 63, 61)) == (63, 61, 20, 1)
 
 
 @pytest.mark.parametrize(
     ("good", "alarms", "rate", "text"),
     [
-        (20, 3, 0.01, "more false alarms than chance explains"),
-        (20, 1, 0.01, "With 20 good pictures that many false alarms are within what chance allows."),
-        (20, 0, 0.01, "20 good pictures are too few to check that rate; it takes about 300."),
+        (20, 3, 0.01, "more false positives than chance explains"),
+        (20, 1, 0.01, "With 20 good images that many false positives are within what chance allows."),
+        (20, 0, 0.01, "20 good images are too few to check that rate; it takes about 300."),
         (5, 0, 0.001, f"it takes about 3{NO_BREAK}000."),
         (400, 3, 0.01, ""),
         (0, 0, 0.01, ""),
     ],
 )
-def test_false_alarms_are_weighed_against_chance(good: int, alarms: int, rate: float, text: str) -> None:
+def test_false_positives_are_weighed_against_chance(good: int, alarms: int, rate: float, text: str) -> None:
     said = caution(report_of(good, alarms, 1, 1, rate=rate))
     assert text in said
     assert bool(said) == bool(text)
@@ -94,9 +94,9 @@ def test_the_interval_is_wilsons(n_hits: int, n: int) -> None:
 @pytest.mark.parametrize(
     ("report", "metric", "reason"),
     [
-        (report_of(), "image_AUROC", "no pictures"),
-        (report_of(2), "AUPRO", "no defective pictures"),
-        (report_of(0, 0, 2, 2), "image_AUROC", "no good pictures"),
+        (report_of(), "image_AUROC", "no images"),
+        (report_of(2), "AUPRO", "no defective images"),
+        (report_of(0, 0, 2, 2), "image_AUROC", "no good images"),
         (report_of(2, 0, 2, 2), "AUPRO", "no masks"),
         (report_of(2, 0, 2, 2, mask=True), "AUPRO", "not computed"),
         (report_of(2, 0, 2, 2), "image_AP", "not computed"),

@@ -9,7 +9,7 @@ import pytest
 
 from blemish.errors import InputError
 from blemish.interop.anomalib.acceleration import accelerate, picks
-from tests.anomalib_twins import picture, raw, scored
+from tests.anomalib_twins import image, raw, scored
 from tests.real_anomalib import runs_anomalib
 
 
@@ -47,7 +47,7 @@ def fitted(model: Any) -> Any:
 
     model.train()
     for i in range(3):
-        pixels = torch.from_numpy(picture(i, 128, 160)).permute(2, 0, 1)[None].float() / 255
+        pixels = torch.from_numpy(image(i, 128, 160)).permute(2, 0, 1)[None].float() / 255
         model.model(model.pre_processor.transform(pixels))
     torch.manual_seed(2)
     np.random.seed(2)  # noqa: NPY002  scikit-learn, in anomalib's projection, draws from NumPy's global state

@@ -73,12 +73,12 @@ def test_a_side_that_fails_says_what_it_said():
         compare._python(["-c", "raise ValueError('no')"])
 
 
-def test_categories_without_test_pictures_are_refused(tmp_path: Path):
+def test_categories_without_test_images_are_refused(tmp_path: Path):
     root = make_demo(tmp_path, image_size=64, n_train=2, n_test=1, n_defective=1, categories=("tile",))
     check_categories(root, ["tile"])
     for path in (root / "tile" / "test").rglob("*.png"):
         path.unlink()
-    with pytest.raises(DataError, match="test pictures"):
+    with pytest.raises(DataError, match="test images"):
         check_categories(root, ["tile"])
 
 

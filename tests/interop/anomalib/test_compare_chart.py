@@ -1,4 +1,4 @@
-"""The comparison as a picture: bars as long as their numbers."""
+"""The comparison as an image: bars as long as their numbers."""
 
 from __future__ import annotations
 

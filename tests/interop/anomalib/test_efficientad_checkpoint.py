@@ -12,7 +12,7 @@ from blemish._io.torch_file import load_checkpoint
 from blemish.detectors.efficientad.detector import EfficientAd
 from blemish.errors import InputError, ModelFileError
 from blemish.interop.anomalib.efficientad_checkpoint import import_efficientad
-from tests.anomalib_twins import GOLDEN, STEP, checkpoint, picture, scored
+from tests.anomalib_twins import GOLDEN, STEP, checkpoint, image, scored
 
 
 def imported(tree: dict[str, Any], **changes: Any) -> EfficientAd:
@@ -50,11 +50,11 @@ def test_an_import_is_saved_and_loaded_like_any_model(tree: dict[str, Any], tmp_
     assert again.threshold == 0.75
 
 
-def test_good_pictures_set_the_threshold(tree: dict[str, Any]):
-    good = [picture(30 + i, 256, 300) for i in range(3)]
-    model = imported(tree, good=good, false_alarm_rate=0.3)
+def test_good_images_set_the_threshold(tree: dict[str, Any]):
+    good = [image(30 + i, 256, 300) for i in range(3)]
+    model = imported(tree, good=good, false_positive_rate=0.3)
     assert model.calibration.scores == pytest.approx(sorted(model.predict(one).score for one in good))
-    assert model.header()["provenance"]["thresholds_from"] == "3 good pictures"
+    assert model.header()["provenance"]["thresholds_from"] == "3 good images"
 
 
 def without(tree: dict[str, Any], name: str) -> None:
@@ -102,4 +102,4 @@ def test_a_normalize_is_refused_as_anomalib_does(tree: dict[str, Any]):
 def test_refitting_an_import_says_that_its_teacher_is_not_here(tree: dict[str, Any]):
     pytest.importorskip("torch", reason="torch is not installed: without it there is no fitting at all")
     with pytest.raises((InputError, ModelFileError), match="teacher"):
-        imported(tree).fit([picture(i, 64, 64) for i in range(4)])
+        imported(tree).fit([image(i, 64, 64) for i in range(4)])

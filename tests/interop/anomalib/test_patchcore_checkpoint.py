@@ -13,7 +13,7 @@ from blemish.detectors.patchcore.detector import Patchcore
 from blemish.errors import InputError, ModelFileError
 from blemish.imaging.decode import load
 from blemish.interop.anomalib.patchcore_checkpoint import MEMORY_BANK, import_patchcore
-from tests.anomalib_twins import GOLDEN, N_TRAIN, SIZES, STEP, checkpoint, picture, scored
+from tests.anomalib_twins import GOLDEN, N_TRAIN, SIZES, STEP, checkpoint, image, scored
 
 CASES = ("resnet18", "lite0", "older")
 
@@ -43,7 +43,7 @@ def test_scores_and_maps_are_anomalibs(case: str, tree: dict[str, Any]):
     for one, score, kept in zip(scored(), golden["scores"], golden["maps"], strict=True):
         found = model.predict(one)
         assert found.score == pytest.approx(score, rel=1e-5)
-        # Ours is of the picture's size; anomalib's stays at the network's.
+        # Ours is of the image's size; anomalib's stays at the network's.
         geometry, features = model.fitted.geometry, model.fitted.extractor.features(one)
         seen = geometry.network_map(model.fitted.scorer.distances(features).distances, 4.0)
         np.testing.assert_allclose(seen[::STEP, ::STEP], kept, atol=1e-4 * kept.max())
@@ -60,22 +60,22 @@ def test_an_import_is_saved_and_loaded_like_any_model(tree: dict[str, Any], tmp_
     assert again.settings.arithmetic == "anomalib"
 
 
-def test_thresholds_are_the_checkpoints_without_good_pictures(tree: dict[str, Any]):
+def test_thresholds_are_the_checkpoints_without_good_images(tree: dict[str, Any]):
     model = imported(tree)
     assert model.threshold == pytest.approx(float(tree["state_dict"]["post_processor._image_threshold"]))
     assert model.pixel_threshold == pytest.approx(float(tree["state_dict"]["post_processor._pixel_threshold"]))
     assert model.header()["provenance"]["thresholds_from"] == "the checkpoint"
 
 
-def test_a_checkpoint_without_thresholds_asks_for_good_pictures(tree: dict[str, Any]):
+def test_a_checkpoint_without_thresholds_asks_for_good_images(tree: dict[str, Any]):
     tree["state_dict"]["post_processor._image_threshold"] = np.array(np.nan, np.float32)
-    with pytest.raises(ModelFileError, match=r"thresholds: .*none yet, in model.ckpt\. Give good pictures.*--good"):
+    with pytest.raises(ModelFileError, match=r"thresholds: .*none yet, in model.ckpt\. Give good images.*--good"):
         imported(tree)
 
 
-def test_training_pictures_are_found_in_the_bank_and_judged_without_it(tree: dict[str, Any]):
-    train = [picture(i, *SIZES[i % len(SIZES)]) for i in range(N_TRAIN)]
-    model = imported(tree, good=train, false_alarm_rate=0.2)
+def test_training_images_are_found_in_the_bank_and_judged_without_it(tree: dict[str, Any]):
+    train = [image(i, *SIZES[i % len(SIZES)]) for i in range(N_TRAIN)]
+    model = imported(tree, good=train, false_positive_rate=0.2)
     source = model.fitted.source
     assert (source >= 0).all()
     geometry, extractor = model.fitted.geometry, model.fitted.extractor
@@ -91,9 +91,9 @@ def test_training_pictures_are_found_in_the_bank_and_judged_without_it(tree: dic
     assert nearest.path.startswith("array ")
 
 
-def test_other_good_pictures_calibrate_as_they_are(tree: dict[str, Any]):
-    others = [picture(30 + i, 256, 256) for i in range(3)]
-    model = imported(tree, good=others, false_alarm_rate=0.3)
+def test_other_good_images_calibrate_as_they_are(tree: dict[str, Any]):
+    others = [image(30 + i, 256, 256) for i in range(3)]
+    model = imported(tree, good=others, false_positive_rate=0.3)
     assert (model.fitted.source == -1).all()
     plain = imported(tree)
     assert model.calibration.scores == pytest.approx(sorted(plain.predict(one).score for one in others))
@@ -127,7 +127,7 @@ def test_a_bank_of_other_features_is_refused(tree: dict[str, Any]):
 
 
 def test_files_are_read_through_the_same_door(path: Path, tmp_path: Path):
-    from tests.pictures import write
+    from tests.images import write
 
     file = write(tmp_path / "part.png", scored()[1])
     model = imported(load_checkpoint(path, allow_unknown=True))

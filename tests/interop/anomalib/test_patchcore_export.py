@@ -14,7 +14,7 @@ from blemish.interop.anomalib.checkpoint_writer import checkpoint_bytes
 from blemish.interop.anomalib.patchcore_checkpoint import FEATURES, import_patchcore
 from blemish.interop.anomalib.patchcore_export import WANTED, patchcore_checkpoint
 from tests.anomalib_twins import GOLDEN, checkpoint, raw, scored
-from tests.pictures import goods, scratched, small_patchcore
+from tests.images import goods, scratched, small_patchcore
 from tests.real_anomalib import runs_anomalib
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def model() -> Patchcore:
 def test_what_was_fitted_here_comes_back(model: Patchcore):
     again = back(patchcore_checkpoint(model))
     for seed in range(3):
-        picture = scratched(seed, 120, 90)[0]
-        mine, theirs = model.predict(picture), again.predict(picture)
+        image = scratched(seed, 120, 90)[0]
+        mine, theirs = model.predict(image), again.predict(image)
         assert theirs.score == pytest.approx(mine.score, rel=1e-5)
         np.testing.assert_allclose(theirs.anomaly_map, mine.anomaly_map, atol=1e-5 * mine.anomaly_map.max())
     assert (again.threshold, again.pixel_threshold) == pytest.approx((model.threshold, model.pixel_threshold))
@@ -52,11 +52,11 @@ def test_anomalib_loads_what_was_fitted_here_and_sees_the_same(model: Patchcore,
     path.write_bytes(checkpoint_bytes(patchcore_checkpoint(model)))
     loaded = Theirs.load_from_checkpoint(path).eval()
     for seed in range(3):
-        picture = scratched(seed, 120, 90)[0]
-        score, anomaly_map = raw(loaded, picture)
-        mine = model.predict(picture)
+        image = scratched(seed, 120, 90)[0]
+        score, anomaly_map = raw(loaded, image)
+        mine = model.predict(image)
         assert score == pytest.approx(mine.score, rel=1e-5)
-        assert anomaly_map.max() == pytest.approx(mine.anomaly_map.max(), rel=0.05)  # ours is at the picture's size
+        assert anomaly_map.max() == pytest.approx(mine.anomaly_map.max(), rel=0.05)  # ours is at the image's size
 
 
 @pytest.mark.parametrize("case", ["resnet18", "lite0"])

@@ -1,4 +1,4 @@
-"""How a checkpoint's pictures are prepared: plain data of anomalib 2.7, pickled objects of the versions before."""
+"""How a checkpoint's images are prepared: plain data of anomalib 2.7, pickled objects of the versions before."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_names_are_where_they_should_be(name: str, theirs: str, ours: str):
     assert np.array_equal(to_timm(network(name), MADE[name])[theirs], MADE[name][ours])
 
 
-def test_layers_are_those_before_the_picture_is_halved():
+def test_layers_are_those_before_the_image_is_halved():
     assert network("tf_efficientnet_lite0").layers["blocks.2"] == "blocks.4"
     assert network("tf_efficientnet_lite0").layers["blocks.4"] == "blocks.10"
     assert network("mobilenetv2_100").layers == {
@@ -76,7 +76,7 @@ def test_unknown_networks_are_refused():
 
 def test_a_graph_takes_other_means_and_deviations():
     found, state = network("resnet18"), MADE["resnet18"]
-    image = random_weights.picture(8, 64, 64)[:1] // 2
+    image = random_weights.image(8, 64, 64)[:1] // 2
     shifted = image + np.uint8(9)
     model = build_graph(found.build, state, ("layer2",))
     plain = run(session(model.SerializeToString()), image)["layer2"]

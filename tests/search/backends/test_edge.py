@@ -13,9 +13,9 @@ import pytest
 
 from blemish import DefectStore, SaveError, StoreError
 from blemish.search.backends.edge import EdgeBackend
-from blemish.search.encoder import DIMS, Describer
-from blemish.search.records import REGION, Point, Query, Where
-from tests.pictures import scratched
+from blemish.search.encoder import DIMS, RegionEncoder
+from blemish.search.records import REGION, Filter, Point, Query
+from tests.images import scratched
 
 
 @pytest.fixture
@@ -38,14 +38,14 @@ def points(rng: np.random.Generator, n: int = 30) -> list[Point]:
 def test_points_may_be_more_than_one_call_takes(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("blemish.search.backends.edge.BATCH", 7)
     backend = EdgeBackend(folder, {})
-    assert backend.count(Where()) == 30
-    assert [one.payload["n"] for one in backend.scan(Where())] == list(range(30))
+    assert backend.count(Filter()) == 30
+    assert [one.payload["n"] for one in backend.scan(Filter())] == list(range(30))
     backend.set_payload([str(uuid.UUID(int=1))], {"label": "x"})
-    assert [one.id for one in backend.scan(Where(filled=("label",)))] == [str(uuid.UUID(int=1))]
-    backend.delete(Where(empty=("label",)))
-    assert backend.count(Where()) == 1
-    backend.delete(Where())
-    assert backend.count(Where()) == 0
+    assert [one.id for one in backend.scan(Filter(filled=("label",)))] == [str(uuid.UUID(int=1))]
+    backend.delete(Filter(empty=("label",)))
+    assert backend.count(Filter()) == 1
+    backend.delete(Filter())
+    assert backend.count(Filter()) == 0
     assert backend.get([]) == []
     backend.close()
 
@@ -53,9 +53,9 @@ def test_points_may_be_more_than_one_call_takes(folder: Path, monkeypatch: pytes
 def test_approximate_answers_are_those_of_brute_force(folder: Path, rng: np.random.Generator):
     backend = EdgeBackend(folder, {})
     backend.optimise()
-    stored = {one.id: one.vector for one in backend.scan(Where(), using=REGION)}
+    stored = {one.id: one.vector for one in backend.scan(Filter(), using=REGION)}
     query = rng.standard_normal(DIMS[REGION], "f4")
-    found = backend.search(REGION, [Query(query, 5, Where())])[0]
+    found = backend.search(REGION, [Query(query, 5, Filter())])[0]
     similar = {i: float(v @ query / np.linalg.norm(query)) for i, v in stored.items() if v is not None}
     best = sorted(similar, key=lambda i: -similar[i])[:5]
     assert [one.id for one in found] == best
@@ -70,14 +70,14 @@ def test_a_folder_in_use_is_refused_and_free_afterwards(folder: Path):
     backend.close()
     backend.close()
     with pytest.raises(StoreError, match="store: expected an open one, got a closed one"):
-        backend.count(Where())
+        backend.count(Filter())
     EdgeBackend(folder, {}).close()
 
 
 def test_what_a_kill_left_of_a_new_store_is_made_again(tmp_path: Path):
     (tmp_path / "s" / "vectors" / "wal").mkdir(parents=True)
     backend = EdgeBackend(tmp_path / "s", DIMS)
-    assert backend.count(Where()) == 0
+    assert backend.count(Filter()) == 0
     backend.close()
 
 
@@ -100,7 +100,7 @@ def test_a_vector_of_another_length_is_refused(folder: Path):
     backend = EdgeBackend(folder, {})
     with pytest.raises(StoreError, match=r"store: expected to write, got .*dim"):
         backend.insert([Point(str(uuid.uuid4()), {REGION: np.ones(3, np.float32)}, {})])
-    assert backend.count(Where()) == 30
+    assert backend.count(Filter()) == 30
     backend.close()
 
 
@@ -115,7 +115,7 @@ def test_a_place_that_cannot_be_a_folder_is_said(tmp_path: Path):
     [("qdrant_edge", "search", {"folder": ":memory:"}), ("qdrant_client", "server", {"url": "http://localhost:1"})],
 )
 def test_a_missing_package_says_how_to_get_it(
-    describer: Describer, monkeypatch: pytest.MonkeyPatch, package: str, extra: str, place: dict[str, str]
+    describer: RegionEncoder, monkeypatch: pytest.MonkeyPatch, package: str, extra: str, place: dict[str, str]
 ):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(StoreError, match=rf"store: expected the package .*pip install 'blemish\[{extra}\]'"):
@@ -123,12 +123,12 @@ def test_a_missing_package_says_how_to_get_it(
     importlib.invalidate_caches()
 
 
-def test_threads_may_share_a_store(describer: Describer):
+def test_threads_may_share_a_store(describer: RegionEncoder):
     from concurrent.futures import ThreadPoolExecutor
 
-    pictures = [scratched(seed)[0] for seed in range(6)]
+    images = [scratched(seed)[0] for seed in range(6)]
     with DefectStore(":memory:", model=describer) as store, ThreadPoolExecutor(4) as pool:
-        list(pool.map(store.add, pictures * 3))
-        assert store.count(kind="picture") == 6
-        answers = list(pool.map(store.similar, pictures * 3))
+        list(pool.map(store.add, images * 3))
+        assert store.count(kind="image") == 6
+        answers = list(pool.map(store.similar, images * 3))
         assert all(len(one) == 5 for one in answers)

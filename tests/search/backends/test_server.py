@@ -13,9 +13,9 @@ import pytest
 
 from blemish import DefectStore, InputError, StoreError
 from blemish.search.backends.server import ServerBackend
-from blemish.search.encoder import DIMS, Describer
-from blemish.search.records import REGION, Point, Where
-from tests.pictures import scratched
+from blemish.search.encoder import DIMS, RegionEncoder
+from blemish.search.records import REGION, Filter, Point
+from tests.images import scratched
 from tests.qdrant_server import VARIABLE, QdrantServer, binary
 
 
@@ -97,7 +97,7 @@ def test_a_key_that_anybody_could_read_on_the_way_is_warned_of():
         made("http://qdrant.invalid:6333", api_key="secret", retries=0)
 
 
-def test_a_wrong_key_is_said_and_the_right_one_works(own_server: QdrantServer, describer: Describer):
+def test_a_wrong_key_is_said_and_the_right_one_works(own_server: QdrantServer, describer: RegionEncoder):
     own_server.start()
     with pytest.raises(StoreError, match="status 401"):
         DefectStore(url=own_server.url, api_key="wrong", model=describer)
@@ -106,7 +106,7 @@ def test_a_wrong_key_is_said_and_the_right_one_works(own_server: QdrantServer, d
     assert "secret" not in repr(store)
 
 
-def test_a_server_that_died_lost_nothing_that_was_acknowledged(own_server: QdrantServer, describer: Describer):
+def test_a_server_that_died_lost_nothing_that_was_acknowledged(own_server: QdrantServer, describer: RegionEncoder):
     own_server.start()
     with DefectStore(url=own_server.url, api_key="secret", model=describer, retries=1) as store:
         ids = store.add(scratched(99)[0], label="scratch").ids
@@ -122,11 +122,11 @@ def test_every_field_that_is_filtered_has_an_index(qdrant_url: str):
     backend = made(qdrant_url, collection=f"t{uuid.uuid4().hex}")
     schema = backend._client.get_collection(backend._collection).payload_schema
     assert set(schema) == {"kind", "category", "label", "sha256", "model", "time", "score"}
-    assert backend.count(Where()) == 0
+    assert backend.count(Filter()) == 0
     backend.write_meta({"a": 1})
     assert backend.read_meta() == {"a": 1}
-    assert backend.count(Where()) == 0
-    assert list(backend.scan(Where(), using=REGION)) == []
+    assert backend.count(Filter()) == 0
+    assert list(backend.scan(Filter(), using=REGION)) == []
     backend.close()
 
 
@@ -138,13 +138,13 @@ def test_points_may_be_more_than_one_call_takes(qdrant_url: str, rng: Any, monke
         for i in range(30)
     ]
     backend.insert(points)
-    assert backend.count(Where()) == 30
-    assert [one.id for one in backend.scan(Where())] == [one.id for one in points]
+    assert backend.count(Filter()) == 30
+    assert [one.id for one in backend.scan(Filter())] == [one.id for one in points]
     assert len(backend.get([one.id for one in points])) == 30
     backend.set_payload([one.id for one in points], {"label": "x"})
-    assert backend.count(Where(equals={"label": ["x"]})) == 30
+    assert backend.count(Filter(equals={"label": ["x"]})) == 30
     backend.set_payload([points[0].id], {"label": None})
-    assert backend.count(Where(filled=("label",))) == 29
-    backend.delete(Where(empty=("label",)))
-    assert backend.count(Where()) == 29
+    assert backend.count(Filter(filled=("label",))) == 29
+    backend.delete(Filter(empty=("label",)))
+    assert backend.count(Filter()) == 29
     backend.close()

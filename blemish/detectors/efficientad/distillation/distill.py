@@ -37,7 +37,7 @@ from blemish.detectors.efficientad.distillation.targets import Targets, TargetSe
 from blemish.detectors.efficientad.pdn import check_size, import_torch
 from blemish.detectors.efficientad.teacher import save_teacher
 from blemish.errors import InputError, message
-from blemish.imaging.decode import save as save_picture
+from blemish.imaging.decode import save as save_image
 from blemish.ops.least_squares import loss_of, refit
 from blemish.runtime.precision import has_instructions
 from blemish.visualization.receptive_field import loss_figure
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 WARM_UP = 20  # steps until the rate is full
 DECAY = 0.6  # the share of the steps, at the end, over which the rate falls to 0
-HELD_OUT = 0.02  # of the pictures, for a loss that nothing was fitted to
+HELD_OUT = 0.02  # of the images, for a loss that nothing was fitted to
 N_MEASURED = 128  # held-out crops that the loss is measured on
 TIMED_STEPS = 8  # that a budget is first planned from
 SOLVED_AT_ONCE = 16  # crops, where products of all inputs of a layer are added up
@@ -121,7 +121,7 @@ Report = Callable[[str, int, int, str], None]
 
 
 def distill(
-    pictures: str | os.PathLike[str],
+    images: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
     settings: DistillSettings | None = None,
@@ -132,24 +132,24 @@ def distill(
     threads: int | None = None,
     progress: Report | None = None,
 ) -> dict[str, Any]:
-    """Make a teacher from natural pictures and a pretrained network; write its weights and card, return the card.
+    """Make a teacher from natural images and a pretrained network; write its weights and card, return the card.
 
     What was killed goes on where it stood when it is called again with the same settings, and ends with the same
     weights to the bit on the same machine. Only `steps` may be changed in between, until the rate has begun to fall.
 
     Args:
-        pictures: a folder of natural pictures, with its sub-folders.
+        images: a folder of natural images, with its sub-folders.
         out: weights to write, ending in .safetensors; the card goes beside it.
         settings: how to learn.
         targets: from what.
         work: folder for crops, targets, checkpoint and loss curve; by default `out` with the ending .work.
         device: "cpu", "cuda", ...; None for a GPU where there is one.
-        licence: of the pictures, for the card.
+        licence: of the images, for the card.
         threads: of the processor; None for all.
         progress: called as progress(what, done, all, remark).
 
     Raises:
-        DataError: if there are too few pictures.
+        DataError: if there are too few images.
         InputError: if a setting can't be, torch is missing, `work` holds a run of other settings, or the loss is no
             number.
         ModelFileError: if the pretrained network's weights are missing, or a file in `work` is damaged.
@@ -161,7 +161,7 @@ def distill(
     folder = Path(work) if work is not None else target.with_suffix(".work")
     say = progress or _silent
     ready = prepare(
-        pictures, folder, targets, threads=threads, progress=lambda done, n: say("preparing crops", done, n, "")
+        images, folder, targets, threads=threads, progress=lambda done, n: say("preparing crops", done, n, "")
     )
     if threads is not None:
         torch.set_num_threads(threads)
@@ -254,7 +254,7 @@ class Run:
         return refit(self.network, (self._batch(part) for part in rows), self.judged)
 
     def nothing_learnt(self) -> float:
-        """Return the held-out loss of a network that always gives the mean of natural pictures."""
+        """Return the held-out loss of a network that always gives the mean of natural images."""
         total = sum(float(wanted.square().sum()) for _, wanted in self.judged)
         return total / sum(wanted.numel() for _, wanted in self.judged)
 
@@ -282,7 +282,7 @@ class Run:
         points = [[math.nan if value is None else value for value in column] for column in columns]
         curves = {"training": points[1], "held out": points[2]}
         title = f"Loss of the {self.settings.size} teacher: 1 is nothing learnt"
-        save_picture(self.path.with_name("loss.png"), loss_figure(points[0], curves, title=title))
+        save_image(self.path.with_name("loss.png"), loss_figure(points[0], curves, title=title))
 
     def _step(self) -> None:
         at = self.progress
@@ -318,14 +318,14 @@ class Run:
         return order[place * self.settings.batch : (place + 1) * self.settings.batch]
 
     def _parted(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the crops of held-out pictures and those of the others, each in an order that the seed decides."""
+        """Return the crops of held-out images and those of the others, each in an order that the seed decides."""
         valid = self.targets.valid
         rng = np.random.default_rng((self.settings.seed, 3))
         order = valid[rng.permutation(len(valid))]
-        picture = order // (len(valid) // self.targets.facts["pictures"])
-        pictures = np.unique(picture)
-        chosen = rng.permutation(pictures)[: max(1, round(HELD_OUT * len(pictures)))]
-        is_held_out = np.isin(picture, chosen)
+        image = order // (len(valid) // self.targets.facts["images"])
+        images = np.unique(image)
+        chosen = rng.permutation(images)[: max(1, round(HELD_OUT * len(images)))]
+        is_held_out = np.isin(image, chosen)
         return order[is_held_out], order[~is_held_out]
 
     def _precision(self) -> Any:
@@ -385,11 +385,11 @@ def _card(
             "url": known.url if known else "",
             "weights_sha256": facts["weights_sha256"],
         },
-        "pictures": {
-            "number": facts["pictures"],
+        "images": {
+            "number": facts["images"],
             "left_out": len(run.targets.problems),
             "licence": licence,
-            "names_sha256": facts["pictures_sha256"],
+            "names_sha256": facts["images_sha256"],
         },
         "learning": {
             **asdict(settings),
@@ -400,6 +400,6 @@ def _card(
             "seconds_of_steps": round(run.progress.spent_s),
         },
         "loss": {"training": run.progress.moving, **losses},
-        "loss_is": "mean squared error of channels of variance 1 over natural pictures; the held-out crops also chose"
+        "loss_is": "mean squared error of channels of variance 1 over natural images; the held-out crops also chose"
         " by how much the last layer's solution was shrunk",
     }

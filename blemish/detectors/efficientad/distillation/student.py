@@ -64,7 +64,7 @@ def turned(size: Size) -> frozenset[str]:
 def batch_of(
     crops: NDArray[np.uint8], features: NDArray[np.float16], rows: NDArray[np.int64], device: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return normalised pictures (B, 3, H, W) and targets (B, C, h, w) of some crops, float32."""
+    """Return normalised images (B, 3, H, W) and targets (B, C, h, w) of some crops, float32."""
     import torch
 
     rows = np.sort(rows)  # in the order of the file: fewer seeks, and a batch has no order
@@ -105,7 +105,7 @@ def projected(state: dict[str, Float32], size: Size, to_384: Float32 | None) -> 
     return {**state, f"{last}.weight": weight, f"{last}.bias": state[f"{last}.bias"] @ to_384}
 
 
-def measure_norms(network: torch.nn.Sequential, pictures: Iterable[torch.Tensor]) -> None:
+def measure_norms(network: torch.nn.Sequential, batched: Iterable[torch.Tensor]) -> None:
     """Set each batch norm's statistics to the plain average over some batches, as the weights stand now."""
     import torch
 
@@ -116,7 +116,7 @@ def measure_norms(network: torch.nn.Sequential, pictures: Iterable[torch.Tensor]
         norm.momentum = None  # torch: a cumulative average
     network.train()
     with torch.no_grad():
-        for images in pictures:
+        for images in batched:
             network[:-1](images)
     for norm, momentum in zip(norms, usual, strict=True):
         norm.momentum = momentum

@@ -1,4 +1,4 @@
-"""What a teacher learns from: crops of natural pictures, and what a pretrained network makes of those places.
+"""What a teacher learns from: crops of natural images, and what a pretrained network makes of those places.
 
 A crop and its targets are made once and kept in two memory-mapped files, so that a run that was killed goes on, and no
 step of the training waits for the pretrained network.
@@ -20,7 +20,7 @@ from blemish._graphs.receptive_field import graph_fields
 from blemish._io.files import atomic_write, save_error
 from blemish._validation.checks import check_number
 from blemish.backbones import backbone as backbones
-from blemish.data.discovery import PICTURE_ENDINGS, list_pictures, no_pictures
+from blemish.data.discovery import IMAGE_ENDINGS, list_images, no_images
 from blemish.detectors.efficientad.pdn import N_FEATURES, layers, output_hw
 from blemish.errors import DataError, ImageError, InputError, ModelFileError, message
 from blemish.imaging.decode import load, resize
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from blemish.backbones.backbone import Backbone
     from blemish.types import Float32, UInt8
 
-FINER = 2  # the pretrained network sees the picture at twice the size: Batzner et al. 2024, appendix A: 512 and 256
-GREY_SHARE = 0.1  # of pictures made grey: Batzner et al. 2024, algorithm 3
-MEASURED = 64  # pictures that the channels' means and deviations are taken from
-MIN_PICTURES = 8
-SAVE_EVERY = 50  # pictures
+FINER = 2  # the pretrained network sees the image at twice the size: Batzner et al. 2024, appendix A: 512 and 256
+GREY_SHARE = 0.1  # of images made grey: Batzner et al. 2024, algorithm 3
+MEASURED = 64  # images that the channels' means and deviations are taken from
+MIN_IMAGES = 8
+SAVE_EVERY = 50  # images
 ALIGNED = 32  # pixels: twice that is what the pretrained networks' strides divide
 PREPARED = "prepared.json"
 
@@ -48,19 +48,19 @@ class TargetSettings:
     Attributes:
         backbone: the pretrained network.
         layers: those of its layers that are learnt.
-        image_px: the shorter side that pictures are brought to.
+        image_px: the shorter side that images are brought to.
         crop_px: side of a crop.
-        crops_per_picture: places taken from each picture.
-        max_pictures: how many to take, the first in the order of their names; None for all.
-        seed: of the places, flips and grey pictures.
+        crops_per_image: places taken from each image.
+        max_images: how many to take, the first in the order of their names; None for all.
+        seed: of the places, flips and grey images.
     """
 
     backbone: str = "efficientnet_lite2"
     layers: tuple[str, ...] = ("blocks.6", "blocks.14")
     image_px: int = 256
     crop_px: int = 97
-    crops_per_picture: int = 8
-    max_pictures: int | None = None
+    crops_per_image: int = 8
+    max_images: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -68,8 +68,8 @@ class TargetSettings:
         if self.image_px % ALIGNED:
             raise InputError(message("image_px", f"a multiple of {ALIGNED}", str(self.image_px)))
         check_number("crop_px", self.crop_px, low=33, high=self.image_px)
-        check_number("crops_per_picture", self.crops_per_picture, low=1, high=1024)
-        check_number("max_pictures", 1 if self.max_pictures is None else self.max_pictures, low=1, high=1e9)
+        check_number("crops_per_image", self.crops_per_image, low=1, high=1024)
+        check_number("max_images", 1 if self.max_images is None else self.max_images, low=1, high=1e9)
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class Targets:
 
     Attributes:
         crops: (N, crop_px, crop_px, 3) uint8 RGB, memory-mapped.
-        features: (N, h, w, C) float16, memory-mapped: channels of mean 0 and variance 1 over natural pictures; where
+        features: (N, h, w, C) float16, memory-mapped: channels of mean 0 and variance 1 over natural images; where
             there are more than 384, projected to 384 at random, orthogonally.
-        valid: (M,) indices of the crops whose picture could be read.
-        problems: a sentence for each picture that was left out.
-        facts: for the card: pictures, SHA-256 of their bytes, the network's weights.
+        valid: (M,) indices of the crops whose image could be read.
+        problems: a sentence for each image that was left out.
+        facts: for the card: images, SHA-256 of their bytes, the network's weights.
     """
 
     crops: NDArray[np.uint8]
@@ -99,22 +99,22 @@ class Source:
         self.backbone: Backbone = backbones.build(settings.backbone, layers=settings.layers)
         self.session = backbones.session(self.backbone.model.SerializeToString(), threads=threads)
         found = graph_fields(self.backbone.model, self.backbone.layers)
-        # In pixels of the smaller picture: pixel u of the finer one has its middle at (u + 0.5) / FINER - 0.5.
+        # In pixels of the smaller image: pixel u of the finer one has its middle at (u + 0.5) / FINER - 0.5.
         self.places = [((f.centre + 0.5) / FINER - 0.5, f.stride / FINER) for f in found.values()]
         self.n_channels = sum(self.backbone.channels)
         self.step = max(f.stride for f in found.values())
 
-    def features(self, picture: UInt8, hw: tuple[int, int]) -> Float32:
-        """Return what the network makes of a picture, at the centres of the outputs of a PDN.
+    def features(self, image: UInt8, hw: tuple[int, int]) -> Float32:
+        """Return what the network makes of an image, at the centres of the outputs of a PDN.
 
         Args:
-            picture: (H, W, 3) uint8 RGB.
+            image: (H, W, 3) uint8 RGB.
             hw: rows and columns that the PDN sees it at.
 
         Returns:
             (h, w, C) float32, the layers' channels one after another.
         """
-        finer = resize(picture, (FINER * hw[0], FINER * hw[1]))
+        finer = resize(image, (FINER * hw[0], FINER * hw[1]))
         maps = backbones.run(self.session, finer[None])
         field = receptive_field(layers())
         at = [field.centre + field.stride * np.arange(n) for n in output_hw("small", hw)]
@@ -158,7 +158,7 @@ def projection(n_channels: int, seed: int) -> Float32:
 
 
 def prepare(
-    pictures: str | os.PathLike[str],
+    images: str | os.PathLike[str],
     folder: Path,
     settings: TargetSettings,
     *,
@@ -168,49 +168,49 @@ def prepare(
     """Return crops and targets, making what is not there yet.
 
     Args:
-        pictures: a folder of natural pictures, searched with its sub-folders.
+        images: a folder of natural images, searched with its sub-folders.
         folder: where the two files are kept.
         settings: what decides them.
         threads: for the pretrained network; one per core by default.
-        progress: called as progress(pictures done, all pictures).
+        progress: called as progress(images done, all images).
 
     Raises:
-        DataError: if there are fewer than 8 pictures that can be read.
-        InputError: if `folder` holds targets of other settings or pictures.
+        DataError: if there are fewer than 8 images that can be read.
+        InputError: if `folder` holds targets of other settings or images.
         ModelFileError: if the network's weights are not there.
     """
-    paths, _ = list_pictures(Path(pictures), PICTURE_ENDINGS)
+    paths, _ = list_images(Path(images), IMAGE_ENDINGS)
     if not paths:
-        raise no_pictures("pictures", [Path(pictures)], PICTURE_ENDINGS)
-    paths = paths[: settings.max_pictures]
-    if len(paths) < MIN_PICTURES:
+        raise no_images("images", [Path(images)], IMAGE_ENDINGS)
+    paths = paths[: settings.max_images]
+    if len(paths) < MIN_IMAGES:
         got, todo = str(len(paths)), "A teacher needs some thousands; a good one, many more."
-        raise DataError(message("pictures", f"at least {MIN_PICTURES}", got, where=pictures, todo=todo))
+        raise DataError(message("images", f"at least {MIN_IMAGES}", got, where=images, todo=todo))
     source = Source(settings, threads=threads)
-    wanted = _identity(settings, paths, Path(pictures), source)
+    wanted = _identity(settings, paths, Path(images), source)
     done = _open(folder, wanted)
     if done is None:
         rng = np.random.default_rng((settings.seed, 1))
         sample = [paths[i] for i in rng.permutation(len(paths))[:MEASURED]]
         mean, deviation = _statistics(source, sample, settings)
-        done = {"identity": wanted, "pictures": 0, "left_out": {}, "mean": mean.tolist(), "std": deviation.tolist()}
+        done = {"identity": wanted, "images": 0, "left_out": {}, "mean": mean.tolist(), "std": deviation.tolist()}
     mapped = _mapped(
         folder,
-        done["pictures"] > 0,
-        len(paths) * settings.crops_per_picture,
+        done["images"] > 0,
+        len(paths) * settings.crops_per_image,
         settings,
         min(source.n_channels, N_FEATURES),
     )
     _fill(source, paths, mapped, done, settings=settings, folder=folder, progress=progress)
     left_out = done["left_out"]
-    each = settings.crops_per_picture
+    each = settings.crops_per_image
     valid = [i * each + n for i in range(len(paths)) if str(i) not in left_out for n in range(each)]
-    if len(valid) < MIN_PICTURES * each:
+    if len(valid) < MIN_IMAGES * each:
         problem = next(iter(left_out.values()))
-        raise DataError(message("pictures", f"at least {MIN_PICTURES} that can be read", problem, where=pictures))
+        raise DataError(message("images", f"at least {MIN_IMAGES} that can be read", problem, where=images))
     facts = {
-        "pictures": len(valid) // each,
-        "pictures_sha256": wanted["pictures_sha256"],
+        "images": len(valid) // each,
+        "images_sha256": wanted["images_sha256"],
         "weights_sha256": source.backbone.weights_sha256,
         "channels": source.n_channels,
     }
@@ -227,7 +227,7 @@ def _identity(settings: TargetSettings, paths: Sequence[Path], root: Path, sourc
             size = -1
         digest.update(f"{path.relative_to(root).as_posix()} {size}\n".encode())
     found = {**asdict(settings), "layers": list(settings.layers)}
-    return {**found, "pictures_sha256": digest.hexdigest(), "weights_sha256": source.backbone.weights_sha256}
+    return {**found, "images_sha256": digest.hexdigest(), "weights_sha256": source.backbone.weights_sha256}
 
 
 def _open(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
@@ -282,24 +282,24 @@ def _spoilt(path: Path, got: str) -> ModelFileError:
 def _statistics(
     source: Source, paths: Sequence[Path], settings: TargetSettings
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and deviation of each channel over some pictures."""
+    """Return mean and deviation of each channel over some images."""
     n, total, squares = 0, np.zeros(source.n_channels), np.zeros(source.n_channels)
     for path in paths:
         try:
-            picture = load(path)
+            image = load(path)
         except ImageError:
             continue
-        rows = source.features(picture, _small_hw(picture, settings)).reshape(-1, source.n_channels).astype(np.float64)
+        rows = source.features(image, _small_hw(image, settings)).reshape(-1, source.n_channels).astype(np.float64)
         n, total, squares = n + len(rows), total + rows.sum(axis=0), squares + (rows * rows).sum(axis=0)
     if not n:
-        raise DataError(message("pictures", "some that can be read", f"none of {len(paths)} tried"))
+        raise DataError(message("images", "some that can be read", f"none of {len(paths)} tried"))
     mean = total / n
     return mean, np.sqrt(np.maximum(squares / n - mean * mean, 1e-12))
 
 
-def _small_hw(picture: UInt8, settings: TargetSettings) -> tuple[int, int]:
-    """Return the size that a PDN sees a picture at; sides that the network's strides divide, so that they line up."""
-    height, width = picture.shape[:2]
+def _small_hw(image: UInt8, settings: TargetSettings) -> tuple[int, int]:
+    """Return the size that a PDN sees an image at; sides that the network's strides divide, so that they line up."""
+    height, width = image.shape[:2]
     scale = settings.image_px / min(height, width)
     # Panoramas are squeezed to 3 to 1: more would only cost.
     longer = [
@@ -321,8 +321,8 @@ def _fill(
 ) -> None:
     mean, deviation = (np.array(done[name], np.float32) for name in ("mean", "std"))
     to_384 = projection(source.n_channels, settings.seed) if source.n_channels > N_FEATURES else None
-    each = settings.crops_per_picture
-    for i in range(done["pictures"], len(paths)):
+    each = settings.crops_per_image
+    for i in range(done["images"], len(paths)):
         rng = np.random.default_rng((settings.seed, 2, i))
         try:
             crops, features = _crops(source, load(paths[i]), settings, rng)
@@ -332,7 +332,7 @@ def _fill(
             features = (features - mean) / deviation
             mapped[0][i * each : (i + 1) * each] = crops
             mapped[1][i * each : (i + 1) * each] = features if to_384 is None else features @ to_384
-        done["pictures"] = i + 1
+        done["images"] = i + 1
         if (i + 1) % SAVE_EVERY == 0 or i + 1 == len(paths):
             for array in mapped:
                 getattr(array, "flush", lambda: None)()
@@ -341,21 +341,21 @@ def _fill(
             progress(i + 1, len(paths))
 
 
-def _crops(source: Source, picture: UInt8, settings: TargetSettings, rng: np.random.Generator) -> tuple[UInt8, Float32]:
-    """Return crops of a picture, flipped or grey by chance, and their targets, (n, crop_px, ...) and (n, h, w, C)."""
+def _crops(source: Source, image: UInt8, settings: TargetSettings, rng: np.random.Generator) -> tuple[UInt8, Float32]:
+    """Return crops of an image, flipped or grey by chance, and their targets, (n, crop_px, ...) and (n, h, w, C)."""
     if rng.random() < 0.5:
-        picture = np.ascontiguousarray(picture[:, ::-1])
+        image = np.ascontiguousarray(image[:, ::-1])
     if rng.random() < GREY_SHARE:
-        grey = picture @ np.array([0.299, 0.587, 0.114], np.float32)
-        picture = np.repeat(np.rint(grey)[..., None], 3, axis=2).astype(np.uint8)
-    hw = _small_hw(picture, settings)
-    small, features = resize(picture, hw), source.features(picture, hw)
+        grey = image @ np.array([0.299, 0.587, 0.114], np.float32)
+        image = np.repeat(np.rint(grey)[..., None], 3, axis=2).astype(np.uint8)
+    hw = _small_hw(image, settings)
+    small, features = resize(image, hw), source.features(image, hw)
     step = receptive_field(layers()).stride
     side = settings.crop_px
     n = output_hw("small", (side, side))[0]
     crops, targets = [], []
-    for _ in range(settings.crops_per_picture):
-        # A place that is a multiple of the stride has the whole picture's outputs for its own.
+    for _ in range(settings.crops_per_image):
+        # A place that is a multiple of the stride has the whole image's outputs for its own.
         row, column = (int(rng.integers(0, (pixels - side) // step + 1)) for pixels in hw)
         crops.append(small[row * step : row * step + side, column * step : column * step + side])
         targets.append(features[row : row + n, column : column + n])

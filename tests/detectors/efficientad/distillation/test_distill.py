@@ -1,4 +1,4 @@
-"""Distilling end to end on a few small pictures: resumed exactly, and refused with a reason."""
+"""Distilling end to end on a few small images: resumed exactly, and refused with a reason."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from blemish.detectors.efficientad.pdn import pdn_shapes
 from blemish.detectors.efficientad.teacher import load_teacher
 from blemish.errors import InputError, ModelFileError
 from blemish.imaging.decode import load, save
-from tests.pictures import good
+from tests.images import good
 
 torch = pytest.importorskip("torch", reason="needs blemish[train]")
-TARGETS = TargetSettings("efficientnet_lite0", ("blocks.3", "blocks.4"), image_px=64, crop_px=37, crops_per_picture=2)
+TARGETS = TargetSettings("efficientnet_lite0", ("blocks.3", "blocks.4"), image_px=64, crop_px=37, crops_per_image=2)
 SETTINGS = DistillSettings(steps=4, batch=2, last_crops=4)
 KILLED = """
 import os, sys
@@ -54,7 +54,7 @@ def test_a_teacher_is_made_with_card_and_curve(photographs, tmp_path):
     found = load_teacher("small", tmp_path / "t.safetensors")
     assert {name: array.shape for name, array in found.state.items()} == pdn_shapes("small")
     assert found.card["licence"] == "Apache-2.0"
-    assert found.card["pictures"] == {**card["pictures"], "number": 8, "left_out": 0, "licence": "CC0"}
+    assert found.card["images"] == {**card["images"], "number": 8, "left_out": 0, "licence": "CC0"}
     assert (found.card["source"]["network"], found.card["learning"]["steps"]) == ("efficientnet_lite0", 4)
     assert found.card["loss"]["held_out_after_solving_last_layer"] <= found.card["loss"]["held_out"]
     curve = json.loads((tmp_path / "t.work" / "loss.json").read_text())
@@ -159,10 +159,10 @@ def test_the_rate_rises_and_falls():
     assert np.argmin(np.array(shares[50:]) == 1.0) == pytest.approx(1000 * (1 - module.DECAY) - 50, abs=1)
 
 
-def test_no_picture_is_both_held_out_and_learnt(photographs, tmp_path):
+def test_no_image_is_both_held_out_and_learnt(photographs, tmp_path):
     ready = prepare(photographs, tmp_path, TARGETS)
     run = Run(SETTINGS, ready, tmp_path, torch.device("cpu"))
-    held_out, learnt = ({int(row) // TARGETS.crops_per_picture for row in rows} for rows in (run.held_out, run.learnt))
+    held_out, learnt = ({int(row) // TARGETS.crops_per_image for row in rows} for rows in (run.held_out, run.learnt))
     assert (len(held_out), len(learnt)) == (1, 7)
     assert held_out.isdisjoint(learnt)
     assert sorted([*run.held_out, *run.learnt]) == ready.valid.tolist()

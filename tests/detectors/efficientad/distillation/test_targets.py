@@ -12,9 +12,9 @@ from blemish.detectors.efficientad.distillation import targets
 from blemish.detectors.efficientad.distillation.targets import Source, TargetSettings, prepare, projection
 from blemish.errors import DataError, InputError, ModelFileError
 from blemish.imaging.decode import load, resize, save
-from tests.pictures import good
+from tests.images import good
 
-SMALL = TargetSettings("efficientnet_lite0", ("blocks.3", "blocks.4"), image_px=64, crop_px=41, crops_per_picture=2)
+SMALL = TargetSettings("efficientnet_lite0", ("blocks.3", "blocks.4"), image_px=64, crop_px=41, crops_per_image=2)
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +36,16 @@ def test_the_targets_lie_where_the_crops_do(photographs, tmp_path):
     for i in range(18):
         original = load(photographs / f"{i // 2}.png")
         height, width = (max(64, round(n * 64 / min(original.shape[:2]) / 32) * 32) for n in original.shape[:2])
-        for picture in (original, np.ascontiguousarray(original[:, ::-1])):
-            small = resize(picture, (height, width))
+        for image in (original, np.ascontiguousarray(original[:, ::-1])):
+            small = resize(image, (height, width))
             for row in range(0, height - 40, 4):
                 for column in range(0, width - 40, 4):
                     if np.array_equal(small[row : row + 41, column : column + 41], ready.crops[i]):
-                        whole = (source.features(picture, (height, width)) - seen["mean"]) / seen["std"]
+                        whole = (source.features(image, (height, width)) - seen["mean"]) / seen["std"]
                         wanted = whole[row // 4 : row // 4 + 3, column // 4 : column // 4 + 3]
                         np.testing.assert_allclose(ready.features[i], wanted, atol=4e-3)
                         n_found += 1
-    assert n_found >= 12  # the others are of pictures made grey
+    assert n_found >= 12  # the others are of images made grey
 
 
 def test_a_spot_shows_in_the_target_whose_field_it_is_in():
@@ -83,7 +83,7 @@ def test_what_was_killed_goes_on(photographs, tmp_path, monkeypatch):
     assert again == []
 
 
-def test_a_broken_picture_is_left_out_and_named(photographs, tmp_path):
+def test_a_broken_image_is_left_out_and_named(photographs, tmp_path):
     folder = tmp_path / "with a broken one"
     shutil.copytree(photographs, folder)
     (folder / "4.png").write_bytes((folder / "4.png").read_bytes()[:200])
@@ -91,10 +91,10 @@ def test_a_broken_picture_is_left_out_and_named(photographs, tmp_path):
     assert len(ready.problems) == 1
     assert "4.png" in ready.problems[0]
     assert not set(ready.valid.tolist()) & {8, 9}
-    assert ready.facts["pictures"] == 8
+    assert ready.facts["images"] == 8
 
 
-def test_other_settings_pictures_or_files_are_told(photographs, tmp_path):
+def test_other_settings_images_or_files_are_told(photographs, tmp_path):
     prepare(photographs, tmp_path, SMALL)
     other = TargetSettings(**{**SMALL.__dict__, "seed": 1})
     with pytest.raises(
@@ -104,7 +104,7 @@ def test_other_settings_pictures_or_files_are_told(photographs, tmp_path):
     more = tmp_path / "more"
     shutil.copytree(photographs, more)
     save(more / "9.png", good(9))
-    with pytest.raises(InputError, match="prepared crops: expected pictures_sha256"):
+    with pytest.raises(InputError, match="prepared crops: expected images_sha256"):
         prepare(more, tmp_path, SMALL)
     np.save(tmp_path / "crops.npy", np.zeros((3, 41, 41, 3), np.uint8))
     with pytest.raises(ModelFileError, match=r"crops\.npy: expected what distill wrote, got uint8 \(3, 41, 41, 3\)"):
@@ -118,20 +118,20 @@ def test_other_settings_pictures_or_files_are_told(photographs, tmp_path):
         prepare(photographs, tmp_path, SMALL)
 
 
-def test_too_few_pictures_are_told(photographs, tmp_path):
+def test_too_few_images_are_told(photographs, tmp_path):
     few = tmp_path / "few"
     few.mkdir()
-    with pytest.raises(DataError, match=r"pictures: expected pictures .* got an empty folder"):
+    with pytest.raises(DataError, match=r"images: expected images .* got an empty folder"):
         prepare(few, tmp_path / "work", SMALL)
     shutil.copy(photographs / "0.png", few)
-    with pytest.raises(DataError, match=r"pictures: expected at least 8, got 1, in .*A teacher needs some thousands"):
+    with pytest.raises(DataError, match=r"images: expected at least 8, got 1, in .*A teacher needs some thousands"):
         prepare(few, tmp_path / "work", SMALL)
     for i in range(8):
-        (few / f"{i}.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"pictures: expected some that can be read, got none of 8 tried"):
+        (few / f"{i}.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"images: expected some that can be read, got none of 8 tried"):
         prepare(few, tmp_path / "work", SMALL)
     shutil.copy(photographs / "0.png", few)
-    with pytest.raises(DataError, match=r"pictures: expected at least 8 that can be read, got picture: expected"):
+    with pytest.raises(DataError, match=r"images: expected at least 8 that can be read, got image: expected"):
         prepare(few, tmp_path / "work2", SMALL)
 
 
@@ -154,7 +154,7 @@ def test_numbers_that_cannot_be_are_told():
         TargetSettings(crop_px=32, image_px=64)
     with pytest.raises(InputError, match="image_px: expected a multiple of 32, got 250"):
         TargetSettings(image_px=250)
-    with pytest.raises(InputError, match="crops_per_picture"):
-        TargetSettings(crops_per_picture=0)
-    with pytest.raises(InputError, match="max_pictures"):
-        TargetSettings(max_pictures=0)
+    with pytest.raises(InputError, match="crops_per_image"):
+        TargetSettings(crops_per_image=0)
+    with pytest.raises(InputError, match="max_images"):
+        TargetSettings(max_images=0)

@@ -1,4 +1,4 @@
-"""Small pictures of one textured material, good and scratched, for tests that fit a detector."""
+"""Small images of one textured material, good and scratched, for tests that fit a detector."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ SETTINGS: dict[str, Any] = {
     "shrinkage": 0.1,
     "position_sigma": 1.0,
     "score_sigma": 0.0,
-    "whole_picture": False,
+    "score_fusion": False,
     "map_sigma_px": 4.0,
-    "false_alarm_rate": 0.1,
+    "false_positive_rate": 0.1,
     "bit_depth": None,
     "max_rows": 500_000,
     "seed": 0,
@@ -49,8 +49,8 @@ def good(seed: int, height: int = SIDE, width: int = SIDE) -> UInt8:
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / SIDE
     wave = np.sin(2 * np.pi * (6 * x + 2 * y) + rng.uniform(-0.5, 0.5))
-    picture = 110 + 45 * wave[..., None] * (1.0, 0.7, 0.4) + rng.uniform(-5, 5) + rng.normal(0, 4, (height, width, 3))
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    image = 110 + 45 * wave[..., None] * (1.0, 0.7, 0.4) + rng.uniform(-5, 5) + rng.normal(0, 4, (height, width, 3))
+    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def goods(n: int = N_GOOD) -> list[UInt8]:
@@ -58,19 +58,19 @@ def goods(n: int = N_GOOD) -> list[UInt8]:
 
 
 def scratched(seed: int, height: int = SIDE, width: int = SIDE) -> tuple[UInt8, Bool]:
-    """A good picture with one bright scratch, and the mask of that."""
+    """A good image with one bright scratch, and the mask of that."""
     drawn = np.zeros((height, width), np.uint8)
     left, top = width // 4, height // 3
     cv2.line(drawn, (left, top), (left + width // 4, top + height // 5), 255, max(3, height // 24))
-    picture = good(seed, height, width)
-    picture[drawn > 0] = (250, 240, 60)
-    return picture, drawn > 0
+    image = good(seed, height, width)
+    image[drawn > 0] = (250, 240, 60)
+    return image, drawn > 0
 
 
-def write(path: Path, picture: np.ndarray) -> Path:
+def write(path: Path, image: np.ndarray) -> Path:
     """Write (H, W), (H, W, 3) RGB or bool pixels as PNG; any file name will do."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    stored = picture.astype(np.uint8) * 255 if picture.dtype == bool else picture
+    stored = image.astype(np.uint8) * 255 if image.dtype == bool else image
     ok, data = cv2.imencode(".png", stored[..., ::-1] if stored.ndim == 3 else stored)
     assert ok
     path.write_bytes(data.tobytes())
@@ -78,12 +78,12 @@ def write(path: Path, picture: np.ndarray) -> Path:
 
 
 def write_goods(folder: Path, n: int = N_GOOD) -> list[Path]:
-    return [write(folder / f"{seed:03}.png", picture) for seed, picture in enumerate(goods(n))]
+    return [write(folder / f"{seed:03}.png", image) for seed, image in enumerate(goods(n))]
 
 
-def cut_off(path: Path, picture: UInt8) -> Path:
-    """Write a picture whose header is whole and whose pixels are not: it is found broken only when it is decoded."""
-    data = write(path, picture).read_bytes()
+def cut_off(path: Path, image: UInt8) -> Path:
+    """Write an image whose header is whole and whose pixels are not: it is found broken only when it is decoded."""
+    data = write(path, image).read_bytes()
     place = data.index(b"IDAT") + 40
     path.write_bytes(data[:place] + b"\xff" * 400 + data[place + 400 :])
     return path
