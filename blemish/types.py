@@ -1,11 +1,12 @@
-"""The plain records that pass between the floors: frozen, with no behaviour beyond reading themselves."""
+"""Frozen records that pass between the packages, and the types of arrays, images and progress."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,12 @@ Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 UInt8 = NDArray[np.uint8]
 Int64 = NDArray[np.int64]
+# Stage, items done, items in all.
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """Report no progress."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,9 @@ class Sample:
     def is_defective(self) -> bool:
         """Whether the data set calls this image defective."""
         return self.defect != "good"
+
+
+ImageInput: TypeAlias = Union[Sample, str, "os.PathLike[str]", UInt8]
 
 
 class Neighbors(NamedTuple):

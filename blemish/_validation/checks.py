@@ -98,6 +98,17 @@ def check_number(name: str, value: Scalar, *, low: float, high: float, where: ob
     return value
 
 
+def check_whole(name: str, value: int, low: int, high: int) -> int:
+    """Return `value` if it is an integer from `low` to `high`, or raise: 2.5 neighbours would fail in a first search.
+
+    Raises:
+        InputError: if it is outside, or no integer.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
+        raise InputError(message(name, f"a whole number from {low} to {high}", repr(value)))
+    return int(value)
+
+
 def blocks(n: int, size: int) -> Iterator[slice]:
     """Yield slices that cover range(n) in order, each of at most `size`.
 

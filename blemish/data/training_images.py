@@ -5,27 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from blemish._io.prefetch import prefetch
 from blemish.errors import DataError, ImageError, message
 from blemish.imaging.decode import check_image, load, read_facts
-from blemish.types import Float32, Problem, Sample, UInt8
+from blemish.types import Float32, ImageInput, Problem, Progress, Sample, UInt8
 
 if TYPE_CHECKING:
-    import os
-
-    from blemish.backbones.embedding import Extractor
     from blemish.imaging.geometry import Geometry
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-ImageInput: TypeAlias = "Sample | str | os.PathLike[str] | UInt8"
-
-
-def no_progress(stage: str, done: int, total: int) -> None:
-    """Take progress and show none."""
 
 
 def path_of(item: ImageInput) -> Path | None:
@@ -94,11 +84,17 @@ class TrainingImages:
         return hashlib.sha256("".join(self._digests).encode("ascii")).hexdigest()
 
     def feature_maps(
-        self, extractor: Extractor, geometry: Geometry, chosen: Sequence[int], *, stage: str, progress: Progress
+        self,
+        extract: Callable[[UInt8], Float32],
+        geometry: Geometry,
+        chosen: Sequence[int],
+        *,
+        stage: str,
+        progress: Progress,
     ) -> Iterator[tuple[int, Float32]]:
-        """Yield the index and the (h, w, D) feature map of each chosen image that can be decoded."""
+        """Yield the index and the (h, w, D) feature map that `extract` gives of each chosen image."""
         for i, image in self.prepared(geometry, chosen, stage=stage, progress=progress):
-            yield i, extractor.features(image)
+            yield i, extract(image)
 
     def prepared(
         self, geometry: Geometry, chosen: Sequence[int], *, stage: str, progress: Progress

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish.backbones.embedding import PARTS_SCALE, Affine, Moments
+from blemish.backbones.embedding import PARTS_SCALE
 from blemish.ops.gaussian import ImageGaussian, gaussian_of_good
 from blemish.ops.position_gaussian import N_FEATURES, PositionGaussians
+from blemish.ops.statistics import Affine, Moments
 from blemish.ops.tail_probability import Tail, leave_one_out_neg_log_p
 
 if TYPE_CHECKING:

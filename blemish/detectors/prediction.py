@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish._io.prefetch import prefetch
-from blemish.data.training_images import ImageInput, path_of, read_image
-from blemish.detectors.patchcore.settings import check_whole
+from blemish._validation.checks import check_whole
+from blemish.data.training_images import path_of, read_image
 from blemish.errors import ImageError
 from blemish.imaging.anomaly_map import peak, regions
-from blemish.types import Float32, GoodPatch, Prediction, Problem, UInt8
+from blemish.types import Float32, GoodPatch, ImageInput, Prediction, Problem, UInt8
 
 if TYPE_CHECKING:
     from blemish.ops.conformal import Calibration

@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from blemish.data.training_images import ImageInput, Progress
     from blemish.ops.conformal import Calibration
-    from blemish.types import Prediction, Problem
+    from blemish.types import ImageInput, Prediction, Problem, Progress
 
 # Detector as `model.json` names it, to the module and the class; a class is loaded when it is first needed.
 DETECTORS = {

@@ -10,15 +10,14 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from blemish._validation.anomalib_arguments import OF_ENGINE, refuses
+from blemish._validation.checks import check_whole
 from blemish.data.datasets import DataSet
-from blemish.data.training_images import ImageInput, Progress, no_progress
-from blemish.detectors.patchcore.settings import check_whole
 from blemish.detectors.registry import Trained
 from blemish.errors import DataError, ImageError, InputError, message
 from blemish.imaging.decode import load_mask
 from blemish.metrics.classification import bootstrap_intervals, image_metrics
 from blemish.metrics.segmentation import PixelCounts
-from blemish.types import Bool, Prediction, Problem, Report, Sample, Tested
+from blemish.types import Bool, ImageInput, Prediction, Problem, Progress, Report, Sample, Tested, no_progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

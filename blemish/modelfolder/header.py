@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from blemish._validation.checks import check_number
-from blemish.detectors.patchcore.settings import check_whole
+from blemish._validation.checks import check_number, check_whole
 from blemish.errors import BlemishError, InputError, ModelFileError, message
 from blemish.ops.conformal import Calibration
 

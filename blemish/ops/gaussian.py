@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from blemish.backbones.embedding import Moments
+    from blemish.ops.statistics import Moments
     from blemish.types import Float32, Float64
 
 # Share of the mean eigenvalue that every direction gets on top of its own. Small: with fewer images than features the

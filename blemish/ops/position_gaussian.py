@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish.backbones.embedding import Moments
 from blemish.ops.distance_statistics import DistanceStatistics, level_of_good
 from blemish.ops.gaussian import gaussian_of_good
+from blemish.ops.statistics import Moments
 
 if TYPE_CHECKING:
     from blemish.types import Float32, Float64

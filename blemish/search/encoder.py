@@ -36,9 +36,8 @@ from blemish.types import GoodPatch
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from blemish.data.training_images import ImageInput, Progress
     from blemish.detectors.registry import Detector
-    from blemish.types import Bool, Float32, Prediction, Region, UInt8
+    from blemish.types import Bool, Float32, ImageInput, Prediction, Progress, Region, UInt8
 
 NAME = "efficientnet_lite0 blocks 2, 4, 14; version 1"
 # Exponent of the anomaly map as weight, and how much the second part counts: measured in benchmarks/retrieval.py.

@@ -12,17 +12,17 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from blemish.backbones.embedding import Affine, Moments
-from blemish.data.training_images import no_progress, path_of, read_image
+from blemish.data.training_images import path_of, read_image
 from blemish.errors import DataError, ImageError, InputError, StoreError, message
 from blemish.imaging.decode import read_facts
 from blemish.imaging.geometry import Geometry, choose_geometry
+from blemish.ops.statistics import Affine, Moments
+from blemish.types import no_progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from blemish.data.training_images import ImageInput, Progress
-    from blemish.types import Float32, UInt8
+    from blemish.types import Float32, ImageInput, Progress, UInt8
 
 SHALLOW = "blocks.2"
 MIDDLE_DEEP = ("blocks.4", "blocks.14")

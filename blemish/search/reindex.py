@@ -14,9 +14,9 @@ from blemish.search.records import IMAGE, REGION, Point
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blemish.data.training_images import Progress
     from blemish.search.encoder import RegionEncoder
     from blemish.search.records import Backend, Found
+    from blemish.types import Progress
 
 LABEL = ("label", "labelled_by", "labelled_at")
 

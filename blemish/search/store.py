@@ -9,8 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeAlias
 
-from blemish.data.training_images import no_progress
-from blemish.detectors.patchcore.settings import check_whole
+from blemish._validation.checks import check_whole
 from blemish.errors import InputError, StoreError, message
 from blemish.search.encoder import DescribedRegion, RegionEncoder, worst_region
 from blemish.search.metadata import Meta
@@ -20,12 +19,12 @@ from blemish.search.queries import VOTERS, grouped, known_distances, nearest, su
 from blemish.search.records import IMAGE, REGION, Added, Filter, Group, Match, StoredDefect, Suggestion
 from blemish.search.reindex import Reindexed, reindex
 from blemish.search.text import check_id, check_time, check_word
+from blemish.types import no_progress
 
 if TYPE_CHECKING:
-    from blemish.data.training_images import ImageInput, Progress
     from blemish.detectors.registry import Detector
     from blemish.search.encoder import Described
-    from blemish.types import Float32, Float64, GoodPatch
+    from blemish.types import Float32, Float64, GoodPatch, ImageInput, Progress
 
 Asked: TypeAlias = "ImageInput | DescribedRegion | StoredDefect"
 

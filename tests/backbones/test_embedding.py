@@ -9,9 +9,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from blemish.backbones import backbone as backbones
-from blemish.backbones.embedding import Affine, Extractor, Moments, Scaling, embedding_graph
+from blemish.backbones.embedding import Extractor, embedding_graph
 from blemish.errors import InputError, ModelFileError
 from blemish.imaging.resize import resize
+from blemish.ops.statistics import Affine, Moments, Scaling
 from tests.images import good
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blemish.data.training_images import TrainingImages, no_progress, path_of, read_image
+from blemish.data.training_images import TrainingImages, path_of, read_image
 from blemish.errors import DataError, ImageError, InputError
 from blemish.imaging.geometry import Geometry
-from blemish.types import Sample
+from blemish.types import Sample, no_progress
 from tests.images import cut_off, good, goods, write, write_goods
 
 
@@ -31,7 +31,7 @@ def read(items, **changes) -> TrainingImages:
 
 
 def seen(images: TrainingImages, chosen: list[int]) -> dict[int, np.ndarray]:
-    found = images.feature_maps(Means(), Geometry((64, 64)), chosen, stage="s", progress=no_progress)
+    found = images.feature_maps(Means().features, Geometry((64, 64)), chosen, stage="s", progress=no_progress)
     return dict(found)
 
 
@@ -56,7 +56,7 @@ def test_the_hash_is_that_of_the_files_in_order(tmp_path: Path):
 
 def test_features_come_in_the_order_asked_for():
     images = read(goods(4))
-    found = images.feature_maps(Means(), Geometry((64, 64)), [3, 0, 2], stage="s", progress=no_progress)
+    found = images.feature_maps(Means().features, Geometry((64, 64)), [3, 0, 2], stage="s", progress=no_progress)
     assert [i for i, _ in found] == [3, 0, 2]
     assert not np.array_equal(seen(images, [3])[3], seen(images, [0])[0])
 
@@ -64,7 +64,11 @@ def test_features_come_in_the_order_asked_for():
 def test_progress_counts_every_image():
     calls = []
     images = read(goods(3))
-    list(images.feature_maps(Means(), Geometry((64, 64)), [0, 2], stage="x", progress=lambda *a: calls.append(a)))
+    list(
+        images.feature_maps(
+            Means().features, Geometry((64, 64)), [0, 2], stage="x", progress=lambda *a: calls.append(a)
+        )
+    )
     assert calls == [("x", 1, 2), ("x", 2, 2)]
 
 

@@ -11,11 +11,11 @@ import pytest
 from safetensors.numpy import load, save
 
 from blemish import Patchcore
-from blemish.backbones.embedding import Moments
 from blemish.detectors.fusion import WEIGHTS, ScoreFusion
 from blemish.errors import InputError, ModelFileError
 from blemish.ops.gaussian import gaussian_of_good
 from blemish.ops.position_gaussian import PositionGaussians
+from blemish.ops.statistics import Moments
 from blemish.ops.tail_probability import Tail
 from tests.images import good, goods, scratched, small_patchcore
 from tests.models import replace_file

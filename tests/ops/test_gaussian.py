@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from blemish.backbones.embedding import Moments
 from blemish.ops.gaussian import SHRINKAGE, gaussian_of_good
+from blemish.ops.statistics import Moments
 
 
 def summaries(n: int, size: int = 6, seed: int = 0) -> np.ndarray:

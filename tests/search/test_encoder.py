@@ -113,8 +113,8 @@ def test_nothing_above_the_threshold_is_said(describer: RegionEncoder):
 
 
 def _flat():
-    from blemish.backbones.embedding import Affine
     from blemish.imaging.geometry import Geometry
+    from blemish.ops.statistics import Affine
     from blemish.search.normal_statistics import NormalStatistics
 
     flat = Affine(np.zeros((1, 1), np.float32), np.zeros(1, np.float32))

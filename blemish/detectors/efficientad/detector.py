@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blemish._validation.anomalib_arguments import OF_DETECTORS, refuses
-from blemish.data.training_images import ImageInput, Progress, TrainingImages, no_progress, path_of, read_image
+from blemish._validation.checks import check_whole
+from blemish.data.training_images import TrainingImages, path_of, read_image
 from blemish.detectors.efficientad.devices import training_device
 from blemish.detectors.efficientad.fit import EfficientAdState, Run, fit
 from blemish.detectors.efficientad.pdn import import_torch, output_hw
@@ -23,11 +24,11 @@ from blemish.detectors.efficientad.settings import (
 from blemish.detectors.efficientad.state import from_folder, header_of
 from blemish.detectors.efficientad.teacher import Teacher, load_teacher
 from blemish.detectors.efficientad.training import CACHE_BYTES
-from blemish.detectors.patchcore.settings import check_whole
 from blemish.detectors.prediction import checked_threads, prediction, predictions
 from blemish.errors import InputError, NotFittedError, message
 from blemish.modelfolder.folder import load_model, save_model
 from blemish.ops.conformal import Calibration
+from blemish.types import ImageInput, Progress, no_progress
 
 # Measured: interpreter, torch, networks with their gradients and moments; and what a step holds for each output.
 BASE_BYTES = 900 * 2**20

@@ -24,10 +24,10 @@ from blemish.errors import DataError, message
 from blemish.ops.conformal import Calibration
 
 if TYPE_CHECKING:
-    from blemish.data.training_images import Progress, TrainingImages
+    from blemish.data.training_images import TrainingImages
     from blemish.detectors.efficientad.settings import EfficientAdSettings
     from blemish.detectors.efficientad.teacher import Teacher
-    from blemish.types import Problem, UInt8
+    from blemish.types import Problem, Progress, UInt8
 
 # Parts instead of whole images where time is short: of 24 x 24 outputs, 125 x 125 pixels.
 SHORT_CROP = 24

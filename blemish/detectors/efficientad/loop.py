@@ -17,8 +17,8 @@ from blemish.detectors.efficientad.training import Losses, Training
 from blemish.errors import InputError, message
 
 if TYPE_CHECKING:
-    from blemish.data.training_images import Progress
     from blemish.detectors.efficientad.settings import EfficientAdSettings
+    from blemish.types import Progress
 
 LATE, LATE_FACTOR = 0.95, 0.1  # nelson1425/efficientad.py and anomalib: the rate falls to a tenth at 95 % of the steps
 CHECK_STEPS = 500  # between two looks at the held-out images

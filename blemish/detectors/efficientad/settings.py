@@ -6,9 +6,9 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from blemish._validation.checks import check_number
+from blemish._validation.checks import check_number, check_whole
 from blemish.detectors.efficientad.pdn import SIZES, Size, output_hw
-from blemish.detectors.patchcore.settings import ARITHMETICS, Arithmetic, check_whole
+from blemish.detectors.patchcore.settings import ARITHMETICS, Arithmetic
 from blemish.errors import InputError, message
 from blemish.imaging.geometry import MAX_SIDE_PX, Geometry, choose_geometry
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from blemish._validation.anomalib_arguments import OF_DETECTORS, refuses
 from blemish.backbones import backbone as backbones
-from blemish.data.training_images import ImageInput, Progress, TrainingImages, no_progress, path_of, read_image
+from blemish.data.training_images import TrainingImages, path_of, read_image
 from blemish.detectors.patchcore.fit import PatchcoreState, estimated_bytes, fit
 from blemish.detectors.patchcore.settings import Arithmetic, PatchcoreSettings
 from blemish.detectors.patchcore.state import UNKNOWN, from_folder, to_folder
@@ -18,14 +18,15 @@ from blemish.detectors.prediction import checked_threads, prediction, prediction
 from blemish.errors import InputError, NotFittedError, message
 from blemish.modelfolder.folder import load_model, save_model
 from blemish.ops.conformal import Calibration
-from blemish.types import Float32, GoodPatch, Prediction, Problem, UInt8
+from blemish.types import Float32, GoodPatch, ImageInput, Prediction, Problem, Progress, UInt8, no_progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from blemish.backbones.embedding import Extractor, Scaling
+    from blemish.backbones.embedding import Extractor
     from blemish.detectors.patchcore.scoring import PatchDistances
     from blemish.modelfolder.folder import ModelFolder
+    from blemish.ops.statistics import Scaling
 
 
 class Patchcore:

@@ -9,24 +9,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish.backbones.embedding import Affine, Extractor, Moments, embedding_graph
+from blemish._validation.checks import check_whole
+from blemish.backbones.embedding import Extractor, embedding_graph
 from blemish.detectors.fusion import MultiScaleFeatures, ScoreFusion, multi_scale_bytes
 from blemish.detectors.patchcore.scoring import Scorer
-from blemish.detectors.patchcore.settings import check_whole
 from blemish.errors import InputError, message
 from blemish.ops.conformal import Calibration
 from blemish.ops.coreset import StreamingCoreset, coreset_bytes
 from blemish.ops.distance_statistics import level_of_good
 from blemish.ops.neighbors import MemoryIndex
+from blemish.ops.statistics import Affine, Moments
 from blemish.types import Float32
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from blemish.backbones.backbone import Backbone
-    from blemish.data.training_images import Progress, TrainingImages
+    from blemish.data.training_images import TrainingImages
     from blemish.detectors.patchcore.settings import PatchcoreSettings
     from blemish.imaging.geometry import Geometry
+    from blemish.types import Progress
 
 # More scores would not move the threshold at a false positive rate of 1 %, and each costs a search.
 MAX_CALIBRATION = 1000
@@ -90,7 +92,7 @@ def fit(
 
     def maps(chosen: list[int], stage: str) -> FeatureMaps:
         if kept is None:
-            return images.feature_maps(extractor, geometry, chosen, stage=stage, progress=progress)
+            return images.feature_maps(extractor.features, geometry, chosen, stage=stage, progress=progress)
         return _counted(((i, kept[i]) for i in chosen), len(chosen), stage, progress)
 
     everything = list(range(len(images)))

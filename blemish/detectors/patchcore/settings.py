@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import numpy as np
-
-from blemish._validation.checks import check_number
-from blemish.backbones.embedding import SCALINGS, Scaling
+from blemish._validation.checks import check_number, check_whole
 from blemish.errors import InputError, message
 from blemish.imaging.geometry import MAX_SIDE_PX, Geometry, choose_geometry
+from blemish.ops.statistics import SCALINGS, Scaling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,14 +100,3 @@ class PatchcoreSettings:
         if self.coreset_size is not None:
             return min(self.coreset_size, n_rows)
         return max(1, min(int(self.coreset_sampling_ratio * n_rows), MAX_BANK_ROWS, self.max_rows // 2))
-
-
-def check_whole(name: str, value: int, low: int, high: int) -> int:
-    """Return `value` if it is an integer from `low` to `high`, or raise: 2.5 neighbours would fail in a first search.
-
-    Raises:
-        InputError: if it is outside, or no integer.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
-        raise InputError(message(name, f"a whole number from {low} to {high}", repr(value)))
-    return int(value)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from blemish._io.files import atomic_write
 from blemish._io.torch_file import read_checkpoint, read_file
-from blemish.data.training_images import Progress, no_progress
 from blemish.detectors.efficientad.detector import EfficientAd
 from blemish.detectors.patchcore.detector import Patchcore
 from blemish.errors import InputError, ModelFileError, message
@@ -20,14 +19,15 @@ from blemish.interop.anomalib.efficientad_checkpoint import import_efficientad
 from blemish.interop.anomalib.efficientad_export import efficientad_checkpoint
 from blemish.interop.anomalib.patchcore_checkpoint import MEMORY_BANK, import_patchcore
 from blemish.interop.anomalib.patchcore_export import patchcore_checkpoint
+from blemish.types import Progress, no_progress
 
 __all__ = ["accelerate", "export_checkpoint", "import_checkpoint"]
 
 STUDENT = "model.student.conv1.weight"
 
 if TYPE_CHECKING:
-    from blemish.data.training_images import ImageInput
     from blemish.detectors.registry import Detector
+    from blemish.types import ImageInput
 
 
 def import_checkpoint(

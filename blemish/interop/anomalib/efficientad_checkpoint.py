@@ -12,7 +12,7 @@ import onnx
 
 from blemish._graphs.resize import resizing_inside
 from blemish._version import __version__
-from blemish.data.training_images import Progress, TrainingImages, no_progress, read_image
+from blemish.data.training_images import TrainingImages, read_image
 from blemish.detectors.efficientad.detector import EfficientAd
 from blemish.detectors.efficientad.fit import EfficientAdState
 from blemish.detectors.efficientad.graph import Networks, efficientad_graph
@@ -24,9 +24,10 @@ from blemish.errors import ModelFileError, message
 from blemish.interop.anomalib.preprocessing import Preparation, preparation
 from blemish.modelfolder.folder import ModelFolder
 from blemish.ops.conformal import Calibration
+from blemish.types import Progress, no_progress
 
 if TYPE_CHECKING:
-    from blemish.data.training_images import ImageInput
+    from blemish.types import ImageInput
 
 MEAN, STD = "model.mean_std.mean", "model.mean_std.std"
 THRESHOLD = "post_processor._image_threshold"

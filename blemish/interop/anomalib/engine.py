@@ -14,17 +14,17 @@ import numpy as np
 
 from blemish.backbones.backbone import read_weights
 from blemish.backbones.weights import find, missing, source
-from blemish.data.training_images import Progress, path_of, read_image
+from blemish.data.training_images import path_of, read_image
 from blemish.errors import ImageError, InputError, message
 from blemish.imaging.anomaly_map import peak, upsample
 from blemish.interop.anomalib.acceleration import coreset
 from blemish.interop.anomalib.timm_names import network, timm_name, to_timm
-from blemish.types import Prediction, Problem
+from blemish.types import Prediction, Problem, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blemish.data.training_images import ImageInput
+    from blemish.types import ImageInput
 
 INSTALL = "Run `pip install 'blemish[anomalib]'`."
 

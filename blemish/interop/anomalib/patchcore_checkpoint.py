@@ -13,7 +13,7 @@ from blemish._version import __version__
 from blemish.backbones.architectures import build_graph
 from blemish.backbones.backbone import Backbone
 from blemish.backbones.embedding import Extractor, embedding_graph
-from blemish.data.training_images import Progress, TrainingImages, no_progress
+from blemish.data.training_images import TrainingImages
 from blemish.detectors.patchcore.detector import Patchcore
 from blemish.detectors.patchcore.fit import PatchcoreState, calibrated
 from blemish.detectors.patchcore.scoring import Scorer
@@ -25,15 +25,15 @@ from blemish.interop.anomalib.timm_names import Network, network, renormalised, 
 from blemish.modelfolder.folder import ModelFolder
 from blemish.ops.conformal import Calibration
 from blemish.ops.neighbors import MemoryIndex
+from blemish.types import Progress, no_progress
 
 if TYPE_CHECKING:
     import os
 
     from numpy.typing import NDArray
 
-    from blemish.data.training_images import ImageInput
     from blemish.imaging.geometry import Geometry
-    from blemish.types import Float32
+    from blemish.types import Float32, ImageInput
 
 FEATURES = "model.feature_extractor.feature_extractor."
 MEMORY_BANK = "model.memory_bank"
@@ -99,7 +99,7 @@ def import_patchcore(
 
         def maps(stage: str) -> Iterator[tuple[int, Float32]]:
             everything = range(len(images))
-            return images.feature_maps(extractor, found.geometry, everything, stage=stage, progress=progress)
+            return images.feature_maps(extractor.features, found.geometry, everything, stage=stage, progress=progress)
 
         index = MemoryIndex(found.memory_bank)
         source, kept = _sources(index, maps("finding patches"))

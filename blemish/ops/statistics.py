@@ -1,0 +1,84 @@
+"""Moments of feature vectors, and the whitening and the principal axes that follow from them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from blemish.types import Float32, Float64
+
+Scaling = Literal["none", "standard", "whiten"]
+SCALINGS = ("none", "standard", "whiten")
+
+
+class Affine(NamedTuple):
+    """A linear map of feature vectors: x -> weight @ x + bias.
+
+    Attributes:
+        weight: (K, D) float32.
+        bias: (K,) float32.
+    """
+
+    weight: Float32
+    bias: Float32
+
+
+class Moments:
+    """Mean and covariance of feature vectors that come in chunks."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._shift: Float64 | None = None
+        self._sum = np.zeros(0)
+        self._products = np.zeros((0, 0))
+
+    def add(self, rows: Float32) -> None:
+        """Take (n, D) more vectors."""
+        if self._shift is None:
+            # Sums about the first chunk's mean keep the digits that E[x^2] - E[x]^2 loses.
+            self._shift = rows.mean(axis=0, dtype=np.float64)
+            self._sum = np.zeros(rows.shape[1])
+            self._products = np.zeros((rows.shape[1], rows.shape[1]))
+        centred = rows - self._shift
+        self.n += len(rows)
+        self._sum += centred.sum(axis=0)
+        self._products += centred.T @ centred
+
+    def mean_and_covariance(self) -> tuple[Float64, Float64]:
+        """Return the mean, (D,), and the covariance, (D, D), of what was seen, at least one vector."""
+        assert self._shift is not None, "add rows first"
+        mean = self._sum / self.n
+        return self._shift + mean, self._products / self.n - np.outer(mean, mean)
+
+    def scaling(self, kind: Scaling, shrinkage: float) -> Affine:
+        """Return the map that centres and scales vectors like those seen.
+
+        Args:
+            kind: "standard" divides each channel by its standard deviation; "whiten" turns to the principal axes and
+                divides each by sqrt(eigenvalue + shrinkage * mean eigenvalue); "none" leaves all as it is.
+            shrinkage: how far small eigenvalues are kept from being blown up; only for "whiten".
+        """
+        size = len(self._sum)
+        centre, covariance = self.mean_and_covariance()
+        if kind == "none":
+            return Affine(np.eye(size, dtype=np.float32), np.zeros(size, np.float32))
+        if kind == "standard":
+            weight = np.diag(1 / _deviations(np.diag(covariance)))
+        else:
+            values, axes = np.linalg.eigh(covariance)
+            weight = (axes / _deviations(np.maximum(values, 0) + max(float(values.mean()), 0.0) * shrinkage)).T
+        return Affine(weight.astype(np.float32), (-weight @ centre).astype(np.float32))
+
+    def principal(self, most: int) -> Affine:
+        """Return the map that centres vectors like those seen and turns them to at most `most` principal axes."""
+        centre, covariance = self.mean_and_covariance()
+        axes = np.linalg.eigh(covariance)[1][:, ::-1][:, :most].T
+        return Affine(np.ascontiguousarray(axes, np.float32), (-axes @ centre).astype(np.float32))
+
+
+def _deviations(variances: Float64) -> Float64:
+    """Return the square roots; 1 for what never moves in good images: it says nothing yet, and counts as it is."""
+    deviations: Float64 = np.sqrt(np.maximum(variances, 0))
+    return np.where(deviations > 1e-6 * max(deviations.max(), 1e-30), deviations, 1.0)
