@@ -9,7 +9,6 @@ ever, so `golden/` is never made again by newer code; a new format gets a folder
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import sys
 import tempfile
@@ -58,10 +57,19 @@ def patchcore(good: list[Path], **changes: Any) -> Patchcore:
 def patchcore_as_anomalib(good: list[Path]) -> Patchcore:
     """Of a ResNet-18 of our own: only networks that anomalib has too go there and back."""
     told: dict[str, Any] = {
-        "backbone": "resnet18", "weights": networks.write_resnet18(Path("resnet18.safetensors")), "image_size": (72, 72), "center_crop": (64, 64), "num_neighbors": 3,
-        "pooling": 3, "scaling": "none", "position_sigma": None, "arithmetic": "anomalib", "seed": SEED, "threads": 1,
+        "backbone": "resnet18",
+        "weights": networks.write_resnet18(Path("resnet18.safetensors")),
+        "image_size": (72, 72),
+        "center_crop": (64, 64),
+        "num_neighbors": 3,
+        "pooling": 3,
+        "scaling": "none",
+        "position_sigma": None,
+        "arithmetic": "anomalib",
+        "seed": SEED,
+        "threads": 1,
         "coreset_sampling_ratio": 0.01,
-    }  # fmt: skip
+    }
     return Patchcore(**told, **names.settings(rate=0.05)).fit(good)
 
 
@@ -126,14 +134,12 @@ def store(folder: Path, name: str, saved: Path, found: dict[str, Prediction]) ->
             "mask": one.mask,
             "peak_xy": one.peak_xy,
             "boxes": np.array([region.box for region in one.regions], int).reshape(-1, 4),
-            "components": [value for _, value in sorted(names.components_of(one).items())],
+            "components": sorted(names.components_of(one).values()),
         }
         if one.nearest_good is not None:
             fields |= {"nearest_path": one.nearest_good.path, "nearest_box": one.nearest_good.box}
         kept |= {f"{key}/{field}": np.asarray(value) for field, value in fields.items()}
     np.savez_compressed(folder / f"{name}.npz", **kept)
-    size = (folder / f"{name}.zip").stat().st_size, (folder / f"{name}.npz").stat().st_size
-    print(name, *size, {key: (round(one.score, 3), one.label) for key, one in found.items()}, os.linesep, end="")
 
 
 if __name__ == "__main__":

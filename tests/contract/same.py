@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from blemish import Prediction
 from tests.contract import names
+
+if TYPE_CHECKING:
+    from blemish import Prediction
 
 
 def assert_same(found: Prediction, expected: Prediction, *, path: bool = True) -> None:

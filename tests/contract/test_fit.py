@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from blemish import DataError, EfficientAd, InputError, Patchcore, Sample
 from tests.contract import drawn, names
-from tests.contract.conftest import Case
 from tests.contract.same import assert_same
+
+if TYPE_CHECKING:
+    from tests.contract.conftest import Case
 
 
 def without_times(value: Any) -> Any:

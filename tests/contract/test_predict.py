@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from blemish import ImageError, InputError, NotFittedError, Patchcore, Prediction, Sample
 from tests.contract import drawn, names
-from tests.contract.conftest import Case
 from tests.contract.same import assert_same
+
+if TYPE_CHECKING:
+    from tests.contract.conftest import Case
 
 FIELDS = {"score", "label", "threshold", "p_value", "anomaly_map", "mask", "pixel_threshold", "regions", "peak_xy"}
 
@@ -90,6 +92,14 @@ def test_path_sample_array_and_text_are_the_same(case: Case, tmp_path: Path):
         assert found.path == path
         assert_same(found, by_array, path=False)
     assert [one.name for one in tmp_path.iterdir()] == ["part.png"]
+
+
+def test_a_16_bit_file_is_read_by_its_full_range(case: Case, tmp_path: Path):
+    image = drawn.scratched(300)
+    path = drawn.write(tmp_path / "deep.png", image.astype(np.uint16) * 257)
+    assert_same(case.fitted.predict(path), case.fitted.predict(image), path=False)
+    assert case.fitted.bit_depth is None
+    assert case.make(bit_depth=12).bit_depth == 12
 
 
 def test_the_image_is_not_changed(case: Case):

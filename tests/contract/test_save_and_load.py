@@ -6,14 +6,16 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from blemish import ModelFileError, SaveError
 from tests.contract import drawn, names
-from tests.contract.conftest import Case
 from tests.contract.same import assert_same
+
+if TYPE_CHECKING:
+    from tests.contract.conftest import Case
 
 FILES = {"Patchcore": (names.HEADER, names.NETWORK, names.BANK), "EfficientAd": (names.HEADER, names.NETWORK)}
 PARTS = [(kind, name) for kind, found in FILES.items() for name in found]
