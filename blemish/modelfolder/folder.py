@@ -39,11 +39,11 @@ from blemish._graphs.safety import check_network, plain_json, read_tensors
 from blemish._io.files import save_error, sync_folder, write_synced
 from blemish._version import __version__
 from blemish.errors import InputError, ModelFileError, SaveError, message
+from blemish.modelfolder.upgrade import FORMAT_VERSION, upgraded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FORMAT_VERSION = 1
 HEADER = "model.json"
 NETWORK = "network.onnx"
 MAX_HEADER_BYTES = 64 << 20  # calibration scores and names of 100,000 training images are about 15 MB
@@ -312,7 +312,7 @@ def _load(folder: Path) -> ModelFolder:
             )
         contents[name] = data
     tensors = _check_parts(header["detector"], contents, place)
-    return ModelFolder(path=place, header=header, network=contents[NETWORK], tensors=tensors)
+    return ModelFolder(path=place, header=upgraded(header), network=contents[NETWORK], tensors=tensors)
 
 
 def _check_header(header: dict[str, Any], place: Path) -> None:

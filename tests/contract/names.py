@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from blemish import EfficientAd, Patchcore, Prediction
 
 # Settings of both detectors.
-RATE = "false_alarm_rate"
-FUSION = "whole_picture"
+RATE = "false_positive_rate"
+FUSION = "score_fusion"
 
 # What a detector says of itself.
-SET_RATE = "set_false_alarm_rate"
+SET_RATE = "set_false_positive_rate"
 
 # The parts of a Prediction's score.
-COMPONENTS = "evidence"
-COMPONENT_NAMES = {"patch", "part", "picture"}
+COMPONENTS = "score_components"
+COMPONENT_NAMES = {"patch", "part", "image"}
 # The names in to_dict() and in what `predict --json` prints.
 PREDICTION_KEYS = {
     "path",
@@ -37,17 +37,17 @@ PREDICTION_KEYS = {
 }
 
 # What Engine.test returns beside the areas under curves.
-RATE_METRIC = "false_alarm_rate"
+RATE_METRIC = "false_positive_rate"
 MISS_METRIC = "miss_rate"
 IMAGE_METRICS = {"image_AUROC", "image_AP", "image_F1Max", RATE_METRIC, MISS_METRIC}
 PIXEL_METRICS = {"pixel_AUROC", "pixel_AP", "pixel_F1Max", "AUPRO", "AUPRO_0.05"}
 
 # The command line: options, and keys of the JSON documents.
-RATE_OPTION = "--false-alarm-rate"
-IMAGE_OPTION = "--picture"  # of receptive-field
-FIT_KEYS = {"model", "threshold", "false_alarm_rate_promised", "left_out", "warning"}
-PROMISED = "false_alarm_rate_promised"
-INDEXED = "pictures"  # how many images `index` and `reindex` went through
+RATE_OPTION = "--false-positive-rate"
+IMAGE_OPTION = "--image"  # of receptive-field
+FIT_KEYS = {"model", "threshold", "false_positive_rate_promised", "left_out", "warning"}
+PROMISED = "false_positive_rate_promised"
+INDEXED = "images"  # how many images `index` and `reindex` went through
 DETECTOR_NAMES = {"Patchcore": "patchcore", "EfficientAd": "efficientad"}
 
 # The files of a model folder.

@@ -45,7 +45,7 @@ def test_what_was_added_is_there(patchcore: Case, tmp_path: Path):
         region = found.regions[0]
         assert (worst.box, worst.area_px, worst.score) == (region.box, region.area_px, pytest.approx(region.score))
         assert (worst.path, worst.category, worst.label, worst.labelled_by) == (str(path), "stripes", "scratch", "Ann")
-        assert (store.count(kind="picture"), store.categories) == (1, ("stripes",))
+        assert (store.count(kind="image"), store.categories) == (1, ("stripes",))
 
 
 def test_adding_twice_changes_nothing(patchcore: Case, folder: Path, made: Path):
@@ -98,7 +98,7 @@ def test_a_store_is_opened_by_a_loaded_model_again(patchcore: Case, tmp_path: Pa
     for image in (drawn.scratched(200), drawn.scratched(300)):
         with DefectStore(tmp_path / "store", model=patchcore.kind.load(patchcore.saved)) as store:
             store.add(image, label="scratch")
-            assert store.count(kind="picture", label="scratch") >= 1
+            assert store.count(kind="image", label="scratch") >= 1
 
 
 def test_labels_can_be_set_and_taken_away_without_a_model(folder: Path):
@@ -145,7 +145,7 @@ def test_an_image_without_a_region_must_be_forced(patchcore: Case, tmp_path: Pat
     image = next(one for one in map(drawn.good, range(100, 130)) if not patchcore.fitted.predict(one).regions)
     with DefectStore(":memory:", model=patchcore.fitted) as store:
         added = store.add(image)
-        assert (added.ids, len(store), store.count(kind="picture")) == ((), 0, 1)
+        assert (added.ids, len(store), store.count(kind="image")) == ((), 0, 1)
         assert added.note
         with pytest.raises(InputError, match="force"):
             store.similar(image)
@@ -159,7 +159,7 @@ def test_reindexing_keeps_labels(patchcore: Case, folder: Path, good_paths: list
         with pytest.raises(StoreError, match="reindex"):
             store.similar(drawn.scratched(300))
         done = store.reindex()
-        assert (done.pictures, done.left_out) == (8, ())
+        assert (done.images, done.left_out) == (8, ())
         assert store.similar(drawn.scratched(300), k=1)[0].defect.label == "scratch"
         assert {one.label for one in store.defects()} == set(MAKERS)
 

@@ -19,6 +19,7 @@ from blemish._version import __version__
 from blemish.errors import InputError, ModelFileError, SaveError
 from blemish.modelfolder import folder as modelfile
 from blemish.modelfolder.folder import check_target, load_model, save_model
+from blemish.modelfolder.upgrade import FORMAT_VERSION
 from tests.models import bank, header, network, save_small
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX links, pipes and fork")
@@ -50,7 +51,7 @@ def test_comes_back_bit_for_bit(folder: Path, rng: np.random.Generator) -> None:
     assert model.path == folder
     assert model.network == graph
     assert model.header["note"] == "späť"
-    assert model.header["format_version"] == 1
+    assert model.header["format_version"] == FORMAT_VERSION
     assert model.header["provenance"]["library_version"] == __version__
     assert model.header["thresholds"] == header()["thresholds"]
     for name, arrays in tensors.items():

@@ -20,6 +20,7 @@ from onnx import TensorProto
 from blemish.errors import ModelFileError
 from blemish.modelfolder import folder as modelfile
 from blemish.modelfolder.folder import load_model, save_model
+from blemish.modelfolder.upgrade import FORMAT_VERSION
 from tests.models import header, network, replace_file, rewrite, save_small
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX links, pipes and fork")
@@ -66,7 +67,7 @@ def test_damaged_file_is_named(folder: Path, name: str, damage: str) -> None:
 
 
 def test_newer_version(folder: Path) -> None:
-    rewrite(folder, lambda c: c.update(format_version=2, provenance={"library_version": "9.1.0"}))
+    rewrite(folder, lambda c: c.update(format_version=FORMAT_VERSION + 1, provenance={"library_version": "9.1.0"}))
     with pytest.raises(ModelFileError, match=r"format_version: .*newer version: install blemish>=9\.1\.0 to read it\."):
         load_model(folder)
     rewrite(folder, lambda c: c.update(provenance={"library_version": "9 && rm -rf /"}))
