@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish.backbones.embedding import PARTS_SCALE
-from blemish.ops.gaussian import ImageGaussian, gaussian_of_good
+from blemish.ops.gaussian import Gaussian, fit_gaussian
 from blemish.ops.position_gaussian import N_FEATURES, PositionGaussians
 from blemish.ops.statistics import Affine, Moments
 from blemish.ops.tail_probability import Tail, leave_one_out_neg_log_p
@@ -38,12 +38,12 @@ class ScoreFusion:
     """
 
     parts: PositionGaussians
-    gaussian: ImageGaussian
+    gaussian: Gaussian
     good_scores: Float64
     tails: tuple[Tail, ...]
 
     @classmethod
-    def of(cls, parts: PositionGaussians, gaussian: ImageGaussian, good_scores: Float64) -> ScoreFusion:
+    def of(cls, parts: PositionGaussians, gaussian: Gaussian, good_scores: Float64) -> ScoreFusion:
         """Return it with the tails of the good images' scores.
 
         Raises:
@@ -63,8 +63,8 @@ class ScoreFusion:
             parts: (n, h, w, K) float32, their parts.
             patch_scores: (n,) float64, the score of the worst patch of each of these.
         """
-        part_gaussians, part_scores = PositionGaussians.fitted(parts)
-        gaussian, distances = gaussian_of_good(moments, summaries)
+        part_gaussians, part_scores = PositionGaussians.fit(parts)
+        gaussian, distances = fit_gaussian(moments, summaries)
         good = np.stack([patch_scores, part_scores, distances])
         scores = sum(weight * leave_one_out_neg_log_p(row) for weight, row in zip(WEIGHTS.values(), good, strict=True))
         return cls.of(part_gaussians, gaussian, good), np.asarray(scores)
@@ -77,7 +77,7 @@ class ScoreFusion:
             parts: (h, w, K) float32, of the image.
             summary: (S,) float32, of the image.
         """
-        scores = patch_score, self.parts.score(parts), self.gaussian.distance(summary)
+        scores = patch_score, self.parts.score(parts), self.gaussian.mahalanobis(summary)
         return {
             name: weight * tail.neg_log_p(score)
             for (name, weight), tail, score in zip(WEIGHTS.items(), self.tails, scores, strict=True)
@@ -110,7 +110,7 @@ class MultiScaleFeatures:
 
     def part_axes(self) -> Affine:
         """Return the map from raw parts to their most varied features."""
-        return self._part_moments.principal(N_FEATURES)
+        return self._part_moments.principal_axes(N_FEATURES)
 
     def fitted(self, patch_scores: Sequence[float]) -> tuple[ScoreFusion, list[float]]:
         """Return what good images are like, and the image score of each that was kept, judged by the others.

@@ -1,8 +1,7 @@
-"""How far the parts of an image are from what good images have at the same place: one Gaussian for each place.
+"""Per-position Gaussian of patch features (PaDiM), with z-scores of its Mahalanobis distances.
 
-The memory bank compares small patches with those of all places. Seen from further away a part covers more of the
-image; and what good images have at its own place, the way that features go together there included, says more than
-all places do where images are alike.
+The memory bank compares a patch with those of all positions. Where images are aligned, the features at its own position
+and their covariance say more.
 
 Source: Defard et al. 2021, "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and Localization".
 """
@@ -14,66 +13,66 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish.ops.distance_statistics import DistanceStatistics, level_of_good
-from blemish.ops.gaussian import gaussian_of_good
+from blemish.ops.distance_statistics import DistanceStatistics, fit_distance_statistics
+from blemish.ops.gaussian import fit_gaussian
 from blemish.ops.statistics import Moments
 
 if TYPE_CHECKING:
     from blemish.types import Float32, Float64
 
-# How many features of a part count, the most varied ones. 32 to all 192 of the default network measured alike.
+# Principal components of a patch that are used. 32 to all 192 of the default network measured alike.
 N_FEATURES = 64
-# Share of the mean eigenvalue that every direction gets on top of its own.
+# Share of the mean eigenvalue that is added to every eigenvalue.
 SHRINKAGE = 0.1
-# Smoothing of the level over places, in cells.
-LEVEL_SIGMA = 1.0
+# Smoothing of the distance statistics over positions, in cells.
+STATISTICS_SIGMA = 1.0
 
 
 @dataclass(frozen=True)
 class PositionGaussians:
-    """A Gaussian of good images' features at each place, and how far good images usually are from it.
+    """A Gaussian of good images' features at each position, and the statistics of their Mahalanobis distances.
 
     Attributes:
         mean: (h, w, K) float32.
-        whitening: (h, w, K, K) float32: features less the mean, turned and scaled to unit variance.
-        level: the usual distance and its deviation at each place.
+        whitening: (h, w, K, K) float32; the whitened vector is whitening @ (vector - mean).
+        statistics: of good images' Mahalanobis distances at each position.
     """
 
     mean: Float32
     whitening: Float32
-    level: DistanceStatistics
+    statistics: DistanceStatistics
 
     @classmethod
-    def fitted(cls, maps: Float32) -> tuple[PositionGaussians, Float64]:
-        """Return them, and the score of each good image judged by the others.
+    def fit(cls, maps: Float32) -> tuple[PositionGaussians, Float64]:
+        """Return the Gaussians of good images, and each image's leave-one-out score.
 
         Args:
-            maps: (n, h, w, K) float32, the parts of n good images, at least two.
+            maps: (n, h, w, K) float32, features of n good images, at least two.
 
         Returns:
-            The Gaussians, and (n,) float64.
+            The Gaussians, and (n,) float64 scores.
 
-        Cost: an eigendecomposition of K x K for each place.
+        Cost: an eigendecomposition of K x K for each position.
         """
         n, height, width, size = maps.shape
         mean = np.empty((height, width, size), np.float32)
         whitening = np.empty((height, width, size, size), np.float32)
         distances = np.empty((n, height, width), np.float32)
         for y, x in np.ndindex(height, width):
-            rows = maps[:, y, x]
+            vectors = maps[:, y, x]
             moments = Moments()
-            moments.add(rows)
-            gaussian, distances[:, y, x] = gaussian_of_good(moments, rows, SHRINKAGE)
+            moments.add(vectors)
+            gaussian, distances[:, y, x] = fit_gaussian(moments, vectors, SHRINKAGE)
             mean[y, x], whitening[y, x] = gaussian.mean, gaussian.whitening
-        level, deviations = level_of_good(distances, LEVEL_SIGMA)
-        return cls(mean, whitening, level), deviations.max(axis=(1, 2)).astype(np.float64)
+        statistics, z_scores = fit_distance_statistics(distances, STATISTICS_SIGMA)
+        return cls(mean, whitening, statistics), z_scores.max(axis=(1, 2)).astype(np.float64)
 
-    def distances(self, parts: Float32) -> Float32:
-        """Return the Mahalanobis distance, (h, w) float32, of each part of an (h, w, K) float32 image."""
-        away = self.whitening @ (parts - self.mean)[..., None]
-        distances: Float32 = np.linalg.norm(away[..., 0], axis=-1)
+    def mahalanobis(self, features: Float32) -> Float32:
+        """Return the (h, w) float32 Mahalanobis distances of an (h, w, K) float32 feature map."""
+        whitened = self.whitening @ (features - self.mean)[..., None]
+        distances: Float32 = np.linalg.norm(whitened[..., 0], axis=-1)
         return distances
 
-    def score(self, parts: Float32) -> float:
-        """Return by how many deviations the worst part, of (h, w, K) float32, is farther than usual at its place."""
-        return float(self.level.deviations(self.distances(parts)).max())
+    def score(self, features: Float32) -> float:
+        """Return the largest z-score over positions of an (h, w, K) float32 feature map."""
+        return float(self.statistics.z_scores(self.mahalanobis(features)).max())

@@ -1,4 +1,4 @@
-"""Moments of feature vectors, and the whitening and the principal axes that follow from them."""
+"""Streaming mean and covariance of feature vectors, with standardisation, whitening and principal axes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Affine(NamedTuple):
 
 
 class Moments:
-    """Mean and covariance of feature vectors that come in chunks."""
+    """Mean and covariance of feature vectors that come in chunks (shifted data algorithm)."""
 
     def __init__(self) -> None:
         self.n = 0
@@ -35,7 +35,7 @@ class Moments:
         self._products = np.zeros((0, 0))
 
     def add(self, rows: Float32) -> None:
-        """Take (n, D) more vectors."""
+        """Add (n, D) float32 vectors."""
         if self._shift is None:
             # Sums about the first chunk's mean keep the digits that E[x^2] - E[x]^2 loses.
             self._shift = rows.mean(axis=0, dtype=np.float64)
@@ -47,38 +47,39 @@ class Moments:
         self._products += centred.T @ centred
 
     def mean_and_covariance(self) -> tuple[Float64, Float64]:
-        """Return the mean, (D,), and the covariance, (D, D), of what was seen, at least one vector."""
+        """Return the mean, (D,), and the covariance, (D, D), of the vectors added, at least one."""
         assert self._shift is not None, "add rows first"
         mean = self._sum / self.n
         return self._shift + mean, self._products / self.n - np.outer(mean, mean)
 
     def scaling(self, kind: Scaling, shrinkage: float) -> Affine:
-        """Return the map that centres and scales vectors like those seen.
+        """Return the affine map that centres and scales feature vectors.
 
         Args:
-            kind: "standard" divides each channel by its standard deviation; "whiten" turns to the principal axes and
-                divides each by sqrt(eigenvalue + shrinkage * mean eigenvalue); "none" leaves all as it is.
-            shrinkage: how far small eigenvalues are kept from being blown up; only for "whiten".
+            kind: "standard" divides each channel by its standard deviation; "whiten" projects on the principal axes and
+                divides each by sqrt(eigenvalue + shrinkage * mean eigenvalue); "none" is the identity.
+            shrinkage: share of the mean eigenvalue that is added to every eigenvalue; only for "whiten".
         """
         size = len(self._sum)
         centre, covariance = self.mean_and_covariance()
         if kind == "none":
             return Affine(np.eye(size, dtype=np.float32), np.zeros(size, np.float32))
         if kind == "standard":
-            weight = np.diag(1 / _deviations(np.diag(covariance)))
+            weight = np.diag(1 / _standard_deviations(np.diag(covariance)))
         else:
             values, axes = np.linalg.eigh(covariance)
-            weight = (axes / _deviations(np.maximum(values, 0) + max(float(values.mean()), 0.0) * shrinkage)).T
+            ridge = max(float(values.mean()), 0.0) * shrinkage
+            weight = (axes / _standard_deviations(np.maximum(values, 0) + ridge)).T
         return Affine(weight.astype(np.float32), (-weight @ centre).astype(np.float32))
 
-    def principal(self, most: int) -> Affine:
-        """Return the map that centres vectors like those seen and turns them to at most `most` principal axes."""
+    def principal_axes(self, n_axes: int) -> Affine:
+        """Return principal component analysis: the map to at most `n_axes` axes of largest variance, centred."""
         centre, covariance = self.mean_and_covariance()
-        axes = np.linalg.eigh(covariance)[1][:, ::-1][:, :most].T
+        axes = np.linalg.eigh(covariance)[1][:, ::-1][:, :n_axes].T
         return Affine(np.ascontiguousarray(axes, np.float32), (-axes @ centre).astype(np.float32))
 
 
-def _deviations(variances: Float64) -> Float64:
-    """Return the square roots; 1 for what never moves in good images: it says nothing yet, and counts as it is."""
-    deviations: Float64 = np.sqrt(np.maximum(variances, 0))
-    return np.where(deviations > 1e-6 * max(deviations.max(), 1e-30), deviations, 1.0)
+def _standard_deviations(variances: Float64) -> Float64:
+    """Return the square roots; 1 for constant channels, which keep their scale."""
+    result: Float64 = np.sqrt(np.maximum(variances, 0))
+    return np.where(result > 1e-6 * max(result.max(), 1e-30), result, 1.0)

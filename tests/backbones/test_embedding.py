@@ -237,9 +237,9 @@ def test_a_network_of_one_size_sees_everything_from_there(backbone: Backbone):
 def test_principal_axes_are_the_most_varied_directions(rng: np.random.Generator):
     turn = np.linalg.qr(rng.normal(size=(4, 4)))[0]
     rows = (rng.normal(size=(4000, 4)) * (9, 5, 1, 0.1) @ turn + 3).astype(np.float32)
-    axes = moments_of(rows).principal(2)
+    axes = moments_of(rows).principal_axes(2)
     turned = rows @ axes.weight.T + axes.bias
     np.testing.assert_allclose(np.abs(axes.weight @ turn.T), [[1, 0, 0, 0], [0, 1, 0, 0]], atol=0.05)
     np.testing.assert_allclose(turned.mean(axis=0), 0, atol=1e-3)
     np.testing.assert_allclose(axes.weight @ axes.weight.T, np.eye(2), atol=1e-6)
-    assert moments_of(rows).principal(64).weight.shape == (4, 4)
+    assert moments_of(rows).principal_axes(64).weight.shape == (4, 4)

@@ -13,7 +13,7 @@ from safetensors.numpy import load, save
 from blemish import Patchcore
 from blemish.detectors.fusion import WEIGHTS, ScoreFusion
 from blemish.errors import InputError, ModelFileError
-from blemish.ops.gaussian import gaussian_of_good
+from blemish.ops.gaussian import fit_gaussian
 from blemish.ops.position_gaussian import PositionGaussians
 from blemish.ops.statistics import Moments
 from blemish.ops.tail_probability import Tail
@@ -35,11 +35,11 @@ def fitted_whole(n: int = 20) -> tuple[ScoreFusion, np.ndarray, np.ndarray, np.n
 def test_each_surprise_comes_from_its_own_tail():
     whole, _, _, patch = fitted_whole()
     summary, parts = np.full(4, 2, np.float32), PARTS[0] + np.float32(1)
-    gaussians, part_scores = PositionGaussians.fitted(PARTS)
+    gaussians, part_scores = PositionGaussians.fit(PARTS)
     expected = {
         "patch": 0.4 * Tail.from_scores(patch).neg_log_p(1.5),
         "part": 0.6 * Tail.from_scores(part_scores).neg_log_p(gaussians.score(parts)),
-        "image": Tail.from_scores(whole.good_scores[2]).neg_log_p(whole.gaussian.distance(summary)),
+        "image": Tail.from_scores(whole.good_scores[2]).neg_log_p(whole.gaussian.mahalanobis(summary)),
     }
     found = whole.score_components(1.5, parts, summary)
     assert found == pytest.approx(expected)
@@ -49,11 +49,11 @@ def test_each_surprise_comes_from_its_own_tail():
 def test_good_images_are_scored_without_themselves():
     whole, scores, summaries, patch = fitted_whole()
     assert whole.good_scores[0] == pytest.approx(patch)
-    assert whole.good_scores[1] == pytest.approx(PositionGaussians.fitted(PARTS)[1])
+    assert whole.good_scores[1] == pytest.approx(PositionGaussians.fit(PARTS)[1])
     for i in (0, 7):
         others = Moments()
         others.add(np.delete(summaries, i, axis=0))
-        alone = gaussian_of_good(others, summaries)[0].distance(summaries[i])
+        alone = fit_gaussian(others, summaries)[0].mahalanobis(summaries[i])
         assert whole.good_scores[2, i] == pytest.approx(alone, rel=0.02)  # the shrinkage alone is that of all
         tails = [Tail.from_scores(np.delete(row, i)) for row in whole.good_scores]
         surprises = [tail.neg_log_p(score) for tail, score in zip(tails, whole.good_scores[:, i], strict=True)]

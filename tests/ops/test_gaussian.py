@@ -1,59 +1,61 @@
-"""The Gaussian of whole images equals its slow twin, and so does leaving one image out."""
+"""Mahalanobis distances and their leave-one-out form against a fit without the vector."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from blemish.ops.gaussian import SHRINKAGE, gaussian_of_good
+from blemish.ops.gaussian import SHRINKAGE, fit_gaussian
 from blemish.ops.statistics import Moments
 
 
-def summaries(n: int, size: int = 6, seed: int = 0) -> np.ndarray:
+def drawn_vectors(n: int, size: int = 6, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return (rng.normal(size=(n, size)) @ rng.normal(size=(size, size)) + 3).astype(np.float32)
 
 
-def moments_of(rows: np.ndarray) -> Moments:
+def moments_of(vectors: np.ndarray) -> Moments:
     moments = Moments()
-    for row in rows:
-        moments.add(row[None])
+    for vector in vectors:
+        moments.add(vector[None])
     return moments
 
 
-def least_of(rows: np.ndarray) -> float:
-    covariance = np.cov(rows.astype(np.float64).T, bias=True)
-    mean = rows.mean(axis=0, dtype=np.float64)
+def ridge_of(vectors: np.ndarray) -> float:
+    covariance = np.cov(vectors.astype(np.float64).T, bias=True)
+    mean = vectors.mean(axis=0, dtype=np.float64)
     return SHRINKAGE * float(np.trace(covariance)) / len(covariance) + 1e-6 * float((mean**2).mean()) + 1e-12
 
 
-def mahalanobis(others: np.ndarray, one: np.ndarray, least: float) -> float:
+def mahalanobis(others: np.ndarray, vector: np.ndarray, ridge: float) -> float:
     others = others.astype(np.float64)
-    covariance = np.cov(others.T, bias=True) + least * np.eye(others.shape[1])
-    away = one - others.mean(axis=0)
-    return float(np.sqrt(away @ np.linalg.solve(covariance, away)))
+    covariance = np.cov(others.T, bias=True) + ridge * np.eye(others.shape[1])
+    difference = vector - others.mean(axis=0)
+    return float(np.sqrt(difference @ np.linalg.solve(covariance, difference)))
 
 
 @pytest.mark.parametrize("n", [4, 40])
 def test_the_distance_is_mahalanobis(n: int):
-    rows, new = summaries(n), summaries(3, seed=1)
-    gaussian = gaussian_of_good(moments_of(rows), rows)[0]
-    for one in new:
-        assert gaussian.distance(one) == pytest.approx(mahalanobis(rows, one, least_of(rows)), rel=1e-3)
+    vectors, new = drawn_vectors(n), drawn_vectors(3, seed=1)
+    gaussian = fit_gaussian(moments_of(vectors), vectors)[0]
+    for vector in new:
+        expected = mahalanobis(vectors, vector, ridge_of(vectors))
+        assert gaussian.mahalanobis(vector) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("n", [2, 4, 40])
-def test_leaving_one_out_is_fitting_without_it(n: int):
-    rows = summaries(n)
-    found = gaussian_of_good(moments_of(rows), rows)[1]
-    for i, distance in enumerate(found):
-        assert distance == pytest.approx(mahalanobis(np.delete(rows, i, axis=0), rows[i], least_of(rows)), rel=1e-4)
+def test_leave_one_out_equals_a_fit_without_the_vector(n: int):
+    vectors = drawn_vectors(n)
+    distances = fit_gaussian(moments_of(vectors), vectors)[1]
+    for i, distance in enumerate(distances):
+        expected = mahalanobis(np.delete(vectors, i, axis=0), vectors[i], ridge_of(vectors))
+        assert distance == pytest.approx(expected, rel=1e-4)
 
 
-def test_copies_of_one_image_have_no_distance_and_another_has():
-    rows = np.repeat(summaries(1), 5, axis=0)
-    moments = moments_of(rows)
-    assert gaussian_of_good(moments, rows)[1].max() < 1e-3
-    distance = gaussian_of_good(moments, rows)[0].distance(rows[0] + np.float32(1))
+def test_copies_of_one_vector_have_distance_zero_and_another_is_far():
+    vectors = np.repeat(drawn_vectors(1), 5, axis=0)
+    gaussian, distances = fit_gaussian(moments_of(vectors), vectors)
+    assert distances.max() < 1e-3
+    distance = gaussian.mahalanobis(vectors[0] + np.float32(1))
     assert np.isfinite(distance)
     assert distance > 100

@@ -1,67 +1,66 @@
-"""Gaussians of each place: against a slow twin, and what leaving one image out means."""
+"""Per-position Gaussians against a slow twin, with leave-one-out scores."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from blemish.ops.distance_statistics import level_of_good
-from blemish.ops.position_gaussian import LEVEL_SIGMA, SHRINKAGE, PositionGaussians
+from blemish.ops.distance_statistics import fit_distance_statistics
+from blemish.ops.position_gaussian import SHRINKAGE, STATISTICS_SIGMA, PositionGaussians
 
 
-def good_parts(n: int, seed: int = 0) -> np.ndarray:
-    """Parts of n images, (n, 3, 4, 5): another mean and another covariance at each place."""
+def good_maps(n: int, seed: int = 0) -> np.ndarray:
+    """Feature maps of n images, (n, 3, 4, 5): another mean and another covariance at each position."""
     rng = np.random.default_rng(seed)
     mixing = np.random.default_rng(9).normal(size=(3, 4, 5, 5))
     return (np.einsum("nhwj,hwjk->nhwk", rng.normal(size=(n, 3, 4, 5)), mixing) + mixing[..., 0]).astype(np.float32)
 
 
-def slow_distance(others: np.ndarray, one: np.ndarray, trace: float) -> float:
-    """The Mahalanobis distance, shrunk by a share of a trace, all in float64."""
+def slow_distance(others: np.ndarray, vector: np.ndarray, trace: float) -> float:
+    """The Mahalanobis distance with a ridge of a share of the trace, all in float64."""
     covariance = np.cov(others.astype(np.float64).T, bias=True) + SHRINKAGE * trace / others.shape[1] * np.eye(5)
-    away = one - others.mean(axis=0, dtype=np.float64)
-    return float(np.sqrt(away @ np.linalg.solve(covariance, away)))
+    difference = vector - others.mean(axis=0, dtype=np.float64)
+    return float(np.sqrt(difference @ np.linalg.solve(covariance, difference)))
 
 
 @pytest.mark.parametrize("n", [3, 40])
-def test_distances_are_those_from_the_gaussian_of_the_place(n: int):
-    maps, new = good_parts(n), good_parts(1, seed=1)[0]
-    found = PositionGaussians.fitted(maps)[0].distances(new)
-    assert found.shape == (3, 4)
-    assert found.dtype == np.float32
-    for place in np.ndindex(3, 4):
-        rows = maps[:, place[0], place[1]]
-        expected = slow_distance(rows, new[place], float(rows.astype(np.float64).var(axis=0).sum()))
-        assert found[place] == pytest.approx(expected, rel=1e-3)
+def test_distances_are_mahalanobis_at_each_position(n: int):
+    maps, new = good_maps(n), good_maps(1, seed=1)[0]
+    distances = PositionGaussians.fit(maps)[0].mahalanobis(new)
+    assert distances.shape == (3, 4)
+    assert distances.dtype == np.float32
+    for y, x in np.ndindex(3, 4):
+        vectors = maps[:, y, x]
+        expected = slow_distance(vectors, new[y, x], float(vectors.astype(np.float64).var(axis=0).sum()))
+        assert distances[y, x] == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("n", [2, 3, 40])
-def test_good_images_are_judged_by_the_others(n: int):
-    maps = good_parts(n)
+def test_good_images_are_scored_leave_one_out(n: int):
+    maps = good_maps(n)
     distances = np.empty((n, 3, 4), np.float32)
     for y, x in np.ndindex(3, 4):
-        rows = maps[:, y, x]
-        trace = float(rows.astype(np.float64).var(axis=0).sum())
-        distances[:, y, x] = [slow_distance(np.delete(rows, i, axis=0), rows[i], trace) for i in range(n)]
-    _, deviations = level_of_good(distances, LEVEL_SIGMA)
-    np.testing.assert_allclose(PositionGaussians.fitted(maps)[1], deviations.max(axis=(1, 2)), rtol=2e-2, atol=5e-3)
+        vectors = maps[:, y, x]
+        trace = float(vectors.astype(np.float64).var(axis=0).sum())
+        distances[:, y, x] = [slow_distance(np.delete(vectors, i, axis=0), vectors[i], trace) for i in range(n)]
+    _, z_scores = fit_distance_statistics(distances, STATISTICS_SIGMA)
+    np.testing.assert_allclose(PositionGaussians.fit(maps)[1], z_scores.max(axis=(1, 2)), rtol=2e-2, atol=5e-3)
 
 
-def test_a_part_from_another_place_is_found():
-    """Its features are good ones, but not where they are: what a bank of all places can't say."""
-    maps = good_parts(60)
-    gaussians, good_scores = PositionGaussians.fitted(maps)
-    moved = good_parts(1, seed=2)[0]
-    moved[1, 1] = 3 * good_parts(1, seed=3)[0][2, 3]
+def test_features_of_another_position_are_anomalous():
+    """They are in the bank of all positions, which cannot tell."""
+    gaussians, good_scores = PositionGaussians.fit(good_maps(60))
+    moved = good_maps(1, seed=2)[0]
+    moved[1, 1] = 3 * good_maps(1, seed=3)[0][2, 3]
     assert gaussians.score(moved) > good_scores.max()
-    assert gaussians.level.deviations(gaussians.distances(moved)).argmax() == 1 * 4 + 1
+    assert gaussians.statistics.z_scores(gaussians.mahalanobis(moved)).argmax() == 1 * 4 + 1
 
 
-def test_copies_of_one_image_score_nothing_and_another_does():
-    maps = np.repeat(good_parts(1), 5, axis=0)
-    gaussians, good_scores = PositionGaussians.fitted(maps)
+def test_copies_of_one_image_score_low_and_another_scores_high():
+    maps = np.repeat(good_maps(1), 5, axis=0)
+    gaussians, good_scores = PositionGaussians.fit(maps)
     assert np.isfinite(good_scores).all()
     assert good_scores.max() < 1
-    other = gaussians.score(maps[0] + np.float32(1))
-    assert np.isfinite(other)
-    assert other > 1
+    score = gaussians.score(maps[0] + np.float32(1))
+    assert np.isfinite(score)
+    assert score > 1

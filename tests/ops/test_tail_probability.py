@@ -1,4 +1,4 @@
-"""Surprise: higher scores surprise more, the median log 2, and good images are judged by the others."""
+"""-log p of scores: rises with the score, log 2 at the median, Pareto above it, leave-one-out among good images."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from blemish.ops.tail_probability import Tail, leave_one_out_neg_log_p
 SCORES = st.lists(st.floats(0, 1e6), min_size=1, max_size=30).map(np.array)
 
 
-def test_the_median_surprises_as_a_coin_does():
+def test_p_is_one_half_at_the_median():
     tail = Tail.from_scores(np.array([1.0, 2.0, 3.0, 4.0, 10.0]))
     assert tail.neg_log_p(3.0) == pytest.approx(math.log(2))
 
 
-def test_above_the_median_each_mean_excess_is_nearly_one_more():
+def test_each_mean_excess_above_the_median_adds_nearly_one():
     tail = Tail.from_scores(np.array([1.0, 2.0, 3.0, 4.0, 10.0]))
-    assert (tail.excess, tail.n_above) == (4.0, 2)
+    assert (tail.mean_excess, tail.n_above) == (4.0, 2)
     assert tail.neg_log_p(3.0 + 8.0) == pytest.approx(math.log(2) + 2 * math.log(2))  # a mean of two may be too small
     many = Tail.from_scores(np.tile([1.0, 2.0, 3.0, 4.0, 10.0], 1000))
-    assert many.excess == 4.0
+    assert many.mean_excess == 4.0
     assert many.neg_log_p(3.0 + 8.0) == pytest.approx(math.log(2) + 2, abs=0.01)
 
 
-def test_few_scores_predict_the_next_as_pareto_says():
-    """Of five exponential scores and a sixth: how often is that one more surprising than so much?"""
+def test_the_predictive_tail_of_few_scores_is_paretos():
+    """Of five exponential scores and a sixth: the frequency of a -log p above a value is exp(-value)."""
     rng = np.random.default_rng(0)
-    found = []
+    values = []
     for _ in range(4000):
         excesses = rng.exponential(size=5)
         tail = Tail.from_scores(np.r_[np.zeros(6), excesses])
-        found.append(tail.neg_log_p(rng.exponential()) - math.log(2))
+        values.append(tail.neg_log_p(rng.exponential()) - math.log(2))
     for neg_log_p in (1.0, 2.0, 4.0):
-        assert np.mean(np.array(found) > neg_log_p) == pytest.approx(math.exp(-neg_log_p), abs=0.02)
+        assert np.mean(np.array(values) > neg_log_p) == pytest.approx(math.exp(-neg_log_p), abs=0.02)
 
 
 def test_an_exponential_sample_gives_its_own_tail():
@@ -49,31 +49,31 @@ def test_an_exponential_sample_gives_its_own_tail():
 
 
 @given(SCORES, st.floats(0, 2e6), st.floats(0, 2e6))
-def test_higher_is_never_less_surprising(scores: np.ndarray, one: float, other: float):
+def test_neg_log_p_never_falls_as_the_score_rises(scores: np.ndarray, one: float, other: float):
     tail = Tail.from_scores(scores)
     low, high = sorted((one, other))
     assert 0 <= tail.neg_log_p(low) <= tail.neg_log_p(high) + 1e-9
     assert math.isfinite(tail.neg_log_p(high))
 
 
-def test_scores_that_are_nearly_equal_keep_their_order():
+def test_nearly_equal_scores_keep_their_order():
     tail = Tail.from_scores(np.array([0.0, 2.0, 2.0, 2.0, 2.225073858507e-311]))
     assert 0 < tail.neg_log_p(5e-324) < tail.neg_log_p(1.0) < tail.neg_log_p(2.0)
 
 
-def test_scores_that_are_all_equal_leave_a_narrow_tail():
+def test_equal_scores_leave_a_narrow_tail():
     tail = Tail.from_scores(np.full(5, 200.0))
-    assert tail.excess == 2.0
+    assert tail.mean_excess == 2.0
     assert tail.neg_log_p(200.0) == pytest.approx(math.log(2))
     assert Tail.from_scores(np.zeros(3)).neg_log_p(1.0) == pytest.approx(math.log(2) + math.log1p(1e6))
 
 
-def test_good_images_are_judged_by_the_others():
+def test_good_images_are_scored_by_the_others():
     scores = np.array([1.0, 2.0, 3.0, 30.0])
-    found = leave_one_out_neg_log_p(scores)
-    assert found[3] == pytest.approx(Tail.from_scores(scores[:3]).neg_log_p(30.0))
-    assert found[3] > Tail.from_scores(scores).neg_log_p(30.0)
-    assert found[0] == pytest.approx(0.0)  # below all the others
+    neg_log_p = leave_one_out_neg_log_p(scores)
+    assert neg_log_p[3] == pytest.approx(Tail.from_scores(scores[:3]).neg_log_p(30.0))
+    assert neg_log_p[3] > Tail.from_scores(scores).neg_log_p(30.0)
+    assert neg_log_p[0] == pytest.approx(0.0)  # below all the others
 
 
 def test_scores_are_checked():

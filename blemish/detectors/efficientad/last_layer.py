@@ -15,7 +15,7 @@ import numpy as np
 
 from blemish.detectors.efficientad.networks import arrays
 from blemish.detectors.efficientad.pdn import import_torch, pdn, pdn_shapes
-from blemish.ops.least_squares import SHRINKAGES, refit
+from blemish.ops.least_squares import SHRINKAGES, refit_last_layer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +39,7 @@ def solved(training: Training) -> dict[str, NDArray[np.float32]]:
     solve_on, judge_on = _parts(len(training.images.train), settings.seed)
     lessons: Iterator[tuple[Any, Any]] = (training.lesson(i) for i in solve_on)
     judged = [training.lesson(i) for i in judge_on]
-    refit(network, lessons, judged, every=_every(len(solve_on), training.hw), precision=training.precision)
+    refit_last_layer(network, lessons, judged, stride=_every(len(solve_on), training.hw), precision=training.precision)
     return arrays(student)
 
 

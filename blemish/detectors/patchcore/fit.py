@@ -16,7 +16,7 @@ from blemish.detectors.patchcore.scoring import Scorer
 from blemish.errors import InputError, message
 from blemish.ops.conformal import Calibration
 from blemish.ops.coreset import StreamingCoreset, coreset_bytes
-from blemish.ops.distance_statistics import level_of_good
+from blemish.ops.distance_statistics import fit_distance_statistics
 from blemish.ops.neighbors import MemoryIndex
 from blemish.ops.statistics import Affine, Moments
 from blemish.types import Float32
@@ -250,7 +250,7 @@ def calibrated(
     if settings.position_sigma is None:
         level, parts = None, stacked
     else:
-        level, parts = level_of_good(stacked, settings.position_sigma)
+        level, parts = fit_distance_statistics(stacked, settings.position_sigma)
     scorer = Scorer(index, settings.num_neighbors, level, settings.score_sigma)
     scores = [scorer.image_score(part, weight) for part, weight in zip(parts, weights, strict=True)]
     peaks = [float(geometry.network_map(part, settings.map_sigma_px).max()) for part in parts]

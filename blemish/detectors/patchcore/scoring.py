@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from blemish.ops.distance_statistics import blurred
+from blemish.ops.distance_statistics import gaussian_blur
 
 if TYPE_CHECKING:
     from blemish.ops.distance_statistics import DistanceStatistics
@@ -65,11 +65,11 @@ class Scorer:
 
     def patch_map(self, distances: Float32) -> Float32:
         """Return the (h, w) float32 distances, in deviations beyond the usual if there is a level; 0 or more."""
-        return distances if self.level is None else self.level.deviations(distances)
+        return distances if self.level is None else self.level.z_scores(distances)
 
     def image_score(self, patch_map: Float32, weight: float) -> float:
         """Return the image score of a patch map: its maximum after smoothing, times the weight."""
-        return float(blurred(patch_map, self.score_sigma).max()) * weight
+        return float(gaussian_blur(patch_map, self.score_sigma).max()) * weight
 
     def _weight(self, query: Float32, row: int, exclude: Bool | None) -> float:
         """Return 1 minus the softmax of the patch's distance among those to the neighbours of its nearest bank row.

@@ -19,7 +19,7 @@ from blemish.imaging.geometry import Geometry, choose_geometry
 from blemish.modelfolder.folder import NETWORK
 from blemish.modelfolder.header import read_fitted, stored_calibration, stored_settings, stored_training
 from blemish.ops.distance_statistics import DistanceStatistics
-from blemish.ops.gaussian import ImageGaussian
+from blemish.ops.gaussian import Gaussian
 from blemish.ops.neighbors import MemoryIndex
 from blemish.ops.position_gaussian import PositionGaussians
 
@@ -65,7 +65,7 @@ def to_folder(
         tensors["summary_whitening"] = fitted.whole.gaussian.whitening
         tensors["part_mean"] = fitted.whole.parts.mean
         tensors["part_whitening"] = fitted.whole.parts.whitening
-        tensors["part_level"] = np.stack(fitted.whole.parts.level)
+        tensors["part_level"] = np.stack(fitted.whole.parts.statistics)
         tensors["good_scores"] = fitted.whole.good_scores
     return header, {BANK: tensors}
 
@@ -99,7 +99,7 @@ def _fitted_from(model: ModelFolder, threads: int) -> tuple[PatchcoreSettings, P
         parts = PositionGaussians(
             tensors["part_mean"], tensors["part_whitening"], DistanceStatistics(*tensors["part_level"])
         )
-        gaussian = ImageGaussian(tensors["summary_mean"], tensors["summary_whitening"])
+        gaussian = Gaussian(tensors["summary_mean"], tensors["summary_whitening"])
         whole = ScoreFusion.of(parts, gaussian, tensors["good_scores"])
     fitted = PatchcoreState(
         geometry, extractor, scorer, tensors["source"], image, pixel, names, sizes_hw, provenance, whole

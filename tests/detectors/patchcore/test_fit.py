@@ -12,7 +12,7 @@ from blemish.data import training_images as training
 from blemish.detectors.patchcore import fit as fitting
 from blemish.detectors.patchcore.fit import BASE_BYTES
 from blemish.ops.coreset import coreset_bytes, greedy_coreset
-from blemish.ops.distance_statistics import level_of_good
+from blemish.ops.distance_statistics import fit_distance_statistics
 from tests.images import N_GOOD, cut_off, good, goods, scratched, small_patchcore, write_goods
 
 
@@ -52,7 +52,7 @@ def test_calibration_leaves_each_images_own_rows_and_map_out(fitted: Patchcore):
     maps = np.stack(
         [plain_distances(features_of(fitted, image), bank[source[:, 0] != i]) for i, image in enumerate(goods())]
     ).astype(np.float32)
-    level, parts = level_of_good(maps, 1.0)
+    level, parts = fit_distance_statistics(maps, 1.0)
     scores = sorted(parts.reshape(len(parts), -1).max(axis=1))
     np.testing.assert_allclose(inside.image_calibration.scores, scores, rtol=2e-3)
     assert inside.scorer.level is not None

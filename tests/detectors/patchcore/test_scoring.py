@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blemish.detectors.patchcore.scoring import Scorer
-from blemish.ops.distance_statistics import DistanceStatistics, blurred
+from blemish.ops.distance_statistics import DistanceStatistics, gaussian_blur
 from blemish.ops.neighbors import MemoryIndex
 
 
@@ -30,7 +30,7 @@ def paper_weight(features: np.ndarray, bank: np.ndarray, b: int, level: Distance
     distances = all_distances(features, bank)
     nearest = distances.min(axis=2)
     if level is not None:
-        nearest = (nearest - level.usual) / level.spread
+        nearest = (nearest - level.mean) / level.standard_deviation
     i, j = np.unravel_index(nearest.argmax(), nearest.shape)
     m_star = int(distances[i, j].argmin())
     to_m_star = np.linalg.norm(bank.astype(np.float64) - bank[m_star], axis=1)
@@ -57,7 +57,7 @@ def test_weight_is_the_papers(features: np.ndarray, bank: np.ndarray, n_neighbor
 def test_weight_is_that_of_the_worst_patch_at_its_position(features: np.ndarray, bank: np.ndarray):
     nearest = all_distances(features, bank).min(axis=2)
     level = DistanceStatistics(*(np.full(nearest.shape, value, np.float32) for value in (0, 1, 0)))
-    level.spread[np.unravel_index(nearest.argmax(), nearest.shape)] = 10
+    level.standard_deviation[np.unravel_index(nearest.argmax(), nearest.shape)] = 10
     found = Scorer(MemoryIndex(bank), 4, level, 0.0).distances(features)
     assert found.weight == pytest.approx(paper_weight(features, bank, 4, level), rel=1e-5)
     assert found.weight != pytest.approx(paper_weight(features, bank, 4), rel=1e-3)
@@ -94,5 +94,5 @@ def test_image_score_is_the_maximum_times_the_weight(bank: np.ndarray):
     patch_map = np.float32([[1, 2, 1], [0, 5, 1]])
     assert Scorer(MemoryIndex(bank), 1, None, 0.0).image_score(patch_map, 0.5) == 2.5
     smoothed = Scorer(MemoryIndex(bank), 1, None, 1.0).image_score(patch_map, 1.0)
-    assert smoothed == pytest.approx(float(blurred(patch_map, 1.0).max()))
+    assert smoothed == pytest.approx(float(gaussian_blur(patch_map, 1.0).max()))
     assert smoothed < 5

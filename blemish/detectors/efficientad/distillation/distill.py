@@ -38,7 +38,7 @@ from blemish.detectors.efficientad.pdn import check_size, import_torch
 from blemish.detectors.efficientad.teacher import save_teacher
 from blemish.errors import InputError, message
 from blemish.imaging.decode import save as save_image
-from blemish.ops.least_squares import loss_of, refit
+from blemish.ops.least_squares import mean_squared_error, refit_last_layer
 from blemish.runtime.precision import has_instructions
 from blemish.visualization.receptive_field import loss_figure
 
@@ -251,7 +251,7 @@ class Run:
         rows = batches(self.learnt[: self.settings.last_crops], SOLVED_AT_ONCE)
         measure_norms(self.network, (self._batch(part)[0] for part in rows[:N_NORM_BATCHES]))
         self.network.eval()
-        return refit(self.network, (self._batch(part) for part in rows), self.judged)
+        return refit_last_layer(self.network, (self._batch(part) for part in rows), self.judged)
 
     def nothing_learnt(self) -> float:
         """Return the held-out loss of a network that always gives the mean of natural images."""
@@ -266,7 +266,9 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint, with the held-out loss at this step in its curve."""
         self.network.eval()
-        self.progress.losses.append([self.progress.step, self.progress.moving, loss_of(self.network, self.judged)])
+        self.progress.losses.append(
+            [self.progress.step, self.progress.moving, mean_squared_error(self.network, self.judged)]
+        )
         self.network.train()
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"descent.{name}": tensor for name, tensor in self.descent.state.items()}
