@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blemish.backbones.backbone import run, session
+from blemish import runtime
 from blemish.detectors.efficientad import pdn
 from blemish.detectors.efficientad.allocator import kept_memory
 from blemish.detectors.efficientad.graph import Networks, efficientad_graph
@@ -140,10 +140,10 @@ def images_of(folder, n):
 def exported_and_torch(networks, plain, images):
     """The largest difference of the scores of the graph and of the torch networks, relative to the torch one."""
     model = efficientad_graph(networks, (SIDE, SIDE))
-    running = session(model)
+    running = runtime.load(model)
     pairs = [
         (
-            [run(running, p[None])[n][0] for n in ("student_map", "autoencoder_map")],
+            [running.run(p[None])[n][0] for n in ("student_map", "autoencoder_map")],
             [m[0].numpy() for m in plain.maps(p[None])],
         )
         for p in images
@@ -172,8 +172,8 @@ def main():
     other = parts.penalty.parts(rng, 1, (SIDE, SIDE))
     changed = jittered(rng, images[:1])
     matrix = torch.randn(2048, 2048)
-    running = session(efficientad_graph(networks, (SIDE, SIDE)), threads=asked.threads)
-    direct = session(efficientad_graph(networks, (SIDE, SIDE), tiled=False), threads=asked.threads)
+    running = runtime.load(efficientad_graph(networks, (SIDE, SIDE)), threads=asked.threads)
+    direct = runtime.load(efficientad_graph(networks, (SIDE, SIDE), tiled=False), threads=asked.threads)
 
     def ours_step(crop_hw):
         ours.crop_hw = crop_hw
@@ -187,8 +187,8 @@ def main():
     predictions = timed(
         {
             "plain": lambda: plain.maps(images[:1]),
-            "direct graph": lambda: run(direct, images[:1]),
-            "graph": lambda: run(running, images[:1]),
+            "direct graph": lambda: direct.run(images[:1]),
+            "graph": lambda: running.run(images[:1]),
         },
         asked.rounds * 2,
     )

@@ -205,7 +205,6 @@ def what_bounds(index, queries, bank):
 
 def product_alone(coarse, parts, buffers):
     from onnx import TensorProto, helper
-    from onnxruntime import OrtValue
 
     rng = np.random.default_rng(0)
     columns = buffers.dots.shape[1]
@@ -214,16 +213,12 @@ def product_alone(coarse, parts, buffers):
         "b": rng.integers(-127, 128, size=(coarse.width, columns)).astype(np.int8),
         "zero_point": np.uint8(128),
     }
-    session = integer_scores._load([node], {"a": TensorProto.UINT8}, {"c": TensorProto.INT32}, constants)
+    session = integer_scores.load_products([node], {"a": TensorProto.UINT8}, {"c": TensorProto.INT32}, constants)
     rows = rng.integers(0, 256, size=(parts[-1].stop, coarse.width)).astype(np.uint8)
 
     def run():
         for part in parts:
-            binding = session.io_binding()
-            binding.bind_ortvalue_input("a", OrtValue.ortvalue_from_numpy(rows[part]))
-            out = buffers.dots[: part.stop - part.start]
-            binding.bind_ortvalue_output("c", OrtValue.ortvalue_from_numpy(out))
-            session.run_with_iobinding(binding)
+            session.run_into({"a": rows[part]}, {"c": buffers.dots[: part.stop - part.start]})
 
     return run
 

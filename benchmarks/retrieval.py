@@ -20,7 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from blemish import DefectStore, MVTecAD, Patchcore
+from blemish import DefectStore, MVTecAD, Patchcore, runtime
 from blemish._io.files import atomic_write
 from blemish.backbones import backbone as backbones
 from blemish.imaging.decode import load
@@ -73,8 +73,8 @@ class Images:
         settings = self.model.settings
         plain = backbones.build(settings.backbone, layers=settings.layers)
         self.sessions = {
-            "plain": backbones.session(plain.model.SerializeToString()),
-            "layers": backbones.session(backbones.build(layers=LAYERS).model.SerializeToString()),
+            "plain": runtime.load(plain.model),
+            "layers": runtime.load(backbones.build(layers=LAYERS).model),
         }
         self.vectors = {}
         for sample, described in zip(samples, self.described, strict=True):
@@ -86,7 +86,7 @@ class Images:
     def _of(self, image, described):
         fitted, found = self.model.fitted, described.prediction
         prepared = fitted.geometry.prepare(image)
-        raw = backbones.run(self.sessions["plain"], prepared[None]).values()
+        raw = self.sessions["plain"].run(prepared[None]).values()
         baseline = {BASELINE: np.concatenate([array[0].mean(axis=(1, 2)) for array in raw])}
         if self.short:
             return baseline
@@ -95,7 +95,7 @@ class Images:
         residual = features - fitted.scorer.index.memory_bank[nearest]
         maps = {"detector": features.transpose(2, 0, 1), "residual": residual.transpose(2, 0, 1)}
         own = self.describer.good.geometry.prepare(image)
-        maps |= {name: array[0] for name, array in backbones.run(self.sessions["layers"], own[None]).items()}
+        maps |= {name: array[0] for name, array in self.sessions["layers"].run(own[None]).items()}
         made = baseline | {
             (name, kind): pooled(array, weight_of(found.anomaly_map, found.pixel_threshold, array.shape[1:], kind))
             for name, array in maps.items()
@@ -112,7 +112,7 @@ class Images:
         sums = {}
         for sample in samples:
             own = self.describer.good.geometry.prepare(load(sample.path))
-            for name, array in backbones.run(self.sessions["layers"], own[None]).items():
+            for name, array in self.sessions["layers"].run(own[None]).items():
                 rows = array[0].reshape(array.shape[1], -1).T.astype(np.float64)
                 n, total, squares = sums.get(name, (0, 0, 0))
                 sums[name] = n + len(rows), total + rows.sum(axis=0), squares + rows.T @ rows

@@ -1,4 +1,4 @@
-"""Pretrained networks as feature extractors: from a name or an ONNX file to a graph, and running it.
+"""Pretrained networks as feature extractors: from a name or an ONNX file to a graph.
 
 Every graph takes `image`, uint8 (B, H, W, 3) RGB, and gives one float32 (B, C, h, w) map per layer. Nothing is
 downloaded unless `fetch` is called.
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 
+from blemish import runtime
 from blemish._graphs.importer import as_map, file_bytes, open_onnx, parse_onnx, with_outputs
 from blemish._graphs.safety import check_network
 from blemish._io.torch_file import ZIP_ERRORS, read_file, read_state_dict
-from blemish._validation.checks import check_number, describe
+from blemish._validation.checks import check_number
 from blemish.backbones.architectures import (
     Layers,
     StateDict,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from blemish._graphs.builder import Graph, Padding
 
-__all__ = ["Backbone", "Record", "available", "build", "cache_folder", "fetch", "run", "session"]
+__all__ = ["Backbone", "Record", "available", "build", "cache_folder", "fetch"]
 
 DEFAULT = "efficientnet_lite0"
 NETWORKS: dict[str, Callable[[Graph, StateDict], Layers]] = {
@@ -216,57 +216,9 @@ def _from_file(
     return Backbone(path.stem, layers, channels, strides, digest, model, opened.image_hw, opened.batch)
 
 
-def session(model: bytes, *, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """Return an ONNX Runtime session on the CPU for the bytes of a graph.
-
-    Args:
-        model: a serialized ONNX model.
-        threads: how many to use; None for one per physical core.
-
-    Raises:
-        ModelFileError: if ONNX Runtime can't run it.
-    """
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = threads or 0
-    options.inter_op_num_threads = 1
-    # Threads that wait by spinning take the cores from NumPy between two images: a network and a search in turns took
-    # 120 ms instead of 70 on two cores, and the network alone 1 ms more without.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors come as exceptions; warnings of the optimiser tell a user nothing
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own errors share no public base class
-        got = str(error).strip().partition("\n")[0][:200]
-        raise ModelFileError(message("network", "a graph that ONNX Runtime runs", got)) from error
-
-
-def run(
-    running: onnxruntime.InferenceSession, images: NDArray[np.uint8], outputs: Sequence[str] = ()
-) -> dict[str, NDArray[np.float32]]:
-    """Return outputs of a session by their names.
-
-    Args:
-        running: out of `session`.
-        images: (B, H, W, 3) uint8 RGB.
-        outputs: which; none for all. Nothing else is computed.
-
-    Raises:
-        InputError: if the network does not take images of that type, size or number.
-    """
-    names = list(outputs) or [output.name for output in running.get_outputs()]
-    options = onnxruntime.RunOptions()
-    options.only_execute_path_to_fetches = True
-    try:
-        return dict(zip(names, running.run(names, {"image": images}, options), strict=True))
-    except Exception as error:  # onnxruntime's own errors share no public base class
-        got = f"{describe(images)} ({str(error).strip().partition(chr(10))[0][:200]})"
-        raise InputError(message("image", "uint8 (B, H, W, 3) that the network takes", got)) from error
-
-
 def _black(model: onnx.ModelProto, size: tuple[int, int], n: int) -> dict[str, NDArray[np.float32]]:
     """Return what a model makes of black images: shapes are had from nothing surer than a run."""
-    return run(session(model.SerializeToString()), np.zeros((n, *size, 3), np.uint8))
+    return runtime.load(model).run(np.zeros((n, *size, 3), np.uint8))
 
 
 def _three(name: str, values: Sequence[float] | None, default: Sequence[float], low: float = 0.0) -> Sequence[float]:

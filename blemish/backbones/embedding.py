@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from blemish import runtime
 from blemish._graphs.resize import resizing_inside
 from blemish._validation.checks import check_number
-from blemish.backbones.backbone import Backbone, run, session
 from blemish.errors import InputError, message
 from blemish.imaging.geometry import MULTIPLE_PX
 from blemish.imaging.resize import resize
@@ -18,6 +18,7 @@ from blemish.imaging.resize import resize
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from blemish.backbones.backbone import Backbone
     from blemish.imaging.geometry import Geometry
     from blemish.ops.statistics import Affine
     from blemish.types import Float32, UInt8
@@ -129,9 +130,8 @@ class Extractor:
 
     def __init__(self, model: bytes, *, threads: int | None = None) -> None:
         self.model = model
-        self._session = session(model, threads=threads)
-        self.outputs = frozenset(output.name for output in self._session.get_outputs())
-        self._any_size = not all(isinstance(side, int) for side in self._session.get_inputs()[0].shape[1:3])
+        self._session = runtime.load(model, threads=threads)
+        self.outputs = frozenset(self._session.outputs)
 
     def features(self, network_input: UInt8) -> Float32:
         """Return (h, w, D) float32 patch features of one network input, uint8 (H, W, 3).
@@ -156,14 +156,15 @@ class Extractor:
             InputError: if the network does not take images of that size.
         """
         seen = self._multi_scale(network_input, SUMMARY_SCALE)
-        return cast("Float32", run(self._session, seen[None], ["summary"])["summary"][0])
+        summary: Float32 = self._session.run(seen[None], ["summary"])["summary"][0]
+        return summary
 
     def _map(self, network_input: UInt8, output: str) -> Float32:
-        maps = run(self._session, network_input[None], [output])[output][0]
-        return cast("Float32", np.ascontiguousarray(maps.transpose(1, 2, 0)))
+        maps = self._session.run(network_input[None], [output])[output][0]
+        return np.ascontiguousarray(maps.transpose(1, 2, 0))
 
     def _multi_scale(self, network_input: UInt8, scale: float) -> UInt8:
-        if not self._any_size:
+        if not self._session.any_size:
             return network_input
         height, width = (_smaller(side, scale) for side in network_input.shape[:2])
         return resize(network_input, (height, width))

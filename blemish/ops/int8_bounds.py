@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from blemish import runtime
 from blemish._validation.checks import blocks
 
 if TYPE_CHECKING:
@@ -141,14 +142,8 @@ class IntegerScores:
         return row[hit], self._row_of_column[member * self.n_groups + group[hit]]
 
     def _run(self, queries: Float32, buffers: Buffers) -> None:
-        from onnxruntime import OrtValue
-
-        binding = self._session.io_binding()
-        binding.bind_ortvalue_input("queries", OrtValue.ortvalue_from_numpy(queries))
-        for name in ("dots", "base", "coefficients"):
-            array = getattr(buffers, name)[: len(queries)]
-            binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(array))
-        self._session.run_with_iobinding(binding)
+        outputs = {name: getattr(buffers, name)[: len(queries)] for name in ("dots", "base", "coefficients")}
+        self._session.run_into({"queries": queries}, outputs)
 
 
 def _rotation(centred: Float32) -> Float32 | None:
@@ -225,7 +220,7 @@ def _quantise(
 
 def _session(
     mean: Float32, rotation: Float32 | None, weights: NDArray[np.int8], terms: Float32, slack: np.float32
-) -> Any:
+) -> runtime.Session:
     """Return the graph that rotates and rounds queries, multiplies integers, and bounds what rounding lost."""
     from onnx import TensorProto, helper
 
@@ -273,7 +268,7 @@ def _session(
         "zero_point": np.uint8(128),
     } | ({} if rotation is None else {"rotation": rotation})
     outputs = {"dots": TensorProto.INT32, "base": TensorProto.FLOAT, "coefficients": TensorProto.FLOAT}
-    return _load(nodes, {"queries": TensorProto.FLOAT}, outputs, constants)
+    return load_products(nodes, {"queries": TensorProto.FLOAT}, outputs, constants)
 
 
 def _weight_limit() -> int:
@@ -286,15 +281,16 @@ def _weight_limit() -> int:
 
     node = helper.make_node("MatMulInteger", ["a", "b"], ["c"])
     weights = np.full((64, 64), 127, np.int8)
-    session = _load([node], {"a": TensorProto.UINT8}, {"c": TensorProto.INT32}, {"b": weights})
-    (product,) = session.run(None, {"a": np.full((64, 64), 255, np.uint8)})
+    session = load_products([node], {"a": TensorProto.UINT8}, {"c": TensorProto.INT32}, {"b": weights})
+    product = session.run(np.full((64, 64), 255, np.uint8))["c"]
     return 127 if (product == 64 * 255 * 127).all() else 63
 
 
-def _load(nodes: list[Any], inputs: dict[str, int], outputs: dict[str, int], constants: dict[str, Any]) -> Any:
+def load_products(
+    nodes: list[Any], inputs: dict[str, int], outputs: dict[str, int], constants: dict[str, Any]
+) -> runtime.Session:
     """Return a session that runs in the calling thread, so that threads can share it."""
     from onnx import helper, numpy_helper
-    from onnxruntime import InferenceSession, SessionOptions
 
     graph = helper.make_graph(
         nodes,
@@ -305,10 +301,7 @@ def _load(nodes: list[Any], inputs: dict[str, int], outputs: dict[str, int], con
     )
     # Opset 13 and IR 8 are read by every onnxruntime that the package allows.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    options = SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    return InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return runtime.load(model, threads=1)
 
 
 def largest_columns(values: Float32, k: int) -> NDArray[np.intp]:

@@ -1,1 +1,5 @@
-"""Running networks: what this machine has, and the engines that run a graph on it."""
+"""Running networks: the engines that run a graph, and the instructions that this processor has."""
+
+from blemish.runtime.session import Session, load
+
+__all__ = ["Session", "load"]

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import cv2
 import numpy as np
 
+from blemish import runtime
 from blemish.backbones import backbone as backbones
 from blemish.data.training_images import path_of, read_image
 from blemish.detectors.patchcore.detector import Patchcore
@@ -102,7 +103,7 @@ class RegionEncoder:
         self.model_id = model_id(model)
         self.good: NormalStatistics | None = None
         network = backbones.build(backbones.DEFAULT, layers=LAYERS)
-        self._session = backbones.session(network.model.SerializeToString(), threads=getattr(model, "threads", None))
+        self._session = runtime.load(network.model, threads=getattr(model, "threads", None))
 
     def learn(
         self, images: Sequence[ImageInput] | None = None, *, progress: Progress | None = None
@@ -171,7 +172,7 @@ class RegionEncoder:
 
     def _layers(self, network_input: UInt8) -> dict[str, Float32]:
         """Return each layer's (D, h, w) float32 features."""
-        return {name: maps[0] for name, maps in backbones.run(self._session, network_input[None]).items()}
+        return {name: maps[0] for name, maps in self._session.run(network_input[None]).items()}
 
 
 def worst_region(described: Described) -> DescribedRegion:

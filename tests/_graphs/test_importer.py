@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from blemish import runtime
 from blemish.backbones import backbone as backbones
 from blemish.errors import BlemishError, InputError, ModelFileError
 from tests import random_weights
@@ -75,7 +76,7 @@ def expected(image: np.ndarray, mean: Any = MEAN, std: Any = STD) -> np.ndarray:
 
 
 def maps(backbone: backbones.Backbone, image: np.ndarray) -> dict[str, np.ndarray]:
-    return backbones.run(backbones.session(backbone.model.SerializeToString(), threads=1), image)
+    return runtime.load(backbone.model, threads=1).run(image)
 
 
 @pytest.mark.parametrize(

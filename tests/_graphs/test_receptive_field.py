@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from blemish import runtime
 from blemish._graphs.receptive_field import graph_fields, graph_stack
 from blemish.backbones.architectures import build_graph, efficientnet_lite, keras_resnet50, mobilenet_v2, resnet
-from blemish.backbones.backbone import run, session
 from blemish.errors import InputError
 from blemish.ops.receptive_field import receptive_field
 from tests import random_weights
@@ -35,16 +35,16 @@ def changed_by_hand(model, layer, row, column):
         elif array.ndim == 1 and weight.data_type == TensorProto.FLOAT:
             array = np.ones_like(array)
         weight.CopyFrom(onnx.numpy_helper.from_array(array.astype(array.dtype), weight.name))
-    running = session(positive.SerializeToString())
+    running = runtime.load(positive)
     base = np.zeros((1, SIDE, SIDE, 3), np.uint8)
-    value = run(running, base)[layer][0, :, row, column]
+    value = running.run(base)[layer][0, :, row, column]
     touched = []
     for axis in (1, 2):
         lines = []
         for line in range(SIDE):
             image = base.copy()
             image[(slice(None),) * axis + (line,)] = 255
-            lines.append(bool(np.any(run(running, image)[layer][0, :, row, column] != value)))
+            lines.append(bool(np.any(running.run(image)[layer][0, :, row, column] != value)))
         places = np.flatnonzero(lines)
         touched.append((int(places.min()), int(places.max()) + 1))
     return touched

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+from blemish import runtime
 from blemish._graphs.builder import Graph
 from blemish._graphs.resize import resizing_inside
-from blemish.backbones import backbone as backbones
 from blemish.errors import InputError
 from tests.models import network
 from tests.random_weights import image as drawn_image
@@ -21,7 +21,7 @@ def pixels(mean: tuple[float, ...] = (0.0, 0.0, 0.0)):
 
 
 def run(model, image):
-    return backbones.run(backbones.session(model.SerializeToString()), image)["pixels"][0].transpose(1, 2, 0)
+    return runtime.load(model).run(image)["pixels"][0].transpose(1, 2, 0)
 
 
 def triangle(n_in: int, n_out: int) -> np.ndarray:

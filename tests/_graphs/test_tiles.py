@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from blemish import runtime
 from blemish._graphs.builder import Graph
 from blemish._graphs.tiles import Tiles
-from blemish.backbones.backbone import run, session
 
 CHANNELS = 5
 
@@ -20,7 +20,7 @@ def through(build, images: np.ndarray) -> np.ndarray:
     mix = np.random.default_rng(0).normal(size=(CHANNELS, 3, 1, 1)) / 100
     planes = graph.add("Conv", [planes, graph.weight("mix", mix)])
     model = graph.model({"features": build(graph, planes)}, n_axes=3).SerializeToString()
-    return run(session(model, threads=1), images)["features"]
+    return runtime.load(model, threads=1).run(images)["features"]
 
 
 def wide(images: np.ndarray) -> torch.Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from blemish import runtime
 from blemish.backbones import backbone as backbones
 from blemish.backbones.architectures import build_graph, efficientnet_lite, keras_resnet50, mobilenet_v2, resnet
 from blemish.errors import InputError, ModelFileError
@@ -27,7 +28,7 @@ CASES = {
 
 
 def outputs(model: onnx.ModelProto, image: np.ndarray) -> dict[str, np.ndarray]:
-    return backbones.run(backbones.session(model.SerializeToString(), threads=1), image)
+    return runtime.load(model, threads=1).run(image)
 
 
 def sampled(array: np.ndarray, n: int) -> np.ndarray:

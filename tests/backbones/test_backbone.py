@@ -13,6 +13,7 @@ import pytest
 import safetensors.numpy
 from sklearn.datasets import load_sample_image
 
+from blemish import runtime
 from blemish.backbones import backbone as backbones
 from blemish.backbones import weights
 from blemish.errors import InputError, ModelFileError
@@ -43,8 +44,8 @@ def test_same_bytes_every_time():
 
 def test_knows_a_palace_when_it_sees_one():
     """scikit-learn's china.jpg shows a Chinese palace."""
-    running = backbones.session(backbones.build(layers=["logits"]).model.SerializeToString())
-    logits = backbones.run(running, photograph("china.jpg", 224)[None])["logits"]
+    running = runtime.load(backbones.build(layers=["logits"]).model)
+    logits = running.run(photograph("china.jpg", 224)[None])["logits"]
     assert logits.shape == (1, 1000)
     assert np.argmax(logits) == PALACE
 
@@ -129,18 +130,18 @@ def test_finding_weights_imports_nothing():
 
 
 def test_batches_and_sizes_share_one_graph():
-    running = backbones.session(backbones.build().model.SerializeToString(), threads=1)
+    running = runtime.load(backbones.build().model, threads=1)
     images = random_weights.image(8, 80, 112)
-    both = backbones.run(running, images)["blocks.4"]
+    both = running.run(images)["blocks.4"]
     for i in range(2):
-        alone = backbones.run(running, images[i : i + 1])["blocks.4"]
+        alone = running.run(images[i : i + 1])["blocks.4"]
         np.testing.assert_allclose(both[i], alone[0], atol=1e-4 * np.abs(alone).max())
-    assert backbones.run(running, images[:, :33, :71])["blocks.7"].shape == (2, 80, 3, 5)
+    assert running.run(images[:, :33, :71])["blocks.7"].shape == (2, 80, 3, 5)
 
 
 def test_bytes_that_are_no_graph():
     with pytest.raises(ModelFileError, match="network: expected a graph that ONNX Runtime runs, got"):
-        backbones.session(b"no graph")
+        runtime.load(b"no graph")
 
 
 def test_image_that_the_network_does_not_take(tmp_path):
@@ -154,6 +155,6 @@ def test_image_that_the_network_does_not_take(tmp_path):
 
 
 def test_images_that_are_none():
-    running = backbones.session(backbones.build().model.SerializeToString(), threads=1)
+    running = runtime.load(backbones.build().model, threads=1)
     with pytest.raises(InputError, match=r"image: expected uint8 \(B, H, W, 3\) .*, got float32 \(1, 64, 64, 3\)"):
-        backbones.run(running, np.zeros((1, 64, 64, 3), np.float32))
+        running.run(np.zeros((1, 64, 64, 3), np.float32))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from blemish import runtime
 from blemish.backbones import backbone as backbones
 from blemish.backbones.embedding import Extractor, embedding_graph
 from blemish.errors import InputError, ModelFileError
@@ -50,7 +51,7 @@ def resized(maps: np.ndarray, grid_hw: tuple[int, int]) -> np.ndarray:
 
 
 def twin(backbone: Backbone, image: np.ndarray, pooling: int, scaling: Affine | None) -> np.ndarray:
-    found = backbones.run(backbones.session(backbone.model.SerializeToString()), image[None])
+    found = runtime.load(backbone.model).run(image[None])
     pooled = [averaged(found[layer][0].astype(np.float64), pooling) for layer in backbone.layers]
     grid = pooled[0].shape[1:]
     joined = np.concatenate([pooled[0], *(resized(one, grid) for one in pooled[1:])]).transpose(1, 2, 0)
@@ -196,8 +197,8 @@ def test_a_large_mean_costs_no_digits(rng: np.random.Generator):
 def test_the_summary_is_mean_and_deviation_of_each_layer_seen_from_further_away(backbone: Backbone):
     extractor = Extractor(embedding_graph(backbone, pooling=3).SerializeToString())
     image = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
-    network = backbones.session(backbone.model.SerializeToString())
-    layers = backbones.run(network, resize(image, (96, 96))[None])
+    network = runtime.load(backbone.model)
+    layers = network.run(resize(image, (96, 96))[None])
     expected = [f(layers["blocks.10"][0], axis=(1, 2)) for f in (np.mean, np.std)]
     np.testing.assert_allclose(extractor.summary(image), np.concatenate(expected), rtol=1e-3, atol=1e-4)
 
@@ -205,7 +206,7 @@ def test_the_summary_is_mean_and_deviation_of_each_layer_seen_from_further_away(
 def test_the_usual_layers_come_with_others_for_the_summary():
     usual = backbones.build("efficientnet_lite0")
     image = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
-    layers = backbones.run(backbones.session(usual.model.SerializeToString()), resize(image, (96, 96))[None])
+    layers = runtime.load(usual.model).run(resize(image, (96, 96))[None])
     expected = [f(layers[name][0], axis=(1, 2)) for name in ("blocks.9", "blocks.10") for f in (np.mean, np.std)]
     found = Extractor(embedding_graph(usual).SerializeToString()).summary(image)
     np.testing.assert_allclose(found, np.concatenate(expected), rtol=1e-3, atol=1e-4)
@@ -217,7 +218,7 @@ def test_parts_are_the_coarsest_layers_joined_and_seen_from_further_away(is_turn
     axes = Affine(rng.normal(size=(5, 192)).astype(np.float32), rng.normal(size=5).astype(np.float32))
     graph = embedding_graph(usual, pooling=3, part_axes=axes if is_turned else None)
     image = rng.integers(0, 256, (320, 256, 3), dtype=np.uint8)
-    layers = backbones.run(backbones.session(usual.model.SerializeToString()), resize(image, (160, 128))[None])
+    layers = runtime.load(usual.model).run(resize(image, (160, 128))[None])
     expected = np.concatenate([layers[name][0] for name in ("blocks.7", "blocks.10")]).transpose(1, 2, 0)
     if is_turned:
         expected = expected @ axes.weight.T + axes.bias

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from blemish import runtime
 from blemish.backbones import backbone as backbones
 from blemish.backbones.tfjs import read_tfjs
 from blemish.errors import ModelFileError
@@ -61,8 +62,8 @@ def test_resnet50_out_of_a_tarball(tmp_path):
     path.write_bytes(packed(random_weights.keras_resnet50(7)))
     built = backbones.build("resnet50", weights=path)
     assert (built.channels, built.strides) == ((64, 128), (8, 16))
-    running = backbones.session(built.model.SerializeToString(), threads=1)
-    maps = backbones.run(running, random_weights.image(8, 96, 128))
+    running = runtime.load(built.model, threads=1)
+    maps = running.run(random_weights.image(8, 96, 128))
     assert differences("keras_resnet50/96x128", ["layer2", "layer3"], maps) < 1e-4
 
 

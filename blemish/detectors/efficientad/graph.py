@@ -25,7 +25,7 @@ from blemish.detectors.efficientad.pdn import (
     decoder_sizes,
     output_hw,
 )
-from blemish.ops.winograd import TILE
+from blemish.runtime.winograd import TILE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

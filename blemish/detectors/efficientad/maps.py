@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from blemish import runtime
 from blemish._validation.checks import describe
-from blemish.backbones.backbone import run, session
 from blemish.detectors.efficientad.graph import OUTPUTS
 from blemish.detectors.efficientad.pdn_tiles import FIELD_PX, STRIDE_PX
 from blemish.errors import ModelFileError, message
 from blemish.imaging.anomaly_map import smooth, upsample
 
 if TYPE_CHECKING:
-    import onnxruntime
-
     from blemish.detectors.efficientad.settings import Border
     from blemish.imaging.geometry import Geometry
     from blemish.types import Float32, UInt8
@@ -67,7 +65,7 @@ class Maps:
     """
 
     model: bytes
-    running: onnxruntime.InferenceSession
+    running: runtime.Session
     geometry: Geometry
     student: Quantiles
     autoencoder: Quantiles
@@ -79,7 +77,7 @@ class Maps:
 
     def raw(self, network_input: UInt8) -> tuple[Float32, Float32]:
         """Return both maps, (h, w) float32, of one input of the network, (H, W, 3) uint8."""
-        found = run(self.running, network_input[None])
+        found = self.running.run(network_input[None])
         student, autoencoder = (found[name][0] for name in OUTPUTS)
         return student, autoencoder
 
@@ -149,9 +147,9 @@ def open_maps(
         InputError: if it does not take images of this geometry.
         ModelFileError: if it can't be run, or its outputs are no two maps of one size.
     """
-    running = session(model, threads=threads)
+    running = runtime.load(model, threads=threads)
     maps = Maps(model, running, geometry, student, autoencoder, padding, pad_maps, border, share, sigma_px)
-    found = run(running, np.zeros((1, *geometry.network_hw, 3), np.uint8))
+    found = running.run(np.zeros((1, *geometry.network_hw, 3), np.uint8))
     shapes = [describe(found.get(name)) for name in OUTPUTS]
     arrays = [found[name] for name in OUTPUTS if name in found]
     good = len(arrays) == 2 and all(

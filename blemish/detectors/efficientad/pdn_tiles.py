@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from blemish.detectors.efficientad.pdn import CONVS, IMAGENET_MEAN, IMAGENET_STD, Size, import_torch
-from blemish.ops.winograd import TILE, transforms
+from blemish.runtime.winograd import TILE, transforms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,8 +14,8 @@ from blemish.detectors.efficientad.loss import HARD_SHARE, hard_loss, jittered
 from blemish.detectors.efficientad.networks import Network, network, new_weights
 from blemish.detectors.efficientad.pdn import autoencoder, import_torch, output_hw
 from blemish.detectors.efficientad.pdn_tiles import STRIDE_PX, normalised, pixels_of
-from blemish.ops.winograd import TILE
 from blemish.runtime.precision import has_instructions
+from blemish.runtime.winograd import TILE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from blemish import runtime
 from blemish._graphs.safety import check_network
-from blemish.backbones.backbone import run, session
 from blemish.detectors.efficientad import pdn
 from blemish.detectors.efficientad.graph import Networks, efficientad_graph
 from blemish.detectors.efficientad.maps import Maps, Quantiles
@@ -64,15 +64,15 @@ def test_maps_are_those_of_torch(size: str, padding: bool, hw: tuple[int, int], 
     images = np.random.default_rng(2).integers(0, 256, (2, *hw, 3), np.uint8)
     model = efficientad_graph(given, hw, tiled=tiled)
     check_network(model, name="network.onnx", outputs=("student_map", "autoencoder_map"))
-    found, expected = run(session(model, threads=1), images), by_torch(given, images)
+    found, expected = runtime.load(model, threads=1).run(images), by_torch(given, images)
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5 * value.max())
 
 
 def test_a_graph_takes_only_its_size():
-    running = session(efficientad_graph(networks(), (48, 48)), threads=1)
+    running = runtime.load(efficientad_graph(networks(), (48, 48)), threads=1)
     with pytest.raises(InputError, match="image: expected uint8"):
-        run(running, np.zeros((1, 64, 64, 3), np.uint8))
+        running.run(np.zeros((1, 64, 64, 3), np.uint8))
 
 
 def test_too_small_an_image():
@@ -94,8 +94,8 @@ def test_scores_of_real_images_are_torchs_to_a_thousandth(data_root: Path):
     assert paths
     images = np.stack([resize(load(path), (256, 256)) for path in paths])
     model = efficientad_graph(given, (256, 256))
-    running = session(model)
-    ours = [run(running, image[None]) for image in images]
+    running = runtime.load(model)
+    ours = [running.run(image[None]) for image in images]
     theirs = [by_torch(given, image[None]) for image in images]
     student, autoencoder = (
         Quantiles.of(np.concatenate([one[name] for one in theirs])) for name in ("student_map", "autoencoder_map")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from blemish import runtime
 from blemish.backbones.architectures import build_graph
-from blemish.backbones.backbone import NETWORKS, run, session
+from blemish.backbones.backbone import NETWORKS
 from blemish.errors import InputError
 from blemish.interop.anomalib.timm_names import LITES, RESNETS, network, renormalised, timm_name, to_ours, to_timm
 from tests import random_weights
@@ -79,17 +80,17 @@ def test_a_graph_takes_other_means_and_deviations():
     image = random_weights.image(8, 64, 64)[:1] // 2
     shifted = image + np.uint8(9)
     model = build_graph(found.build, state, ("layer2",))
-    plain = run(session(model.SerializeToString()), image)["layer2"]
+    plain = runtime.load(model).run(image)["layer2"]
     # Pixels that are 9 brighter, and a mean that is.
     renormalised(model, found, [number + 9 for number in found.mean], found.std)
-    np.testing.assert_allclose(run(session(model.SerializeToString()), shifted)["layer2"], plain, atol=1e-4)
+    np.testing.assert_allclose(runtime.load(model).run(shifted)["layer2"], plain, atol=1e-4)
     # Pixels twice as bright, and a deviation that is twice as large.
     wide = build_graph(found.build, state, ("layer2",))
     renormalised(wide, found, (0.0,) * 3, [2 * number for number in found.std])
     narrow = build_graph(found.build, state, ("layer2",))
     renormalised(narrow, found, (0.0,) * 3, found.std)
     np.testing.assert_allclose(
-        run(session(wide.SerializeToString()), image * np.uint8(2))["layer2"],
-        run(session(narrow.SerializeToString()), image)["layer2"],
+        runtime.load(wide).run(image * np.uint8(2))["layer2"],
+        runtime.load(narrow).run(image)["layer2"],
         atol=1e-4,
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from blemish import runtime
 from blemish._graphs.receptive_field import graph_fields
 from blemish._io.files import atomic_write, save_error
 from blemish._validation.checks import check_number
@@ -97,7 +98,7 @@ class Source:
 
     def __init__(self, settings: TargetSettings, *, threads: int | None = None) -> None:
         self.backbone: Backbone = backbones.build(settings.backbone, layers=settings.layers)
-        self.session = backbones.session(self.backbone.model.SerializeToString(), threads=threads)
+        self.session = runtime.load(self.backbone.model, threads=threads)
         found = graph_fields(self.backbone.model, self.backbone.layers)
         # In pixels of the smaller image: pixel u of the finer one has its middle at (u + 0.5) / FINER - 0.5.
         self.places = [((f.centre + 0.5) / FINER - 0.5, f.stride / FINER) for f in found.values()]
@@ -115,7 +116,7 @@ class Source:
             (h, w, C) float32, the layers' channels one after another.
         """
         finer = resize(image, (FINER * hw[0], FINER * hw[1]))
-        maps = backbones.run(self.session, finer[None])
+        maps = self.session.run(finer[None])
         field = receptive_field(layers())
         at = [field.centre + field.stride * np.arange(n) for n in output_hw("small", hw)]
         parts = []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blemish.errors import InputError
-from blemish.ops.winograd import TILE, transforms
+from blemish.runtime.winograd import TILE, transforms
 
 
 @pytest.mark.parametrize("taps", [1, 3, 4])
