@@ -53,13 +53,10 @@ def weights(case: str) -> dict[str, np.ndarray[Any, Any]]:
         return random_weights.efficientad(5, N_OUTPUTS)
     if case in {"resnet18", "older"}:
         return random_weights.resnet(3, depths=(2, 2, 2, 2), bottleneck=False, base=64)
-    from blemish._io.torch_file import load_state_dict
-    from blemish.backbones.weights import find
+    from blemish.backbones.weights import load_weights
     from blemish.interop.anomalib.timm_names import network, to_timm
 
-    path = find("efficientnet_lite0")
-    assert path is not None
-    return to_timm(network("tf_efficientnet_lite0"), load_state_dict(path))
+    return to_timm(network("tf_efficientnet_lite0"), load_weights("efficientnet_lite0")[0])
 
 
 def checkpoint(case: str, path: Path) -> Path:

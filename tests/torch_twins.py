@@ -259,11 +259,12 @@ def sampled(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def goldens() -> dict[str, np.ndarray[Any, Any]]:
     """Every array of the golden file."""
-    from blemish.backbones.weights import find
+    from blemish.backbones.registry import find
 
     golden = {}
-    path = find("efficientnet_lite0")
-    state = torch.load(path, weights_only=True)
+    found = find("efficientnet_lite0")
+    assert found is not None
+    state = torch.load(found[0], weights_only=True)
     networks = twins()
     for name in ("lite0", "resnet18"):
         networks[f"{name}-reflect"] = with_padding(twins()[name], "reflect")

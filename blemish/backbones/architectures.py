@@ -1,7 +1,7 @@
-"""The pretrained networks as ONNX graphs: what follows what, with which stride and from which weights.
+"""Architectures of the pretrained networks as ONNX graphs, built from their weights.
 
-Each network is a generator that adds to a `Graph` and yields (layer name, tensor) as the layers come, so that a graph
-ends with the deepest layer that was asked for. Batch norm is folded into the convolutions.
+Each network is a generator that adds to a `Graph` and yields (layer name, tensor) from the first layer to the last, so
+that a graph ends with the deepest layer of its outputs. Batch norm is folded into the convolutions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 StateDict = Mapping[str, NDArray[Any]]
 Layers = Iterator[tuple[str, str]]
 
-# torchvision's and most others': ImageNet's channel means and deviations, on the 0 to 255 scale.
+# ImageNet's channel means and standard deviations on the 0 to 255 scale, as in torchvision and most other programs.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 LOGITS = "logits"
@@ -30,12 +30,12 @@ LOGITS = "logits"
 def efficientnet_lite(graph: Graph, state: StateDict) -> Layers:
     """Yield the layers of an EfficientNet-Lite: "blocks.0" and so on, "head", "logits".
 
-    Depth and widths are those of the weights, so one function serves Lite0 to Lite4.
+    Depth and widths are read off the weights: Lite0 to Lite4.
 
     Source: Tan and Le 2019 (arXiv 1905.11946), table 1; github.com/tensorflow/tpu, models/official/efficientnet/lite:
-        no squeeze and excitation, ReLU6, stem and head of fixed width; mean 127, deviation 128, epsilon 1e-3.
+        no squeeze and excitation, ReLU6, stem and head of fixed width; mean 127, standard deviation 128, epsilon 1e-3.
     """
-    weights = _Weights(state, epsilon=1e-3)
+    weights = NamedWeights(state, epsilon=1e-3)
     x = graph.image((127.0,) * 3)
     weight, bias = weights.fold("_conv_stem", "_bn0")
     x = graph.relu6(graph.conv(x, weight / 128, bias, stride=2, same=True))
@@ -59,7 +59,7 @@ def efficientnet_lite(graph: Graph, state: StateDict) -> Layers:
     yield LOGITS, graph.classify(x, weights["_fc.weight"], weights["_fc.bias"])
 
 
-def _lite_stride(weights: _Weights, i: int) -> int:
+def _lite_stride(weights: NamedWeights, i: int) -> int:
     """Return the stride of block `i`: 2 for the first of the stages 2, 3, 4 and 6 (table 1)."""
     depth = weights.count("_blocks.{}._project_conv.weight")
     shapes = [weights[f"_blocks.{n}._project_conv.weight"].shape[0] for n in range(depth)]
@@ -72,7 +72,7 @@ def mobilenet_v2(graph: Graph, state: StateDict) -> Layers:
 
     Source: Sandler et al. 2018 (arXiv 1801.04381), table 2; key layout of torchvision 0.8.
     """
-    weights = _Weights(state, epsilon=1e-5)
+    weights = NamedWeights(state, epsilon=1e-5)
     x = graph.image(IMAGENET_MEAN)
     weight, bias = weights.fold("features.0.0", "features.0.1")
     x = graph.relu6(graph.conv(x, weight / _per_input(IMAGENET_STD), bias, stride=2))
@@ -99,11 +99,11 @@ def mobilenet_v2(graph: Graph, state: StateDict) -> Layers:
 def resnet(graph: Graph, state: StateDict) -> Layers:
     """Yield the layers of a ResNet by torchvision's names: "layer1.0" and so on, "layer1" to "layer4", "logits".
 
-    ResNet-18 to -152, Wide-ResNets and ResNeXts: kind of block, depth, widths and groups are those of the weights.
+    ResNet-18 to -152, Wide-ResNets and ResNeXts: kind of block, depth, widths and groups are read off the weights.
 
     Source: He et al. 2016 (arXiv 1512.03385), table 1; torchvision puts a bottleneck's stride into its 3 x 3 ("v1.5").
     """
-    weights = _Weights(state, epsilon=1e-5)
+    weights = NamedWeights(state, epsilon=1e-5)
     x = graph.image(IMAGENET_MEAN)
     weight, bias = weights.fold("conv1", "bn1")
     x = graph.max_pool(graph.relu(graph.conv(x, weight / _per_input(IMAGENET_STD), bias, stride=2)))
@@ -126,53 +126,12 @@ def resnet(graph: Graph, state: StateDict) -> Layers:
     yield LOGITS, graph.classify(x, weights["fc.weight"], weights["fc.bias"])
 
 
-def keras_resnet50(graph: Graph, state: StateDict) -> Layers:
-    """Yield the layers of Keras's ResNet-50, by the same names as `resnet`, from weights by their Keras names.
-
-    These are the authors' own (Caffe) weights: stride in the first 1 x 1 of a block, biases in the convolutions,
-    channels in the order BGR and means without deviations. The graph takes RGB like all others.
-
-    Source: keras-applications 1.0, resnet50.py and imagenet_utils.py (mode "caffe").
-    """
-    weights = _Weights(_from_keras(state), epsilon=1e-3)
-    x = graph.image((123.68, 116.779, 103.939))
-    weight, bias = weights.fold("conv1", "bn_conv1")
-    x = graph.max_pool(graph.relu(graph.conv(x, weight[:, ::-1], bias, stride=2)))
-    for layer, depth in enumerate((3, 4, 6, 3), start=1):
-        for i in range(depth):
-            block = f"{layer + 1}{'abcdef'[i]}_branch"
-            stride = 2 if layer > 1 and i == 0 else 1
-            y = x
-            for part in ("2a", "2b", "2c"):
-                weight, bias = weights.fold(f"res{block}{part}", f"bn{block}{part}")
-                y = graph.conv(y, weight, bias, stride=stride if part == "2a" else 1)
-                y = graph.relu(y) if part != "2c" else y
-            if i == 0:
-                x = graph.conv(x, *weights.fold(f"res{block}1", f"bn{block}1"), stride=stride)
-            x = graph.relu(graph.sum(y, x))
-            yield f"layer{layer}.{i}", x
-        yield f"layer{layer}", x
-    yield LOGITS, graph.classify(x, weights["fc1000.weight"], weights["fc1000.bias"])
-
-
-def _from_keras(state: StateDict) -> StateDict:
-    """Return the same weights in torch's layout and names."""
-    names = {"kernel": "weight", "gamma": "weight", "beta": "bias", "bias": "bias"}
-    names |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
-    made = {}
-    for name, array in state.items():
-        layer, _, part = name.rpartition("/")
-        axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim, tuple(range(array.ndim)))
-        made[f"{layer}.{names.get(part, part)}"] = array.transpose(axes)
-    return made
-
-
 def _per_input(values: Sequence[float]) -> NDArray[np.float32]:
     return np.array(values, np.float32)[None, :, None, None]
 
 
-class _Weights:
-    """A state dict that says what is missing."""
+class NamedWeights:
+    """Weights by name, checked when they are read."""
 
     def __init__(self, state: StateDict, *, epsilon: float) -> None:
         self.state = state
@@ -189,6 +148,7 @@ class _Weights:
         return array
 
     def count(self, pattern: str) -> int:
+        """Return how many names there are with 0, 1, ... in the place of {}."""
         n = 0
         while pattern.format(n) in self.state:
             n += 1
@@ -198,21 +158,13 @@ class _Weights:
         """Return weight and bias of a convolution with its batch norm folded in."""
         weight = np.atleast_1d(self[f"{conv}.weight"])
         bias = self[f"{conv}.bias"] if f"{conv}.bias" in self.state else np.zeros(len(weight), np.float32)
-        statistics = [self[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")]
+        statistics = [self[f"{norm}.{name}"] for name in ("weight", "bias", "running_mean", "running_var")]
         shapes = {array.shape for array in (bias, *statistics)}
         if weight.ndim != 4 or shapes != {weight.shape[:1]}:
             got = f"{weight.shape} and {', '.join(str(shape) for shape in sorted(shapes))}"
             raise ModelFileError(message(f"{conv}.weight", "(out, in, k, k) and its batch norm's (out,)", got))
         gamma, beta, mean, variance = statistics
-        return fold_batch_norm(
-            weight,
-            bias,
-            gamma=gamma,
-            beta=beta,
-            mean=mean,
-            variance=variance,
-            epsilon=self.epsilon,
-        )
+        return fold_batch_norm(weight, bias, gamma=gamma, beta=beta, mean=mean, variance=variance, epsilon=self.epsilon)
 
 
 def build_graph(
@@ -222,13 +174,13 @@ def build_graph(
     *,
     padding: Padding = "zero",
 ) -> onnx.ModelProto:
-    """Return the network from `image`, uint8 (B, H, W, 3) RGB, to the layers asked for, and nothing behind them.
+    """Return the network from `image`, uint8 (B, H, W, 3) RGB, to its deepest output layer.
 
     Args:
-        network: one of this module's.
+        network: a generator of layers, such as `resnet`.
         state: its weights by name.
-        layers: names of layers; they become the outputs, float32 (B, C, h, w), in this order. "logits" alone gives
-            the whole classifier, (B, 1000).
+        layers: names of the output layers, float32 (B, C, h, w), in order; "logits" alone is the whole classifier,
+            (B, 1000).
         padding: see `Graph`.
 
     Raises:
@@ -236,19 +188,28 @@ def build_graph(
         ModelFileError: if the weights are not those of the network.
     """
     graph = Graph(padding)
-    found: dict[str, str] = {}
-    wanted = set(layers)
+    tensors: dict[str, str] = {}
     for name, tensor in network(graph, state):
-        found[name] = tensor
-        if wanted <= found.keys():
+        tensors[name] = tensor
+        if tensors.keys() >= set(layers):
             break
-    missing = [name for name in layers if name not in found]
-    if missing or not layers or len(wanted) < len(layers):
+    if not layers or not tensors.keys() >= set(layers) or len(set(layers)) < len(layers):
         got = ", ".join(layers) or "none"
-        raise InputError(message("layers", f"different names among {', '.join(found)}", got))
+        raise InputError(message("layers", f"different names among {', '.join(tensors)}", got))
     outputs: dict[str, str] = {}
     for name in layers:
         # "layer2" and "layer2.3" are one tensor; an ONNX output has one name.
-        again = found[name] in outputs.values()
-        outputs[name] = graph.add("Identity", [found[name]]) if again else found[name]
-    return graph.model(outputs, n_axes=2 if LOGITS in wanted else 4)
+        is_output = tensors[name] in outputs.values()
+        outputs[name] = graph.add("Identity", [tensors[name]]) if is_output else tensors[name]
+    return graph.model(outputs, n_axes=2 if LOGITS in layers else 4)
+
+
+NETWORKS: dict[str, Callable[[Graph, StateDict], Layers]] = {
+    "efficientnet_lite0": efficientnet_lite,
+    "efficientnet_lite1": efficientnet_lite,
+    "efficientnet_lite2": efficientnet_lite,
+    "mobilenet_v2": mobilenet_v2,
+    "resnet18": resnet,
+    "resnet50": resnet,
+    "wide_resnet50_2": resnet,
+}

@@ -82,7 +82,7 @@ def embedding_graph(
         weights = {f"{output}.weight": linear.weight[:, :, None, None], f"{output}.bias": linear.bias}
         model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
         node("Conv", [joined, *weights], output)
-    _summarise(node, backbone.overview or backbone.coarsest)
+    _summarise(node, backbone.global_layers or backbone.coarsest)
     del model.graph.output[:]
     shapes = {"features": ["B", "D", "h", "w"], "parts": ["B", "K", "v", "u"], "summary": ["B", "S"]}
     model.graph.output.extend(

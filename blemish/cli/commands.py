@@ -288,13 +288,16 @@ def _finish(models: Sequence[Detector], reports: Sequence[Report], report: Path 
 @backbones_app.command("list")
 def list_backbones(as_json: option.AsJson = False) -> None:
     """List the networks. Example: blemish backbones list"""
-    from blemish.backbones.backbone import available
+    from blemish.backbones import available
 
     rows = [
-        {"name": one.name, "licence": one.licence, "mb": one.download_mb, "present": one.present, "source": one.source}
-        for one in available()
+        {"name": net.name, "licence": net.licence, "mb": net.download_mb, "present": net.present, "source": net.source}
+        for net in available()
     ]
-    lines = [f"{r['name']:20} {'here' if r['present'] else '-':5} {r['mb']:6} MB  {r['licence']}" for r in rows]
+    lines = [
+        f"{row['name']:20} {'here' if row['present'] else '-':5} {row['mb']:6} MB  {row['licence']:13} {row['source']}"
+        for row in rows
+    ]
     say(as_json, rows, *lines)
 
 
@@ -305,9 +308,13 @@ def fetch_backbone(
     as_json: option.AsJson = False,
 ) -> None:
     """Download a network's weights and check their hash. Example: blemish backbones fetch resnet50"""
-    from blemish.backbones.backbone import fetch
+    from blemish.backbones import fetch
 
-    path = fetch(name, url=url)
+    def announce(done: int, total: int) -> None:
+        if not done:
+            print(f"Downloading {total / 1e6:.1f} MB.", file=sys.stderr)
+
+    path = fetch(name, url=url, progress=announce)
     say(as_json, {"name": name, "path": str(path)}, str(path))
 
 

@@ -9,7 +9,8 @@ from onnx import TensorProto, helper
 
 from blemish import runtime
 from blemish._graphs.receptive_field import graph_fields, graph_stack
-from blemish.backbones.architectures import build_graph, efficientnet_lite, keras_resnet50, mobilenet_v2, resnet
+from blemish.backbones.architectures import build_graph, efficientnet_lite, mobilenet_v2, resnet
+from blemish.backbones.keras_resnet import keras_resnet50
 from blemish.errors import InputError
 from blemish.ops.receptive_field import receptive_field
 from tests import random_weights

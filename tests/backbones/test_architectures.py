@@ -10,7 +10,8 @@ import pytest
 
 from blemish import runtime
 from blemish.backbones import backbone as backbones
-from blemish.backbones.architectures import build_graph, efficientnet_lite, keras_resnet50, mobilenet_v2, resnet
+from blemish.backbones.architectures import build_graph, efficientnet_lite, mobilenet_v2, resnet
+from blemish.backbones.keras_resnet import keras_resnet50
 from blemish.errors import InputError, ModelFileError
 from tests import random_weights
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blemish.backbones.backbone import read_weights
-from blemish.backbones.weights import find, missing, source
+from blemish.backbones.weights import load_weights
 from blemish.data.training_images import path_of, read_image
 from blemish.errors import ImageError, InputError, message
 from blemish.imaging.anomaly_map import peak, upsample
@@ -282,10 +281,7 @@ def _load(extractor: Any, backbone: str) -> None:
     """Put our weights into timm's network, and see that nothing of it stays random."""
     import torch
 
-    path = find(backbone)
-    if path is None:
-        raise missing(backbone)
-    ours, _ = read_weights(path, source(backbone), chosen=False)
+    ours, _, path = load_weights(backbone)
     weights = to_timm(network(timm_name(backbone)), ours)
     state = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
     left = [name for name in extractor.load_state_dict(state, strict=False).missing_keys if "num_batches" not in name]

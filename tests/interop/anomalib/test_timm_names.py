@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from blemish import runtime
-from blemish.backbones.architectures import build_graph
-from blemish.backbones.backbone import NETWORKS
+from blemish.backbones.architectures import NETWORKS, build_graph
 from blemish.errors import InputError
 from blemish.interop.anomalib.timm_names import LITES, RESNETS, network, renormalised, timm_name, to_ours, to_timm
 from tests import random_weights

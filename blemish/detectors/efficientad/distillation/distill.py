@@ -371,9 +371,9 @@ class Run:
 def _card(
     settings: DistillSettings, targets: TargetSettings, run: Run, losses: dict[str, float], licence: str
 ) -> dict[str, Any]:
-    from blemish.backbones.weights import SOURCES
+    from blemish.backbones.registry import SOURCES
 
-    known = SOURCES.get(targets.backbone)
+    known = SOURCES[targets.backbone].files[-1] if targets.backbone in SOURCES else None
     facts = run.targets.facts
     return {
         "network": {"small": "PDN-S", "medium": "PDN-M"}[settings.size],
@@ -384,7 +384,7 @@ def _card(
             "layers": list(targets.layers),
             "channels": facts["channels"],
             "licence": known.licence if known else "",
-            "url": known.url if known else "",
+            "url": known.source if known else "",
             "weights_sha256": facts["weights_sha256"],
         },
         "images": {
