@@ -17,7 +17,7 @@ from blemish import EfficientAd, Engine, MVTec
 from blemish.data.datasets import categories as all_categories
 from blemish.data.synthetic.demo import make_demo
 from blemish.imaging.decode import load, save
-from blemish.visualization.figure import figure
+from blemish.visualization import figure
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--root", type=Path, help="folder of categories in MVTec AD's layout")

@@ -13,9 +13,9 @@ from pathlib import Path
 from blemish import Engine, MVTec, Patchcore
 from blemish.data.datasets import categories as all_categories
 from blemish.data.synthetic.demo import make_demo
-from blemish.evaluation.results import compared_with
+from blemish.evaluation import load_nearest_good
 from blemish.imaging.decode import load, save
-from blemish.visualization.figure import figure
+from blemish.visualization import figure
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--root", type=Path, help="folder of categories in MVTec AD's layout")
@@ -41,7 +41,7 @@ for category in args.categories or all_categories(root):
     for defect, sample in {sample.defect: sample for sample in reversed(datamodule.test)}.items():
         prediction = model.predict(sample)
         title = f"{category}: {defect}, score {prediction.score:.1f} of {prediction.threshold:.1f}"
-        good_image = compared_with(prediction.nearest_good, None)
+        good_image = load_nearest_good(prediction.nearest_good, None)
         drawn = figure(load(sample.path), prediction, title=title, good_image=good_image)
         save(args.out / category / f"{defect}.png", drawn)
 

@@ -16,7 +16,7 @@ from blemish.detectors.efficientad.pdn import layers
 from blemish.imaging.decode import load, save
 from blemish.imaging.resize import resize
 from blemish.ops.receptive_field import output_sizes, receptive_field
-from blemish.visualization.figure import contact_sheet
+from blemish.visualization import contact_sheet
 
 SIZE = 256  # rows and columns of the networks' input
 

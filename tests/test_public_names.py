@@ -33,7 +33,19 @@ PUBLIC = [
     "StoreError",
     "__version__",
 ]
-HEAVY = ("cv2", "matplotlib", "numpy", "onnx", "onnxruntime", "qdrant_client", "qdrant_edge", "rich", "torch", "typer")
+HEAVY = (
+    "cv2",
+    "jinja2",
+    "matplotlib",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "qdrant_client",
+    "qdrant_edge",
+    "rich",
+    "torch",
+    "typer",
+)
 
 
 def loaded_after(code: str) -> set[str]:
@@ -86,6 +98,7 @@ def test_importing_loads_nothing_heavy():
 def test_patchcore_needs_no_torch_and_no_plots():
     loaded = loaded_after("from blemish import Engine, MVTecAD, Patchcore\nPatchcore()")
     assert not loaded & {
+        "jinja2",
         "torch",
         "matplotlib",
         "qdrant_client",

@@ -72,7 +72,7 @@ def demo(
     from blemish.data.datasets import MVTecAD
     from blemish.data.synthetic.demo import CATEGORIES, make_demo
     from blemish.detectors.patchcore.detector import Patchcore
-    from blemish.evaluation.results import table, with_average, write_html
+    from blemish.evaluation.results import numbers_with_average, table, write_html
 
     engine, models, reports = _engine(), [], []
     make_demo(out / "images", seed=seed, progress=lambda done, total: engine.progress("drawing images", done, total))
@@ -84,7 +84,7 @@ def demo(
         model.save(out / "models" / category)
         models.append(model)
     report = write_html(out / "report.html", models, reports)
-    rows = with_average(reports)
+    rows = numbers_with_average(reports)
     document = {"report": str(report), "categories": {one.category: rows[one.category] for one in reports}}
     say(as_json, {**document, "average": rows["average"]}, *table(rows), f"Report: {report}")
 
@@ -158,11 +158,11 @@ def test(
 ) -> None:
     """Test a model on images whose defects are known. Example: blemish test model images/ --report report.html"""
     from blemish.detectors.registry import load_detector
-    from blemish.evaluation.results import learnt_note, numbers, scores_csv, table, write_html, write_text
+    from blemish.evaluation.results import numbers, scores_csv, table, training_overlap, write_html, write_text
 
     loaded = load_detector(model, threads=threads)
     found = _engine().evaluate(loaded, _data(data, category))
-    note = learnt_note(loaded, found)
+    note = training_overlap(loaded, found)
     if note is not None:
         print(f"warning: {note}", file=sys.stderr)
     if scores is not None:
@@ -185,10 +185,10 @@ def predict(
     """Say of each image whether it is defective, and where. Example: blemish predict model part.png --out figures"""
     from blemish.data.datasets import open_dataset
     from blemish.detectors.registry import load_detector
-    from blemish.evaluation.results import compared_with
+    from blemish.evaluation import load_nearest_good
     from blemish.imaging.decode import load, save
     from blemish.types import Problem
-    from blemish.visualization.figure import figure
+    from blemish.visualization import figure
 
     loaded = load_detector(model, threads=threads)
     bit_depth = loaded.bit_depth
@@ -206,7 +206,7 @@ def predict(
         rows.append(found.to_dict())
         name = f"{i:04d}-{paths[i].stem}.png"
         if out is not None:
-            beside = compared_with(found.nearest_good, bit_depth)
+            beside = load_nearest_good(found.nearest_good, bit_depth)
             drawn = figure(load(paths[i], bit_depth=bit_depth), found, title=paths[i].name, good_image=beside)
             save(out / name, drawn)
         if masks is not None:
@@ -265,20 +265,20 @@ def _fit_and_test(engine: Engine, model: Detector, root: Path, category: str) ->
 def _write_results(reports: Sequence[Report], json_out: Path | None, csv_out: Path | None) -> None:
     """Write what is known so far: a run over fifteen categories may be stopped at any of them."""
     from blemish.evaluation.engine import average
-    from blemish.evaluation.results import numbers, rows_csv, write_text
+    from blemish.evaluation.results import numbers, numbers_csv, write_text
 
     rows, mean = {one.category: numbers(one) for one in reports}, average(reports)
     if json_out is not None:
         write_text(json_out, json.dumps({"categories": rows, "average": mean}, indent=1) + "\n")
     if csv_out is not None:
-        write_text(csv_out, rows_csv({**rows, "average": mean}))
+        write_text(csv_out, numbers_csv({**rows, "average": mean}))
 
 
 def _finish(models: Sequence[Detector], reports: Sequence[Report], report: Path | None, n_failed: int) -> None:
-    from blemish.evaluation.results import table, with_average, write_html
+    from blemish.evaluation.results import numbers_with_average, table, write_html
 
     if reports:
-        print("\n".join(table(with_average(reports))))
+        print("\n".join(table(numbers_with_average(reports))))
         if report is not None:
             write_html(report, models, reports)
     if n_failed:

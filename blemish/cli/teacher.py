@@ -185,7 +185,7 @@ def _draw(layers: tuple[Layer, ...], image: Path, out: Path, size: int | None, c
     from blemish.imaging.decode import load, resize, save
     from blemish.ops.receptive_field import derive
     from blemish.ops.receptive_field import receptive_field as field_of
-    from blemish.visualization.receptive_field import field_figure
+    from blemish.visualization import field_figure
 
     shown = load(image)
     if size is not None:

@@ -1,4 +1,4 @@
-"""A detector meets a data set: fit, test, predict, and the figures of what went wrong."""
+"""Fitting, testing and prediction of a detector on a data set, and the metrics of a test."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Tally:
-    """What testing adds up as it goes, so that no map is kept."""
+    """Results and pixel counts accumulated over test images, so that no map is kept."""
 
     tested: list[Tested] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     pixels: dict[str, PixelCounts] = field(default_factory=dict)
 
     def pixel_metrics(self, defects: Iterable[str]) -> dict[str, float]:
-        """Return the pixel metrics of these defect types together with the good images."""
+        """Return the pixel metrics on good images and images of these defect types."""
         chosen = [self.pixels[defect] for defect in ("good", *defects) if defect in self.pixels]
         return sum(chosen, PixelCounts()).metrics()
 
@@ -43,10 +43,10 @@ class Engine:
     """Fits and tests detectors on data sets.
 
     Args:
-        progress: called now and then as progress(stage, done, total); None for silence.
-        max_epochs: how often a detector that trains (`EfficientAd`) sees each image at most; None leaves it to the
-            detector. `Patchcore` looks at each image once whatever this says, as anomalib's does.
-        max_steps: how many steps such a detector trains at most.
+        progress: called as progress(stage, done, total); None for none.
+        max_epochs: limit of the epochs of a detector that trains (`EfficientAd`); None for the detector's own.
+            `Patchcore` reads each image once at any value, as anomalib's.
+        max_steps: limit of the training steps of such a detector.
 
     Raises:
         InputError: if a number is below 1.
@@ -71,7 +71,7 @@ class Engine:
         self._fit_s: WeakKeyDictionary[Detector, float] = WeakKeyDictionary()
 
     def fit(self, model: Detector, datamodule: DataSet) -> None:
-        """Fit a detector on a data set's good training images; nothing else of it is looked at.
+        """Fit a detector on the good training images of a data set, and on nothing else of it.
 
         Raises:
             DataError: if fewer than two training images can be read.
@@ -83,10 +83,10 @@ class Engine:
         self._fit_s[model] = time.perf_counter() - start
 
     def test(self, model: Detector, datamodule: DataSet) -> list[dict[str, float]]:
-        """Return one dictionary of metrics on the test images, in a list as anomalib's users know it.
+        """Return a list of one dictionary of metrics on the test images, the format of anomalib's `Engine.test`.
 
         Keys: image_AUROC, image_AP, image_F1Max, pixel_AUROC, pixel_AP, pixel_F1Max, AUPRO (FPR limit 0.3), AUPRO_0.05,
-        and false_positive_rate and miss_rate at the calibrated threshold. A metric that the data does not define (no
+        and false_positive_rate and miss_rate at the calibrated threshold. A metric that is undefined on the data (no
         masks, no defects) is absent.
 
         Raises:
@@ -95,10 +95,10 @@ class Engine:
         return [dict(self.evaluate(model, datamodule).metrics)]
 
     def evaluate(self, model: Detector, datamodule: DataSet) -> Report:
-        """Return all that testing says: metrics with intervals, rows per defect type, each image's score.
+        """Return the full test report: metrics with intervals, metrics by defect type, the score of each image.
 
-        Images are read and predicted one after the other, so that times per image are what a line would see. A
-        defective image whose mask is absent, empty, broken or of another size counts for image metrics only.
+        Images are read and predicted one by one, so that the time per image is the latency of an inspection. A
+        defective image whose mask is absent, empty, unreadable or of another size counts for image metrics only.
 
         Raises:
             DataError: if no test image can be read.
@@ -117,7 +117,7 @@ class Engine:
             raise DataError(message("test images", "one that can be read", got, where=datamodule.name))
         timings = {
             "test_s": time.perf_counter() - start,
-            "predict_ms": 1000 * float(np.median([one.predict_s for one in tally.tested])),
+            "predict_ms": 1000 * float(np.median([result.predict_s for result in tally.tested])),
             "n_train": float(len(datamodule.train) - len(model.problems)),
             "n_test": float(len(tally.tested)),
         }
@@ -126,17 +126,20 @@ class Engine:
         return _report(model, datamodule, tally, timings)
 
     def predict(self, model: Detector, data: DataSet | Iterable[ImageInput]) -> Iterator[Prediction | Problem]:
-        """Yield the prediction of each test image of a data set, or of each image given, or its problem."""
+        """Yield a prediction, or the problem of an unreadable image, for each test image or each image given."""
         images = data.test if isinstance(data, DataSet) else data
         return model.predict_many(images)
 
 
-def mask_of(sample: Sample, height_width: tuple[int, int]) -> Bool | Problem | None:
-    """Return a sample's mask, None where none is needed or given, or what is wrong with it.
+def load_defect_mask(sample: Sample, height_width: tuple[int, int]) -> Bool | Problem | None:
+    """Load the ground truth of a defective image: its mask, None if it has none, or the mask's problem.
 
     Args:
-        sample: the image.
-        height_width: of the image; a mask of another size is a problem, not resized.
+        sample: the image; the mask of a good image is not read.
+        height_width: size of the image; a mask of another size is a problem, it is not resized.
+
+    Returns:
+        (H, W) bool, None, or a problem.
     """
     if sample.mask_path is None or not sample.is_defective:
         return None
@@ -161,10 +164,10 @@ def _test_one(model: Detector, sample: Sample, tally: _Tally) -> None:
     except ImageError as error:
         tally.problems.append(Problem(sample.path, "unreadable", f"{error} It was left out."))
         return
-    taken = time.perf_counter() - start
-    tally.tested.append(Tested(sample, prediction.score, prediction.label, prediction.p_value, taken))
+    predict_s = time.perf_counter() - start
+    tally.tested.append(Tested(sample, prediction.score, prediction.label, prediction.p_value, predict_s))
     height, width = prediction.anomaly_map.shape
-    mask = mask_of(sample, (height, width))
+    mask = load_defect_mask(sample, (height, width))
     if isinstance(mask, Problem):
         tally.problems.append(mask)
     elif mask is not None or not sample.is_defective:
@@ -173,11 +176,11 @@ def _test_one(model: Detector, sample: Sample, tally: _Tally) -> None:
 
 def _report(model: Detector, datamodule: DataSet, tally: _Tally, timings: Mapping[str, float]) -> Report:
     tested = tally.tested
-    scores = np.array([one.score for one in tested])
-    labels = np.array([one.sample.is_defective for one in tested])
-    called = np.array([one.label for one in tested])
-    defects = sorted({one.sample.defect for one in tested} - {"good"})
-    names = np.array([one.sample.defect for one in tested])
+    scores = np.array([result.score for result in tested])
+    labels = np.array([result.sample.is_defective for result in tested])
+    called = np.array([result.label for result in tested])
+    names = np.array([result.sample.defect for result in tested])
+    defects = sorted(set(names.tolist()) - {"good"})
     by_defect: dict[str, dict[str, float]] = {}
     if not labels.all():
         by_defect["good"] = {"n": float((~labels).sum()), "false_positive_rate": float(called[~labels].mean())}

@@ -1,4 +1,4 @@
-"""What is shown and written of test reports: the table, the CSV files, the figures and the HTML page."""
+"""Tables, CSV files and the HTML report of tested detectors."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from blemish._io.files import atomic_write
 from blemish._version import __version__
 from blemish.errors import ImageError
-from blemish.evaluation.engine import average, mask_of
-from blemish.evaluation.report.page import Figure, closest, kind_of, worst, write_report
+from blemish.evaluation.engine import average, load_defect_mask
+from blemish.evaluation.report import Figure, closest, kind_of, worst, write_report
 from blemish.imaging.decode import load
 from blemish.types import Problem
-from blemish.visualization.figure import panels
+from blemish.visualization import panels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from blemish.types import GoodPatch, Report, Tested, UInt8
 
 COLUMNS = ("image_AUROC", "pixel_AUROC", "AUPRO", "false_positive_rate", "miss_rate", "fit_s", "predict_ms")
-# Panels of the report: wide enough for a phone and a third of the bytes of a full figure.
+# Panels of the report: wide enough for a phone, and a third of the bytes of a figure's.
 _PANEL_PX = 288
 
 
@@ -33,14 +33,14 @@ def numbers(report: Report) -> dict[str, float]:
     return {**report.metrics, **report.timings}
 
 
-def with_average(reports: Sequence[Report]) -> dict[str, dict[str, float]]:
-    """Return the numbers of each category, and of the "average" if there are several."""
+def numbers_with_average(reports: Sequence[Report]) -> dict[str, dict[str, float]]:
+    """Return the metrics and timings of each category, and of the "average" if there are several."""
     rows = {report.category: numbers(report) for report in reports}
     return {**rows, "average": average(reports)} if len(reports) > 1 else rows
 
 
 def table(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Return the lines of a table: one row per category, the figures that people compare."""
+    """Return the lines of a text table of `COLUMNS`, one row per category."""
     width = max(len(name) for name in rows)
     cell = max(map(len, COLUMNS))
     lines = [" " * width + "  " + "  ".join(f"{column:>{cell}}" for column in COLUMNS)]
@@ -50,23 +50,22 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
     return lines
 
 
-def rows_csv(rows: Mapping[str, Mapping[str, float]]) -> str:
-    """Return one line per category, every figure that any of them has as a column."""
+def numbers_csv(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """Return a CSV table of all metrics and timings, one row per category; absent values are empty."""
     columns = sorted({name for row in rows.values() for name in row})
     return _csv(["category", *columns], ([name, *(row.get(c, "") for c in columns)] for name, row in rows.items()))
 
 
 def scores_csv(reports: Iterable[Report]) -> str:
-    """Return one line per test image: what it is, its score, and what it was called."""
+    """Return a CSV table of scores, one row per test image."""
     head = ["category", "path", "defect", "score", "threshold", "label", "p_value", "predict_ms"]
-    lines = ((report.category, *_cells(one, report.threshold)) for report in reports for one in report.tested)
-    return _csv(head, lines)
+    return _csv(head, (_score_cells(report, tested) for report in reports for tested in report.tested))
 
 
-def learnt_note(model: Detector, report: Report) -> str | None:
-    """Return what to tell a user who tests on good images that the model learnt, as far as paths tell; else None."""
-    learnt = {os.path.realpath(one["path"]) for one in model.header().get("training", ())}
-    n_known = sum(os.path.realpath(one.sample.path) in learnt for one in report.tested)
+def training_overlap(model: Detector, report: Report) -> str | None:
+    """Return a warning if test images were training images of the model, as far as their paths tell; else None."""
+    training = {os.path.realpath(entry["path"]) for entry in model.header().get("training", ())}
+    n_known = sum(os.path.realpath(tested.sample.path) in training for tested in report.tested)
     if not n_known:
         return None
     return (
@@ -76,16 +75,16 @@ def learnt_note(model: Detector, report: Report) -> str | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write results; an interrupted write leaves the old file.
+    """Write results atomically.
 
     Raises:
-        SaveError: if it can't be written.
+        SaveError: if they can't be written.
     """
     atomic_write(path, text.encode("utf-8", "surrogateescape"), name="results")
 
 
-def compared_with(nearest: GoodPatch | None, bit_depth: int | None) -> UInt8 | None:
-    """Return the training image that a prediction was compared with, or None where it is no longer there."""
+def load_nearest_good(nearest: GoodPatch | None, bit_depth: int | None) -> UInt8 | None:
+    """Return the training image of a prediction's nearest good patch, or None if it can't be read any more."""
     if nearest is None:
         return None
     try:
@@ -95,18 +94,22 @@ def compared_with(nearest: GoodPatch | None, bit_depth: int | None) -> UInt8 | N
 
 
 def figures_of(model: Detector, report: Report) -> list[Figure]:
-    """Return the worst misses and false positives as figures; the closest calls where there was none."""
+    """Return figures of the worst misses and false positives, or of the closest calls where there are none.
+
+    Raises:
+        ImageError: if a test image can't be read any more.
+    """
     wrong, close = worst(report), closest(report)
-    shown = (*(wrong.misses or close.found), *(wrong.false_positives or close.good))
+    shown = (*(wrong.defective or close.defective), *(wrong.good or close.good))
     return [_figure(model, tested) for tested in shown]
 
 
 def write_html(path: Path, models: Sequence[Detector], reports: Sequence[Report]) -> Path:
-    """Write the report on models and what testing them said, with figures, and return its path.
+    """Write the HTML report on tested models with figures, and return its path.
 
     Raises:
         SaveError: if it can't be written.
-        ImageError: if a test image is gone since.
+        ImageError: if a test image can't be read any more.
     """
     figures = {report.category: figures_of(model, report) for model, report in zip(models, reports, strict=True)}
     provenance = {name: str(value) for name, value in models[0].header()["provenance"].items()}
@@ -115,22 +118,21 @@ def write_html(path: Path, models: Sequence[Detector], reports: Sequence[Report]
 
 def _figure(model: Detector, tested: Tested) -> Figure:
     image = load(tested.sample.path, bit_depth=model.bit_depth)
-    mask = mask_of(tested.sample, (image.shape[0], image.shape[1]))
-    found = model.predict(image)
-    strip = panels(
+    mask = load_defect_mask(tested.sample, (image.shape[0], image.shape[1]))
+    prediction = model.predict(image)
+    shown = panels(
         image,
-        found,
+        prediction,
         mask=None if isinstance(mask, Problem) else mask,
-        good_image=compared_with(found.nearest_good, model.bit_depth),
+        good_image=load_nearest_good(prediction.nearest_good, model.bit_depth),
         size_px=_PANEL_PX,
     )
-    return Figure(kind_of(tested), tested.sample.path.name, strip, tested)
+    return Figure(kind_of(tested), tested.sample.path.name, shown, tested)
 
 
-def _cells(tested: Tested, threshold: float) -> tuple[object, ...]:
-    sample = tested.sample
-    found = tested.score, threshold, int(tested.label), tested.p_value
-    return sample.path, sample.defect, *found, 1000 * tested.predict_s
+def _score_cells(report: Report, tested: Tested) -> tuple[object, ...]:
+    sample, decision = tested.sample, (tested.score, report.threshold, int(tested.label), tested.p_value)
+    return report.category, sample.path, sample.defect, *decision, 1000 * tested.predict_s
 
 
 def _csv(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:

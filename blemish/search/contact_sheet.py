@@ -10,8 +10,8 @@ import numpy as np
 
 from blemish.errors import ImageError
 from blemish.imaging.decode import load, read_facts
-from blemish.visualization.drawing import cut_around
-from blemish.visualization.figure import FOUND, MARKED, contact_sheet, contours
+from blemish.visualization import FOUND, MARKED, contact_sheet, contours
+from blemish.visualization.scaling import crop_around
 from blemish.visualization.text import draw_text, shorten
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _both(
     x, y, width, height = box
     side = max(round(AROUND * max(width, height)), round(LEAST_SHARE * max(image.shape[:2])), 16)
     centre = x + width // 2, y + height // 2
-    near, (left, top) = cut_around(image, centre, (side, side))
+    near, (left, top) = crop_around(image, centre, (side, side))
     near_mask = mask[top : top + near.shape[0], left : left + near.shape[1]] > 0
     # Outlines are drawn at the size that is shown, so that they are of one width.
     return _outlined(image, mask > 0, colour), _outlined(np.ascontiguousarray(near), near_mask, colour)

@@ -1,4 +1,4 @@
-"""Text on images: crisp letters of any script where OpenCV has a font for them, plain ASCII where it has not."""
+"""Text on images: any script where OpenCV has a font, ASCII elsewhere."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 Colour = tuple[int, int, int]
 
-# OpenCV 5 carries an antialiased variable font with Latin, Greek, Cyrillic, Chinese, Japanese and Korean letters; 4.x
-# only the single-stroke Hershey letters, which are ASCII.
+# OpenCV 5 has an antialiased variable font with Latin, Greek, Cyrillic, Chinese, Japanese and Korean letters; 4.x only
+# the single-stroke Hershey letters, which are ASCII.
 HAS_FONT = hasattr(cv2, "FontFace")
 ELLIPSIS = "…"
-# How much larger the Hershey letters are drawn than shown.
+# Supersampling factor of the Hershey letters.
 _FINE = 4
-# What Unicode does not decompose into ASCII, but file names and our own captions hold.
+# Characters of file names and captions that Unicode does not decompose into ASCII.
 _ASCII = str.maketrans(
     {
         "ß": "ss", "æ": "ae", "Æ": "AE", "ø": "o", "Ø": "O", "œ": "oe", "Œ": "OE", "ł": "l", "Ł": "L", "đ": "d",
@@ -31,21 +31,21 @@ _ASCII = str.maketrans(
 
 
 def printable(text: str) -> str:
-    r"""Return the text on one line without what a font cannot show; in ASCII where OpenCV has no better font.
+    r"""Return the text as one line of characters that the font has; in ASCII where OpenCV has no font.
 
-    Control and formatting characters become spaces (one of them can turn a file name round), and what has no letter a
-    question mark. Half a surrogate pair, as in a file name that is not UTF-8, would end the process inside OpenCV 5.
+    Control and formatting characters become spaces (one of them reverses the writing direction), characters without a
+    glyph question marks. Half a surrogate pair, as in a file name that is not UTF-8, would crash OpenCV 5.
 
     >>> printable("part\n7\udce9.png")
     'part 7?.png'
     """
-    kept = (_shown(character) for character in unicodedata.normalize("NFC", text))
-    line = " ".join("".join(kept).split())
+    characters = (_drawable(character) for character in unicodedata.normalize("NFC", text))
+    line = " ".join("".join(characters).split())
     return line if HAS_FONT else ascii_letters(line)
 
 
 def ascii_letters(text: str) -> str:
-    """Return the text in ASCII: accents dropped, some letters spelt out, a question mark for what has no such form.
+    """Return the text transliterated to ASCII; characters without an ASCII form become question marks.
 
     >>> ascii_letters("Größe Łódź 检")
     'Grosse Lodz ?'
@@ -56,7 +56,7 @@ def ascii_letters(text: str) -> str:
 
 
 def text_width(text: str, size_px: int, *, bold: bool = False) -> int:
-    """Return how many pixels wide `draw_text` draws the text."""
+    """Return the width of the text in pixels, as `draw_text` draws it."""
     line = printable(text)
     if HAS_FONT:
         return int(cv2.getTextSize((0, 0), line, (0, 0), _font(), size_px, _weight(bold))[2])
@@ -65,7 +65,7 @@ def text_width(text: str, size_px: int, *, bold: bool = False) -> int:
 
 
 def shorten(text: str, width_px: int, size_px: int, *, bold: bool = False) -> str:
-    """Return the text, its middle left out if it is wider than `width_px`: a file name keeps its end.
+    """Return the text, with an ellipsis in its middle if it is wider than `width_px`: a file name keeps its end.
 
     >>> shorten("000.png", 500, 16)
     '000.png'
@@ -93,16 +93,16 @@ def draw_text(
     bold: bool = False,
     align: Literal["left", "center", "right"] = "left",
 ) -> None:
-    """Write one line of text into `image`, in place.
+    """Draw one line of text on `image`, in place.
 
     Args:
         image: (H, W, 3) uint8 RGB, contiguous.
         text: any string.
-        xy: where the base line starts, is centred or ends.
-        size_px: height of a line; capital letters are about 0.7 of it.
+        xy: start, centre or end of the base line.
+        size_px: line height; capital letters have 0.7 of it.
         colour: RGB.
         bold: heavier letters.
-        align: which point of the line `xy` is.
+        align: the point of the line that `xy` is.
     """
     line = printable(text)
     shift = {"left": 0.0, "center": 0.5, "right": 1.0}[align]
@@ -113,7 +113,7 @@ def draw_text(
         _draw_hershey(image, line, (x, xy[1]), size_px, colour, bold=bold)
 
 
-def _shown(character: str) -> str:
+def _drawable(character: str) -> str:
     category = unicodedata.category(character)
     if category in {"Cs", "Co", "Cn"}:
         return "?"
@@ -134,7 +134,7 @@ def _weight(bold: bool) -> int:
 
 
 def _hershey(size_px: int, bold: bool) -> tuple[float, int]:
-    """Return scale and thickness of letters that are `_FINE` times as large as wanted."""
+    """Return OpenCV's scale and thickness of letters at `_FINE` times the size."""
     # Capital letters are 22 px high at scale 1.
     return _FINE * size_px * 0.62 / 22, max(1, round(_FINE * size_px * (0.11 if bold else 0.07)))
 
@@ -142,7 +142,7 @@ def _hershey(size_px: int, bold: bool) -> tuple[float, int]:
 def _draw_hershey(
     image: NDArray[np.uint8], line: str, xy: tuple[int, int], size_px: int, colour: Colour, *, bold: bool
 ) -> None:
-    """Draw single-stroke letters large, shrink them and mix them in: small ones are then as even as a font's."""
+    """Draw single-stroke letters supersampled, so that small ones are as even as those of a font."""
     scale, thickness = _hershey(size_px, bold)
     margin = -(-thickness // _FINE)
     width, height = text_width(line, size_px, bold=bold) + 2 * margin, 2 * size_px

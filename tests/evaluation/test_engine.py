@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from blemish import DataError, Engine, Folder, ImageError, InputError, Prediction
-from blemish.evaluation.engine import average, mask_of
+from blemish.evaluation.engine import average, load_defect_mask
 from blemish.imaging.decode import load
 from blemish.types import Problem, Sample
 from tests.images import good, scratched, write, write_goods
@@ -194,8 +194,11 @@ def test_no_test_image_that_can_be_read(root: Path):
 
 
 def test_good_images_need_no_mask(root: Path):
-    assert mask_of(Sample(path=root / "fine" / "0.png", defect="good", mask_path=root / "no.png"), (96, 96)) is None
-    assert mask_of(Sample(path=root / "scratch" / "0.png", defect="scratch"), (96, 96)) is None
+    assert (
+        load_defect_mask(Sample(path=root / "fine" / "0.png", defect="good", mask_path=root / "no.png"), (96, 96))
+        is None
+    )
+    assert load_defect_mask(Sample(path=root / "scratch" / "0.png", defect="scratch"), (96, 96)) is None
 
 
 def test_the_average_is_over_what_all_categories_have(root: Path):

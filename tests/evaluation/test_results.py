@@ -14,19 +14,19 @@ from blemish import Engine, Folder, Patchcore
 from blemish import types as records
 from blemish.evaluation.results import (
     COLUMNS,
-    compared_with,
     figures_of,
-    rows_csv,
+    load_nearest_good,
+    numbers_csv,
+    numbers_with_average,
     scores_csv,
     table,
-    with_average,
     write_html,
 )
 from blemish.types import GoodPatch, Report, Sample
 from tests.images import good, scratched, write, write_goods
 
 if TYPE_CHECKING:
-    from blemish.evaluation.report.page import Figure
+    from blemish.evaluation.report import Figure
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,8 @@ def test_the_table_has_a_row_for_each_category_and_the_average():
 
 
 def test_one_category_has_no_average(report: Report):
-    assert list(with_average([report])) == ["stripes"]
-    assert list(with_average([report, report])) == ["stripes", "average"]
+    assert list(numbers_with_average([report])) == ["stripes"]
+    assert list(numbers_with_average([report, report])) == ["stripes", "average"]
 
 
 def test_csv_quotes_what_needs_it(tmp_path: Path):
@@ -82,7 +82,7 @@ def test_csv_quotes_what_needs_it(tmp_path: Path):
 
 
 def test_csv_of_rows_leaves_absent_figures_empty():
-    rows = list(csv.DictReader(io.StringIO(rows_csv({"a": {"x": 1.0}, "b": {"y": 2.0}}))))
+    rows = list(csv.DictReader(io.StringIO(numbers_csv({"a": {"x": 1.0}, "b": {"y": 2.0}}))))
     assert rows == [{"category": "a", "x": "1.0", "y": ""}, {"category": "b", "x": "", "y": "2.0"}]
 
 
@@ -96,18 +96,18 @@ def test_close_calls_are_shown_only_where_nothing_went_wrong(fitted: Patchcore, 
     assert kinds(figures_of(fitted, none_called)) == ["miss"] * 3 + ["close call"] * 3
 
 
-def test_figures_show_what_the_part_was_compared_with(fitted: Patchcore, report: Report):
+def test_figures_show_what_the_part_was_load_nearest_good(fitted: Patchcore, report: Report):
     figure = figures_of(fitted, with_labels(report, False))[0]
     assert [panel.caption for panel in figure.image][-1].lower().startswith(("nearest", "good", "closest"))
 
 
 def test_the_training_image_is_shown_while_it_is_there(good_paths: list[Path], tmp_path: Path):
-    there = compared_with(GoodPatch(str(good_paths[0]), (0, 0, 8, 8), 1.0), None)
-    assert there is not None
-    np.testing.assert_array_equal(there, good(0))
-    assert compared_with(GoodPatch(str(tmp_path / "gone.png"), (0, 0, 8, 8), 1.0), None) is None
-    assert compared_with(GoodPatch("array 3", (0, 0, 8, 8), 1.0), None) is None
-    assert compared_with(None, None) is None
+    image = load_nearest_good(GoodPatch(str(good_paths[0]), (0, 0, 8, 8), 1.0), None)
+    assert image is not None
+    np.testing.assert_array_equal(image, good(0))
+    assert load_nearest_good(GoodPatch(str(tmp_path / "gone.png"), (0, 0, 8, 8), 1.0), None) is None
+    assert load_nearest_good(GoodPatch("array 3", (0, 0, 8, 8), 1.0), None) is None
+    assert load_nearest_good(None, None) is None
 
 
 def test_the_page_says_how_it_was_made(fitted: Patchcore, report: Report, tmp_path: Path):

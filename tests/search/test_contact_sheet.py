@@ -10,7 +10,7 @@ import numpy as np
 from blemish.imaging.decode import read_facts
 from blemish.search.contact_sheet import _ABSENT, SIZE_PX, sheet
 from blemish.search.records import Match, StoredDefect
-from blemish.visualization.figure import FOUND, MARKED
+from blemish.visualization import FOUND, MARKED
 from tests.images import good, write
 
 SQUARE = np.array([[30, 30], [30, 50], [50, 50], [50, 30]], np.int32)

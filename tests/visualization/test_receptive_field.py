@@ -1,4 +1,4 @@
-"""The drawing of a field, and the chart of a loss."""
+"""The receptive field of an output, drawn on an image."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 
 from blemish.errors import InputError
 from blemish.ops.receptive_field import parse_stack, receptive_field
-from blemish.visualization.drawing import DEFECTIVE, GOOD
-from blemish.visualization.receptive_field import MARGIN, field_figure, loss_figure
+from blemish.visualization.primitives import DEFECTIVE
+from blemish.visualization.receptive_field import MARGIN, field_figure
 
 STACK = parse_stack("conv4,pool2/2,conv4,pool2/2,conv3,conv4")
 
@@ -45,17 +45,3 @@ def test_the_middle_output_is_the_default():
 def test_an_output_that_is_not_there_is_told():
     with pytest.raises(InputError, match=r"cell: expected one of 8 rows and 9 columns, counted from 0, got row 8"):
         field_figure(np.zeros((64, 68, 3), np.uint8), receptive_field(STACK), (8, 9), (8, 0))
-
-
-def test_the_chart_shows_both_curves_and_falls():
-    steps = [0.0, 50.0, 100.0]
-    page = loss_figure(steps, {"training": [1.0, 0.5, 0.2], "held out": [0.9, float("nan"), 0.4]}, title="Loss")
-    assert page.shape == (400, 720, 3)
-    blue = np.nonzero(np.all(page[64:341] == GOOD, axis=2))
-    leftmost, rightmost = blue[0][blue[1].argmin()], blue[0][blue[1].argmax()]
-    assert (leftmost < 40, rightmost > 180) == (True, True)
-    assert np.all(page == DEFECTIVE, axis=2).any()
-
-
-def test_a_chart_of_nothing_is_empty_and_no_error():
-    assert loss_figure([], {"training": []}, title="Loss").shape == (400, 720, 3)

@@ -1,16 +1,17 @@
-"""What a report says in plain words: counts at the threshold, what they prove, and what each metric means."""
+"""Sentences and number formats of a report: counts at the threshold, their significance, and reasons for absence."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from blemish.evaluation.report.markup import NO_BREAK
-
 if TYPE_CHECKING:
+    from pathlib import PurePath
+
     from blemish.types import Report
 
-# Name in a report and in words, in the order shown.
+NO_BREAK = "\u00a0"
+# Metric, its title and its explanation, in the order shown.
 METRICS = {
     "image_AUROC": ("Image AUROC", "how well scores tell defective images from good ones; 0.5 is guessing"),
     "image_AP": ("Image AP", "mean precision over all thresholds"),
@@ -55,14 +56,14 @@ class Counts(NamedTuple):
 
 
 def counts(report: Report) -> Counts:
-    """Return how many images of each kind there are, and how many of them were called defective."""
+    """Count the good and the defective images of a report, and those of them called defective."""
     defective = [result.label for result in report.tested if result.sample.is_defective]
     good = [result.label for result in report.tested if not result.sample.is_defective]
     return Counts(len(defective), sum(defective), len(good), sum(good))
 
 
 def percent(share: float) -> str:
-    """Return a share in percent with three significant digits.
+    """Return a rate in percent with three significant digits.
 
     >>> percent(0.01).replace(NO_BREAK, " "), percent(0.98413).replace(NO_BREAK, " ")
     ('1 %', '98.4 %')
@@ -71,7 +72,7 @@ def percent(share: float) -> str:
 
 
 def observed(share: float) -> str:
-    """Return a share that was counted in percent with one decimal: few images say no more.
+    """Return a counted rate in percent with one decimal, the resolution of a few hundred images.
 
     >>> observed(0.05).replace(NO_BREAK, " ")
     '5.0 %'
@@ -80,7 +81,7 @@ def observed(share: float) -> str:
 
 
 def measure(name: str, value: float) -> str:
-    """Return a value with the unit that the end of its name says: _s, _ms, _mb, _px; n_ at the start is a number.
+    """Return a value with the unit of its name's suffix (_s, _ms, _mb, _gb, _px); the prefix n_ is a count.
 
     >>> [measure(*pair).replace(NO_BREAK, " ") for pair in (("fit_s", 12.34), ("fit_s", 4321.0), ("n_train", 1234.0))]
     ['12.3 s', '72 min 1 s', '1 234']
@@ -95,8 +96,28 @@ def measure(name: str, value: float) -> str:
     return digits.replace(",", NO_BREAK) + (NO_BREAK + unit if unit else "")
 
 
+def three_decimals(value: float) -> str:
+    """Return a metric with three decimals, with a fourth where a value below 1 would round to 1.
+
+    >>> three_decimals(0.98765), three_decimals(1.0), three_decimals(0.99987)
+    ('0.988', '1.000', '0.9998')
+    """
+    rounded = f"{value:.3f}"
+    return f"{int(value * 10_000) / 10_000:.4f}" if rounded == "1.000" and value < 1 else rounded
+
+
+def path_tail(path: PurePath) -> str:
+    """Return the last three parts of a path, which identify the file without the folders of a computer.
+
+    >>> from pathlib import PurePosixPath
+    >>> path_tail(PurePosixPath("/home/anna/line4/test/cut/000.png"))
+    'test/cut/000.png'
+    """
+    return "/".join(path.parts[-3:])
+
+
 def wilson_interval(n_hits: int, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a rate of which `n_hits` in `n` were seen; (0, 1) if n is 0.
+    """Return the 95 % Wilson score interval of a rate with `n_hits` in `n` trials; (0, 1) if `n` is 0.
 
     >>> [round(limit, 3) for limit in wilson_interval(1, 20)]
     [0.009, 0.236]
@@ -113,17 +134,15 @@ def wilson_interval(n_hits: int, n: int) -> tuple[float, float]:
 
 
 def tail_probability(n_hits: int, n: int, rate: float) -> float:
-    """Return how probable `n_hits` or more in `n` are at a true rate (binomial).
+    """Return the upper tail of the binomial distribution: P(at least `n_hits` in `n` trials) at a rate.
 
     >>> round(tail_probability(1, 20, 0.01), 3)
     0.182
     """
-    if n_hits <= 0:
+    if n_hits <= 0 or rate >= 1:
         return 1.0
     if rate <= 0:
         return 0.0
-    if rate >= 1:
-        return 1.0
 
     def log_probability(k: int) -> float:
         ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
@@ -133,7 +152,7 @@ def tail_probability(n_hits: int, n: int, rate: float) -> float:
 
 
 def headline(report: Report) -> str:
-    """Return what came of the test, for someone who checks parts and not metrics."""
+    """Return the outcome at the threshold as a sentence without metrics."""
     n_defective, n_found, n_good, n_alarms = counts(report)
     if not n_defective and not n_good:
         return "No image was tested."
@@ -155,7 +174,7 @@ def headline(report: Report) -> str:
 
 
 def _of(n_hits: int, n: int, of_what: str) -> str:
-    """Return the beginning of a sentence about some of at least two, up to its verb."""
+    """Return the subject and verb of a sentence about `n_hits` of `n` >= 2 images."""
     if n_hits == n:
         return f"{'both' if n == 2 else f'all {n}'} {of_what} were"
     if not n_hits:
@@ -164,10 +183,10 @@ def _of(n_hits: int, n: int, of_what: str) -> str:
 
 
 def caution(report: Report) -> str:
-    """Return what the false positives prove or do not prove about the stated rate; "" if nothing needs saying.
+    """Return whether the false positives contradict the stated rate (binomial test); "" if nothing needs saying.
 
-    1 % is taken for "more than chance": the promised rate itself varies with the calibration images, and a report on
-    many categories should not cry wolf.
+    The significance level is 1 %: the promised rate itself varies with the calibration images, and a report may cover
+    many categories.
     """
     _, _, n_good, n_alarms = counts(report)
     rate = report.false_positive_rate_set
@@ -187,7 +206,7 @@ def caution(report: Report) -> str:
 
 
 def reason_absent(report: Report, metric: str) -> str:
-    """Return why a metric is not in a report."""
+    """Return the reason why a metric is absent from a report."""
     n_defective, _, n_good, _ = counts(report)
     if not n_defective and not n_good:
         return "no images"

@@ -8,7 +8,7 @@ import numpy as np
 
 from blemish.interop.anomalib.compare import COSTS, METRICS, NAMES, header, ratios_of
 from blemish.interop.anomalib.side import ANOMALIB, DEFAULTS, SAME, SIDES
-from blemish.visualization.drawing import DEFECTIVE, GOOD, GOOD_TINT, INK, PAPER, QUIET, RULE, rounded_box
+from blemish.visualization.primitives import DEFECTIVE, GOOD, GOOD_TINT, INK, PAPER, QUIET, RULE, rounded_rectangle
 from blemish.visualization.text import draw_text, text_width
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _cost(page: UInt8, row: Row, values: Numbers, ratios: Numbers, y: int) -> No
         if value is None:
             continue
         width = max(2, round(room * value / largest))
-        rounded_box(page, (MARGIN + NAME_W, top, width, BAR), min(3.0, width / 2), COLOURS[side])
+        rounded_rectangle(page, (MARGIN + NAME_W, top, width, BAR), min(3.0, width / 2), COLOURS[side])
         text, ratio = f"{value:.{row.digits}f}", ratios.get(side)
         x = MARGIN + NAME_W + width + 8
         draw_text(page, text, (x, top + 13), 14, INK, bold=True)

@@ -10,9 +10,9 @@ import pytest
 from blemish import types as records
 from blemish._io import files
 from blemish.errors import SaveError
-from blemish.evaluation.report.page import Figure, closest, kind_of, report_html, worst, write_report
+from blemish.evaluation.report import Figure, closest, kind_of, report_html, worst, write_report
 from blemish.types import Problem, Report, Sample
-from blemish.visualization.figure import Panel
+from blemish.visualization import Panel
 
 VOID = {"meta", "br", "img"}
 
@@ -70,7 +70,7 @@ def report_of(*results: records.Tested, category: str = "bottle", **changes: obj
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def usual() -> Report:
+def mixed_report() -> Report:
     return report_of(
         result_of("g0.png", 10.0), result_of("g1.png", 25.0), result_of("g2.png", 22.0),
         result_of("c0.png", 30.0, "cut"), result_of("c1.png", 12.0, "cut"), result_of("h0.png", 15.0, "hole"),
@@ -83,7 +83,7 @@ def figure_of(result: records.Tested) -> Figure:
 
 
 def test_the_page_loads_nothing_and_is_well_formed() -> None:
-    report = usual()
+    report = mixed_report()
     page = Page(report_html([report], figures={"bottle": [figure_of(t) for t in report.tested]}))
     assert page.links
     assert all(link.startswith("data:image/jpeg;base64,") for link in page.links)
@@ -98,7 +98,7 @@ def test_the_page_loads_nothing_and_is_well_formed() -> None:
 
 
 def test_the_numbers_are_on_the_page() -> None:
-    text = re.sub(r"\s+", " ", Page(report_html([usual()])).text)
+    text = re.sub(r"\s+", " ", Page(report_html([mixed_report()])).text)
     assert "1 of 3 defective images was found; 2 of 3 good ones were called defective (66.7 %)." in text
     assert "more false positives than chance explains" in text
     for part in ("Image AUROC", "0.988", "0.900 to 1.000", "12.3 s", "45.6 ms", "Miss rate", "66.7 %", "0.940 AUPRO"):
@@ -109,10 +109,10 @@ def test_the_numbers_are_on_the_page() -> None:
 
 
 def test_worst_names_misses_and_false_positives_worst_first() -> None:
-    misses, false_positives = worst(usual(), 2)
+    misses, false_positives = worst(mixed_report(), 2)
     assert [t.sample.path.name for t in misses] == ["c1.png", "h0.png"]
     assert [t.sample.path.name for t in false_positives] == ["g1.png", "g2.png"]
-    assert [len(group) for group in worst(usual(), 1)] == [1, 1]
+    assert [len(group) for group in worst(mixed_report(), 1)] == [1, 1]
 
 
 def test_closest_names_what_was_right_most_narrowly() -> None:
@@ -135,21 +135,21 @@ def test_closest_names_what_was_right_most_narrowly() -> None:
 def test_a_figure_needs_no_result_and_may_be_one_image() -> None:
     image = np.full((40, 60, 3), 120, np.uint8)
     figures = [Figure(kind, f"the {kind}", image) for kind in ("example", "close call", "false positive", "miss")]
-    page = Page(report_html([usual()], figures={"bottle": figures}))
+    page = Page(report_html([mixed_report()], figures={"bottle": figures}))
     assert sum(link.startswith("data:image/jpeg;base64,") for link in page.links) == 4
     titles = [page.text.index(title) for title in ("Worst misses", "Worst false positives", "Close calls", "Examples")]
     assert titles == sorted(titles)
-    for text in ("the miss", "MISSED", "FALSE ALARM", "CLOSE CALL", "EXAMPLE"):
+    for text in ("the miss", "MISSED", "FALSE POSITIVE", "CLOSE CALL", "EXAMPLE"):
         assert text in page.text
 
 
 def test_images_that_went_wrong_are_labelled() -> None:
-    report = usual()
+    report = mixed_report()
     misses, false_positives = worst(report)
     assert [kind_of(t) for t in (*misses, *false_positives)] == ["miss"] * 2 + ["false positive"] * 2
     source = report_html([report], figures={"bottle": [figure_of(t) for t in (*misses, *false_positives)]})
     assert source.count(">MISSED<") == 2
-    assert source.count(">FALSE ALARM<") == 2
+    assert source.count(">FALSE POSITIVE<") == 2
     assert source.count('class="scale"') == 4
 
 
@@ -162,14 +162,27 @@ def test_every_text_from_outside_is_escaped() -> None:
         by_defect={'"><b>x': {NASTY: 0.5}}, problems=(Problem(Path(NASTY), NASTY, NASTY),), timings={NASTY: 1.0},
     )  # fmt: skip
     panels = (Panel(NASTY, np.zeros((4, 4, 3), np.uint8)),)
-    source = report_html(
-        [report, usual()], figures={NASTY: [Figure(kind_of(t), NASTY, panels, t) for t in report.tested]}, title=NASTY,
-        provenance={NASTY: NASTY},
-    )  # fmt: skip
+    figures = {NASTY: [Figure(kind_of(t), NASTY, panels, t) for t in report.tested]}
+    source = report_html([report, mixed_report()], figures=figures, title=NASTY, provenance={NASTY: NASTY})
     page = Page(source)
     assert "script" not in page.tags
     assert NASTY in page.text
     assert '"><b>x' in page.text
+
+
+def test_names_do_not_change_the_direction_of_the_text_around() -> None:
+    report = report_of(result_of("a\u202egnp.png", 25.0), problems=(Problem(Path("b\u202e.png"), "unreadable", "x"),))
+    source = report_html([report], figures={"bottle": [figure_of(report.tested[0])]})
+    assert source.count("\u202e") == source.count("<bdi>") + 2  # the alternative texts of both panels
+    for name in ("test/good/a\u202egnp.png", "b\u202e.png", "a\u202egnp.png"):
+        assert f"<bdi>{name}</bdi>" in source
+
+
+def test_numbers_are_set_to_the_right() -> None:
+    source = report_html([mixed_report()])
+    assert '<th scope="col">Kind</th><th scope="col" class="number">Called defective</th>' in source
+    assert re.search(r'<td class="name">cut</td>\s*<td class="number">1 <small>of 2</small>', source)
+    assert re.search(r'<td class="number">\u2013<br><span class="why">no masks</span>', source)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +198,7 @@ def test_every_text_from_outside_is_escaped() -> None:
 def test_few_images_make_a_page(results: list[records.Tested], text: str) -> None:
     bare = report_of(*results, metrics={}, by_defect={}, intervals={}, timings={})
     assert text in Page(report_html([bare])).text
-    assert text in Page(report_html([bare, usual()])).text
+    assert text in Page(report_html([bare, mixed_report()])).text
     assert ("The image with its score" in Page(report_html([bare])).text) == (len(results) == 1)
 
 
@@ -197,7 +210,7 @@ def test_several_categories_have_an_overview_with_anchors_and_the_average() -> N
     without_masks = report_of(
         result_of("g.png", 10.0), result_of("c.png", 25.0, "cut"), category="grid", metrics={"image_AUROC": 0.5}
     )
-    page = Page(report_html([usual(), without_masks]))
+    page = Page(report_html([mixed_report(), without_masks]))
     assert page.links == ["#category-0", "#category-1"]
     assert {"category-0", "category-1"} <= set(page.ids)
     text = re.sub(r"\s+", " ", page.text)
@@ -216,12 +229,11 @@ def test_left_out_images_are_listed_and_many_are_folded_away() -> None:
     assert "Show all" not in few
 
 
-def test_all_images_are_listed_wrong_ones_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = report_html([usual()])
+def test_all_images_are_listed_wrong_ones_first() -> None:
+    source = report_html([mixed_report()])
     listed = re.findall(r"<bdi>part/test|<bdi>test/\w+/(\w+\.png)", source)
     assert listed == ["g1.png", "g2.png", "h0.png", "c1.png", "c0.png", "g0.png"]
-    monkeypatch.setattr("blemish.evaluation.report.page._IMAGES_LISTED", 4)
-    assert "2 more were left out here." in report_html([usual()])
+    assert "2 more were left out here." in report_html([mixed_report()], max_images_listed=4)
 
 
 def test_the_slowest_of_twenty_is_named_where_there_are_twenty() -> None:
@@ -230,7 +242,7 @@ def test_the_slowest_of_twenty_is_named_where_there_are_twenty() -> None:
     assert "All 20 images with their scores" in text
     assert "45\xa0ms (median)" in text
     assert "19 of 20 within" in text
-    assert "19 of 20 within" not in Page(report_html([usual()])).text
+    assert "19 of 20 within" not in Page(report_html([mixed_report()])).text
 
 
 def test_write_report_writes_the_page_and_names_that_are_not_utf8(tmp_path: Path) -> None:
@@ -243,7 +255,7 @@ def test_write_report_writes_the_page_and_names_that_are_not_utf8(tmp_path: Path
 
 
 def test_a_full_disk_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_report(tmp_path / "report.html", [usual()])
+    path = write_report(tmp_path / "report.html", [mixed_report()])
     before = path.read_bytes()
 
     def full(path: Path, data: bytes) -> None:
@@ -256,4 +268,4 @@ def test_a_full_disk_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_same_reports_give_the_same_bytes() -> None:
-    assert report_html([usual()]) == report_html([usual()])
+    assert report_html([mixed_report()]) == report_html([mixed_report()])

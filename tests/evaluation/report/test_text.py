@@ -1,4 +1,4 @@
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 from scipy import stats
@@ -10,9 +10,11 @@ from blemish.evaluation.report.text import (
     counts,
     headline,
     measure,
+    path_tail,
     percent,
     reason_absent,
     tail_probability,
+    three_decimals,
     wilson_interval,
 )
 from blemish.types import Report, Sample
@@ -121,3 +123,16 @@ def test_percent_keeps_three_digits() -> None:
 )  # fmt: skip
 def test_units_come_from_the_end_of_the_name(name: str, value: float, text: str) -> None:
     assert measure(name, value).replace(NO_BREAK, " ") == text
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(1.0, "1.000"), (0.99999, "0.9999"), (0.9996, "0.9996"), (0.9994, "0.999"), (0.0, "0.000"), (-0.25, "-0.250")],
+)
+def test_what_is_not_perfect_does_not_look_perfect(value: float, shown: str) -> None:
+    assert three_decimals(value) == shown
+
+
+def test_a_file_name_has_no_more_than_three_parts_of_its_path() -> None:
+    assert path_tail(PurePosixPath("/home/anna/line4/test/cut/000.png")) == "test/cut/000.png"
+    assert path_tail(PurePosixPath("000.png")) == "000.png"

@@ -7,7 +7,7 @@ import numpy as np
 from blemish.interop.anomalib.compare import COSTS, Row
 from blemish.interop.anomalib.compare_chart import BAR, BLOCK, MARGIN, NAME_W, WIDTH, _cost, draw
 from blemish.interop.anomalib.side import ANOMALIB, DEFAULTS, SAME
-from blemish.visualization.drawing import DEFECTIVE, GOOD
+from blemish.visualization.primitives import DEFECTIVE, GOOD
 from tests.interop.anomalib.test_compare import made_up
 
 

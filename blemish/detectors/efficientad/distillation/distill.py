@@ -40,7 +40,7 @@ from blemish.errors import InputError, message
 from blemish.imaging.decode import save as save_image
 from blemish.ops.least_squares import mean_squared_error, refit_last_layer
 from blemish.runtime.precision import has_instructions
-from blemish.visualization.receptive_field import loss_figure
+from blemish.visualization import loss_figure
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from blemish.visualization.primitives import PAPER, draw_gauge, gauge_position, rounded_rectangle
+
+
+def blank(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), PAPER, np.uint8)
+
+
+def test_a_rounded_box_covers_its_area_and_no_more() -> None:
+    page = blank(40, 60)
+    rounded_rectangle(page, (10, 8, 30, 20), 6, (0, 0, 0))
+    covered = (255 - page[..., 0].astype(float)).sum() / 255
+    assert covered == pytest.approx(30 * 20 - (4 - np.pi) * 36, abs=1)
+    rows, columns = np.nonzero(page[..., 0] < 255)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 27, 10, 39)
+
+
+def test_a_box_that_sticks_out_is_cut_off() -> None:
+    page = blank(20, 20)
+    rounded_rectangle(page, (-10, -10, 20, 20), 0, (0, 0, 0))
+    assert not page[:10, :10].any()
+    assert (page[10:] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("score", "threshold", "position"),
+    [(20, 20, 0.5), (0, 20, 0.0), (30, 20, 0.75), (1e9, 20, 1.0), (0.5, 0.0, 0.75), (-2, -4, 0.75), (-9, -4, 0.0)],
+)
+def test_the_threshold_stands_in_the_middle_of_a_gauge(score: float, threshold: float, position: float) -> None:
+    assert gauge_position(score, threshold) == pytest.approx(position)
+
+
+@pytest.mark.parametrize("score", [-5.0, 0.0, 10.0, 20.0, 20.1, 39.9, 40.0, 1e300])
+def test_a_gauge_stays_in_its_box(score: float) -> None:
+    page = blank(80, 340)
+    draw_gauge(page, (20, 10, 300, 60), score, 20.0)
+    outside = page.copy()
+    outside[8:74, 5:335] = 255  # the arrow of a score beyond the end points out a little
+    assert (outside == 255).all()
+    assert (page < 255).any()
+
+
+def test_the_score_stands_over_its_marker() -> None:
+    page = blank(80, 340)
+    draw_gauge(page, (20, 10, 300, 60), 25.0, 20.0)
+    columns = np.flatnonzero((page[10:24] < 200).any(axis=(0, 2)))
+    assert (columns[0] + columns[-1]) / 2 == pytest.approx(20 + 300 * 0.625, abs=4)
