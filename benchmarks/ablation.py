@@ -4,20 +4,19 @@
     python benchmarks/ablation.py --root DATA/mvtec --categories grid --backbone resnet50 --only default scaling
 
 Every row is the default with the changes named, fitted and tested through the classes that users have. Rows are
-written to --json one by one, and rows that are already there are not run again: a table that was stopped goes on.
+written to --json one by one; rows that an interrupted run of the same network and data left there are not run again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 from kept import keep
+from results import add_json_option, load_data, table, write
 
 from blemish import Engine, MVTecAD, Patchcore
-from blemish._io.files import atomic_write
 
 FIGURES = ("image_AUROC", "AUPRO", "false_positive_rate", "miss_rate", "predict_ms")
 # Which layers, which are a backbone's own; their stride is 8 up to blocks.4 and 16 up to blocks.10.
@@ -98,6 +97,19 @@ def show(name, row, width):
     print(f"{name:{width}}  " + "   ".join(cells) + f"   {row['average']['image_AUROC']:.3f}", flush=True)
 
 
+def table_of(known, backbone):
+    """Return the rows as a table for the documentation."""
+    rows, formats = [], {"mean image AUROC": [".3f"]}
+    for name, row in known.items():
+        cells = {
+            f"{category}: image AUROC, AUPRO, missed": [found.get(key) for key in ("image_AUROC", "AUPRO", "miss_rate")]
+            for category, found in row["categories"].items()
+        }
+        formats |= {key: [".3f", ".3f", "%"] for key in cells}
+        rows.append({"change from the default": name, **cells, "mean image AUROC": row["average"]["image_AUROC"]})
+    return table(f"One change at a time, {backbone}", rows, formats=formats)
+
+
 class Places(argparse.Action):
     """`--root A --categories a b --root B --categories c`: each category belongs to the root before it."""
 
@@ -118,14 +130,14 @@ def main():
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--layers", nargs="+", help="instead of the backbone's usual ones, in every row but its own")
     parser.add_argument("--only", nargs="+", help="rows whose name contains one of these")
-    parser.add_argument("--json", type=Path)
+    add_json_option(parser, __file__)
     parser.add_argument("--keep", type=Path, help="a folder for what rows share; many gigabytes, delete it afterwards")
     asked = parser.parse_args()
     if asked.keep is not None:
         keep(asked.keep)
-    known = {}
-    if asked.json is not None and asked.json.exists():
-        known = json.loads(asked.json.read_text(encoding="utf-8"))["rows"]
+    told = {"backbone": asked.backbone, "layers": asked.layers, "places": [f"{r}/{name}" for r, name in asked.places]}
+    kept = load_data(asked.json) or {}
+    known = kept["rows"] if told.items() <= kept.items() else {}
     chosen = {
         name: settings
         for name, settings in variants(asked.backbone, asked.layers).items()
@@ -139,8 +151,7 @@ def main():
         if name not in known:
             known[name] = one_row(settings, asked.places)
             known[name]["took_s"] = time.perf_counter() - start
-        if asked.json is not None:
-            atomic_write(asked.json, json.dumps({"rows": known}, indent=1).encode(), name="results")
+        write(asked.json, [table_of(known, asked.backbone)], {**told, "rows": known})
         show(name, known[name], width)
 
 

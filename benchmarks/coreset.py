@@ -23,14 +23,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
-import platform
 import resource
 import time
 from pathlib import Path
 
 import numpy as np
+from results import add_json_option, machine, write
+from results import table as results_table
 
 from blemish.ops.coreset import coreset_bytes, greedy_coreset
 
@@ -168,7 +168,7 @@ def arguments():
     parser.add_argument("--features", type=Path, help="a .npy file of (N, D) float32 features instead")
     parser.add_argument("--peer-picks", type=int, default=200, help="picks of each peer that are timed")
     parser.add_argument("--repeats", type=int, default=1, help="whole runs of ours; the median counts")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    add_json_option(parser, __file__)
     return parser.parse_args()
 
 
@@ -187,11 +187,21 @@ def main():
     print(f"  peak memory of the process {peak_mb:.0f} MiB, features {features.nbytes / 2**20:.0f} MiB")
     timed = time_peers(features, args.peer_picks)
     rows = table(n, ours, timed, args.peer_picks)
-    if args.json:
-        about = {"n": n, "dim": dim, "data": str(args.features or args.data), "peer_picks_timed": args.peer_picks}
-        about |= {"cores": os.cpu_count(), "load_after": os.getloadavg()[0], "numpy": np.__version__}
-        about |= {"machine": platform.platform(), "peak_mib": peak_mb, "estimate_mib": estimate_mb}
-        args.json.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+    about = {"n": n, "dim": dim, "data": str(args.features or args.data), "peer_picks_timed": args.peer_picks}
+    about |= {"machine": machine(), "numpy": np.__version__, "peak_mib": peak_mb, "estimate_mib": estimate_mb}
+    shown = [
+        {
+            "share kept": row["ratio"],
+            "seconds": row["ours_s"],
+            "peer": row["peer"],
+            "times as long": row["times_faster"],
+        }
+        for row in rows
+    ]
+    formats = {"share kept": ["%"], "seconds": [".1f"], "times as long": [".0f"]}
+    notes = f"{args.peer_picks} picks of the peers are timed, the rest is extrapolated."
+    made = results_table(f"Exact greedy coreset of {n:,} x {dim}", shown, formats=formats, notes=notes)
+    write(args.json, [made], about | {"rows": rows})
 
 
 if __name__ == "__main__":

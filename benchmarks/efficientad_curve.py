@@ -17,6 +17,8 @@ import time
 import zlib
 from pathlib import Path
 
+from results import add_json_option, load_data, table, write
+
 from blemish import EfficientAd, Engine, MVTecAD
 from blemish.detectors.registry import load_detector
 
@@ -58,6 +60,18 @@ def one(asked, category, limits, checkpoint):
     }
 
 
+def table_of(rows):
+    """Return the rows as a table for the documentation."""
+    names = {"image_AUROC": "image AUROC", "AUPRO": "AUPRO", "miss_rate": "missed"}
+    shown = [
+        {"set": row["category"], "limit": str(row.get("budget", row.get("max_steps"))), "steps": row["n_steps"]}
+        | {title: row.get(name) for name, title in names.items()}
+        for row in rows
+    ]
+    formats = {"steps": [",d"], "image AUROC": [".3f"], "AUPRO": [".3f"], "missed": ["%"]}
+    return table("EfficientAD by training time", shown, formats=formats)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True)
@@ -71,9 +85,9 @@ def main():
     parser.add_argument("--teacher", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--json", type=Path, required=True)
+    add_json_option(parser, __file__)
     asked = parser.parse_args()
-    rows = json.loads(asked.json.read_text()) if asked.json.exists() else []
+    rows = load_data(asked.json) or []
     done = {row["key"] for row in rows}
     limits = [{"budget": budget} for budget in asked.budgets] + [{"max_steps": n} for n in asked.steps]
     told = {name: str(getattr(asked, name)) for name in ("lr", "crop", "batch_size", "penalty", "teacher", "seed")}
@@ -87,7 +101,7 @@ def main():
             )
             row = one(asked, category, limit, asked.json.with_name(f".{asked.json.stem}-{name}.state"))
             rows.append({"key": key, **limit, "options": told, **row})
-            asked.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+            write(asked.json, [table_of(rows)], rows)
             line = "  ".join(f"{name} {row[name]:.3f}" for name in SHOWN if name in row)
             print(f"{category:14} {limit}  {row['n_steps']} steps  {row['cpu_s']:.0f} cpu s  {line}", flush=True)
 

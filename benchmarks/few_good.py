@@ -10,16 +10,15 @@ image AUROC of the same detectors' worst patch alone, "promised" the false posit
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from ablation import Places
+from results import add_json_option, table, write
 
 from blemish import MVTecAD, Patchcore
-from blemish._io.files import atomic_write
 from blemish.data.synthetic.demo import CATEGORIES, make_demo
 from blemish.metrics.classification import auroc
 
@@ -67,7 +66,7 @@ def main():
     parser.add_argument("--drawn", action="store_true", help="the demo's categories, 160 good images of each")
     parser.add_argument("--numbers", type=int, nargs="+", default=[10, 20, 40, 80, 160])
     parser.add_argument("--draws", type=int, default=2)
-    parser.add_argument("--json", type=Path)
+    add_json_option(parser, __file__)
     asked = parser.parse_args()
     if not (asked.places or asked.drawn):
         parser.error("nothing to measure: give --root and --categories, or --drawn")
@@ -81,8 +80,10 @@ def main():
         rows = [rows[n_good] for rows in found.values() if n_good in rows]
         if rows:
             show(f"mean of {len(rows)}", n_good, mean_of(rows))
-    if asked.json is not None:
-        atomic_write(asked.json, json.dumps(found, indent=1).encode(), name="results")
+    shown = [{"set": name, "good images": n, **row} for name, rows in found.items() for n, row in rows.items()]
+    formats = {"AUROC": [".3f"], "patches": [".3f"]} | {key: ["%"] for key in ("false positives", "promised", "missed")}
+    made = table("Accuracy by the number of good images", shown, formats={**formats, "good images": ["d"]})
+    write(asked.json, [made], found)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import platform
 import time
 from pathlib import Path
 
 import numpy as np
+from results import add_json_option, table, write
 
 from blemish.ops import int8_bounds as integer_scores
 from blemish.ops import neighbors
@@ -250,7 +250,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--features", type=Path, help="an .npz file with arrays queries and bank, float32")
-    parser.add_argument("--json", type=Path)
+    add_json_option(parser, __file__)
     asked = parser.parse_args()
     if asked.features is not None:
         with np.load(asked.features) as arrays:
@@ -264,8 +264,13 @@ def main():
         result |= {"queries": len(queries), "bank": len(bank), "dim": bank.shape[1]}
         report["results"][name] = result
         show(name, result)
-    if asked.json is not None:
-        asked.json.write_text(json.dumps(report, indent=2) + "\n")
+    rows = [
+        {"features": name, "method": row["method"], "median ms": row["median_ms"], "times as long": row["median_ratio"]}
+        for name, result in report["results"].items()
+        for row in result["methods"]
+    ]
+    formats = {"median ms": [".0f"], "times as long": [".1f"]}
+    write(asked.json, [table("Exact nearest neighbors", rows, formats=formats)], report)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,13 @@ how often it is right, what it says of a type that is not in the store, and how 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import cv2
 import numpy as np
+from results import add_json_option, table, write
 
 from blemish import DefectStore, MVTecAD, Patchcore, runtime
-from blemish._io.files import atomic_write
 from blemish.backbones import backbone as backbones
 from blemish.imaging.decode import load
 from blemish.search.encoder import RegionEncoder
@@ -265,7 +264,7 @@ def main():
         help="categories in which a part was photographed several times: also without a query's own part",
     )
     parser.add_argument("--short", action="store_true", help="only the whole image and the store's own vectors")
-    parser.add_argument("--json", type=Path)
+    add_json_option(parser, __file__)
     asked = parser.parse_args()
     results = {}
     for category in asked.categories:
@@ -288,10 +287,13 @@ def main():
             flush=True,
         )
     show(results)
-    if asked.json is not None:
-        atomic_write(
-            asked.json, json.dumps({"sharpness": SHARPNESS, "sets": results}, indent=1).encode(), name="results"
-        )
+    rows = [
+        {"described by": name} | {category: list(one["rows"][name]) for category, one in results.items()}
+        for name in next(iter(results.values()))["rows"]
+    ]
+    formats = {key: [".2f", ".2f"] for key in results}
+    made = table("Precision@5 and precision@1 of similar defects", rows, formats=formats)
+    write(asked.json, [made], {"sharpness": SHARPNESS, "sets": results})
 
 
 def show(results):

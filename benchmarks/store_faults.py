@@ -12,7 +12,6 @@ or if no kill came during a load.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import subprocess
 import sys
@@ -23,11 +22,12 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from results import add_json_option, table
+from results import write as write_results
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from blemish import DefectStore, Patchcore
-from blemish._io.files import atomic_write
 from blemish.search.encoder import RegionEncoder, unit
 from blemish.search.records import REGION, Filter
 from tests.images import scratched, small_patchcore, write_goods
@@ -147,7 +147,7 @@ def main():
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
+    add_json_option(parser, __file__)
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--place", help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -183,8 +183,10 @@ def main():
             f"{name}: {row['kills']} kills after {row['acknowledged at kills']} acknowledged regions; "
             f"wrong: {row['wrong'][:3] or 'nothing'}; at the end {row['regions at the end']} of {row['expected']}"
         )
-    if asked.json is not None:
-        atomic_write(asked.json, json.dumps(rows, indent=1).encode(), name="results")
+    shown = [
+        {"killed": name, "kills": row["kills"], "wrong": str(row["wrong"] or "nothing")} for name, row in rows.items()
+    ]
+    write_results(asked.json, [table("kill -9 during a load", shown, formats={"kills": ["d"]})], rows)
     sys.exit(1 if failed else 0)
 
 

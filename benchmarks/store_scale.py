@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 from qdrant_client.models import OptimizersConfigDiff
+from results import add_json_option, table, write
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from blemish._io.files import atomic_write
 from blemish.search.backends.edge import EdgeBackend
 from blemish.search.backends.server import ServerBackend
 from blemish.search.encoder import DIMS
@@ -185,12 +185,29 @@ def on_server(n, regions, say, index_s):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def table_of(rows):
+    """Return the rows as a table for the documentation."""
+    shown = [
+        {"store": name, "stored a second": row["load_per_s"], "disk MB": row["disk_mb"]}
+        | row.get("after optimise", row.get("after", {}))
+        for name, row in rows.items()
+    ]
+    formats = {
+        "stored a second": [",.0f"],
+        "disk MB": [".0f"],
+        "p50_ms": [".1f"],
+        "p99_ms": [".1f"],
+        "recall@5": [".3f"],
+    }
+    return table("Stores of regions: five neighbors in one of ten kinds of part", shown, formats=formats)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--embedded", type=int, nargs="*", default=[])
     parser.add_argument("--server", type=int, nargs="*", default=[])
     parser.add_argument("--index-s", type=float, default=7200.0, help="how long to wait for a server's graph")
-    parser.add_argument("--json", type=Path)
+    add_json_option(parser, __file__)
     asked = parser.parse_args()
     rows = {}
 
@@ -200,8 +217,7 @@ def main():
     def keep(name, row):
         rows[name] = row
         print(f"{name}: {json.dumps(row)}", flush=True)
-        if asked.json is not None:
-            atomic_write(asked.json, json.dumps(rows, indent=1).encode(), name="results")
+        write(asked.json, [table_of(rows)], rows)
 
     for n in asked.embedded:
         keep(f"embedded {n:,}", embedded(n, Regions(), say))

@@ -11,13 +11,12 @@ nearest bank rows. No student is trained: this says which teacher tells patches 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import numpy as np
+from results import add_json_option, table, write
 
-from blemish._io.files import atomic_write
 from blemish.data.datasets import MVTecAD
 from blemish.detectors.efficientad.distillation.targets import Source, TargetSettings
 from blemish.detectors.efficientad.pdn import pdn, pdn_shapes
@@ -106,7 +105,7 @@ def main():
     parser.add_argument("--train", type=int, default=40, help="training images")
     parser.add_argument("--test", type=int, default=30, help="good and defective images, each")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
+    add_json_option(parser, __file__)
     asked = parser.parse_args()
     judged = {"random weights": of_state(random_state(asked.network, asked.seed), asked.network)}
     for file in asked.teachers or []:
@@ -123,9 +122,17 @@ def main():
         for name, features in judged.items():
             rows[name][category] = judge(features, groups, asked.seed)
             print(f"  {name:48} image AUROC {rows[name][category]['image_AUROC']:.3f}", flush=True)
-    if asked.json is not None:
-        facts = {name: getattr(asked, name) for name in ("network", "size", "train", "test", "seed")}
-        atomic_write(asked.json, json.dumps({**facts, "rows": rows}, indent=1).encode(), name="results")
+    facts = {name: getattr(asked, name) for name in ("network", "size", "train", "test", "seed")}
+    shown = [
+        {"features of": name} | {f"{category}: image AUROC": found["image_AUROC"] for category, found in row.items()}
+        for name, row in rows.items()
+    ]
+    formats = {f"{category}: image AUROC": [".3f"] for category in asked.categories}
+    write(
+        asked.json,
+        [table("Nearest neighbors in a teacher's features", shown, formats=formats)],
+        {**facts, "rows": rows},
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,319 @@
+"""Parts of the pages that are generated when the site is built: command line, settings, benchmarks, layers.
+
+A line `<!-- generated: NAME ARGUMENTS -->` in a page is followed by what the function of that name returns. Nothing is
+written to disk, so that nothing can be out of date.
+"""
+
+from __future__ import annotations
+
+import html
+import inspect
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+MARKER = re.compile(r"^<!-- generated: ([a-z-]+)((?: [\w./-]+)*) -->$", re.M)
+COMMAND_GROUPS = {
+    "Detect": ("demo", "check", "fit", "test", "predict", "benchmark"),
+    "Backbones": ("backbones list", "backbones fetch"),
+    "Similar defects": ("index", "similar", "suggest", "label", "groups", "reindex"),
+    "anomalib": ("import", "export-anomalib", "compare"),
+    "EfficientAD's teacher": ("distill", "receptive-field"),
+}
+# What a reader needs to know of each package, in the order of the layers of pyproject.toml.
+PURPOSES = {
+    "cli": "commands",
+    "station": "inspection service",
+    "cluster": "many machines",
+    "interop": "anomalib",
+    "search": "similar defects",
+    "evaluation": "engine, report",
+    "detectors": "PatchCore, EfficientAD, score fusion",
+    "data": "data sets",
+    "backbones": "networks",
+    "modelfolder": "save, load",
+    "visualization": "figures",
+    "imaging": "decode, resize, maps",
+    "_graphs": "ONNX graphs",
+    "ops": "coreset, neighbors, conformal",
+    "metrics": "AUROC, AUPRO",
+    "_io": "files",
+    "runtime": "sessions",
+    "_validation": "argument checks",
+    "types": "records",
+    "errors": "errors",
+    "_version": "version",
+}
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; a pipe in a cell is escaped."""
+    lines = [header, ["-"] * len(header), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in row) + " |" for row in lines
+    )
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def commands() -> dict[str, Any]:
+    """Return each command of the command line by its full name, such as "backbones list"."""
+    import typer
+
+    from blemish.cli import app
+
+    return dict(_commands(typer.main.get_command(app), ""))
+
+
+def _commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix}{name} ")
+        else:
+            yield prefix + name, command
+
+
+def command_line() -> str:
+    """Return a section for each command with its arguments and options; each command must be in a group."""
+    known = commands()
+    grouped = {name: heading for heading, names in COMMAND_GROUPS.items() for name in names}
+    others = [name for name in known if name not in grouped]
+    groups = {**COMMAND_GROUPS, **({"Further commands": tuple(others)} if others else {})}
+    parts = []
+    for heading, names in groups.items():
+        there = [name for name in names if name in known]
+        if there:
+            parts += [f"## {heading}", *(_command(name, known[name]) for name in there)]
+    return "\n\n".join(parts)
+
+
+def _command(name: str, command: Any) -> str:
+    text, _, example = inspect.cleandoc(command.help or "").partition("Example: ")
+    arguments = [one for one in command.params if one.param_type_name == "argument"]
+    options = [one for one in command.params if one.param_type_name == "option" and not one.hidden]
+    usage = " ".join(
+        ["blemish", name, *(_usage(one) for one in arguments), *(_usage(one) for one in options if one.required)]
+    )
+    rows = [[f"`{_placeholder(one)}`", "argument", _help(one)] for one in arguments]
+    rows += [[", ".join(f"`{text}`" for text in one.opts), _value(one), _help(one)] for one in options]
+    parts = [
+        f"(cli-{name.replace(' ', '-')})=",
+        f"### blemish {name}",
+        escaped(" ".join(text.split())),
+        f"```sh\n{usage} [options]\n```",
+    ]
+    if example:
+        parts.append(f"Example: `{example.strip()}`")
+    return "\n\n".join([*parts, table(["argument or option", "value", "meaning"], rows)])
+
+
+def _placeholder(parameter: Any) -> str:
+    return parameter.name.upper() + ("..." if parameter.nargs == -1 else "")
+
+
+def _usage(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return _placeholder(parameter) if parameter.required else f"[{_placeholder(parameter)}]"
+    return f"{parameter.opts[0]} {parameter.name.upper()}"
+
+
+def _value(option: Any) -> str:
+    """Return the kind of an option's value; Typer of 0.20 and later has no click types any more."""
+    if option.is_flag:
+        return ""
+    if hasattr(option, "type_descriptor"):
+        kind = getattr(option.type_descriptor.annotation, "__args__", (option.type_descriptor.annotation,))[0].__name__
+    else:
+        kind = option.type.name
+    name = {"Path": "path", "str": "text", "int": "number", "integer": "number", "float": "number"}.get(kind, kind)
+    return f"{name}, several" if option.multiple else name
+
+
+def _help(parameter: Any) -> str:
+    text = escaped(getattr(parameter, "help", "") or "")
+    default = parameter.default
+    if parameter.required and parameter.param_type_name == "option":
+        text += " Required."
+    elif isinstance(default, (str, int, float, Path)) and not isinstance(default, bool) and str(default):
+        text += f" Default: `{default}`."
+    return text.strip()
+
+
+def escaped(text: str) -> str:
+    """Return text in which Markdown sees no HTML and no link; code in backticks stays code."""
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(part if part.startswith("`") else re.sub(r"([<>\[\]*_])", r"\\\1", part) for part in parts)
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def settings(detector: str) -> str:
+    """Return the settings of a detector: name, default, meaning."""
+    import blemish
+
+    kind = getattr(blemish, detector)
+    meanings = docstring_arguments(kind)
+    rows = []
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if name == "self":
+            continue
+        rows.append([f"`{name}`", _default(parameter.default), escaped(meanings.get(name, ""))])
+    return table(["setting", "default", "meaning"], rows)
+
+
+def _default(value: object) -> str:
+    return "" if value is inspect.Parameter.empty else f"`{value!r}`"
+
+
+def docstring_arguments(function: Callable[..., object]) -> dict[str, str]:
+    """Return argument to meaning out of the Args section of a docstring in Google's style."""
+    text = inspect.getdoc(function) or ""
+    match = re.search(r"^Args:\n((?:    .*\n|\n)+)", text + "\n", re.M)
+    if match is None:
+        return {}
+    found: dict[str, str] = {}
+    for line in inspect.cleandoc(match[1]).splitlines():
+        name = re.match(r"(\w+): (.*)", line)
+        if name:
+            found[name[1]] = name[2]
+        elif found and line.strip():
+            last = list(found)[-1]
+            found[last] += " " + line.strip()
+    return found
+
+
+# --- measured figures -------------------------------------------------------------------------------------------------
+
+
+def benchmark(name: str, index: str = "") -> str:
+    """Return the tables of benchmarks/results/NAME.json, or one of them, each with its command, machine and notes."""
+    tables = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["tables"]
+    return "\n\n".join(_benchmark_table(one) for one in (tables[int(index) :][:1] if index else tables))
+
+
+def _benchmark_table(one: dict[str, Any]) -> str:
+    columns, measured = one["columns"], one["measured"]
+    rows = [
+        [_cell(value, column.get("format")) for value, column in zip(row, columns, strict=True)] for row in one["rows"]
+    ]
+    version = f"version {measured['version']}" + (f", commit {measured['commit']}" if measured.get("commit") else "")
+    source = f"{version}, {measured['when']}. Machine: {escaped(measured['machine'])}."
+    parts = [f"### {one['title']}", table([escaped(column["title"]) for column in columns], rows)]
+    if one.get("notes"):
+        parts.append(escaped(one["notes"]))
+    parts.append(f"```sh\n{one['command']}\n```\n\n:::{{container}} measured\nMeasured with {source}\n:::")
+    return "\n\n".join(parts)
+
+
+def _cell(value: object, formats: Sequence[str] | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ", ".join(_number(item, form) for item, form in zip(value, formats or (), strict=False))
+    if isinstance(value, str):
+        return escaped(value)
+    return _number(value, formats[0] if formats else "g")
+
+
+def _number(value: Any, form: str) -> str:
+    return f"{100 * value:.0f} %" if form == "%" else format(value, form)
+
+
+# --- derived figures --------------------------------------------------------------------------------------------------
+
+
+def receptive_field(size: str) -> str:
+    """Return the derivation of the receptive field of a PDN ("small" or "medium"), layer by layer."""
+    from blemish.detectors.efficientad.pdn import layers
+    from blemish.ops.receptive_field import derive
+
+    rows = []
+    for step in derive(layers(size)):  # type: ignore[arg-type]
+        layer = step.layer
+        cells = ["", "", ""] if layer is None else [str(layer.kernel), str(layer.stride), str(layer.padding)]
+        rows.append([step.name, *cells, str(step.size), f"{step.field.size} px", f"{step.field.stride} px"])
+    return table(
+        ["layer", "kernel", "stride", "padding", "map size", "receptive field", "distance of two outputs"], rows
+    )
+
+
+def backbones() -> str:
+    """Return the table of backbones."""
+    from blemish.backbones.backbone import available
+
+    rows = [
+        [
+            f"`{one.name}`",
+            one.licence,
+            f"{one.download_mb:.1f} MB" if one.download_mb else "",
+            f"[{one.source.split('/')[2]}]({one.source})",
+        ]
+        for one in available()
+    ]
+    return table(["name", "licence of the weights", "download", "source of the weights"], rows)
+
+
+def layers() -> str:
+    """Return the layers of packages as a drawing: imports only go down."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contract = next(one for one in config["tool"]["importlinter"]["contracts"] if one["type"] == "layers")
+    rows = [[name.strip(" ()").removeprefix("blemish.") for name in line.split("|")] for line in contract["layers"]]
+    width, height, gap = 760, 52, 14
+    drawn = []
+    for index, row in enumerate(rows):
+        y = index * (height + gap)
+        box = (width - 8 * (len(row) - 1)) / len(row)
+        for column, name in enumerate(row):
+            x = column * (box + 8)
+            drawn.append(f'<rect class="box" x="{x:.1f}" y="{y}" width="{box:.1f}" height="{height}" rx="6"/>')
+            drawn.append(f'<text class="name" x="{x + box / 2:.1f}" y="{y + 22}">{html.escape(name)}</text>')
+            purpose = html.escape(PURPOSES.get(name, ""))
+            drawn.append(f'<text class="purpose" x="{x + box / 2:.1f}" y="{y + 40}">{purpose}</text>')
+        if index:
+            drawn.append(f'<path class="arrow" d="M{width / 2} {y - gap + 2} v{gap - 6} m-4 -4 l4 4 l4 -4"/>')
+    total = len(rows) * (height + gap) - gap
+    opening = f'<svg class="layers" viewBox="-1 -1 {width + 2} {total + 2}" role="img" aria-label="Packages in layers">'
+    return "```{raw} html\n" + opening + "".join(drawn) + "</svg>\n```"
+
+
+GENERATORS: dict[str, Callable[..., str]] = {
+    "command-line": command_line,
+    "settings": settings,
+    "benchmark": benchmark,
+    "receptive-field": receptive_field,
+    "backbones": backbones,
+    "layers": layers,
+}
+
+
+def filled(text: str) -> str:
+    """Return a page with what its markers ask for."""
+
+    def fill(match: re.Match[str]) -> str:
+        return GENERATORS[match[1]](*match[2].split())
+
+    return MARKER.sub(fill, text)
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Register with Sphinx."""
+
+    def fill(_app: Any, _docname: str, source: list[str]) -> None:
+        source[0] = filled(source[0])
+
+    app.connect("source-read", fill)
+    return {"parallel_read_safe": True}
