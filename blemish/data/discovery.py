@@ -1,4 +1,4 @@
-"""Which files of a folder are images, in an order people expect, and which mask belongs to which image."""
+"""Discovery of images below a folder in natural order, and pairing of masks with images."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MASK_SUFFIXES = ("_mask", "-mask", "_gt", "")
 
 
 class Listing(NamedTuple):
-    """A data set's files: what is what.
+    """The files of a data set.
 
     Attributes:
-        train: good images to learn from.
-        test: good and defective images to test on.
+        train: good images to fit on, in natural order.
+        test: good images, then the defect types in natural order.
         skipped: files that are no images by their ending, or lie where none are expected.
-        unused_masks: masks that belong to no defective image.
+        unused_masks: masks of no defective image.
     """
 
     train: tuple[Sample, ...]
@@ -33,13 +33,41 @@ class Listing(NamedTuple):
     skipped: tuple[Path, ...] = ()
     unused_masks: tuple[Path, ...] = ()
 
-    def __str__(self) -> str:
+
+class ListedDataSet:
+    """A data set whose files were listed when it was made; base of the three layouts."""
+
+    _listing: Listing
+
+    @property
+    def train(self) -> tuple[Sample, ...]:
+        """The good images to fit on."""
+        return self._listing.train
+
+    @property
+    def test(self) -> tuple[Sample, ...]:
+        """The images to test on: good ones, then the defect types in natural order; a manifest's in its own order."""
+        return self._listing.test
+
+    @property
+    def skipped(self) -> tuple[Path, ...]:
+        """Files that are no images by their ending, or lie where none are expected."""
+        return self._listing.skipped
+
+    @property
+    def unused_masks(self) -> tuple[Path, ...]:
+        """Masks of no defective image."""
+        return self._listing.unused_masks
+
+    def _described(self, arguments: str) -> str:
+        """Return the representation of a data set made with these arguments: its class and counts of images."""
         defective = sum(sample.is_defective for sample in self.test)
-        return f"{len(self.train)} to train, {len(self.test) - defective} good and {defective} defective to test"
+        counts = f"{len(self.train)} to train, {len(self.test) - defective} good and {defective} defective to test"
+        return f"{type(self).__name__}({arguments}): {counts}"
 
 
 def natural_key(path: Path) -> tuple[tuple[tuple[int, int, str], ...], str]:
-    """Return a sorting key that puts 2 before 10, and decides every tie.
+    """Return a sorting key in natural order (2 before 10) without ties.
 
     >>> [path.name for path in sorted(map(Path, ["b10.png", "b2.png", "a.png"]), key=natural_key)]
     ['a.png', 'b2.png', 'b10.png']
@@ -51,18 +79,18 @@ def natural_key(path: Path) -> tuple[tuple[tuple[int, int, str], ...], str]:
 def list_images(
     folder: Path, endings: tuple[str, ...], *, leave_out: Sequence[Path] = ()
 ) -> tuple[list[Path], list[Path]]:
-    """Return the images in a folder and below it, and the files that are none, each in natural order.
+    """Return the images in a folder and below it, and the other files, each in natural order.
 
-    Hidden files and folders are left out without a word; a folder that does not exist holds nothing. Links to folders
-    are followed, each folder once, so that a loop of links ends.
+    Hidden files and folders are ignored; a missing folder holds nothing. Links to folders are followed, each folder
+    once, so that a loop of links ends.
 
     Args:
-        folder: where to look.
-        endings: what an image's name ends in, lower case with the dot; capitals count too.
+        folder: the top folder.
+        endings: of image names, lower case with the dot; capitals match too.
         leave_out: folders below that are not entered.
 
     Raises:
-        DataError: if a folder can't be looked into.
+        DataError: if a folder can't be read.
     """
     images: list[Path] = []
     others: list[Path] = []
@@ -85,7 +113,7 @@ def list_images(
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """Return the folders directly inside, hidden ones left out, in natural order; none if it is no folder."""
+    """Return the folders directly inside a folder, without hidden ones, in natural order; none if it is no folder."""
     inside = _entries(folder) if folder.is_dir() else []
     return sorted((entry for entry in inside if entry.is_dir()), key=natural_key)
 
@@ -95,27 +123,27 @@ def pair_masks(
 ) -> dict[Path, Path]:
     """Return the mask of each image that has one.
 
-    A mask lies at the image's place below `folder`, or has its name where only one mask has it; with any ending, and
-    with `_mask`, `-mask`, `_gt` or nothing behind the name.
+    A mask has the image's path below `folder`, or its name where only one mask has it; with any ending, and with
+    `_mask`, `-mask`, `_gt` or nothing behind the name.
 
     Raises:
-        DataError: if two masks fit an image equally well, or a folder can't be looked into.
+        DataError: if two masks match an image equally well, or a folder can't be read.
     """
-    by_place: dict[Path, list[Path]] = defaultdict(list)
+    by_path: dict[Path, list[Path]] = defaultdict(list)
     by_name: dict[str, list[Path]] = defaultdict(list)
     for mask_folder in mask_folders:
-        found, _ = list_images(mask_folder, endings)
-        for mask in found:
-            by_place[mask.relative_to(mask_folder).with_suffix("")].append(mask)
+        masks, _ = list_images(mask_folder, endings)
+        for mask in masks:
+            by_path[mask.relative_to(mask_folder).with_suffix("")].append(mask)
             by_name[mask.stem].append(mask)
     pairs: dict[Path, Path] = {}
     for image in images:
-        place = image.relative_to(folder).with_suffix("")
+        path = image.relative_to(folder).with_suffix("")
         # A mask folder may mirror the parent of the defect folders: masks/<defect>/000.png beside bad/<defect>.
-        places = [place, Path(folder.name) / place]
-        fits = [by_place.get(at.with_name(at.name + suffix), []) for at in places for suffix in MASK_SUFFIXES]
-        fits += [by_name.get(image.stem + suffix, []) for suffix in MASK_SUFFIXES]
-        best = next((fit for fit in fits if fit), [])
+        paths = [path, Path(folder.name) / path]
+        matches = [by_path.get(each.with_name(each.name + suffix), []) for each in paths for suffix in MASK_SUFFIXES]
+        matches += [by_name.get(image.stem + suffix, []) for suffix in MASK_SUFFIXES]
+        best = next((masks for masks in matches if masks), [])
         if len(best) > 1:
             got = ", ".join(str(mask) for mask in best[:3])
             raise DataError(message("mask", f"one for {image}", f"{len(best)}: {got}", todo="Remove all but one."))
@@ -124,8 +152,8 @@ def pair_masks(
     return pairs
 
 
-def seen(path: Path) -> str:
-    """Return in a few words what is at a place, for errors: "nothing", "a file", "an empty folder", its content."""
+def describe_path(path: Path) -> str:
+    """Return a few words on a path, for errors: missing, a file, an empty folder, or the names in a folder."""
     if not path.exists():
         return "nothing of that name"
     if not path.is_dir():
@@ -138,8 +166,8 @@ def seen(path: Path) -> str:
 
 
 def no_images(name: str, folders: Sequence[Path], endings: tuple[str, ...]) -> DataError:
-    """Return the error for folders in which there is no image; the text says what there is."""
-    got = "; ".join(seen(folder) for folder in folders)
+    """Return the error for folders without an image; it lists their content."""
+    got = "; ".join(describe_path(folder) for folder in folders)
     where = ", ".join(str(folder) for folder in folders)
     return DataError(message(name, f"images ({', '.join(endings)})", got, where=where))
 
@@ -148,4 +176,4 @@ def _entries(folder: Path) -> list[Path]:
     try:
         return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     except OSError as error:
-        raise DataError(message("folder", "one that can be looked into", repr(error.strerror), where=folder)) from error
+        raise DataError(message("folder", "a readable one", repr(error.strerror), where=folder)) from error

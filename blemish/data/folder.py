@@ -1,4 +1,4 @@
-"""Any folders of good and defective images, with or without masks, as one data set."""
+"""Folders of good and defective images, with or without masks, as one data set."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from blemish._validation.anomalib_arguments import OF_DATA_SETS, refuses, warn_w
 from blemish._validation.checks import check_number
 from blemish.data.discovery import (
     IMAGE_ENDINGS,
+    ListedDataSet,
     Listing,
+    describe_path,
     list_images,
     natural_key,
     no_images,
     pair_masks,
-    seen,
 )
 from blemish.errors import DataError, InputError, message
 from blemish.types import Sample
@@ -27,36 +28,36 @@ from blemish.types import Sample
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
 
-class Folder:
-    """Any folders of good and defective images, as anomalib's `Folder` takes them.
+class Folder(ListedDataSet):
+    """Folders of good and defective images, with the arguments of anomalib's `Folder`.
 
-    Folders are searched with their sub-folders. In an abnormal folder each sub-folder is a defect type with its name;
-    images directly inside count as the defect type that the folder itself is called. Masks are found by the
-    image's path below its abnormal folder, else by its name, with `_mask` or without.
+    Folders are searched with their sub-folders. In an abnormal folder each sub-folder is a defect type; images directly
+    inside have the folder's own name as defect type. Masks are matched by the image's path below its abnormal folder,
+    else by its name, with `_mask` or without.
 
     Args:
-        name: what reports call it.
+        name: of the data set, for reports.
         normal_dir: one folder of good images or several.
-        root: what the other folders are relative to; None means the current folder.
+        root: base of relative folders; None means the current folder.
         abnormal_dir: one folder of defective images or several.
         normal_test_dir: good images to test on. Without it, and where there are defective images, a share of
             the good ones is held out: `normal_split_ratio`.
         mask_dir: one folder of masks, or as many as `abnormal_dir` has, in the same order.
-        extensions: endings to read, such as [".png"]; None means all that `images.load` reads.
+        extensions: endings to read, such as [".png"]; None means all that `imaging.decode.load` reads.
         normal_split_ratio: share of the good images held out for the test (at least one), in [0, 1). 0.2 is
             anomalib's test_split_ratio.
-        seed: picks which ones are held out; the same files and seed give the same ones.
-        train_batch_size: taken so that calls written for anomalib work; images go through the network one by one.
+        seed: of the choice of held-out images; the same files and seed give the same ones.
+        train_batch_size: accepted for calls written for anomalib; images go through the network one by one.
         eval_batch_size: as `train_batch_size`.
         num_workers: as `train_batch_size`; images are decoded ahead in `threads=` of the detector.
 
     Raises:
-        DataError: if a folder is missing, holds no images or is named twice, or two masks fit one image, or one
+        DataError: if a folder is missing, holds no images or is named twice, or two masks match one image, or one
             mask two images.
         InputError: if a number is out of range.
 
     Warns:
-        UserWarning: if one of the last three is given, since it changes nothing.
+        UserWarning: if one of the last three is given: they have no effect.
     """
 
     @refuses("Folder", OF_DATA_SETS)
@@ -100,28 +101,8 @@ class Folder:
         """The name it was given."""
         return self._name
 
-    @property
-    def train(self) -> tuple[Sample, ...]:
-        """The good images that are not held out."""
-        return self._listing.train
-
-    @property
-    def test(self) -> tuple[Sample, ...]:
-        """Good images, then the defect types in natural order."""
-        return self._listing.test
-
-    @property
-    def skipped(self) -> tuple[Path, ...]:
-        """Files that are no images, and masks without an image."""
-        return self._listing.skipped
-
-    @property
-    def unused_masks(self) -> tuple[Path, ...]:
-        """Masks that belong to no defective image."""
-        return self._listing.unused_masks
-
     def __repr__(self) -> str:
-        return f"Folder({self._name!r}): {self._listing}"
+        return self._described(repr(self._name))
 
     def _list(self) -> Listing:
         good = self._find("normal_dir", self._normal)
@@ -144,8 +125,8 @@ class Folder:
         for index, folder in enumerate(self._abnormal):
             paths = self._find("abnormal_dir", [folder])
             masks = self._masks if len(self._masks) < 2 else [self._masks[index]]
-            found = pair_masks(folder, paths, masks, self._endings)
-            samples += [Sample(path, "test", _defect_of(path, folder), found.get(path)) for path in paths]
+            pairs = pair_masks(folder, paths, masks, self._endings)
+            samples += [Sample(path, "test", _defect_of(path, folder), pairs.get(path)) for path in paths]
         samples = _each_mask_once(samples)
         return sorted(samples, key=lambda sample: (natural_key(Path(sample.defect)), natural_key(sample.path)))
 
@@ -156,37 +137,37 @@ class Folder:
         return images
 
     def _images_of(self, folders: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-        """Return images and other files of some folders, less what lies in the other folders of the call."""
+        """Return images and other files of some folders, without those in the other folders of the data set."""
         named = [*self._normal, *self._abnormal, *self._normal_test, *self._masks]
         images: dict[Path, None] = {}
         skipped: dict[Path, None] = {}
         for folder in folders:
-            found, more = list_images(folder, self._endings, leave_out=[path for path in named if path != folder])
-            images.update(dict.fromkeys(found))
-            skipped.update(dict.fromkeys(more))
+            inside, others = list_images(folder, self._endings, leave_out=[path for path in named if path != folder])
+            images.update(dict.fromkeys(inside))
+            skipped.update(dict.fromkeys(others))
         return list(images), list(skipped)
 
 
 def hold_out(paths: Sequence[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
-    """Return `paths` in two parts, both in order: those that stay, and the share that is held out.
+    """Return a random split of `paths`, both parts in order: the rest, and the held-out share.
 
-    At least one is held out if `share` is above 0 and there are two, and at least one always stays.
+    At least one path is held out if `share` is above 0 and there are two, and at least one is not.
 
-    >>> stay, out = hold_out([Path(str(n)) for n in range(10)], 0.2, seed=0)
-    >>> len(stay), len(out)
+    >>> rest, held_out = hold_out([Path(str(n)) for n in range(10)], 0.2, seed=0)
+    >>> len(rest), len(held_out)
     (8, 2)
     """
     n_out = 0 if share == 0 else min(max(1, round(len(paths) * share)), len(paths) - 1)
     chosen = set(random.Random(seed).sample(range(len(paths)), n_out))
-    stay = [path for index, path in enumerate(paths) if index not in chosen]
-    return stay, [paths[index] for index in sorted(chosen)]
+    rest = [path for index, path in enumerate(paths) if index not in chosen]
+    return rest, [paths[index] for index in sorted(chosen)]
 
 
 def _each_mask_once(samples: Sequence[Sample]) -> list[Sample]:
-    """Return the samples without masks that they had by name alone and that lie beside another image's place.
+    """Return the samples, each mask with one image: the one whose folder has the name of the mask's folder.
 
     Raises:
-        DataError: if a mask fits several images equally well.
+        DataError: if a mask matches several images equally well.
     """
     images: dict[Path, list[Path]] = defaultdict(list)
     for sample in samples:
@@ -194,12 +175,12 @@ def _each_mask_once(samples: Sequence[Sample]) -> list[Sample]:
             images[sample.mask_path].append(sample.path)
     owners: dict[Path, Path] = {}
     for mask, paths in images.items():
-        fits = paths if len(paths) == 1 else [path for path in paths if path.parent.name == mask.parent.name]
-        if len(fits) != 1:
+        matches = paths if len(paths) == 1 else [path for path in paths if path.parent.name == mask.parent.name]
+        if len(matches) != 1:
             got = f"{len(paths)}: {', '.join(map(str, paths[:3]))}"
             todo = "Sort masks like images: masks/<defect>/000.png for <defect>/000.png."
             raise DataError(message("mask", "one image that it marks", got, where=mask, todo=todo))
-        owners[mask] = fits[0]
+        owners[mask] = matches[0]
     return [
         sample
         if sample.mask_path is None or owners[sample.mask_path] == sample.path
@@ -211,11 +192,10 @@ def _each_mask_once(samples: Sequence[Sample]) -> list[Sample]:
 def _folders(name: str, base: Path, given: PathLike | Sequence[PathLike] | None) -> list[Path]:
     if given is None:
         return []
-    several = [given] if isinstance(given, (str, os.PathLike)) else list(given)
-    folders = [base / folder for folder in several]
+    folders = [base / folder for folder in ([given] if isinstance(given, (str, os.PathLike)) else given)]
     for folder in folders:
         if not folder.is_dir():
-            raise DataError(message(name, "a folder", seen(folder), where=folder))
+            raise DataError(message(name, "a folder", describe_path(folder), where=folder))
     return folders
 
 

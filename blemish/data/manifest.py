@@ -1,4 +1,4 @@
-"""Lists of images in CSV and JSON-lines files, with errors that name the line."""
+"""Manifests: lists of images in CSV and JSON-lines files, with errors that name the line."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from blemish.data.discovery import Listing
+from blemish.data.discovery import ListedDataSet, Listing
 from blemish.errors import DataError, message
 from blemish.types import Sample
 
 MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson")
 COLUMNS = ("path", "split", "defect", "label", "mask")
-# What a label column says of a good image; its opposites are kept as "defect" unless they name a type.
+# Labels of a good image, and of a defective one of unnamed type; any other label is the defect type.
 GOOD_WORDS = ("good", "normal", "ok", "0", "false")
 BAD_WORDS = ("1", "true")
 
 
-class Manifest:
+class Manifest(ListedDataSet):
     """A list of images in a CSV or JSON-lines file.
 
-    Columns (or keys): `path`, and where wanted `split` ("train" or "test"), `defect` or `label`, `mask`. Paths are
+    Columns (or keys): `path`, and optionally `split` ("train" or "test"), `defect` or `label`, `mask`. Paths are
     relative to the manifest's folder. Without `defect` or `label` an image is good; a `label` may also be 0 or 1.
-    Without `split` the good ones are for training and the defective ones for the test.
+    Without `split` the good images are for training and the defective ones for the test.
 
     Args:
-        path: the file; its ending says which of the two it is (.csv, .jsonl, .ndjson).
+        path: the file; its ending is .csv, .jsonl or .ndjson.
 
     Raises:
         DataError: with the line's number, if a line is not of that form or its file does not exist.
@@ -47,25 +47,15 @@ class Manifest:
         """The file's name without its ending."""
         return self.path.stem
 
-    @property
-    def train(self) -> tuple[Sample, ...]:
-        """The good images of the training split, in the file's order."""
-        return self._listing.train
-
-    @property
-    def test(self) -> tuple[Sample, ...]:
-        """The images of the test split, in the file's order."""
-        return self._listing.test
-
     def __repr__(self) -> str:
-        return f"Manifest({str(self.path)!r}): {self._listing}"
+        return self._described(repr(str(self.path)))
 
 
 def read_manifest(path: Path) -> tuple[Sample, ...]:
     """Return the samples that a manifest lists, in its order.
 
     Args:
-        path: a CSV file with a header line, or one JSON object a line; UTF-8. Relative paths in it start at its folder.
+        path: a CSV file with a header line, or one JSON object a line; UTF-8. Relative paths start at its folder.
 
     Raises:
         DataError: with file and line, if it can't be read, a line is not of that form, a file it names does not exist,
@@ -131,7 +121,7 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _check_columns(names: list[str], where: str) -> None:
     unknown = [name for name in names if name not in COLUMNS]
     if "path" not in names or unknown or len(set(names)) < len(names):
-        expected = "the columns path and, where wanted, split, defect or label, mask"
+        expected = "the columns path and optionally split, defect or label, mask"
         raise DataError(message("manifest", expected, ", ".join(names) or "nothing", where=where))
 
 
@@ -147,7 +137,7 @@ def _sample(row: dict[str, Any], folder: Path, where: str) -> Sample:
     if split not in ("train", "test"):
         raise DataError(message("split", '"train" or "test"', repr(split), where=where))
     if split == "train" and defect != "good":
-        todo = "Only good images are learnt from: make it test, or leave it out."
+        todo = "Detectors are fitted on good images alone: make it test, or leave it out."
         raise DataError(message("split", "test for a defective image", "train", where=where, todo=todo))
     return Sample(path, split, defect, _file(row.get("mask"), "mask", folder, where))
 

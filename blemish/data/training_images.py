@@ -1,4 +1,4 @@
-"""The good images that a detector is fitted on: what they are, which are broken, and their feature maps."""
+"""Training images of a detector: decoding ahead, problems of broken files, and feature maps."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from blemish.types import Float32, ImageInput, Problem, Progress, Sample, UInt8
 
 if TYPE_CHECKING:
     from blemish.imaging.geometry import Geometry
+
+
+# Each image is scored by the others while thresholds are calibrated.
+MIN_IMAGES = 2
 
 
 def path_of(item: ImageInput) -> Path | None:
@@ -55,7 +59,9 @@ class TrainingImages:
         DataError: if fewer than `least` can be read: each image is judged by what others are like.
     """
 
-    def __init__(self, items: Sequence[ImageInput], *, bit_depth: int | None, threads: int, least: int = 2) -> None:
+    def __init__(
+        self, items: Sequence[ImageInput], *, bit_depth: int | None, threads: int, least: int = MIN_IMAGES
+    ) -> None:
         self.items: list[ImageInput] = []
         self.names: list[str] = []
         self.sizes_hw: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""What is wrong with a data set, found before anyone waits for a run: every file is read once."""
+"""Validation of a data set before a run: every image and mask is read once, and its problems are listed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from blemish._io.prefetch import prefetch
+from blemish.data.training_images import MIN_IMAGES
 from blemish.errors import ImageError
 from blemish.imaging.decode import load_mask, read_stored
 from blemish.ops.conformal import percent
@@ -24,31 +25,32 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-# Fewer good images than this are said aloud: with n of them no false positive rate below 1/(n + 1) can be promised, so
-# 99 are needed for 1 %. Source: conformal prediction, Vovk et al. 2005, section 2.2.
+# With n good images no false positive rate below 1 / (n + 1) can be promised, so 1 % takes 99.
+# Source: conformal prediction, Vovk et al. 2005, section 2.2.
 ENOUGH_GOOD = 99
+FEW_GOOD = 10
 UNUSED_MASK = "This mask belongs to no defective image. It is not used; is its image missing or named otherwise?"
 CAMERA_BITS = (10, 12, 14)
-# Sides that differ by less are cropping or rounding; beyond it, resizing to one size squeezes the part visibly.
+# Relative difference of aspect ratios up to which resizing to one size does not distort a part visibly.
 ASPECT_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How a data set was read.
+    """Counts of a data set's images.
 
     Attributes:
         name: the data set's name.
-        train: number of good images to learn from that can be read.
-        test: defect type ("good" among them) to number of test images that can be read.
-        masks: number of masks that can be read and fit their image.
+        train: number of readable good images to fit on.
+        test: defect type ("good" among them) to number of readable test images.
+        masks: number of readable masks of their image's size.
         unreadable: number of images that can't be read.
-        skipped: number of files that were not looked at.
+        skipped: number of files that are not part of the data set.
         formats: "PNG", "JPEG", ... to number of images.
-        sizes: "height x width" to number of images, turned upright.
+        sizes: "height x width", upright, to number of images.
         channels: "grey", "colour", "with alpha" to number of images; grey stored as three equal channels is grey.
         depths: bits a channel ("8" or "16") to number of images.
-        lowest_false_positive_rate: the lowest rate that so many good images can support, 1 / (train + 1).
+        lowest_false_positive_rate: lowest rate that so many good images support, 1 / (train + 1).
     """
 
     name: str
@@ -64,16 +66,16 @@ class Summary:
     lowest_false_positive_rate: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as what fits in JSON."""
+        """Return the fields as JSON values."""
         return asdict(self)
 
 
 class Survey(NamedTuple):
-    """What `survey_dataset` found.
+    """Problems and summary of a data set.
 
     Attributes:
-        problems: what is wrong, the fatal first.
-        summary: how the data set was read.
+        problems: the fatal ones first.
+        summary: counts of images.
     """
 
     problems: tuple[Problem, ...]
@@ -81,7 +83,7 @@ class Survey(NamedTuple):
 
 
 class _Facts(NamedTuple):
-    """What is kept of one image that could be read."""
+    """Properties of one readable image."""
 
     sample: Sample
     format: str
@@ -94,44 +96,39 @@ class _Facts(NamedTuple):
     problems: tuple[Problem, ...]
 
 
-def check_dataset(dataset: DataSet, *, progress: Progress | None = None, threads: int = 2) -> tuple[Problem, ...]:
-    """Return what is wrong with a data set, the fatal first; nothing if all is well.
+def survey_dataset(dataset: DataSet, *, progress: Progress | None = None, threads: int = 2) -> Survey:
+    """Return the problems and the summary of a data set.
 
     Args:
         dataset: any object with `name`, `train` and `test`.
-        progress: called with (files done, files in all).
-        threads: how many images are decoded at a time.
+        progress: called with (images done, images in all).
+        threads: images decoded at a time.
 
     Cost: decodes every image and mask once: about 30 ms for a 1024 x 1024 PNG.
     """
-    return survey_dataset(dataset, progress=progress, threads=threads).problems
-
-
-def survey_dataset(dataset: DataSet, *, progress: Progress | None = None, threads: int = 2) -> Survey:
-    """Return what is wrong with a data set, and how it was read; `check_dataset` says the rest."""
     samples = [*dataset.train, *dataset.test]
     facts: list[_Facts] = []
     problems: list[Problem] = []
-    for done, found in enumerate(prefetch(_look, samples, threads=threads), 1):
-        if isinstance(found, Problem):
-            problems.append(found)
+    for done, result in enumerate(prefetch(_read_facts, samples, threads=threads), 1):
+        if isinstance(result, Problem):
+            problems.append(result)
         else:
-            facts.append(found)
-            problems.extend(found.problems)
+            facts.append(result)
+            problems.extend(result.problems)
         if progress is not None:
             progress(done, len(samples))
     train = [fact for fact in facts if fact.sample.split == "train"]
     test = [fact for fact in facts if fact.sample.split == "test"]
-    place = _place(samples)
-    # Protocol DataSet asks for no more than the samples: a caller's own class may know of nothing left over.
+    folder = _folder(samples)
+    # The protocol DataSet has neither of these: a caller's own class may lack them.
     skipped: Sequence[Path] = getattr(dataset, "skipped", ())
     unused_masks: Sequence[Path] = getattr(dataset, "unused_masks", ())
     problems += [
-        *_good_images(train, test, place),
+        *_good_images(train, test, folder),
         *_missing_masks(test),
         *_duplicates(facts),
-        *_unlike(facts, place),
-        *_depths(facts, place),
+        *_mixed(facts, folder),
+        *_depths(facts, folder),
         *(Problem(path, "unused-mask", UNUSED_MASK) for path in unused_masks),
         *_skipped(skipped),
     ]
@@ -157,7 +154,7 @@ def _summary(name: str, facts: Sequence[_Facts], n_unreadable: int, n_left_over:
     )
 
 
-def _look(sample: Sample) -> _Facts | Problem:
+def _read_facts(sample: Sample) -> _Facts | Problem:
     try:
         header, stored = read_stored(sample.path)
     except ImageError as error:
@@ -183,7 +180,7 @@ def _look(sample: Sample) -> _Facts | Problem:
 
 
 def _channels(stored: NDArray[Any]) -> tuple[str, NDArray[Any]]:
-    """Return how the image is coloured, and its pixels with equal channels folded into one."""
+    """Return the kind of channels, and the pixels with three equal channels as one."""
     if stored.ndim == 2:
         return "grey", stored
     if stored.shape[2] in (2, 4):
@@ -210,26 +207,26 @@ def _mask_problem(sample: Sample, height_width: tuple[int, int]) -> Problem | No
     return None
 
 
-def _good_images(train: Sequence[_Facts], test: Sequence[_Facts], place: Path) -> list[Problem]:
+def _good_images(train: Sequence[_Facts], test: Sequence[_Facts], folder: Path) -> list[Problem]:
     problems = []
     n = len(train)
     rate = f"A false positive rate below {percent(1 / (n + 1))} cannot be promised"
-    if n == 0:
-        problems.append(
-            Problem(place, "no-good", "There is no good image that can be read. Nothing can be learnt.", fatal=True)
-        )
-    elif n < 10:
-        text = f"There are only {n} good images to learn from. {rate}, and much that is good will look anomalous."
-        problems.append(Problem(place, "few-good", text))
+    if n < MIN_IMAGES:
+        images = "no good image" if n == 0 else f"only {n} good image"
+        text = f"There is {images} to fit on that can be read. A detector needs at least {MIN_IMAGES}, better 100."
+        problems.append(Problem(folder, "few-good" if n else "no-good", text, fatal=True))
+    elif n < FEW_GOOD:
+        text = f"There are only {n} good images to fit on. {rate}, and many good images will look anomalous."
+        problems.append(Problem(folder, "few-good", text))
     elif n < ENOUGH_GOOD:
-        problems.append(Problem(place, "few-good", f"There are {n} good images to learn from. {rate}; 1 % takes 99."))
+        problems.append(Problem(folder, "few-good", f"There are {n} good images to fit on. {rate}; 1 % takes 99."))
     good = sum(not fact.sample.is_defective for fact in test)
     if test and good == 0:
         text = "There is no good image to test on: AUROC, AP and the false positive rate are not defined."
-        problems.append(Problem(place, "no-good-test", text))
+        problems.append(Problem(folder, "no-good-test", text))
     if good and good == len(test):
         text = "There is no defective image to test on. Only false positives can be counted."
-        problems.append(Problem(place, "no-defective-test", text))
+        problems.append(Problem(folder, "no-defective-test", text))
     return problems
 
 
@@ -241,7 +238,7 @@ def _missing_masks(test: Sequence[_Facts]) -> list[Problem]:
             without[sample.defect].append(sample.path)
     if defective and sum(map(len, without.values())) == len(defective):
         text = "None of the defective images has a mask. There will be image metrics and no pixel metrics."
-        return [Problem(_place(defective), "no-mask", text)]
+        return [Problem(_folder(defective), "no-mask", text)]
     return [
         Problem(
             paths[0].parent,
@@ -261,13 +258,16 @@ def _duplicates(facts: Sequence[_Facts]) -> list[Problem]:
         for copy in copies:
             text = f"It has the same pixels as {first.path}. "
             if copy.split == "train":
-                kind, text = "duplicate-train", text + "It counts twice, and what it teaches looks surer than it is."
+                kind, text = (
+                    "duplicate-train",
+                    text + "It counts twice, and its copy in the bank lowers its calibration score.",
+                )
             elif first.split == "train" and copy.is_defective:
-                kind, text = "duplicate-train-test", text + "It is learnt as good and tested as defective."
+                kind, text = "duplicate-train-test", text + "It is fitted on as good and tested as defective."
             elif first.split == "train":
                 kind, text = (
                     "duplicate-train-test",
-                    text + "It is tested on what was learnt: figures come out too good.",
+                    text + "It is fitted on and tested: metrics come out too good.",
                 )
             elif first.defect != copy.defect:
                 kind, text = "duplicate-test", text + f"One is called {first.defect!r}, the other {copy.defect!r}."
@@ -277,8 +277,8 @@ def _duplicates(facts: Sequence[_Facts]) -> list[Problem]:
     return problems
 
 
-def _unlike(facts: Sequence[_Facts], place: Path) -> list[Problem]:
-    """Return what differs from image to image and should not."""
+def _mixed(facts: Sequence[_Facts], folder: Path) -> list[Problem]:
+    """Return the problems of sizes, aspect ratios and channels that differ between images."""
     problems = []
     sizes = Counter(fact.height_width for fact in facts)
     if len(sizes) > 1:
@@ -287,38 +287,38 @@ def _unlike(facts: Sequence[_Facts], place: Path) -> list[Problem]:
         listed += f" and {len(sizes) - 4} more" if len(sizes) > 4 else ""
         if max(aspects) / min(aspects) > 1 + ASPECT_TOLERANCE:
             text = f"Images have different aspect ratios: {listed}. At one common size some are squeezed."
-            problems.append(Problem(place, "mixed-aspect", text))
+            problems.append(Problem(folder, "mixed-aspect", text))
         else:
-            text = f"Images have different sizes: {listed}. All are brought to one; the scale of detail differs."
-            problems.append(Problem(place, "mixed-size", text))
+            text = f"Images have different sizes: {listed}. All are resized to one; the scale of detail differs."
+            problems.append(Problem(folder, "mixed-size", text))
     kinds = Counter(fact.channels for fact in facts)
     if len(kinds) > 1:
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         text = f"Images differ in colour: {listed}. Grey against colour can itself look like a defect."
-        problems.append(Problem(place, "mixed-color", text))
+        problems.append(Problem(folder, "mixed-color", text))
     return problems
 
 
-def _depths(facts: Sequence[_Facts], place: Path) -> list[Problem]:
+def _depths(facts: Sequence[_Facts], folder: Path) -> list[Problem]:
     deep = [fact for fact in facts if fact.depth == "16"]
     if not deep:
         return []
     problems = []
     if len(deep) < len(facts):
         text = f"Images of 16 bits a channel: {len(deep)}; of 8: {len(facts) - len(deep)}. Brightness may differ."
-        problems.append(Problem(place, "mixed-depth", text))
+        problems.append(Problem(folder, "mixed-depth", text))
     largest = max(fact.largest for fact in deep)
     bits = next((bits for bits in CAMERA_BITS if largest < 2**bits), 16)
     if bits < 16:
         text = f"16-bit images use values up to {largest} of 65535 and will be nearly black. Set bit_depth={bits}."
-        problems.append(Problem(place, "bit-depth", text))
+        problems.append(Problem(folder, "bit-depth", text))
     return problems
 
 
 def _skipped(paths: Sequence[Path]) -> list[Problem]:
     if not paths:
         return []
-    text = f"{_files(paths)} not looked at: no images by their ending, or not where images are expected."
+    text = f"{_files(paths)} not used: no images by their ending, or not where images are expected."
     return [Problem(paths[0].parent, "not-used", text)]
 
 
@@ -331,5 +331,5 @@ def _size(height_width: Sequence[int]) -> str:
     return f"{height_width[0]} x {height_width[1]}"
 
 
-def _place(samples: Sequence[Sample]) -> Path:
+def _folder(samples: Sequence[Sample]) -> Path:
     return samples[0].path.parent if samples else Path()

@@ -127,7 +127,7 @@ def test_check(root: Path, tmp_path: Path):
     code, out, _ = call("check", tmp_path / "broken")
     assert (code, "empty.png" in out) == (1, True)
     code, out, _ = call("check", tmp_path / "one")
-    assert (code, "false positive rate" in out) == (0, True)
+    assert (code, "at least 2" in out) == (1, True)
     code, out, _ = call("check", root / "stripes" / "train" / "good")
     assert code == 0
     assert str(tmp_path / "none") in refused("check", tmp_path / "none")

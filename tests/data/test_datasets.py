@@ -1,4 +1,4 @@
-"""Which file of which folder is what, and what is said where a folder is not what it was taken for."""
+"""Layouts of data sets: samples, masks, unused files, and errors that describe the folder."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_mvtec_with_other_endings_and_masks_without_a_suffix(mvtec):
     assert [sample.mask_path.name for sample in tile.test] == ["000.png"]
 
 
-def test_mvtec_masks_of_nothing_and_of_good_images(mvtec):
+def test_mvtec_masks_without_an_image_and_of_good_images(mvtec):
     touch(
         mvtec / "grid", "ground_truth/bent/007_mask.png", "ground_truth/good/1_mask.png", "test/stray.png", "Thumbs.db"
     )
@@ -81,7 +81,7 @@ def test_two_masks_for_one_image(mvtec):
         MVTecAD(mvtec, "grid")
 
 
-def test_anomalibs_arguments_are_taken_with_a_warning(mvtec):
+def test_anomalibs_arguments_are_accepted_with_a_warning(mvtec):
     with pytest.warns(UserWarning, match=r"^MVTecAD: train_batch_size, num_workers taken .* without effect") as caught:
         MVTecAD(root=mvtec, category="grid", train_batch_size=32, num_workers=8)
     assert len(caught) == 1
@@ -95,7 +95,7 @@ def test_anomalibs_arguments_are_taken_with_a_warning(mvtec):
         MVTecAD(mvtec, "grid")
 
 
-def test_a_wrong_root_or_category_says_what_is_there(mvtec, tmp_path):
+def test_errors_of_a_wrong_root_or_category_list_the_folders(mvtec, tmp_path):
     with pytest.raises(
         DataError, match=r"^root: expected a folder that holds <category>/train/good.*got nothing of that name"
     ):
@@ -144,8 +144,10 @@ def test_folder_with_defect_types_and_masks(tmp_path):
     parts = Folder("part", root=tmp_path, normal_dir="ok", abnormal_dir="bad", mask_dir="masks")
     assert parts.name == "part"
     assert len(parts.train) == 8
-    found = [(sample.defect, sample.path.name, sample.mask_path and sample.mask_path.name) for sample in parts.test[2:]]
-    assert found == [
+    defects = [
+        (sample.defect, sample.path.name, sample.mask_path and sample.mask_path.name) for sample in parts.test[2:]
+    ]
+    assert defects == [
         ("bad", "2.png", "2_gt.bmp"),
         ("crack", "0.png", "0.png"),
         ("crack", "1.png", None),
@@ -225,7 +227,7 @@ def test_holding_out_is_seeded_and_leaves_at_least_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "text"),
     [
         ({"normal_dir": "none"}, r"^normal_dir: expected a folder, got nothing of that name, in .*none\."),
         ({"normal_dir": "a.png"}, r"^normal_dir: expected a folder, got a file, in .*a\.png\."),
@@ -245,10 +247,10 @@ def test_holding_out_is_seeded_and_leaves_at_least_one(tmp_path):
         ),
     ],
 )
-def test_folder_says_what_is_wrong(arguments, said, tmp_path):
+def test_errors_of_folder(arguments, text, tmp_path):
     touch(tmp_path, "a.png", "ok/0.png", "bad/0.png", "m/0.png", "n/0.png")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=text):
         Folder("part", root=tmp_path, **arguments)
 
 
@@ -261,14 +263,14 @@ def test_loops_of_links_end_and_linked_folders_are_read_once(tmp_path):
     assert sorted(path.name for path in images) == ["0.png", "1.png", "dangling.png"]
 
 
-def test_a_folder_that_cannot_be_looked_into(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
     touch(tmp_path, "ok/0.png")
 
     def refuse(self):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("pathlib.Path.iterdir", refuse)
-    with pytest.raises(DataError, match=r"^folder: expected one that can be looked into, got 'Permission denied', in "):
+    with pytest.raises(DataError, match=r"^folder: expected a readable one, got 'Permission denied', in "):
         Folder("part", normal_dir=tmp_path / "ok")
 
 
@@ -277,7 +279,7 @@ def test_names_beyond_ascii(tmp_path):
     assert names(open_dataset(tmp_path / "gut 好").train) == ["Prüfling 1.png"]
 
 
-def test_open_dataset_knows_the_layouts(mvtec, tmp_path, monkeypatch):
+def test_open_dataset_recognises_the_layouts(mvtec, tmp_path, monkeypatch):
     grid = MVTecAD(mvtec, "grid")
     assert open_dataset(mvtec, category="grid").test == grid.test
     assert open_dataset(mvtec / "grid").test == grid.test
@@ -287,7 +289,7 @@ def test_open_dataset_knows_the_layouts(mvtec, tmp_path, monkeypatch):
     assert (plain.name, len(plain.train), plain.test) == ("good parts", 2, ())
 
 
-def test_open_dataset_says_what_it_found(mvtec, tmp_path):
+def test_errors_of_open_dataset_describe_the_path(mvtec, tmp_path):
     with pytest.raises(
         DataError, match=r"^category: expected one category, got a folder of 2, .*name one of grid, tile\."
     ):

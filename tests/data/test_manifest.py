@@ -1,4 +1,4 @@
-"""Manifests: lists of images as CSV and JSON lines, and what is said of a line that cannot be."""
+"""Manifests in CSV and JSON lines, and errors that name the line."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def test_manifest_of_json_lines(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "error"),
     [
-        ("", r"^manifest: expected the columns path and, .* got nothing, in .*list\.csv, line 1\."),
-        ("file,label\na.png,0", r"^manifest: expected the columns path and, .* got file, label, in .*line 1\."),
+        ("", r"^manifest: expected the columns path and .* got nothing, in .*list\.csv, line 1\."),
+        ("file,label\na.png,0", r"^manifest: expected the columns path and .* got file, label, in .*line 1\."),
         ("path,path\na.png,a.png", r"^manifest: expected the columns"),
         ("path\n", r"^manifest: expected good images of split train, got no lines, in .*list\.csv\."),
         ("path,split\na.png,test", r"^manifest: expected good images of split train, got 1 lines without one"),
@@ -88,13 +88,13 @@ def test_manifest_of_json_lines(tmp_path):
         ("path\na\0b.png", r"^path: expected a file that exists|^manifest: expected CSV"),
     ],
 )
-def test_manifest_errors_name_the_line(text, said, tmp_path):
-    with pytest.raises(DataError, match=said):
+def test_manifest_errors_name_the_line(text, error, tmp_path):
+    with pytest.raises(DataError, match=error):
         Manifest(manifest(tmp_path, text))
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "error"),
     [
         ("{", r"^manifest: expected one JSON object a line, got .*list\.jsonl, line 1\."),
         ("[1]", r"^manifest: expected a JSON object, got list, in .*line 1\."),
@@ -107,8 +107,8 @@ def test_manifest_errors_name_the_line(text, said, tmp_path):
         ("[" * 100_000, r"^manifest: expected one JSON object a line, got "),
     ],
 )
-def test_json_manifest_errors_name_the_line(text, said, tmp_path):
-    with pytest.raises(DataError, match=said):
+def test_json_manifest_errors_name_the_line(text, error, tmp_path):
+    with pytest.raises(DataError, match=error):
         Manifest(manifest(tmp_path, text, "list.jsonl"))
 
 

@@ -16,7 +16,7 @@ from tests.images import cut_off, good, goods, write, write_goods
 
 
 class Means:
-    """Stands for the network: the mean colour of each 32 x 32 cell."""
+    """Stand-in for the network: the mean colour of each 32 x 32 cell."""
 
     model = b""
 
@@ -30,21 +30,20 @@ def read(items, **changes) -> TrainingImages:
     return TrainingImages(items, **{"bit_depth": None, "threads": 2, **changes})
 
 
-def seen(images: TrainingImages, chosen: list[int]) -> dict[int, np.ndarray]:
-    found = images.feature_maps(Means().features, Geometry((64, 64)), chosen, stage="s", progress=no_progress)
-    return dict(found)
+def feature_maps(images: TrainingImages, chosen: list[int]) -> dict[int, np.ndarray]:
+    return dict(images.feature_maps(Means().features, Geometry((64, 64)), chosen, stage="s", progress=no_progress))
 
 
 def test_paths_samples_and_arrays_are_the_same_images(tmp_path: Path):
     paths = write_goods(tmp_path, 3)
-    given = [read(paths), read([str(p) for p in paths]), read([Sample(p) for p in paths]), read(goods(3))]
-    assert given[0].names == given[1].names == given[2].names == [str(p) for p in paths]
-    assert given[3].names == ["array 0", "array 1", "array 2"]
-    assert given[0].sha256 == given[1].sha256 == given[2].sha256
-    for one in given:
-        assert one.sizes_hw == [(96, 96)] * 3
-        for i, features in seen(one, [0, 1, 2]).items():
-            np.testing.assert_array_equal(features, seen(given[0], [i])[i])
+    sources = [read(paths), read([str(p) for p in paths]), read([Sample(p) for p in paths]), read(goods(3))]
+    assert sources[0].names == sources[1].names == sources[2].names == [str(p) for p in paths]
+    assert sources[3].names == ["array 0", "array 1", "array 2"]
+    assert sources[0].sha256 == sources[1].sha256 == sources[2].sha256
+    for images in sources:
+        assert images.sizes_hw == [(96, 96)] * 3
+        for i, features in feature_maps(images, [0, 1, 2]).items():
+            np.testing.assert_array_equal(features, feature_maps(sources[0], [i])[i])
 
 
 def test_the_hash_is_that_of_the_files_in_order(tmp_path: Path):
@@ -56,9 +55,9 @@ def test_the_hash_is_that_of_the_files_in_order(tmp_path: Path):
 
 def test_features_come_in_the_order_asked_for():
     images = read(goods(4))
-    found = images.feature_maps(Means().features, Geometry((64, 64)), [3, 0, 2], stage="s", progress=no_progress)
-    assert [i for i, _ in found] == [3, 0, 2]
-    assert not np.array_equal(seen(images, [3])[3], seen(images, [0])[0])
+    maps = images.feature_maps(Means().features, Geometry((64, 64)), [3, 0, 2], stage="s", progress=no_progress)
+    assert [i for i, _ in maps] == [3, 0, 2]
+    assert not np.array_equal(feature_maps(images, [3])[3], feature_maps(images, [0])[0])
 
 
 def test_progress_counts_every_image():
@@ -90,12 +89,12 @@ def test_a_missing_file_is_left_out(tmp_path: Path):
     assert [p.path for p in read(paths).problems] == [paths[2]]
 
 
-def test_an_image_with_a_whole_header_is_found_broken_when_decoded(tmp_path: Path):
+def test_damaged_pixels_are_a_problem_when_decoded(tmp_path: Path):
     paths = write_goods(tmp_path, 3)
     cut_off(paths[1], good(1))
     images = read(paths)
     assert len(images) == 3
-    assert list(seen(images, [0, 1, 2])) == [0, 2]
+    assert list(feature_maps(images, [0, 1, 2])) == [0, 2]
     assert [p.path for p in images.problems] == [paths[1]]
     before = read(paths).sha256
     images.keep([0, 2])
@@ -130,7 +129,7 @@ def test_all_broken(tmp_path: Path):
         (np.zeros((0, 8, 3), np.uint8), r"got uint8 \(0, 8, 3\)"),
     ],
 )
-def test_an_array_that_is_no_image_is_the_callers_mistake(array: np.ndarray, text: str):
+def test_an_array_that_is_no_image_raises(array: np.ndarray, text: str):
     with pytest.raises(InputError, match=text):
         read([*goods(2), array])
 

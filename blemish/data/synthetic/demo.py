@@ -1,4 +1,4 @@
-"""The demo's data set: three small categories in the layout of MVTec AD, made up on the spot, with exact masks."""
+"""Demo data set: three small synthetic categories in the layout of MVTec AD, with exact masks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from blemish._io.files import atomic_write, save_error
 from blemish._validation.checks import check_number
-from blemish.data.synthetic.materials import MATERIALS, Flaw
+from blemish.data.synthetic.materials import MATERIALS, Defect
 from blemish.data.synthetic.textures import REFERENCE_PX, photograph
 from blemish.errors import InputError, SaveError, message
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 CATEGORIES = tuple(MATERIALS)
 MARKER = "blemish-demo.json"
-VERSION = 1  # of the recipes: a folder made by other ones is made anew
-VISIBLE = 6 / 255  # a pixel is defective where the flaw moves it by more; the camera's noise is about 1.7 / 255
+VERSION = 1  # of the recipes: a folder of another version is rewritten
+VISIBLE = 6 / 255  # a pixel is defective where the defect changes it by more; the camera's noise is about 1.7 / 255
 # A camera's noise does not repeat: searching for repeats takes three times as long and saves a tenth.
 FAST_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY)
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """What a demo folder was made with; the same settings give the same bytes."""
+    """Settings of a demo folder; the same settings give the same bytes."""
 
     seed: int
     image_size: int
@@ -46,7 +46,7 @@ class _Settings:
 
 @dataclass(frozen=True)
 class _Image:
-    """One image to make: where it goes, and what is wrong with it."""
+    """One image to render: its place in the data set, and kind and strength of its defect."""
 
     category: str
     split: str
@@ -75,19 +75,19 @@ def make_demo(
     categories: tuple[str, ...] = CATEGORIES,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write the demo's images and masks, laid out as MVTec AD is; return the folder.
+    """Write the demo's images and masks in the layout of MVTec AD; return the folder.
 
-    A folder that already holds them is left as it is; one that holds the demo made with other settings, or half of
-    it, is made anew. The same settings give the same bytes (with the same NumPy and OpenCV).
+    A complete demo of the same settings is left as it is; a demo of other settings or an incomplete one is rewritten.
+    The same settings give the same bytes (with the same NumPy and OpenCV).
 
     Args:
-        folder: where to; made if it does not exist. Each category becomes a folder in it.
+        folder: created if missing. Each category becomes a folder in it.
         seed: of all randomness, 0 or more.
         image_size: height and width in pixels, 64 to 4096.
         n_train: good training images of each category.
         n_test: good test images of each category.
-        n_defective: test images of each kind of defect, from barely visible to plain.
-        categories: which of "grid", "leather" and "tile".
+        n_defective: test images of each defect type, from barely visible to obvious.
+        categories: of "grid", "leather" and "tile".
         progress: called now and then as progress(done, total), in images.
 
     Raises:
@@ -124,13 +124,13 @@ def render_demo(
 
     Args:
         category: "grid", "leather" or "tile".
-        kind: "good", or a kind of defect of that category.
-        strength: how plain the defect is, 0 to 1.
+        kind: "good", or a defect type of that category.
+        strength: visibility of the defect, 0 to 1.
         seed: of the surface, the defect and the camera.
         image_size: height and width in pixels.
 
     Raises:
-        InputError: if there is no such category or kind of defect.
+        InputError: if there is no such category or defect type.
     """
     if category not in MATERIALS:
         raise InputError(message("category", f"one of {', '.join(CATEGORIES)}", repr(category)))
@@ -141,22 +141,22 @@ def render_demo(
     if kind == "good":
         scene, mask = clean, np.zeros((image_size, image_size), np.bool_)
     else:
-        scene, mask = _flawed(category, kind, strength, seed, clean)
+        scene, mask = _defective(category, kind, strength, seed, clean)
     shot = photograph(np.random.default_rng([seed, 1]), scene)
     return np.clip(shot + 0.5, 0, 255).astype(np.uint8), mask
 
 
-def _flawed(
+def _defective(
     category: str, kind: str, strength: float, seed: int, clean: NDArray[Any]
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Return the surface with its flaw, and where that differs from the clean one enough to be seen."""
+    """Return the surface with its defect, and the mask of visible differences from the clean one."""
     size = clean.shape[0]
     scale = size / REFERENCE_PX
-    # A flaw may fall where it hardly shows, such as a void in the print where nothing is printed: then take
-    # another, a little stronger each time.
+    # A defect may lie where it is invisible, such as a void in the print where nothing is printed: then another is
+    # drawn, a little stronger each time.
     for attempt in range(20):
-        flaw = Flaw(kind, min(1.0, strength + 0.05 * attempt), seed + 8000 * attempt)
-        scene = MATERIALS[category][0](np.random.default_rng([seed, 0]), size, flaw)
+        defect = Defect(kind, min(1.0, strength + 0.05 * attempt), seed + 8000 * attempt)
+        scene = MATERIALS[category][0](np.random.default_rng([seed, 0]), size, defect)
         changed = (np.abs(scene - clean).max(axis=2) > VISIBLE).astype(np.uint8)
         gap = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (round(8 * scale) | 1,) * 2)
         mask = cv2.morphologyEx(changed, cv2.MORPH_CLOSE, gap).astype(np.bool_)
@@ -195,7 +195,7 @@ def _plain(settings: _Settings) -> dict[str, Any]:
 
 
 def _marker(root: Path) -> dict[str, Any] | None:
-    """Return what the folder says it was made with, or nothing if it is none of ours."""
+    """Return the settings in the folder's marker, or None if there is no marker."""
     try:
         content = json.loads((root / MARKER).read_bytes()[:10_000])
     except (OSError, ValueError, RecursionError):
@@ -204,22 +204,22 @@ def _marker(root: Path) -> dict[str, Any] | None:
 
 
 def _clear(root: Path) -> None:
-    """Remove what an earlier demo wrote here, and nothing else; raise if there is anything else."""
+    """Remove an earlier demo's files; raise if the folder is not a demo's and not empty."""
     if root.exists() and not root.is_dir():
         raise SaveError(message("demo", "a folder", "a file", where=root, todo="Choose another folder."))
     if not root.is_dir() or not any(root.iterdir()):
         return
     marker = _marker(root)
     if marker is None:
-        found = sorted(path.name for path in root.iterdir())[:3]
-        todo = "Choose an empty or new folder: nothing of yours is overwritten."
-        raise SaveError(message("demo", "an empty folder", f"one with {', '.join(found)}", where=root, todo=todo))
+        names = sorted(path.name for path in root.iterdir())[:3]
+        todo = "Choose an empty or new folder: files that are not the demo's are never overwritten."
+        raise SaveError(message("demo", "an empty folder", f"one with {', '.join(names)}", where=root, todo=todo))
     for category in CATEGORIES:
         for pattern in ("train/good", "test/*", "ground_truth/*"):
             for path in (root / category).glob(f"{pattern}/*.png"):
                 if path.stem.removesuffix("_mask").isdigit():
                     path.unlink()
-        # Folders of this or another version that are empty now; a user's own files keep theirs.
+        # Folders of this or another version that are empty now; a user's own files and their folders stay.
         folders = sorted((path for path in (root / category).rglob("*") if path.is_dir()), reverse=True)
         for path in (*folders, root / category):
             if path.is_dir() and not any(path.iterdir()):
@@ -229,10 +229,10 @@ def _clear(root: Path) -> None:
 def _write(root: Path, settings: _Settings, progress: Callable[[int, int], None] | None) -> None:
     root.mkdir(parents=True, exist_ok=True)
     content = _plain(settings)
-    # Marked before the first image, so that a run that was cut off is known for ours.
+    # Marked before the first image, so that the folder of an interrupted run is recognised.
     atomic_write(root / MARKER, json.dumps({**content, "complete": False}, indent=1).encode(), name="demo")
     images = list(_images(settings))
-    # NumPy and OpenCV let go of the interpreter while they draw; each image has generators of its own.
+    # NumPy and OpenCV release the interpreter lock while they draw; each image has generators of its own.
     pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
     try:
         for done, _ in enumerate(pool.map(lambda image: _make(root, settings, image), images)):
@@ -244,13 +244,13 @@ def _write(root: Path, settings: _Settings, progress: Callable[[int, int], None]
 
 
 def _make(root: Path, settings: _Settings, image: _Image) -> None:
-    name = zlib.crc32(image.path.encode())  # no seed depends on how many images there are
+    name = zlib.crc32(image.path.encode())  # seeds do not depend on the number of images
     seed = int(np.random.SeedSequence([settings.seed, name]).generate_state(1)[0])
     pixels, mask = render_demo(
         image.category,
         kind=image.kind,
         strength=image.strength,
-        # Consecutive defects of a category differ in their variant too, such as the four kinds of misprint.
+        # Consecutive defects of a type differ in their variant too, such as the four variants of misprint.
         seed=seed // 4 * 4 + image.index % 4,
         image_size=settings.image_size,
     )
@@ -263,5 +263,5 @@ def _write_png(path: Path, image: NDArray[np.uint8], options: tuple[int, ...] = 
     path.parent.mkdir(parents=True, exist_ok=True)
     ok, data = cv2.imencode(".png", image, options)
     assert ok, "OpenCV always has a PNG writer"
-    # cv2.imwrite says nothing of a full disk, and does not know non-ASCII names on Windows.
+    # cv2.imwrite reports no full disk, and fails on non-ASCII names on Windows.
     path.write_bytes(data.tobytes())

@@ -1,7 +1,7 @@
-"""Three made-up materials with made-up flaws for the demo: woven wire, leather and printed tile.
+"""Three synthetic materials with synthetic defects for the demo: woven wire, leather and printed tile.
 
-Each material is a function `(rng, size, flaw) -> (size, size, 3) RGB`, about 0 to 1, before the camera. It draws
-the same surface for the same generator with and without a flaw, so that the difference of the two is the exact mask.
+Each material is a function `(rng, size, defect) -> (size, size, 3) RGB`, about 0 to 1, before the camera. It draws
+the same surface for the same generator with and without a defect, so that their difference is the exact mask.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from blemish.data.synthetic.textures import REFERENCE_PX, Field, blob, curve, mi
 
 
 @dataclass(frozen=True)
-class Flaw:
-    """What is wrong with one image: its kind, how strong it is from 0 to 1, and the seed of its place and form."""
+class Defect:
+    """A defect: its type, its strength from 0 to 1, and the seed of its position and shape."""
 
     kind: str
     strength: float
     seed: int
 
 
-def grid(rng: np.random.Generator, size: int, flaw: Flaw | None = None) -> Field:
-    """Return woven steel wire over a matt backdrop; flaws: bent, broken, thread, rust."""
+def grid(rng: np.random.Generator, size: int, defect: Defect | None = None) -> Field:
+    """Return woven steel wire over a matt backdrop; defects: bent, broken, thread, rust."""
     scale = size / REFERENCE_PX
     pitch = 24 * scale * rng.uniform(0.995, 1.005)
     u, v = pose(rng, size, pitch, turn_degrees=1.0, warp_px=0.7)
     wires = _Wires(rng, size, u, v, pitch)
-    local = None if flaw is None else np.random.default_rng(flaw.seed)
-    if flaw is not None and local is not None and flaw.kind in {"bent", "broken"}:
-        wires.damage(local, flaw)
+    local = None if defect is None else np.random.default_rng(defect.seed)
+    if defect is not None and local is not None and defect.kind in {"bent", "broken"}:
+        wires.damage(local, defect)
     scene = wires.draw(rng)
-    if flaw is None or local is None:
+    if defect is None or local is None:
         return scene
-    if flaw.kind == "rust":
-        patch = blob(local, size, (16 + 22 * flaw.strength) * scale) * wires.cover
-        patch *= np.clip(0.75 + 0.3 * noise(local, size, 5 * scale), 0, 1) * (0.35 + 0.6 * flaw.strength)
+    if defect.kind == "rust":
+        patch = blob(local, size, (16 + 22 * defect.strength) * scale) * wires.cover
+        patch *= np.clip(0.75 + 0.3 * noise(local, size, 5 * scale), 0, 1) * (0.35 + 0.6 * defect.strength)
         return mix(scene, scene * rgb(1.0, 0.62, 0.38) * 0.9, patch)
-    if flaw.kind == "thread":
-        points = curve(local, size, (70 + 110 * flaw.strength) * scale, bend=0.5)
-        line = stroke(size, points, (1.3 + 1.5 * flaw.strength) * scale)
+    if defect.kind == "thread":
+        points = curve(local, size, (70 + 110 * defect.strength) * scale, bend=0.5)
+        line = stroke(size, points, (1.3 + 1.5 * defect.strength) * scale)
         shadow = np.roll(cv2.GaussianBlur(line, (0, 0), 2.2 * scale), (round(3 * scale), round(2 * scale)), (0, 1))
         colour = rgb(*([0.75, 0.72, 0.66], [0.30, 0.33, 0.42], [0.52, 0.22, 0.18])[int(local.integers(3))])
         scene = scene * (1 - 0.5 * shadow[..., None])
@@ -51,7 +51,7 @@ def grid(rng: np.random.Generator, size: int, flaw: Flaw | None = None) -> Field
 
 
 class _Wires:
-    """The woven wires of one image, and how they are lit."""
+    """Geometry and shading of the woven wires of one image."""
 
     RADIUS = 0.255  # of the pitch
     RISE = 0.15  # how far a wire goes up and down, of the pitch
@@ -64,26 +64,26 @@ class _Wires:
         self.extra: tuple[Field, Field, Field] | None = None
         self.cover = np.zeros_like(u)
 
-    def damage(self, local: np.random.Generator, flaw: Flaw) -> None:
+    def damage(self, local: np.random.Generator, defect: Defect) -> None:
         """Bend or break one upright wire."""
         half = self.size / self.pitch / 2
         wire, at = round(local.uniform(-0.7, 0.7) * half), local.uniform(-0.7, 0.7) * half
         mine = np.round(self.u) == wire
-        if flaw.kind == "bent":
-            push = local.choice([-1.0, 1.0]) * (0.22 + 0.5 * flaw.strength)
-            along = (self.v - at) / (0.9 + 0.6 * flaw.strength)
+        if defect.kind == "bent":
+            push = local.choice([-1.0, 1.0]) * (0.22 + 0.5 * defect.strength)
+            along = (self.v - at) / (0.9 + 0.6 * defect.strength)
             bump = push * np.exp(-along * along)
-            lean = 2 * along * bump / (0.9 + 0.6 * flaw.strength)
+            lean = 2 * along * bump / (0.9 + 0.6 * defect.strength)
             self.hidden = mine
             across = (self.u - wire - self.jitter[0, wire % 128] - bump) / np.sqrt(1 + lean * lean)
             self.extra = (across, self.v + wire, self.shine[0, wire % 128])
         else:
-            gap = np.abs(self.v - at) - (0.25 + 1.6 * flaw.strength)
+            gap = np.abs(self.v - at) - (0.25 + 1.6 * defect.strength)
             ragged = 0.2 * np.sin(9 * self.u + local.uniform(0, 6)) * (self.u - wire)
             self.hidden = mine & (gap + ragged < 0)
 
     def draw(self, rng: np.random.Generator) -> Field:
-        """Return the image: backdrop, shadow, and the wire that is on top at each pixel."""
+        """Return the image: backdrop, shadow, and the topmost wire at each pixel."""
         i, j = np.round(self.u), np.round(self.v)
         upright = self._wire(self.u - i - self._of(self.jitter[0], i), self.v + i, self._of(self.shine[0], i), 0)
         flat = self._wire(self.v - j - self._of(self.jitter[1], j), self.u + j + 1, self._of(self.shine[1], j), 1)
@@ -111,7 +111,7 @@ class _Wires:
         return table[index.astype(np.int32) % len(table)]
 
     def _wire(self, across: Field, phase: Field, shine: Field, axis: int) -> tuple[Field, Field]:
-        """Return height (-9 where there is no wire) and brightness of wires at `across` pitches from their middle."""
+        """Return height (-9 outside wires) and brightness of wires at `across` pitches from their centre line."""
         n = across / self.RADIUS
         up = np.sqrt(np.clip(1 - n * n, 0, 1))
         z = self.RISE * np.cos(np.pi * phase)
@@ -127,8 +127,8 @@ class _Wires:
         return np.where(np.abs(n) < 1, z + self.RADIUS * up, -9).astype(np.float32), lit.astype(np.float32)
 
 
-def leather(rng: np.random.Generator, size: int, flaw: Flaw | None = None) -> Field:
-    """Return pebbled brown leather; flaws: scratch, hole, stain, fold."""
+def leather(rng: np.random.Generator, size: int, defect: Defect | None = None) -> Field:
+    """Return pebbled brown leather; defects: scratch, hole, stain, fold."""
     scale = size / REFERENCE_PX
     grain = _pebbles(rng, size, 7.5 * scale)
     height = grain + 0.10 * noise(rng, size, 1.6 * scale)
@@ -136,26 +136,26 @@ def leather(rng: np.random.Generator, size: int, flaw: Flaw | None = None) -> Fi
     tone = 1 + 0.03 * noise(rng, size, 110 * scale) + 0.035 * noise(rng, size, 14 * scale)
     tone *= 0.72 + 0.28 * np.clip(grain, 0, 1)
     albedo = tone[..., None] * rgb(0.50, 0.30, 0.18) * (1 + rng.normal(0, 0.012, 3).astype(np.float32))
-    if flaw is not None:
-        height, albedo = _flawed_leather(np.random.default_rng(flaw.seed), size, flaw, height, albedo)
+    if defect is not None:
+        height, albedo = _defective_leather(np.random.default_rng(defect.seed), size, defect, height, albedo)
     return shade(height.astype(np.float32), albedo.astype(np.float32), relief=1.1 * scale, shine=0.10)
 
 
-def _flawed_leather(
-    local: np.random.Generator, size: int, flaw: Flaw, height: Field, albedo: Field
+def _defective_leather(
+    local: np.random.Generator, size: int, defect: Defect, height: Field, albedo: Field
 ) -> tuple[Field, Field]:
-    scale, strength = size / REFERENCE_PX, flaw.strength
-    if flaw.kind == "scratch":
+    scale, strength = size / REFERENCE_PX, defect.strength
+    if defect.kind == "scratch":
         points = curve(local, size, (45 + 110 * strength) * scale, bend=0.25)
         line = stroke(size, points, (1.5 + 2.0 * strength) * scale)
         line *= np.clip(0.85 + 0.25 * noise(local, size, 6 * scale), 0.2, 1)
         pale = albedo * 1.3 + rgb(0.14, 0.12, 0.09)
         return height - 1.1 * line, mix(albedo, pale, line * (0.35 + 0.6 * strength))
-    if flaw.kind == "hole":
+    if defect.kind == "hole":
         spot = blob(local, size, (2.6 + 6.5 * strength) * scale, soft=0.22)
         rim = cv2.GaussianBlur(spot, (0, 0), 2.2 * scale)
         return height + 1.5 * rim - 3.5 * spot, mix(albedo, albedo * 0.16, spot)
-    if flaw.kind == "stain":
+    if defect.kind == "stain":
         spot = blob(local, size, (15 + 24 * strength) * scale, soft=0.25)
         edge = cv2.GaussianBlur(spot, (0, 0), 2 * scale) - cv2.GaussianBlur(spot, (0, 0), 5 * scale)
         amount = np.clip(spot * (0.20 + 0.38 * strength) + 0.9 * np.abs(edge) * spot, 0, 0.8)
@@ -168,7 +168,7 @@ def _flawed_leather(
 
 
 def _pebbles(rng: np.random.Generator, size: int, cell: float) -> Field:
-    """Return the grain's height, 0 in the creases and about 1 on top: cells around scattered points."""
+    """Return the grain's height, 0 in the creases and about 1 on top: Voronoi cells of jittered points."""
     # Twice as fine as the image, since the cells' edges fall on whole pixels; wider than high, as hides stretch.
     fine = (2 * size, round(1.75 * size))
     step = 2 * cell
@@ -190,16 +190,16 @@ def _pebbles(rng: np.random.Generator, size: int, cell: float) -> Field:
     return grain
 
 
-def tile(rng: np.random.Generator, size: int, flaw: Flaw | None = None) -> Field:
-    """Return a speckled glazed tile with a two-colour print; flaws: crack, chip, misprint, stain."""
+def tile(rng: np.random.Generator, size: int, defect: Defect | None = None) -> Field:
+    """Return a speckled glazed tile with a two-colour print; defects: crack, chip, misprint, stain."""
     scale = size / REFERENCE_PX
     u, v = pose(rng, size, 128 * scale, turn_degrees=0.4, warp_px=0.5, shift=0.05)  # fixtures hold a tile to some 6 px
     ragged = 0.35 * noise(rng, size, 3 * scale) / 128
     ink = 0.9 + 0.05 * noise(rng, size, 2 * scale) + 0.03 * noise(rng, size, 30 * scale)
     blue, ochre = _print(u, v, ragged)
-    local = None if flaw is None else np.random.default_rng(flaw.seed)
-    if flaw is not None and local is not None and flaw.kind == "misprint":
-        blue, ochre = _misprinted(local, size, flaw, (u, v, ragged))
+    local = None if defect is None else np.random.default_rng(defect.seed)
+    if defect is not None and local is not None and defect.kind == "misprint":
+        blue, ochre = _misprinted(local, size, defect, (u, v, ragged))
     glaze = rgb(0.90, 0.875, 0.815) * (1 + 0.01 * noise(rng, size, 70 * scale))[..., None]
     specks = np.zeros((size, size), np.float32)
     for cell, limit, dark in ((2.0, 1.55, 0.20), (3.0, 1.9, 0.26), (2.0, 1.7, -0.10)):
@@ -208,13 +208,13 @@ def tile(rng: np.random.Generator, size: int, flaw: Flaw | None = None) -> Field
     glaze = mix(glaze, glaze * rgb(0.30, 0.40, 0.62), blue * ink)
     glaze = mix(glaze, glaze * rgb(0.93, 0.68, 0.36), ochre * ink)
     height = 0.2 * noise(rng, size, 22 * scale) + 0.03 * noise(rng, size, 4 * scale)
-    if flaw is not None and local is not None and flaw.kind != "misprint":
-        height, glaze = _flawed_tile(local, size, flaw, height, glaze)
+    if defect is not None and local is not None and defect.kind != "misprint":
+        height, glaze = _defective_tile(local, size, defect, height, glaze)
     return shade(height.astype(np.float32), glaze.astype(np.float32), relief=0.3 * scale, shine=0.05)
 
 
 def _print(u: Field, v: Field, ragged: Field) -> tuple[Field, Field]:
-    """Return how much blue and ochre ink lies where, 0 to 1, for coordinates in tiles of the pattern."""
+    """Return the coverage of blue and ochre ink, 0 to 1, at pattern coordinates."""
     x, y = np.abs(u - np.round(u)), np.abs(v - np.round(v))
     corner = np.sqrt((0.5 - x) ** 2 + (0.5 - y) ** 2) + 1e-6
     middle = np.sqrt(x * x + y * y) + 1e-6
@@ -242,13 +242,13 @@ def _quarters(x: Field, y: Field, radius: Field) -> Field:
 
 
 def _misprinted(
-    local: np.random.Generator, size: int, flaw: Flaw, place: tuple[Field, Field, Field]
+    local: np.random.Generator, size: int, defect: Defect, place: tuple[Field, Field, Field]
 ) -> tuple[Field, Field]:
-    """Return the inks with one thing wrong: a void, a slip of the screen, a smear, or colours out of register."""
-    scale, strength = size / REFERENCE_PX, flaw.strength
+    """Return the inks with one misprint: a void, a shifted band, a smear, or colours out of register."""
+    scale, strength = size / REFERENCE_PX, defect.strength
     u, v, ragged = place
     blue, ochre = _print(u, v, ragged)
-    kind = flaw.seed % 4
+    kind = defect.seed % 4
     if kind == 0:
         keep = 1 - blob(local, size, (14 + 30 * strength) * scale, soft=0.3) * (0.55 + 0.45 * strength)
         return blue * keep, ochre * keep
@@ -267,9 +267,11 @@ def _misprinted(
     return blue, moved
 
 
-def _flawed_tile(local: np.random.Generator, size: int, flaw: Flaw, height: Field, glaze: Field) -> tuple[Field, Field]:
-    scale, strength = size / REFERENCE_PX, flaw.strength
-    if flaw.kind == "crack":
+def _defective_tile(
+    local: np.random.Generator, size: int, defect: Defect, height: Field, glaze: Field
+) -> tuple[Field, Field]:
+    scale, strength = size / REFERENCE_PX, defect.strength
+    if defect.kind == "crack":
         points = curve(local, size, (90 + 190 * strength) * scale, bend=0.25, jag=1.6 * scale)
         line = stroke(size, points, (0.9 + 1.4 * strength) * scale)
         for _ in range(round(2.4 * strength)):
@@ -277,7 +279,7 @@ def _flawed_tile(local: np.random.Generator, size: int, flaw: Flaw, height: Fiel
             twig = curve(local, size, (30 + 40 * strength) * scale, bend=0.3, jag=1.6 * scale, start=start)
             line = np.maximum(line, stroke(size, twig, (0.6 + 0.7 * strength) * scale))
         return height - 4 * line, mix(glaze, glaze * rgb(0.34, 0.30, 0.27), line * (0.5 + 0.5 * strength))
-    if flaw.kind == "chip":
+    if defect.kind == "chip":
         radius = (3.5 + 13 * strength) * scale
         spot = blob(local, size, radius, soft=0.06)
         body = rgb(0.62, 0.40, 0.28) * (0.9 + 0.10 * noise(local, size, 2.2 * scale))[..., None]

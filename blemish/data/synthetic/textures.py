@@ -1,6 +1,6 @@
-"""What made-up surfaces are made of: smooth noise, lines, patches, light, and the camera that sees them.
+"""Procedural textures: smooth noise, lines, blobs, shading, and a camera model.
 
-Everything is drawn for a generator that the caller hands in: the same generator gives the same image. Lengths are in
+All randomness comes from the generator that the caller passes: the same generator gives the same image. Lengths are in
 pixels; recipes give them for an image 384 px wide and scale them by `size / REFERENCE_PX`.
 """
 
@@ -23,7 +23,7 @@ def rgb(red: float, green: float, blue: float) -> Field:
 
 
 def photograph(rng: np.random.Generator, scene: Field) -> Field:
-    """Return the scene as a camera on a line sees it: uneven light, exposure, a little blur and noise; 0 to 255."""
+    """Return the image of a scene by a line camera: uneven light, exposure, slight blur and shot noise; 0 to 255."""
     size = scene.shape[0]
     x, y = axes(size)
     gain = 1 + rng.normal(0, 0.025) + rng.normal(0, 0.03) * x + rng.normal(0, 0.03) * y - 0.05 * (x * x + y * y)
@@ -31,9 +31,9 @@ def photograph(rng: np.random.Generator, scene: Field) -> Field:
     exposed: Field = cv2.GaussianBlur(scene, (0, 0), rng.uniform(0.45, 0.65) * size / REFERENCE_PX)
     exposed *= (255 * gain).astype(np.float32)[..., None] * tint
     # Photons make bright pixels noisier.
-    spread = 1.0 + 0.07 * np.sqrt(np.maximum(exposed[..., 1:2], 0))
+    noise_level = 1.0 + 0.07 * np.sqrt(np.maximum(exposed[..., 1:2], 0))
     grain = rng.standard_normal(scene.shape, dtype=np.float32)
-    grain *= spread
+    grain *= noise_level
     grain += exposed
     return grain
 
@@ -47,9 +47,9 @@ def axes(size: int) -> tuple[Field, Field]:
 def pose(
     rng: np.random.Generator, size: int, pitch: float, *, turn_degrees: float, warp_px: float, shift: float = 0.5
 ) -> tuple[Field, Field]:
-    """Return (u, v), the place of each pixel on a pattern of that pitch, in pitches.
+    """Return pattern coordinates (u, v) of each pixel, in units of `pitch`, after a random rigid motion and warp.
 
-    It is shifted by up to `shift` pitches, turned by about `turn_degrees` and warped by about `warp_px`.
+    The shift is up to `shift` pitches; rotation and warp have standard deviations of `turn_degrees` and `warp_px`.
     """
     x, y = axes(size)
     turn = np.deg2rad(rng.normal(0, turn_degrees))
@@ -62,7 +62,7 @@ def pose(
 
 
 def noise(rng: np.random.Generator, size: int, cell: float, cell_y: float | None = None) -> Field:
-    """Return a (size, size) smooth random field of mean 0 and deviation about 1, its bumps about `cell` px wide."""
+    """Return (size, size) value noise of mean 0 and standard deviation about 1, features about `cell` px wide."""
     cells = cell, cell if cell_y is None else cell_y
     counts = [int(np.ceil(size / c)) + 1 for c in cells]
     small = rng.standard_normal((counts[1], counts[0]), dtype=np.float32)
@@ -75,12 +75,12 @@ def noise(rng: np.random.Generator, size: int, cell: float, cell_y: float | None
 
 
 def mix(below: Field, above: Field, amount: Field) -> Field:
-    """Return (H, W, 3) `below` where the (H, W) `amount` is 0 and `above` where it is 1."""
+    """Return the blend (H, W, 3) of `below`, where the (H, W) `amount` is 0, and `above`, where it is 1."""
     return below + (above - below) * amount[..., None]
 
 
 def shade(height: Field, albedo: Field, *, relief: float, shine: float) -> Field:
-    """Return a height field lit from the upper left."""
+    """Return a height field shaded by a light from the upper left: diffuse and specular reflection."""
     dx: Field = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=3, scale=relief / 4)
     dy: Field = cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=3, scale=relief / 4)
     length = np.sqrt(dx * dx + dy * dy + 1)
@@ -102,7 +102,7 @@ def curve(
     jag: float = 0.0,
     start: Field | None = None,
 ) -> Field:
-    """Return (n, 2) float points (x, y) of a wandering line, begun at `start` or with its middle well inside."""
+    """Return (n, 2) float points (x, y) of a random walk from `start`, or with its middle well inside the image."""
     n = 48
     heading = local.uniform(0, 2 * np.pi) + np.cumsum(local.normal(0, bend, n)) / 2.5
     steps = np.stack([np.cos(heading), np.sin(heading)], axis=1) * length / n
@@ -113,7 +113,7 @@ def curve(
 
 
 def stroke(size: int, points: Field, width: float) -> Field:
-    """Return a line's cover of each pixel, 0 to 1, thinner towards its ends."""
+    """Return the antialiased coverage of a line, 0 to 1, thinner towards its ends."""
     fine, shift = 4, 4
     canvas = np.zeros((fine * size, fine * size), np.uint8)
     places = np.round(points * fine * 2**shift).astype(np.int32)
@@ -126,7 +126,7 @@ def stroke(size: int, points: Field, width: float) -> Field:
 
 
 def blob(local: np.random.Generator, size: int, radius: float, *, soft: float = 0.35) -> Field:
-    """Return an irregular patch, 1 inside and 0 outside, its edge `soft` radii wide."""
+    """Return an irregular blob, 1 inside and 0 outside, with an edge `soft` radii wide."""
     centre = local.uniform(0.12, 0.88, 2) * size
     stretch, turn = local.uniform(0.75, 1.3), local.uniform(0, np.pi)
     x, y = np.arange(size)[None, :] - centre[0], np.arange(size)[:, None] - centre[1]

@@ -1,4 +1,4 @@
-"""The demo's images are repeatable, varied, laid out as MVTec AD, and their masks are where the flaw is."""
+"""The demo's images are repeatable and varied, in the layout of MVTec AD, with masks that cover the defects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from blemish.data.synthetic import demo
 from blemish.data.synthetic.demo import CATEGORIES, make_demo, render_demo
-from blemish.data.synthetic.materials import MATERIALS, Flaw
+from blemish.data.synthetic.materials import MATERIALS, Defect
 from blemish.errors import InputError, SaveError
 
 KINDS = [(category, kind) for category in CATEGORIES for kind in MATERIALS[category][1]]
@@ -68,7 +68,7 @@ def test_every_category_has_three_kinds_of_defect() -> None:
 
 @pytest.mark.parametrize(("category", "kind"), KINDS)
 def test_mask_is_where_the_flaw_is(category: str, kind: str) -> None:
-    """The same image without the flaw differs inside the mask and is the same outside."""
+    """The same image without the defect differs inside the mask and is the same outside."""
     for index, strength in enumerate((0.1, 0.9)):
         seed = 8 + index
         image, mask = render_demo(category, kind=kind, strength=strength, seed=seed, image_size=192)
@@ -76,7 +76,7 @@ def test_mask_is_where_the_flaw_is(category: str, kind: str) -> None:
         difference = np.abs(image.astype(int) - clean).max(axis=2)
         assert not none.any()
         assert 5 <= mask.sum() < 0.5 * mask.size
-        # The camera's blur carries a flaw a pixel or two over its edge, and a change of up to 6 does not count.
+        # The camera's blur carries a defect a pixel or two over its edge, and a change of up to 6 does not count.
         near = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
         assert difference[~near].max() <= 8
         assert difference[mask].mean() > 4
@@ -93,7 +93,7 @@ def test_defects_grow_with_strength(category: str) -> None:
         assert sizes[0.95] > 1.3 * sizes[0.05], kind
 
 
-def test_all_four_misprints_are_made() -> None:
+def test_all_four_misprints_are_drawn() -> None:
     masks = [render_demo("tile", kind="misprint", seed=seed, image_size=128)[1] for seed in range(4)]
     assert all(mask.any() for mask in masks)
     assert masks[1].any(axis=1).sum() < 64  # a slip of the screen: a band across the whole width
@@ -125,13 +125,13 @@ def test_texture_has_no_seam(category: str) -> None:
         assert steps.max() < 3 * np.median(steps)
 
 
-def test_a_flaw_that_shows_nowhere_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invisible_defect_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = []
 
-    def material(rng: np.random.Generator, size: int, flaw: Flaw | None = None) -> np.ndarray:
+    def material(rng: np.random.Generator, size: int, defect: Defect | None = None) -> np.ndarray:
         scene = np.zeros((size, size, 3), np.float32)
-        if flaw is not None:
-            seeds.append(flaw.seed)
+        if defect is not None:
+            seeds.append(defect.seed)
             scene[: 30 * (len(seeds) == 3), :30] = 1
         return scene
 
@@ -141,7 +141,7 @@ def test_a_flaw_that_shows_nowhere_is_drawn_again(monkeypatch: pytest.MonkeyPatc
     assert mask.sum() == 900
 
 
-def test_reused_when_complete_and_made_anew_when_not(tmp_path: Path) -> None:
+def test_a_complete_demo_is_reused_and_an_incomplete_one_rewritten(tmp_path: Path) -> None:
     root = small(tmp_path / "d")
     before = files(root)
     victim = root / "tile" / "train" / "good" / "001.png"
@@ -157,7 +157,7 @@ def test_reused_when_complete_and_made_anew_when_not(tmp_path: Path) -> None:
     assert files(root) == before
 
 
-def test_interrupted_run_is_taken_up(tmp_path: Path) -> None:
+def test_an_interrupted_run_is_completed(tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         if done == 5:
             raise KeyboardInterrupt
@@ -184,7 +184,7 @@ def test_progress_ends_at_the_total(tmp_path: Path) -> None:
     assert not (tmp_path / "d" / "tile").exists()
 
 
-def test_other_folders_are_left_alone(tmp_path: Path) -> None:
+def test_folders_that_are_no_demo_are_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photo.png").write_bytes(b"x")
     with pytest.raises(SaveError, match=r"demo: expected an empty folder, got one with photo\.png, in .*mine\. Choose"):
@@ -197,7 +197,7 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     assert len(files(small(tmp_path / "empty"))) > 10
 
 
-def test_own_files_among_ours_are_kept(tmp_path: Path) -> None:
+def test_a_users_files_in_the_folder_are_kept(tmp_path: Path) -> None:
     root = small(tmp_path / "d")
     own = [root / "notes.txt", root / "grid" / "test" / "good" / "mine.png", root / "tile" / "test" / "own" / "a.png"]
     for path in own:
@@ -208,7 +208,7 @@ def test_own_files_among_ours_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"[" * 9000])
-def test_marker_of_another_kind_is_none(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_marker_is_no_marker(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "blemish-demo.json").write_bytes(content)
     with pytest.raises(SaveError, match="expected an empty folder"):
         small(tmp_path)

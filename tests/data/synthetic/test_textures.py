@@ -1,4 +1,4 @@
-"""The parts that made-up surfaces are drawn from have the scale, the range and the repeatability that they claim."""
+"""Procedural textures have the scale, range and repeatability of their docstrings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 @pytest.mark.parametrize("cell", [1.5, 2.3, 7.0, 20.0, 130.0])
-def test_noise_has_unit_spread_at_its_scale(cell: float) -> None:
+def test_noise_has_unit_standard_deviation_at_its_scale(cell: float) -> None:
     fields = [noise(rng(seed), 128, cell) for seed in range(60)]
     assert all(field.shape == (128, 128) and field.dtype == np.float32 for field in fields)
     assert abs(np.mean(fields)) < 0.25
@@ -29,7 +29,7 @@ def test_noise_is_rougher_in_smaller_cells() -> None:
     assert np.abs(np.diff(along, axis=1)).mean() > 4 * np.abs(np.diff(along, axis=0)).mean()
 
 
-def test_pose_turns_and_shifts_a_lattice_of_that_pitch() -> None:
+def test_pose_rotates_and_shifts_a_lattice_of_that_pitch() -> None:
     u, v = pose(rng(), 200, 20.0, turn_degrees=0.0, warp_px=0.0)
     np.testing.assert_allclose(np.diff(u, axis=1), 1 / 20, atol=1e-5)
     np.testing.assert_allclose(np.diff(v, axis=0), 1 / 20, atol=1e-5)
