@@ -1,8 +1,8 @@
-"""Building ONNX graphs of convolutional networks: one method per thing that a network's paper draws as one box."""
+"""The builder of ONNX graphs: a new network, or further nodes before and after those of an existing one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,30 +21,44 @@ IR_VERSION = 8  # onnxruntime 1.18 reads up to 10; 8 is what belongs to opset 17
 
 
 class Graph:
-    """An ONNX graph under construction: each method adds nodes and returns the name of the tensor that they make.
+    """An ONNX graph under construction: each method adds nodes and returns the name of their output tensor.
 
     Args:
-        padding: what lies around the image for a convolution that pads: "zero" (as networks are trained), or
-            "reflect" or "edge", which show it no frame.
+        padding: of convolutions that pad: "zero" (as networks are trained), "reflect" or "edge".
+        model: an existing graph to continue, which is copied; None for a new one from `image`, uint8 (B, H, W, 3).
+
+    Attributes:
+        batch: the fixed number of images per run, or None for any.
+
+    Raises:
+        InputError: if there is no such padding.
     """
 
-    def __init__(self, padding: Padding = "zero") -> None:
+    def __init__(self, padding: Padding = "zero", *, model: onnx.ModelProto | None = None) -> None:
         if padding not in PADDINGS:
             raise InputError(message("padding", " or ".join(PADDINGS), repr(padding)))
         self.padding = padding
-        self._nodes: list[onnx.NodeProto] = []
-        self._weights: dict[str, onnx.TensorProto] = {}
+        self._model = onnx.ModelProto()  # all but the nodes
+        self._model.CopyFrom(_empty_model() if model is None else model)
+        graph = self._model.graph
+        self.batch: int | None = graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
+        self._nodes = list(graph.node)
+        del graph.node[:], graph.value_info[:]
+        self._weights: dict[str, str] = {}
         self._channels: dict[str, int] = {}
+        self._n = len(self._nodes)
+        self._used = {name for node in nested_nodes(self._nodes) for name in (*node.input, *node.output)}
+        self._used |= {tensor.name for tensor in (*graph.initializer, *graph.input)}
 
     def image(self, mean: Sequence[float]) -> str:
-        """Return the input image as float32 (B, 3, H, W) in RGB, less `mean`, in units of the 0 to 255 scale.
+        """Return the input image as float32 (B, 3, H, W) in RGB, 0 to 255, less `mean`.
 
         The division by the standard deviation is left to the first convolution's weights, where it is exact. The mean
-        can't be: zeros are padded after it was subtracted.
+        cannot be: zeros are padded after its subtraction.
         """
         planes = self.add("Transpose", ["image"], perm=[0, 3, 1, 2])
         numbers = self.add("Cast", [planes], to=TensorProto.FLOAT)
-        # One number where that is all it is: ONNX Runtime takes it off eight times as fast as one per channel.
+        # ONNX Runtime subtracts one number eight times as fast as one per channel.
         array = np.array(mean[0]) if len(set(mean)) == 1 else np.reshape(mean, (1, 3, 1, 1))
         return self._noted(self.add("Sub", [numbers, self.weight("mean", array)]), 3)
 
@@ -61,11 +75,11 @@ class Graph:
 
         Args:
             x: name of a (B, C, H, W) tensor.
-            weight: (out, in / groups, k, k), k odd; how many groups there are follows from the channels of `x`.
+            weight: (out, in / groups, k, k), k odd; the channels of `x` imply the number of groups.
             bias: (out,).
             stride: 1 or 2.
-            same: pad as TensorFlow's SAME does: at stride 2 the odd row goes to the end, and how many there are
-                depends on whether the size is even. False pads k // 2 on every side.
+            same: TensorFlow's SAME padding: at stride 2 the number of rows depends on the parity of the size, and an
+                odd row is padded at the end. False pads k // 2 on every side.
 
         Raises:
             ModelFileError: if the weights do not fit `x`.
@@ -87,8 +101,7 @@ class Graph:
     def max_pool(self, x: str) -> str:
         """Return the maximum over 3 x 3 windows at stride 2, one row and column more on each side.
 
-        The border never wins, so no kind of padding changes it, except that ResNet's Keras port pads zeros: the same
-        thing after a ReLU.
+        Padded values are never the maximum; Keras's ResNet pads zeros, which is the same after a ReLU.
         """
         pooled = self.add("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
         return self._noted(pooled, self._channels[x])
@@ -127,45 +140,93 @@ class Graph:
 
     def add(self, operator: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Add one node and return the name of its output."""
-        output = f"t{len(self._nodes)}"
+        output = self._unused("t{}")
         self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
         return output
 
     def weight(self, name: str, array: NDArray[Any], dtype: Any = np.float32) -> str:
-        """Keep a constant in the graph, once per name, and return its name."""
+        """Keep a constant in the graph, once per name, and return its name there."""
         if name not in self._weights:
-            self._weights[name] = numpy_helper.from_array(
-                np.ascontiguousarray(array, dtype=dtype).reshape(array.shape), name
-            )
-        return name
+            self._weights[name] = name if name not in self._used else self._unused(f"{name}:{{}}")
+            constant = np.ascontiguousarray(array, dtype=dtype).reshape(array.shape)
+            self._model.graph.initializer.append(numpy_helper.from_array(constant, self._weights[name]))
+            self._used.add(self._weights[name])
+        return self._weights[name]
 
-    def model(self, outputs: Mapping[str, str], *, n_axes: int = 4) -> onnx.ModelProto:
-        """Return the finished model from `image` to float32 outputs.
+    def integers(self, *values: int) -> str:
+        """Keep a one-dimensional int64 constant, such as a shape or axes, and return its name."""
+        return self.weight(f"integers {' '.join(map(str, values))}", np.array(values), np.int64)
+
+    def insert_after(self, tensor: str, build: Callable[[], str]) -> None:
+        """Put new nodes between a tensor and all nodes that read it.
 
         Args:
-            outputs: output name to the tensor that it shall be, in order; a tensor can be only one output.
-            n_axes: 4 for feature maps, 2 for logits.
+            tensor: name of an input of the graph, or of a node's output.
+            build: adds the new nodes, and returns the tensor that is read in place of `tensor`.
         """
-        renamed = {tensor: name for name, tensor in outputs.items()}
-        for node in self._nodes:
-            node.input[:] = [renamed.get(name, name) for name in node.input]
-            node.output[:] = [renamed.get(name, name) for name in node.output]
-        image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["B", "H", "W", 3])
-        results = [
+        n = 1 + max((i for i, node in enumerate(self._nodes) if tensor in node.output), default=-1)
+        later, self._nodes = self._nodes[n:], self._nodes[:n]
+        replacement = build()
+        for node in nested_nodes(later):
+            node.input[:] = [replacement if name == tensor else name for name in node.input]
+        self._nodes += later
+
+    def read_image(self, image_hw: tuple[int, int] | None = None, *, batch: int | None = None) -> None:
+        """Make `image`, uint8 (B, H, W, 3), the only input of the graph; sizes not given, or 0, are free."""
+        height, width = image_hw or (0, 0)
+        shape = [batch or "B", height or "H", width or "W", 3]
+        value = helper.make_tensor_value_info("image", TensorProto.UINT8, shape)
+        del self._model.graph.input[:]
+        self._model.graph.input.append(value)
+        self.batch = batch or None
+
+    def model(
+        self,
+        outputs: Mapping[str, str] | None = None,
+        *,
+        n_axes: int = 4,
+        shapes: Mapping[str, Sequence[int | str] | None] | None = None,
+    ) -> onnx.ModelProto:
+        """Return the model from the graph's input to float32 outputs; the graph can be continued.
+
+        Args:
+            outputs: output name to the tensor, in order; a tensor can be only one output. None for those of the
+                existing model.
+            n_axes: 4 for feature maps, 2 for logits.
+            shapes: the sizes of the outputs where they are not B and `n_axes` - 1 names; None for no stated type.
+        """
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        model.graph.node.extend(self._nodes)
+        if outputs is None:
+            return model
+        names = {tensor: name for name, tensor in outputs.items()}
+        # Another tensor that has the name of an output gets a new one.
+        names |= {name: self._unused(f"{name}:{{}}") for name in outputs if name in self._used - names.keys()}
+        rename(model.graph, names)
+        del model.graph.output[:]
+        for name in outputs:
             # Heights and widths of their own for each layer: they differ.
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", *(f"{name}:{i}" for i in range(1, n_axes))])
-            for name in outputs
-        ]
-        graph = helper.make_graph(self._nodes, "backbone", [image], results, list(self._weights.values()))
-        opset = [helper.make_opsetid("", OPSET)]
-        return helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="blemish")
+            axes = [self.batch or "B", *(f"{name}:{i}" for i in range(1, n_axes))]
+            shape = (shapes or {}).get(name, axes)
+            kind = None if shape is None else helper.make_tensor_type_proto(TensorProto.FLOAT, shape)
+            model.graph.output.append(onnx.ValueInfoProto(name=name, type=kind))
+        return model
+
+    def _unused(self, pattern: str) -> str:
+        """Return `pattern` with a number that makes it a new name."""
+        while (name := pattern.format(self._n)) in self._used:
+            self._n += 1
+        self._n += 1
+        self._used.add(name)
+        return name
 
     def _noted(self, tensor: str, channels: int) -> str:
         self._channels[tensor] = channels
         return tensor
 
     def _groups(self, x: str, weight: NDArray[Any]) -> int:
-        """Return how many groups a convolution of `x` with these weights has."""
+        """Return the number of groups of a convolution of `x` with these weights."""
         channels = self._channels[x]
         out, into, *kernel = weight.shape
         if into == 0 or channels % into or out % (channels // into) or len(set(kernel)) != 1 or kernel[0] % 2 == 0:
@@ -189,6 +250,42 @@ class Graph:
         return self.add("Pad", [x, pads], mode=self.padding)
 
 
+def _empty_model() -> onnx.ModelProto:
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["B", "H", "W", 3])
+    graph = helper.make_graph([], "backbone", [image], [])
+    opset = [helper.make_opsetid("", OPSET)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="blemish")
+
+
+def nested_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Yield nodes, and those of the graphs inside them, however deep."""
+    for node in nodes:
+        yield node
+        for graph in inner_graphs(node):
+            yield from nested_nodes(graph.node)
+
+
+def inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Return the graphs in the attributes of a node, such as the branches of If."""
+    return [
+        graph
+        for attribute in node.attribute
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)
+    ]
+
+
+def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Give tensors of a graph new names, by their present ones."""
+    # Names inside inner graphs may not repeat those outside (ONNX is single-assignment), so that all can be renamed.
+    for node in nested_nodes(graph.node):
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for value in (value for inner in inner_graphs(node) for value in inner.output):
+            value.name = names.get(value.name, value.name)
+    for tensor in graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+
+
 def fold_batch_norm(
     weight: NDArray[Any],
     bias: NDArray[Any],
@@ -199,13 +296,13 @@ def fold_batch_norm(
     variance: NDArray[Any],
     epsilon: float,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return (weight, bias) of the convolution that does what this one and the batch norm behind it do.
+    """Return (weight, bias) of a convolution with the batch norm after it folded in.
 
     Args:
         weight: (out, in / groups, k, k).
         bias: (out,).
         gamma: (out,), as beta, mean and variance.
-        epsilon: what is added to the variance.
+        epsilon: added to the variance.
     """
     scale = gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)
     shift = beta + (bias - mean.astype(np.float64)) * scale

@@ -1,117 +1,84 @@
-"""Resizing inside the network: the graph takes images of any size and resizes them itself, in float32.
+"""Antialiased resize inside the graph, in float32, of images of any size.
 
-What `blemish.resize` gives is rounded to whole grey levels. A detector that must agree with another program's float
-pixels to four digits (`arithmetic="anomalib"`) can't have that.
+The resize of `imaging` rounds to integer grey levels. A detector that must agree with another program's float pixels to
+four digits (`arithmetic="anomalib"`) cannot have that.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
+from blemish._graphs.builder import Graph
 from blemish.errors import InputError, message
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    import onnx
 
 
-def resizing_inside(
+def resize_in_graph(
     model: onnx.ModelProto, resize_hw: tuple[int, int], crop_hw: tuple[int, int] | None
 ) -> onnx.ModelProto:
-    """Return the graph with its image resized to `resize_hw`, antialiased, in float32, before anything else.
+    """Return the graph with an antialiased resize of its image to `resize_hw`, in float32, before all other nodes.
 
     The filter is a triangle as wide as two output pixels, or as two input pixels where the image grows: torch's
-    `interpolate(mode="bilinear", antialias=True)`. Each axis is one product with a matrix that the graph makes from the
-    image's size. ONNX's own Resize with antialias=1 is not that filter: ONNX Runtime 1.32 was off by up to 13 grey
+    `interpolate(mode="bilinear", antialias=True)`. Each axis is one product with a matrix that the graph computes from
+    the image's size. ONNX's own Resize with antialias=1 is another filter: ONNX Runtime 1.32 was off by up to 13 grey
     levels on noise.
 
     Args:
-        model: a graph that first makes its `image`, uint8 (B, H, W, 3), float32.
+        model: a graph that first casts its `image`, uint8 (B, H, W, 3), to float32.
         resize_hw: (height, width) in pixels.
-        crop_hw: (height, width) of the centre that is kept of that, or None for all.
+        crop_hw: (height, width) of the center crop after that, or None for none.
 
     Raises:
-        InputError: if the graph does not start like that.
+        InputError: if the graph does not start with that cast.
     """
-    made = _Inserted(model)
-    tall = made.node("MatMul", [made.filter(2, resize_hw[0]), made.pixels])
-    wide = made.node("MatMul", [tall, made.node("Transpose", [made.filter(3, resize_hw[1])], perm=[1, 0])])
+    if not _reads_float(model.graph):
+        todo = "Use a named backbone."
+        raise InputError(message("backbone", "one that can resize images itself", "another ONNX file", todo=todo))
+    graph = Graph(model=model)
+    graph.insert_after("image", lambda: _resized(graph, resize_hw, crop_hw))
+    graph.read_image(batch=graph.batch)
+    return graph.model()
+
+
+def _resized(graph: Graph, resize_hw: tuple[int, int], crop_hw: tuple[int, int] | None) -> str:
+    """Add the resize and the crop of `image`; return the float32 (B, h, w, 3) result."""
+    planes = graph.add("Transpose", ["image"], perm=[0, 3, 1, 2])
+    pixels = graph.add("Cast", [planes], to=TensorProto.FLOAT)
+    rows = graph.add("MatMul", [_triangle_filter(graph, pixels, 2, resize_hw[0]), pixels])
+    columns = graph.add("Transpose", [_triangle_filter(graph, pixels, 3, resize_hw[1])], perm=[1, 0])
+    resized = graph.add("MatMul", [rows, columns])
     if crop_hw is not None:
-        corner = [(whole - part) // 2 for whole, part in zip(resize_hw, crop_hw, strict=True)]
-        end = [low + part for low, part in zip(corner, crop_hw, strict=True)]
-        wide = made.node("Slice", [wide, made.whole(corner), made.whole(end), made.whole([2, 3])])
-    return made.result(wide)
+        start = [(size - crop) // 2 for size, crop in zip(resize_hw, crop_hw, strict=True)]
+        end = [low + crop for low, crop in zip(start, crop_hw, strict=True)]
+        resized = graph.add("Slice", [resized, graph.integers(*start), graph.integers(*end), graph.integers(2, 3)])
+    return graph.add("Transpose", [resized], perm=[0, 2, 3, 1])
 
 
-class _Inserted:
-    """Nodes to be put between a graph's image and what reads it.
+def _triangle_filter(graph: Graph, pixels: str, axis: int, n_out: int) -> str:
+    """Return the (n_out, n_in) float32 weights of the triangle filter along one axis of the pixels.
 
-    Attributes:
-        pixels: name of the image's float32 (B, 3, H, W) pixels.
+    Output i is at (i + 0.5) * scale of the input, whose pixel j is at j + 0.5; weights sum to 1.
     """
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        if not _reads_float(model.graph):
-            todo = "Use a named backbone."
-            raise InputError(message("backbone", "one that can resize images itself", "another ONNX file", todo=todo))
-        self._model = onnx.ModelProto()
-        self._model.CopyFrom(model)
-        self._nodes: list[onnx.NodeProto] = []
-        self._n = 0
-        planes = self.node("Transpose", ["image"], perm=[0, 3, 1, 2])
-        self.pixels = self.node("Cast", [planes], to=TensorProto.FLOAT)
-
-    def node(self, operator: str, inputs: list[str], **attributes: object) -> str:
-        name = self._name()
-        self._nodes.append(helper.make_node(operator, inputs, [name], **attributes))
-        return name
-
-    def number(self, value: float) -> str:
-        return self._constant(np.array(value, np.float32))
-
-    def whole(self, values: list[int]) -> str:
-        return self._constant(np.array(values, np.int64))
-
-    def filter(self, axis: int, n_out: int) -> str:
-        """Return the (n_out, n_in) float32 weights of the triangle filter along one axis of the pixels.
-
-        Output i is at (i + 0.5) * scale of the input, whose pixel j is at j + 0.5; weights sum to 1.
-        """
-        size = self.node("Shape", [self.pixels], start=axis, end=axis + 1)
-        n_in = self.node("Squeeze", [self.node("Cast", [size], to=TensorProto.FLOAT)])
-        scale = self.node("Div", [n_in, self.number(n_out)])
-        support = self.node("Max", [scale, self.number(1.0)])
-        centers = self.node("Mul", [scale, self._constant((np.arange(n_out, dtype=np.float32) + 0.5)[:, None])])
-        positions = self.node("Range", [self.number(0.5), n_in, self.number(1.0)])
-        away = self.node("Div", [self.node("Abs", [self.node("Sub", [positions, centers])]), support])
-        weights = self.node("Relu", [self.node("Sub", [self.number(1.0), away])])
-        return self.node("Div", [weights, self.node("ReduceSum", [weights, self.whole([1])], keepdims=1)])
-
-    def result(self, pixels: str) -> onnx.ModelProto:
-        """Return the graph that reads these (B, 3, h, w) pixels in the place of its image."""
-        inner = self.node("Transpose", [pixels], perm=[0, 2, 3, 1])
-        nodes = list(self._model.graph.node)
-        for node in nodes:
-            node.input[:] = [inner if name == "image" else name for name in node.input]
-        del self._model.graph.node[:]
-        self._model.graph.node.extend([*self._nodes, *nodes])
-        return self._model
-
-    def _constant(self, array: NDArray[Any]) -> str:
-        name = self._name()
-        self._model.graph.initializer.append(numpy_helper.from_array(array, name))
-        return name
-
-    def _name(self) -> str:
-        self._n += 1
-        return f"inner:{self._n}"
+    add = graph.add
+    one, half = graph.weight("one", np.array(1.0)), graph.weight("half", np.array(0.5))
+    size = add("Shape", [pixels], start=axis, end=axis + 1)
+    n_in = add("Squeeze", [add("Cast", [size], to=TensorProto.FLOAT)])
+    scale = add("Div", [n_in, graph.weight(f"size {n_out}", np.array(n_out))])
+    support = add("Max", [scale, one])
+    centers = add("Mul", [scale, graph.weight(f"centers {n_out}", (np.arange(n_out) + 0.5)[:, None])])
+    positions = add("Range", [half, n_in, one])
+    distances = add("Div", [add("Abs", [add("Sub", [positions, centers])]), support])
+    weights = add("Relu", [add("Sub", [one, distances])])
+    return add("Div", [weights, add("ReduceSum", [weights, graph.integers(1)], keepdims=1)])
 
 
 def _reads_float(graph: onnx.GraphProto) -> bool:
-    """Return whether all that is done with `image` is to make it float32, turned to planes before or not."""
+    """Return whether `image`, transposed or not, is read by casts to float32 alone."""
     sources = {"image"}
     for node in graph.node:
         if not sources & set(node.input):

@@ -140,10 +140,10 @@ def _view(data: bytes, offset: int, entry: _Entry) -> NDArray[Any]:
 
 def unsafe_part(model: Message) -> tuple[str, str] | None:
     """Return (expected, got) of the first part of a graph, however deep, that we refuse."""
-    return next(filter(None, map(_unsafe, parts(model))), None)
+    return next(filter(None, map(_unsafe, nested_messages(model))), None)
 
 
-def parts(model: Message) -> Iterator[Message]:
+def nested_messages(model: Message) -> Iterator[Message]:
     """Yield every message inside a model, however deep: graphs, nodes, attributes, tensors, functions."""
     stack: list[Message] = [model]
     while stack:

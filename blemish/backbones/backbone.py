@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish import runtime
-from blemish._graphs.importer import as_map, file_bytes, open_onnx, parse_onnx, with_outputs
+from blemish._graphs.importer import feature_map, file_bytes, open_onnx, parse_onnx
 from blemish._graphs.safety import check_network
 from blemish._validation.checks import check_number
 from blemish.backbones.architectures import NETWORKS, build_graph
@@ -137,23 +137,24 @@ def _from_file(
     path: Path, layers: tuple[str, ...], mean: Sequence[float], std: Sequence[float], n_prefix_tokens: int | None
 ) -> Backbone:
     data = file_bytes(path)
-    opened = open_onnx(parse_onnx(data, where=path), layers, mean=mean, std=std, where=path)
-    size = opened.image_hw or (SIDE_PX, SIDE_PX)
+    graph, image_hw = open_onnx(parse_onnx(data, where=path), layers, mean=mean, std=std, where=path)
+    hw, n = image_hw or (SIDE_PX, SIDE_PX), graph.batch or 1
     try:
-        maps = _sample_outputs(with_outputs(opened, dict.fromkeys(layers)), size, opened.batch or 1)
+        samples = _sample_outputs(graph.model({layer: layer for layer in layers}, shapes=dict.fromkeys(layers)), hw, n)
     except (ModelFileError, InputError) as error:
         raise ModelFileError(f"{error} It is {path}.") from error
-    shapes = {
-        layer: (as_map(opened, layer, maps[layer], side_hw=size, n_prefix_tokens=n_prefix_tokens, where=path),)
+    maps = {
+        layer: feature_map(graph, layer, samples[layer], image_hw=hw, n_prefix_tokens=n_prefix_tokens, where=path)
         for layer in layers
     }
-    model = with_outputs(opened, shapes)
+    channels = tuple(maps[layer].channels for layer in layers)
+    shapes = {layer: [graph.batch or "B", maps[layer].channels, f"{layer}:2", f"{layer}:3"] for layer in layers}
+    model = graph.model({layer: maps[layer].tensor for layer in layers}, shapes=shapes)
     check_network(model.SerializeToString(), name=path.name, outputs=layers, where=path.parent)
-    maps = _sample_outputs(model, size, opened.batch or 1)
-    strides = tuple(round(size[0] / maps[layer].shape[2]) for layer in layers)
-    channels = tuple(channels for (channels,) in shapes.values())
+    outputs = _sample_outputs(model, hw, n)
+    strides = tuple(round(hw[0] / outputs[layer].shape[2]) for layer in layers)
     digest = hashlib.sha256(data).hexdigest()
-    return Backbone(path.stem, layers, channels, strides, digest, model, opened.image_hw, opened.batch)
+    return Backbone(path.stem, layers, channels, strides, digest, model, image_hw, graph.batch)
 
 
 def _sample_outputs(model: onnx.ModelProto, size: tuple[int, int], n: int) -> dict[str, NDArray[np.float32]]:

@@ -1,33 +1,34 @@
-"""Patch features: a backbone's layers pooled, brought to one grid, joined and scaled, as one ONNX graph."""
+"""Patch embedding: a backbone's layers pooled, resized to one grid, concatenated and whitened, as one ONNX graph."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 from blemish import runtime
-from blemish._graphs.resize import resizing_inside
+from blemish._graphs.builder import Graph
+from blemish._graphs.resize import resize_in_graph
 from blemish._validation.checks import check_number
 from blemish.errors import InputError, message
 from blemish.imaging.geometry import MULTIPLE_PX
 from blemish.imaging.resize import resize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+
+    import onnx
 
     from blemish.backbones.backbone import Backbone
     from blemish.imaging.geometry import Geometry
     from blemish.ops.statistics import Affine
     from blemish.types import Float32, UInt8
 
-# Parts are seen in an image this much smaller, 160 px for 320: each covers more of it. 128, 192 and 224 px measured a
-# little worse, and 320 px hardly better than patches.
+# Scale of the image for the parts, 160 px for 320: each covers more of it. 128, 192 and 224 px measured a little worse,
+# and 320 px hardly better than patches.
 PARTS_SCALE = 0.5
-# The summary is taken of an image this much smaller, 96 px for 320: what is unusual everywhere shows there without the
-# grain, and it costs a tenth of the features. 64, 128 and 160 px measured worse.
+# Scale of the image for the summary, 96 px for 320: anomalies of the whole image show there without the grain, and it
+# costs a tenth of the features. 64, 128 and 160 px measured worse.
 SUMMARY_SCALE = 0.3
 
 
@@ -39,90 +40,84 @@ def embedding_graph(
     part_axes: Affine | None = None,
     like_anomalib: Geometry | None = None,
 ) -> onnx.ModelProto:
-    """Return the graph from `image` to `features`, (B, D, h, w), `parts`, (B, K, h, w), and `summary`, (B, S), float32.
+    """Return the graph from `image` to `features`, (B, D, h, w), `parts`, (B, K, v, u), and `summary`, (B, S), float32.
 
-    Each layer is averaged over `pooling` x `pooling` neighbours (the frame does not count: Roth et al. 2022, section
-    3.1, without the padding that damps border patches), resized bilinearly to the first layer's grid, and joined.
-    Parts are the coarsest layers, joined as they are. The summary is the mean and the standard deviation over positions
-    of the layers that are for it.
+    Features: each layer is averaged over `pooling` x `pooling` neighbors (without padding, which would damp patches at
+    the border: Roth et al. 2022, section 3.1), resized bilinearly to the first layer's grid, and concatenated.
+    Parts: the coarsest layers, concatenated. Summary, the global descriptor: mean and standard deviation over positions
+    of its layers.
 
     Args:
         backbone: the network.
-        pooling: size of the neighbourhood, odd; 1 for none.
-        scaling: a linear map of the joined vectors, or None.
+        pooling: size of the neighborhood, odd; 1 for none.
+        scaling: a linear map of the features, or None.
         part_axes: a linear map of the parts, or None.
-        like_anomalib: the geometry if the graph shall resize the image itself and count the frame when it averages.
+        like_anomalib: the geometry if the graph resizes the image itself and averages padding too, as anomalib does.
 
     Raises:
         InputError: if `pooling` is not odd.
     """
     if check_number("pooling", pooling, low=1, high=15) % 2 == 0:
         raise InputError(message("pooling", "an odd number", str(pooling)))
-    model = onnx.ModelProto()
-    model.CopyFrom(backbone.model)
+    model = backbone.model
     if like_anomalib is not None:
-        model = resizing_inside(model, like_anomalib.resize_hw, like_anomalib.crop_hw)
-
-    def node(operator: str, inputs: list[str], output: str, **attributes: object) -> str:
-        model.graph.node.append(helper.make_node(operator, inputs, [output], **attributes))
-        return output
-
-    # Counting the frame damps patches at the border: anomalib's AvgPool2d(3, 1, 1).
-    framed = int(like_anomalib is not None)
-    side = {"kernel_shape": [pooling] * 2, "pads": [pooling // 2] * 4, "strides": [1, 1], "count_include_pad": framed}
+        model = resize_in_graph(model, like_anomalib.resize_hw, like_anomalib.crop_hw)
+    graph = Graph(model=model)
+    # anomalib's AvgPool2d(3, 1, 1) counts the padding.
+    counted = int(like_anomalib is not None)
+    window = {"kernel_shape": [pooling] * 2, "pads": [pooling // 2] * 4, "strides": [1, 1]}
     pooled = [
-        node("AveragePool", [layer], f"pooled:{i}", **side) if pooling > 1 else layer
-        for i, layer in enumerate(backbone.layers)
+        graph.add("AveragePool", [layer], **window, count_include_pad=counted) if pooling > 1 else layer
+        for layer in backbone.layers
     ]
-    for output, layers, linear in (("features", pooled, scaling), ("parts", backbone.coarsest, part_axes)):
-        joined = _join(node, output, layers)
-        if linear is None:
-            node("Identity", [joined], output)
-            continue
-        weights = {f"{output}.weight": linear.weight[:, :, None, None], f"{output}.bias": linear.bias}
-        model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
-        node("Conv", [joined, *weights], output)
-    _summarise(node, backbone.global_layers or backbone.coarsest)
-    del model.graph.output[:]
+    outputs = {
+        "features": _projected(graph, "features", _concatenated(graph, pooled), scaling),
+        "parts": _projected(graph, "parts", _concatenated(graph, backbone.coarsest), part_axes),
+        "summary": _moments(graph, backbone.global_layers or backbone.coarsest),
+    }
     shapes = {"features": ["B", "D", "h", "w"], "parts": ["B", "K", "v", "u"], "summary": ["B", "S"]}
-    model.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()
-    )
-    return model
+    return graph.model(outputs, shapes=shapes)
 
 
-def _join(node: Callable[..., str], name: str, layers: Sequence[str]) -> str:
-    """Add layers resized to the grid of the first and joined."""
+def _concatenated(graph: Graph, layers: Sequence[str]) -> str:
+    """Return the layers, resized bilinearly to the grid of the first, as one map."""
     maps = [*layers[:1]]
     if len(layers) > 1:
-        grid = node("Shape", maps, f"{name}:grid", start=2)
-        for i, layer in enumerate(layers[1:], start=1):
-            count = node("Shape", [layer], f"{name}:count:{i}", start=0, end=2)
-            size = node("Concat", [count, grid], f"{name}:size:{i}", axis=0)
-            maps.append(node("Resize", [layer, "", "", size], f"{name}:resized:{i}", mode="linear"))
-    return node("Concat", maps, f"{name}:joined", axis=1)
+        grid = graph.add("Shape", maps, start=2)
+        for layer in layers[1:]:
+            size = graph.add("Concat", [graph.add("Shape", [layer], start=0, end=2), grid], axis=0)
+            maps.append(graph.add("Resize", [layer, "", "", size], mode="linear"))
+    return graph.add("Concat", maps, axis=1)
 
 
-def _summarise(node: Callable[..., str], layers: Sequence[str]) -> None:
-    """Add the mean and the standard deviation over positions of each layer."""
-    parts = []
-    for i, layer in enumerate(layers):
-        mean = node("GlobalAveragePool", [layer], f"mean:{i}")
-        centred = node("Sub", [layer, mean], f"centred:{i}")
-        variance = node("GlobalAveragePool", [node("Mul", [centred, centred], f"squared:{i}")], f"variance:{i}")
-        parts += [mean, node("Sqrt", [variance], f"deviation:{i}")]
-    node("Flatten", [node("Concat", parts, "moments", axis=1)], "summary", axis=1)
+def _projected(graph: Graph, name: str, x: str, linear: Affine | None) -> str:
+    """Return a linear map of each vector of `x`; its weights have the name of the output."""
+    if linear is None:
+        return x
+    weight = graph.weight(f"{name}.weight", linear.weight[:, :, None, None])
+    return graph.add("Conv", [x, weight, graph.weight(f"{name}.bias", linear.bias)])
+
+
+def _moments(graph: Graph, layers: Sequence[str]) -> str:
+    """Return the mean and the standard deviation over positions of each layer, (B, S)."""
+    moments = []
+    for layer in layers:
+        mean = graph.add("GlobalAveragePool", [layer])
+        centered = graph.add("Sub", [layer, mean])
+        variance = graph.add("GlobalAveragePool", [graph.add("Mul", [centered, centered])])
+        moments += [mean, graph.add("Sqrt", [variance])]
+    return graph.add("Flatten", [graph.add("Concat", moments, axis=1)], axis=1)
 
 
 class Extractor:
-    """Runs an embedding graph.
+    """Runs an embedding graph on single images.
 
     Args:
-        model: the serialized graph, `image` to `features`, and `parts` and `summary` if it is asked for those.
-        threads: how many the network uses; None for one per core.
+        model: the serialized graph, `image` to `features`, and to `parts` and `summary` if those are used.
+        threads: number of threads; None for one per core.
 
     Attributes:
-        outputs: the names of what the graph gives.
+        outputs: the names of the graph's outputs.
 
     Raises:
         ModelFileError: if ONNX Runtime can't run it.
@@ -142,34 +137,31 @@ class Extractor:
         return self._map(network_input, "features")
 
     def parts(self, network_input: UInt8) -> Float32:
-        """Return (v, u, K) float32: what the parts of one network input, uint8 (H, W, 3), are like from further away.
+        """Return (v, u, K) float32 coarse features of one network input, uint8 (H, W, 3), at `PARTS_SCALE`.
 
         Raises:
             InputError: if the network does not take images of that size.
         """
-        return self._map(self._multi_scale(network_input, PARTS_SCALE), "parts")
+        return self._map(self._scaled(network_input, PARTS_SCALE), "parts")
 
     def summary(self, network_input: UInt8) -> Float32:
-        """Return the (S,) float32 summary of one network input, uint8 (H, W, 3), seen from further away.
+        """Return the (S,) float32 global descriptor of one network input, uint8 (H, W, 3), at `SUMMARY_SCALE`.
 
         Raises:
             InputError: if the network does not take images of that size.
         """
-        seen = self._multi_scale(network_input, SUMMARY_SCALE)
-        summary: Float32 = self._session.run(seen[None], ["summary"])["summary"][0]
+        scaled = self._scaled(network_input, SUMMARY_SCALE)
+        summary: Float32 = self._session.run(scaled[None], ["summary"])["summary"][0]
         return summary
 
     def _map(self, network_input: UInt8, output: str) -> Float32:
         maps = self._session.run(network_input[None], [output])[output][0]
         return np.ascontiguousarray(maps.transpose(1, 2, 0))
 
-    def _multi_scale(self, network_input: UInt8, scale: float) -> UInt8:
+    def _scaled(self, network_input: UInt8, scale: float) -> UInt8:
         if not self._session.any_size:
             return network_input
-        height, width = (_smaller(side, scale) for side in network_input.shape[:2])
+        height, width = (
+            max(MULTIPLE_PX, round(scale * side / MULTIPLE_PX) * MULTIPLE_PX) for side in network_input.shape[:2]
+        )
         return resize(network_input, (height, width))
-
-
-def _smaller(side: int, scale: float) -> int:
-    """Return the side of an image that is seen so much smaller, in pixels that networks take."""
-    return max(MULTIPLE_PX, round(scale * side / MULTIPLE_PX) * MULTIPLE_PX)

@@ -155,7 +155,7 @@ def test_network_with_a_tensor_of_our_inputs_name(tmp_path):
 def test_weights_that_no_layer_needs_are_left_out(tmp_path):
     built = backbones.build(saved(tmp_path, network()), layers=["patches"])
     names = {tensor.name for tensor in built.model.graph.initializer}
-    assert names == {"kernel", "bias", "blemish/offset", "blemish/scale"}
+    assert names == {"kernel", "bias", "image offset", "image scale"}
 
 
 def test_same_bytes_every_time(tmp_path):

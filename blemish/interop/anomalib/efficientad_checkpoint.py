@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from blemish._graphs.resize import resizing_inside
+from blemish._graphs.resize import resize_in_graph
 from blemish._version import __version__
 from blemish.data.training_images import TrainingImages, read_image
 from blemish.detectors.efficientad.detector import EfficientAd
@@ -147,9 +147,7 @@ def _maps(state: Mapping[str, Any], settings: EfficientAdSettings, threads: int,
         padding=settings.padding,
     )
     graph = onnx.load_from_string(efficientad_graph(networks, geometry.network_hw))
-    graph = resizing_inside(graph, geometry.resize_hw, geometry.crop_hw)
-    for axis, name in zip(graph.graph.input[0].type.tensor_type.shape.dim[1:3], "HW", strict=True):
-        axis.dim_param = name  # it resizes: any size will do
+    graph = resize_in_graph(graph, geometry.resize_hw, geometry.crop_hw)
     student, autoencoder = (
         Quantiles(*(float(state[f"model.quantiles.q{end}_{kind}"]) for end in "ab")) for kind in ("st", "ae")
     )
