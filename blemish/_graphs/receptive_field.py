@@ -1,4 +1,4 @@
-"""What the layers of an ONNX network see of the image: the receptive field, walked along its graph."""
+"""Receptive fields of the layers of an ONNX network, computed along its graph."""
 
 from __future__ import annotations
 
@@ -13,90 +13,114 @@ if TYPE_CHECKING:
     import onnx
 
 WINDOWS = {"Conv", "MaxPool", "AveragePool"}
-# Each output of these depends on the same place of every input, or on no place at all.
+# Operators each of whose outputs depends on the same position of every input, or on no position.
 POINTWISE = {"Add", "Sub", "Mul", "Div", "Relu", "Clip", "Cast", "Transpose", "Identity", "Sigmoid", "HardSigmoid"}
 POINTWISE |= {"HardSwish", "BatchNormalization", "LeakyRelu", "Elu", "Concat", "Tanh", "Erf", "Pow", "Sqrt", "Max"}
 POINTWISE |= {"Min", "PRelu", "Softplus", "Exp", "Neg", "Abs", "Dropout"}
 
 
 def graph_fields(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, Field]:
-    """Return what one output of each named tensor sees of the image.
+    """Return the receptive field of one output of each named tensor.
 
-    Where branches meet (residuals), the field is the smallest that holds those of all branches. Networks that pad as
-    TensorFlow's SAME does are taken at image sizes that their strides divide.
+    Where branches meet (residuals), the field is the smallest that holds those of all branches. With TensorFlow's SAME
+    padding it is the field for image sizes that the strides divide.
 
     Args:
         model: a network whose one input is `image`.
         names: tensors in its graph.
 
     Raises:
-        InputError: if a tensor depends on the image in a way that is no window (attention, global pools as in
-            squeeze and excitation, resizing), or is not there.
+        InputError: if a tensor does not depend on a square window of the image (attention, global pools as in squeeze
+            and excitation, resizing, kernels of 1 x 7), or is absent.
     """
-    walked = _walk(model, names)
-    return {name: walked[name].field for name in names}
+    paths = _paths(model, names)
+    return {name: paths[name].field for name in names}
 
 
 def graph_stack(model: onnx.ModelProto, name: str) -> tuple[Layer, ...]:
-    """Return the convolutions and pools on the way from the image to a tensor; of branches, the one that sees most.
+    """Return the convolutions and pools from the image to a tensor, along the branch of the largest receptive field.
 
     Raises:
-        InputError: as `graph_fields`, or if no single branch sees all that the tensor does.
+        InputError: as `graph_fields`, or if no single branch has the receptive field of the tensor.
     """
-    found = _walk(model, [name])[name]
-    if receptive_field(found.stack) != found.field:
+    path = _paths(model, [name])[name]
+    if receptive_field(path.stack) != path.field:
         raise InputError(message("network", "branches of which one sees the most", "others", where=name))
-    return found.stack
+    return path.stack
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Path:
+    """The receptive field of a tensor, and the layers to it along the branch of the largest field."""
+
     field: Field
     stack: tuple[Layer, ...] = ()
 
 
-def _walk(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, _Seen]:
-    """Return, for each tensor up to the last one named, its field and the layers on the way of the widest branch."""
-    seen = {"image": _Seen(Field())}
+def _paths(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, _Path]:
+    """Return the path to each tensor, up to the last one named."""
+    paths = {"image": _Path(Field())}
     n_layers: dict[str, int] = {}
     for node in model.graph.node:
-        inputs = [seen[name] for name in node.input if name in seen]
-        if set(names) <= seen.keys():
+        inputs = [paths[name] for name in node.input if name in paths]
+        if set(names) <= paths.keys():
             break
         if not inputs:
             continue
         if node.op_type in WINDOWS:
             kind = "conv" if node.op_type == "Conv" else "pool"
             n_layers[kind] = n_layers.get(kind, 0) + 1
-            layer = _window(node, f"{kind}{n_layers[kind]}")
-            found = _Seen(inputs[0].field.behind(layer), (*inputs[0].stack, layer))
+            layer = _window(model, node, f"{kind}{n_layers[kind]}")
+            path = _Path(inputs[0].field.behind(layer), (*inputs[0].stack, layer))
         elif node.op_type in POINTWISE:
-            widest = max(inputs, key=lambda one: one.field.size)
-            found = _Seen(_union([one.field for one in inputs], node.output[0]), widest.stack)
+            widest = max(inputs, key=lambda path: path.field.size)
+            path = _Path(_union([path.field for path in inputs], node.output[0]), widest.stack)
         else:
             got = f"{node.op_type}, whose outputs may see everything"
             raise InputError(message("network", "convolutions, pools and pointwise steps", got, where=node.output[0]))
-        seen.update(dict.fromkeys(node.output, found))
-    missing = [name for name in names if name not in seen]
+        paths.update(dict.fromkeys(node.output, path))
+    missing = [name for name in names if name not in paths]
     if missing:
         raise InputError(message("layer", "a tensor of the network", repr(missing[0])))
-    return seen
+    return paths
 
 
-def _window(node: onnx.NodeProto, name: str) -> Layer:
+def _window(model: onnx.ModelProto, node: onnx.NodeProto, name: str) -> Layer:
+    """Return a convolution or pool as a layer; all of its attributes but a pool's kernel_shape may be absent."""
     import onnx
 
-    given: dict[str, Any] = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
-    kernel = given["kernel_shape"][0]
-    stride = given.get("strides", [1])[0]
-    dilation = given.get("dilations", [1])[0]
-    before, after = given.get("pads", [0] * 4)[0], given.get("pads", [0] * 4)[2]
-    same = given.get("auto_pad", b"NOTSET")
-    if same in {b"SAME_UPPER", b"SAME_LOWER"}:
-        total = max(dilation * (kernel - 1) + 1 - stride, 0)
-        before = total // 2 if same == b"SAME_UPPER" else total - total // 2
+    attributes: dict[str, Any] = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+    kernel = attributes.get("kernel_shape") or _kernel_shape(model, node)
+    n_axes = len(kernel)
+    strides = attributes.get("strides") or [1] * n_axes
+    dilations = attributes.get("dilations") or [1] * n_axes
+    auto_pad = attributes.get("auto_pad", b"NOTSET")
+    pads = (attributes.get("pads") if auto_pad == b"NOTSET" else None) or [0] * 2 * n_axes
+    axes = set(zip(kernel, strides, dilations, pads[:n_axes], pads[n_axes:], strict=True))
+    if n_axes != 2 or len(axes) != 1:
+        got = " and ".join(f"kernel {k}, stride {s}, dilation {d}, padding {b}, {a}" for k, s, d, b, a in sorted(axes))
+        expected = "windows that are the same along height and width"
+        raise InputError(message("network", expected, got if n_axes == 2 else f"{n_axes} axes", where=node.output[0]))
+    ((size, stride, dilation, before, after),) = axes
+    if auto_pad in {b"SAME_UPPER", b"SAME_LOWER"}:
+        total = max(dilation * (size - 1) + 1 - stride, 0)
+        before = total // 2 if auto_pad == b"SAME_UPPER" else total - total // 2
         after = total - before
-    return Layer(name, kernel, stride, before, after, dilation)
+    return Layer(name, size, stride, before, after, dilation)
+
+
+def _kernel_shape(model: onnx.ModelProto, node: onnx.NodeProto) -> list[int]:
+    """Return the kernel shape of a convolution from the shape of its weight."""
+    import onnx
+
+    for tensor in model.graph.initializer:
+        if tensor.name == node.input[1]:
+            return list(tensor.dims[2:])
+    for value in onnx.shape_inference.infer_shapes(model).graph.value_info:
+        sizes = [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        if value.name == node.input[1] and len(sizes) > 2 and min(sizes[2:]) > 0:
+            return sizes[2:]
+    raise InputError(message("network", "convolutions of known kernel size", "none", where=node.output[0]))
 
 
 def _union(fields: Sequence[Field], where: str) -> Field:

@@ -90,6 +90,68 @@ def test_what_is_no_window_is_refused():
         graph_fields(model_of(helper.make_node("Relu", ["image"], ["x"])), ["other"])
 
 
+def conv_model(weight_shape, *, source="initializer", **attributes):
+    """A convolution from `image` to x whose weight is an initializer, a constant, or the output of another node."""
+    weight = onnx.numpy_helper.from_array(np.zeros(weight_shape, np.float32), "w" if source == "initializer" else "v")
+    nodes = {
+        "initializer": [],
+        "constant": [helper.make_node("Constant", [], ["w"], value=weight)],
+        "node": [helper.make_node("Relu", ["v"], ["w"])],
+    }[source]
+    model = model_of(*nodes, helper.make_node("Conv", ["image", "w"], ["x"], **attributes))
+    if source != "constant":
+        model.graph.initializer.append(weight)
+    return model
+
+
+@pytest.mark.parametrize("source", ["initializer", "constant", "node"])
+@pytest.mark.parametrize(
+    ("size", "attributes", "span"),
+    [
+        (7, {}, (0, 7)),
+        (16, {"strides": [16, 16]}, (0, 16)),
+        (3, {"dilations": [2, 2]}, (0, 5)),
+        (3, {"pads": [1, 1, 1, 1]}, (-1, 2)),
+        (5, {"auto_pad": "SAME_UPPER", "strides": [2, 2]}, (-1, 4)),
+        (5, {"auto_pad": "SAME_LOWER", "strides": [2, 2]}, (-2, 3)),
+        (3, {"auto_pad": "VALID"}, (0, 3)),
+        (3, {"auto_pad": "NOTSET", "kernel_shape": [3, 3]}, (0, 3)),
+    ],
+    ids=lambda value: " ".join(value) or "none" if isinstance(value, dict) else None,
+)
+def test_absent_attributes_have_their_defaults(size, attributes, span, source):
+    model = conv_model((4, 3, size, size), source=source, **attributes)
+    assert graph_fields(model, ["x"])["x"].span(0) == span
+    assert graph_stack(model, "x")[0].kernel == size
+
+
+def test_pool_without_strides():
+    pooled = model_of(helper.make_node("MaxPool", ["image"], ["x"], kernel_shape=[3, 3]))
+    assert (graph_fields(pooled, ["x"])["x"].size, graph_fields(pooled, ["x"])["x"].stride) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "attributes", "got"),
+    [
+        ((4, 3, 1, 7), {}, r"kernel 1, stride 1, dilation 1, padding 0, 0 and kernel 7"),
+        ((4, 3, 3, 3), {"strides": [2, 1]}, "kernel 3, stride 1, .* and kernel 3, stride 2"),
+        ((4, 3, 3, 3), {"pads": [1, 0, 1, 0]}, "kernel 3, .* padding 0, 0 and kernel 3, .* padding 1, 1"),
+        ((4, 3, 3), {}, "1 axes"),
+    ],
+)
+def test_windows_that_are_not_square_are_refused(shape, attributes, got):
+    with pytest.raises(
+        InputError, match=f"expected windows that are the same along height and width, got {got}.* in x"
+    ):
+        graph_fields(conv_model(shape, **attributes), ["x"])
+
+
+def test_kernel_of_unknown_size_is_refused():
+    model = model_of(helper.make_node("Conv", ["image", "nowhere"], ["x"]))
+    with pytest.raises(InputError, match="expected convolutions of known kernel size, got none, in x"):
+        graph_fields(model, ["x"])
+
+
 def test_branches():
     wide = helper.make_node("Conv", ["image", "w"], ["a"], kernel_shape=[5, 5], pads=[2, 2, 2, 2])
     shifted = helper.make_node("Conv", ["image", "w"], ["b"], kernel_shape=[3, 3], pads=[0, 0, 2, 2])

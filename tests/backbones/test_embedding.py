@@ -14,6 +14,7 @@ from blemish.backbones.embedding import Extractor, embedding_graph
 from blemish.errors import InputError, ModelFileError
 from blemish.imaging.resize import resize
 from blemish.ops.statistics import Affine, Moments, Scaling
+from tests._graphs.test_importer import network
 from tests.images import good
 
 if TYPE_CHECKING:
@@ -225,6 +226,21 @@ def test_parts_are_the_coarsest_layers_joined_and_seen_from_further_away(is_turn
     found = Extractor(graph.SerializeToString()).parts(image)
     assert found.shape == (10, 8, 5 if is_turned else 192)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_network_may_use_the_names_of_our_outputs(tmp_path):
+    """Layers called like outputs of the embedding, and tensors called like those that the builder makes."""
+    model = network()
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [{"patches": "features", "tokens": "summary", "rows": "t1"}.get(name, name) for name in names]
+    path = tmp_path / "named.onnx"
+    path.write_bytes(model.SerializeToString())
+    built = backbones.build(path, layers=["features", "summary"])
+    image = good(1, 64, 96)
+    expected = twin(built, image, 3, None)
+    features = Extractor(embedding_graph(built).SerializeToString(), threads=1).features(image)
+    np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_a_network_of_one_size_sees_everything_from_there(backbone: Backbone):

@@ -282,7 +282,6 @@ def test_receptive_field(good_paths: list[Path], tmp_path: Path):
     assert "stack" in refused("receptive-field", "dense")
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="0.1.0: an ONNX convolution may leave out its kernel_shape")
 def test_receptive_field_of_an_onnx_file(backbone: Path):
     said = done("receptive-field", "--backbone", backbone, "--layer", networks.LAYERS[1])
     assert (said["receptive_field_px"], said["stride_px"]) == (8, 8)
