@@ -1,8 +1,8 @@
-"""A reader of pickles that can build plain values and nothing else.
+"""A reader of pickles that builds plain values only.
 
-It is a machine of its own, not `pickle.Unpickler`: no name in the file is ever imported, nothing in it is called, and
-no size that it claims is allocated. A global becomes whatever `resolve` makes of its name, and calling one means
-handing its arguments to that; `blemish.torchfile` says which names mean something.
+It interprets the opcodes itself instead of using `pickle.Unpickler`: no name in the file is imported, nothing in it is
+called, and no size that it states is allocated. A global becomes the result of `resolve` for its name, and a call of it
+passes its arguments to that; `torch_file` knows which names have a meaning.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 
 from blemish.errors import ModelFileError, message
 
-MAX_STEPS = 20_000_000  # a step is an opcode; the largest checkpoints that we know of have some hundred thousand
+MAX_STEPS = 20_000_000  # a step is an opcode; the largest checkpoints known have some hundred thousand
 UNSAFE = "It was not read: take the file from a source you trust, or save the weights as .safetensors."
 SCALARS = (str, bytes, int, float, bool, type(None))
 
 
 class Global:
-    """What stands for a class or function that a pickle names; `call` is all that can be done with it."""
+    """The stand-in for a class or function that a pickle names; `call` gets the arguments of a call of it."""
 
     __slots__ = ("call", "name")
 
@@ -29,7 +29,7 @@ class Global:
 
 
 class Inert:
-    """An object of a class that we do not know: its class's name, its arguments and its state, as data."""
+    """An object of an unknown class as data: the name of the class, the arguments and the state."""
 
     __slots__ = ("arguments", "items", "name", "state")
 
@@ -44,13 +44,13 @@ class Inert:
 
 
 class PickleReader:
-    """One pickle being read from `data`, starting at `position`.
+    """The reader of one pickle in `data`.
 
     Args:
         data: the bytes of the file.
-        position: where the pickle starts; after `read` it is where the pickle ended.
-        resolve: from (module, name) of a global to what stands for it; raises ModelFileError to refuse.
-        persistent: from a persistent id, a value that the file's format gives a meaning to, to what it means.
+        position: offset of the pickle; after `read`, of the byte behind it.
+        resolve: from (module, name) of a global to its stand-in; raises ModelFileError to refuse.
+        persistent: from a persistent id, whose meaning the file's format defines, to the object of that id.
         where: the file, for the errors.
     """
 
@@ -73,10 +73,10 @@ class PickleReader:
         self._memo: dict[int, Any] = {}
 
     def read(self) -> Any:
-        """Return the value of the pickle and leave `position` behind it.
+        """Return the value of the pickle, and move `position` behind it.
 
         Raises:
-            ModelFileError: if it is cut short, damaged, or uses anything that plain data and tensors have no need of.
+            ModelFileError: if it is truncated, damaged, or uses opcodes that plain data and tensors do not need.
         """
         try:
             for _ in range(MAX_STEPS):
@@ -95,7 +95,7 @@ class PickleReader:
         raise self.refuse(f"more than {MAX_STEPS} steps", UNSAFE)
 
     def refuse(self, got: str, todo: str) -> ModelFileError:
-        """Return the error that says why this pickle is not read."""
+        """Return the error for this pickle."""
         return ModelFileError(message("weights", "a pickle of plain tensors", got, where=self._where, todo=todo))
 
     def _take(self, size: int) -> memoryview:
@@ -150,7 +150,7 @@ class PickleReader:
 
     def _build(self) -> None:
         state = self._stack.pop()
-        # What is set on a dict or tensor (such as a state dict's _metadata) says nothing about its numbers.
+        # Attributes of a dict or tensor (such as a state dict's _metadata) do not change its values.
         if isinstance(self._stack[-1], Inert):
             self._stack[-1].state = state
 
@@ -210,14 +210,14 @@ def _only(value: Any, kind: type) -> Any:
 
 
 def _plain_key(key: Any) -> Any:
-    # Hashing nested tuples that share their parts takes time without end, so only flat ones are keys.
+    # Hashing nested tuples that share elements takes exponential time, so only flat ones are keys.
     if isinstance(key, (*SCALARS, Inert)) or (isinstance(key, tuple) and all(isinstance(k, SCALARS) for k in key)):
         return key
     raise TypeError
 
 
 STEPS: dict[int, Callable[[PickleReader], Any]] = {
-    # https://docs.python.org/3/library/pickletools.html: protocols 2 to 5 without what plain data has no need of.
+    # https://docs.python.org/3/library/pickletools.html: protocols 2 to 5, as far as plain data needs them.
     0x80: lambda r: r._take(1),  # PROTO
     0x95: lambda r: r._take(8),  # FRAME
     0x28: lambda r: r._marks.append(len(r._stack)),  # MARK

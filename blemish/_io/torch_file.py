@@ -1,7 +1,7 @@
-"""Weights out of torch's file formats and safetensors, without torch and without running what a file says.
+"""Readers of torch's file formats and of safetensors, without torch and without executing anything in a file.
 
-Three formats: the zip of torch 1.6 and later (.pth, .pt, .ckpt), the row of pickles of the versions before it, and
-.safetensors. Every size and offset is checked against the bytes that are there before anything is allocated.
+Three formats: the zip of torch 1.6 and later (.pth, .pt, .ckpt), the sequence of pickles of earlier versions, and
+.safetensors. Every size and offset is checked against the length of the file before anything is allocated.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from blemish.errors import ModelFileError, message
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MAX_FILE_BYTES = 4 << 30  # the largest backbone that we know of users' having is 2.5 GB
+MAX_FILE_BYTES = 4 << 30  # the largest backbones in use have 2.5 GB
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py: MAGIC_NUMBER
 LEGACY_PROTOCOL = 1001  # torch/serialization.py: PROTOCOL_VERSION
-# What `zipfile` raises on damaged files, found by reading some hundred thousand of them.
+# The errors of `zipfile` on damaged files, as some hundred thousand of them raised them.
 ZIP_ERRORS = (zipfile.BadZipFile, EOFError, RuntimeError, OSError, ValueError, OverflowError, struct.error, zlib.error)
 AGAIN = "Copy or download the file again."
-# torch/storage.py and torch/__init__.py: the storage classes, by what their numbers are; bfloat16 is widened later.
+# torch/storage.py and torch/__init__.py: the dtypes of the storage classes; bfloat16 is converted later.
 STORAGES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "BFloat16Storage": "bfloat16"}
 STORAGES |= {"LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "|i1"}
 STORAGES |= {"ByteStorage": "|u1", "BoolStorage": "|b1"}
@@ -45,13 +45,12 @@ SAFETENSORS |= {"I8": "|i1", "U8": "|u1", "BOOL": "|b1"}
 def load_state_dict(path: str | os.PathLike[str], *, allow_unknown: bool = False) -> dict[str, NDArray[Any]]:
     """Return the tensors of a weight file by their names.
 
-    A checkpoint that keeps its weights under "state_dict" (Lightning) or "model" is opened there. Whatever is no
-    tensor is left out.
+    Of a checkpoint with "state_dict" (Lightning) or "model", the tensors in that. Other values are left out.
 
     Args:
-        path: a .pth, .pt, .ckpt or .safetensors file; the content decides, not the ending.
-        allow_unknown: whether objects of classes other than tensors and plain containers are passed over as inert
-            data. They are never imported or called either way.
+        path: a .pth, .pt, .ckpt or .safetensors file; the format is that of the content, whatever the suffix.
+        allow_unknown: whether objects of other classes than tensors and plain containers are read as inert data. They
+            are never imported or called.
 
     Returns:
         name to array: float16, float32, float64, int64, int32, int16, int8, uint8 or bool; bfloat16 as float32.
@@ -63,7 +62,7 @@ def load_state_dict(path: str | os.PathLike[str], *, allow_unknown: bool = False
 
 
 def read_state_dict(data: bytes, *, where: object, allow_unknown: bool = False) -> dict[str, NDArray[Any]]:
-    """Return what `load_state_dict` does, from the bytes of a weight file; `where` names it in errors."""
+    """Return the result of `load_state_dict` for the bytes of a weight file; `where` names it in errors."""
     tree = read_checkpoint(data, where=where, allow_unknown=allow_unknown)
     for key in ("state_dict", "model"):
         if isinstance(tree, Mapping) and isinstance(tree.get(key), Mapping):
@@ -79,10 +78,10 @@ def read_state_dict(data: bytes, *, where: object, allow_unknown: bool = False) 
 
 
 def load_checkpoint(path: str | os.PathLike[str], *, allow_unknown: bool = False) -> Any:
-    """Return everything that a weight file holds: dicts, lists, tuples, plain values and arrays.
+    """Return the whole content of a weight file: dicts, lists, tuples, plain values and arrays.
 
-    Arrays may share memory, as they do in the file, and may be read-only. Sets come as lists; objects of unknown
-    classes, where allowed, as `blemish.safepickle.Inert`.
+    Arrays may share memory, as in the file, and may be read-only. Sets become lists; objects of unknown classes, where
+    allowed, `safe_pickle.Inert`.
 
     Raises:
         ModelFileError: as `load_state_dict`.
@@ -91,7 +90,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, allow_unknown: bool = False
 
 
 def read_checkpoint(data: bytes, *, where: object, allow_unknown: bool = False) -> Any:
-    """Return what `load_checkpoint` does, from the bytes of a weight file; `where` names it in errors."""
+    """Return the result of `load_checkpoint` for the bytes of a weight file; `where` names it in errors."""
     if data[:4] == b"PK\x03\x04":
         return _ZipFile(data, where, allow_unknown).load()
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
@@ -103,7 +102,7 @@ def read_checkpoint(data: bytes, *, where: object, allow_unknown: bool = False) 
 
 @dataclass(frozen=True)
 class _Storage:
-    """A piece of the file that tensors look into: its dtype, number of elements and, once known, its bytes."""
+    """A block of the file that tensors are views of: its key, dtype and number of elements."""
 
     key: str
     dtype: str
@@ -112,7 +111,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """Which elements of a storage make a tensor, not yet checked."""
+    """A tensor as a view of a storage, not yet checked."""
 
     storage: _Storage
     offset: int
@@ -121,7 +120,7 @@ class _Tensor:
 
 
 class _TorchFile(ABC):
-    """What both of torch's formats share: which names mean something, and how a tensor is cut out of its storage."""
+    """Common part of both of torch's formats: the names that are known, and tensors as views of storages."""
 
     def __init__(self, data: bytes, path: object, allow_unknown: bool) -> None:
         self.data = data
@@ -135,7 +134,7 @@ class _TorchFile(ABC):
         """Return the (size,) elements of a storage; bfloat16 as uint16."""
 
     def resolve(self, module: str, name: str) -> Any:
-        """Return what stands for a class or function that the pickle names."""
+        """Return the stand-in for a class or function that the pickle names."""
         full = f"{module}.{name}"
         if full in CALLS:
             return Global(full, CALLS[full])
@@ -146,7 +145,7 @@ class _TorchFile(ABC):
         raise _refuse("only tensors and plain containers", f"a pickle that names {full[:100]}", self.path, UNSAFE)
 
     def persistent(self, value: Any) -> _Storage:
-        """Return the storage that a persistent id speaks of."""
+        """Return the storage of a persistent id."""
         if not isinstance(value, tuple) or len(value) < 5 or value[0] != "storage":
             raise _refuse("a tensor's storage", "another persistent id", self.path, UNSAFE)
         _, kind, key, _, size = value[:5]
@@ -157,13 +156,13 @@ class _TorchFile(ABC):
         return _Storage(key, kind.dtype, size)
 
     def array(self, tensor: _Tensor) -> NDArray[Any]:
-        """Return a tensor's elements, of its shape, contiguous; a view of the storage where they lie that way."""
+        """Return a tensor as a contiguous array; a view of the storage where that is contiguous."""
         if tensor in self.arrays:
             return self.arrays[tensor]
         shape, strides, size = tensor.shape, tensor.strides, tensor.storage.size
         count = math.prod(shape)
         last = tensor.offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-        # A size of 0 beside a huge one has no elements, which NumPy refuses all the same.
+        # NumPy refuses a huge size even beside a size of 0.
         if (count and last >= size) or math.prod(max(n, 1) for n in shape) >= 1 << 48 or len(shape) > 32:
             got = f"shape {str(shape)[:100]}, strides {str(strides)[:100]} from {tensor.offset}"
             raise _refuse(f"tensors within their {size} numbers", got, self.path, AGAIN)
@@ -185,11 +184,11 @@ class _TorchFile(ABC):
     def _allow(self, n_bytes: int) -> None:
         self.left -= n_bytes
         if self.left < 0:
-            got = "tensors that would take many times its size"
+            got = "tensors of many times its size"
             raise _refuse("numbers that the file holds", got, self.path, UNSAFE)
 
     def fill(self, tree: Any) -> Any:
-        """Return `tree` with every tensor replaced by its array; containers that hold one are made anew."""
+        """Return `tree` with every tensor replaced by its array, in place except for tuples."""
         return _fill(self, tree, {}, 0)
 
 
@@ -234,7 +233,7 @@ class _ZipFile(_TorchFile):
     def _member(self, name: str) -> bytes:
         try:
             info = self.zip.getinfo(self.prefix + name)
-            # torch never compresses; entries that overlap could still make more of the file than there is of it.
+            # torch never compresses; entries that overlap could still unpack to more than the size of the file.
             self.unread -= info.file_size
             if info.compress_type != zipfile.ZIP_STORED or self.unread < 0:
                 got = f"{name:.40} compressed" if info.compress_type else "files that overlap"
@@ -253,7 +252,7 @@ class _LegacyFile(_TorchFile):
 
     def load(self) -> Any:
         self.position = 0
-        self.found: dict[str, _Storage] = {}
+        self.storages_by_key: dict[str, _Storage] = {}
         self.starts: dict[str, int] = {}
         if self._pickle() != LEGACY_MAGIC or self._pickle() != LEGACY_PROTOCOL:
             raise _refuse("a file of torch.save", "another pickle", self.path, UNSAFE)
@@ -263,7 +262,7 @@ class _LegacyFile(_TorchFile):
         tree = self._pickle()
         keys = self._pickle()
         for key in keys if isinstance(keys, list) else []:
-            storage = self.found.get(key) if isinstance(key, str) else None
+            storage = self.storages_by_key.get(key) if isinstance(key, str) else None
             size = int.from_bytes(self.data[self.position : self.position + 8], "little")
             if storage is None or size != storage.size or self.position + 8 > len(self.data):
                 got = f"{size} numbers" if self.position + 8 <= len(self.data) else "a file cut short"
@@ -275,9 +274,9 @@ class _LegacyFile(_TorchFile):
         return self.fill(tree)
 
     def persistent(self, value: Any) -> _Storage:
-        """Return the storage that a persistent id speaks of, noted by its key."""
+        """Return the storage of a persistent id, and keep it by its key."""
         storage = super().persistent(value)
-        if self.found.setdefault(storage.key, storage) != storage:
+        if self.storages_by_key.setdefault(storage.key, storage) != storage:
             raise _refuse("one size and dtype per storage", "two", self.path, AGAIN)
         return storage
 
@@ -315,7 +314,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     """Return the bytes of a weight file.
 
     Raises:
-        ModelFileError: if it can't be read, is no ordinary file, or is larger than any weights that we know of.
+        ModelFileError: if it cannot be read, is no ordinary file, or is larger than 4 GiB.
     """
     try:
         info = Path(path).stat()
@@ -338,7 +337,7 @@ def _rebuild_tensor(arguments: tuple[Any, ...]) -> _Tensor:
 
 
 def _rebuild_dict(arguments: tuple[Any, ...]) -> dict[Any, Any]:
-    # OrderedDict pickles as an empty one that is then filled; Python 2 gave its items as one list of pairs.
+    # OrderedDict is pickled empty and filled later; by Python 2 with one list of pairs.
     pairs = arguments[0] if arguments else []
     if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
         raise ValueError
@@ -365,7 +364,7 @@ def _dtype(name: str) -> np.dtype[Any]:
 
 
 def _widen(bits: NDArray[Any]) -> NDArray[np.float32]:
-    """Return bfloat16 as float32: its 16 bits are the upper half of them."""
+    """Return bfloat16 as float32, whose upper 16 bits it is."""
     return (bits.astype("<u4") << 16).view("<f4")
 
 

@@ -20,7 +20,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import math
 import os
 import re
 import secrets
@@ -35,8 +34,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import safetensors.numpy
 
-from blemish._graphs.safety import check_network, plain_json, read_tensors
+from blemish._graphs.safety import check_network
 from blemish._io.files import save_error, sync_folder, write_synced
+from blemish._io.json_file import plain_json, read_json_object
+from blemish._io.safetensors_file import read_tensors
 from blemish._version import __version__
 from blemish.errors import InputError, ModelFileError, SaveError, message
 from blemish.modelfolder.upgrade import FORMAT_VERSION, upgraded
@@ -258,7 +259,7 @@ def _check_replaceable(target: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     names = {path.name for path in target.iterdir()} - LITTER
     try:
-        ours = {HEADER, *_section(_parse(_read(target, HEADER, MAX_HEADER_BYTES)), "files", ModelFileError, "")}
+        ours = {HEADER, *_section(_read_header(target), "files", ModelFileError, "")}
     except ModelFileError:
         ours = set()
     strangers = sorted(names - ours)
@@ -300,7 +301,7 @@ def _load(folder: Path) -> ModelFolder:
         raise ModelFileError(
             message("model", "a model folder", got, where=folder, todo="Check the path, or fit first.")
         )
-    header = _parse(_read(place, HEADER, MAX_HEADER_BYTES), where=place)
+    header = _read_header(place)
     _check_header(header, place)
     contents = {}
     for name, digest in header["files"].items():
@@ -365,28 +366,5 @@ def _read(place: Path, name: str, limit: int) -> bytes:
         )
 
 
-def _parse(data: bytes, where: object = None) -> dict[str, Any]:
-    """Return the object in JSON bytes; NaN, infinities, repeated keys and deep nesting are refused."""
-
-    def no_constant(text: str) -> NoReturn:
-        raise ValueError(f"{text} is no JSON number")
-
-    def finite(text: str) -> float:
-        value = float(text)
-        return value if math.isfinite(value) else no_constant(text[:20])
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({key for key, _ in pairs}) < len(pairs):
-            raise ValueError("a key comes twice")
-        return dict(pairs)
-
-    try:
-        header = json.loads(
-            data.decode("utf-8"), parse_constant=no_constant, parse_float=finite, object_pairs_hook=unique
-        )
-    except (ValueError, RecursionError) as error:
-        got = "nesting without end" if isinstance(error, RecursionError) else str(error)[:120]
-        raise ModelFileError(message(HEADER, "a JSON object", got, where=where, todo=COPY_AGAIN)) from None
-    if not isinstance(header, dict):
-        raise ModelFileError(message(HEADER, "a JSON object", type(header).__name__, where=where, todo=COPY_AGAIN))
-    return header
+def _read_header(place: Path) -> dict[str, Any]:
+    return read_json_object(_read(place, HEADER, MAX_HEADER_BYTES), name=HEADER, where=place, todo=COPY_AGAIN)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import safetensors.numpy
 
-from blemish._graphs.safety import plain_json, read_tensors
 from blemish._io.files import atomic_write
+from blemish._io.json_file import plain_json
+from blemish._io.safetensors_file import read_tensors
 from blemish.errors import InputError, ModelFileError, message
 
 if TYPE_CHECKING:
