@@ -173,8 +173,9 @@ def main():
     other = parts.penalty.parts(rng, 1, (SIDE, SIDE))
     changed = jittered(rng, images[:1])
     matrix = torch.randn(2048, 2048)
-    running = runtime.load(efficientad_graph(networks, (SIDE, SIDE)), threads=asked.threads)
-    direct = runtime.load(efficientad_graph(networks, (SIDE, SIDE), tiled=False), threads=asked.threads)
+    graph = efficientad_graph(networks, (SIDE, SIDE))
+    running = runtime.load(graph, threads=asked.threads)
+    direct = runtime.load(graph, threads=asked.threads, passes=False)
 
     def ours_step(crop_hw):
         ours.crop_hw = crop_hw

@@ -4,7 +4,8 @@
     session.run(images)["features"]
 
 A graph is the textbook network. What makes it fast on a device is the business of the engine that loads it, one module
-beside this one: `onnxruntime` today. An engine is a function (serialized graph, device, threads) -> Session.
+beside this one: `onnxruntime` today. An engine is a function (graph, device, threads, passes)
+-> Session.
 """
 
 from __future__ import annotations
@@ -80,13 +81,16 @@ class Session(ABC):
         """Run the graph once on inputs by name; InputError if it does not take them."""
 
 
-def load(graph: bytes | onnx.ModelProto, *, device: str = "cpu", threads: int | None = None) -> Session:
+def load(
+    graph: bytes | onnx.ModelProto, *, device: str = "cpu", threads: int | None = None, passes: bool = True
+) -> Session:
     """Return a session that runs an ONNX graph.
 
     Args:
         graph: the model, or its bytes.
         device: "cpu", "cuda" or "tensorrt"; "cuda:1" for another than the first GPU.
         threads: processor threads; None for one per physical core.
+        passes: whether the package's own passes may rewrite the graph for the engine; results differ by rounding.
 
     Raises:
         InputError: if the engine that is installed has no such device.
@@ -96,4 +100,4 @@ def load(graph: bytes | onnx.ModelProto, *, device: str = "cpu", threads: int | 
 
     if threads is not None and threads < 1:
         raise InputError(message("threads", "1 or more, or None", repr(threads)))
-    return open_session(graph if isinstance(graph, bytes) else graph.SerializeToString(), device, threads or 0)
+    return open_session(graph, device, threads or 0, passes=passes)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from blemish import runtime
 from blemish._graphs.safety import check_network
 from blemish.detectors.efficientad import pdn
-from blemish.detectors.efficientad.graph import Networks, efficientad_graph
+from blemish.detectors.efficientad.graph import Networks, efficientad_graph, parameters
 from blemish.detectors.efficientad.maps import Maps, Quantiles
 from blemish.detectors.efficientad.networks import arrays
 from blemish.errors import InputError
@@ -49,22 +51,22 @@ def by_torch(given: Networks, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("size", "padding", "hw", "tiled"),
+    ("size", "padding", "hw", "passes"),
     [
-        ("small", False, (64, 64), None),
+        ("small", False, (64, 64), True),
         ("small", False, (33, 50), True),
         ("small", False, (64, 48), False),
-        ("small", True, (40, 48), None),
-        ("medium", False, (41, 48), None),
-        ("medium", True, (33, 33), None),
+        ("small", True, (40, 48), True),
+        ("medium", False, (41, 48), True),
+        ("medium", True, (33, 33), False),
     ],
 )
-def test_maps_are_those_of_torch(size: str, padding: bool, hw: tuple[int, int], tiled: bool | None):
+def test_maps_are_those_of_torch(size: str, padding: bool, hw: tuple[int, int], passes: bool):
     given = networks(size, padding)
     images = np.random.default_rng(2).integers(0, 256, (2, *hw, 3), np.uint8)
-    model = efficientad_graph(given, hw, tiled=tiled)
+    model = efficientad_graph(given, hw)
     check_network(model, name="network.onnx", outputs=("student_map", "autoencoder_map"))
-    found, expected = runtime.load(model, threads=1).run(images), by_torch(given, images)
+    found, expected = runtime.load(model, threads=1, passes=passes).run(images), by_torch(given, images)
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5 * value.max())
 
@@ -80,10 +82,21 @@ def test_too_small_an_image():
         efficientad_graph(networks(), (32, 64))
 
 
-def test_the_graph_holds_plain_kernels():
-    given = networks()
-    n_weights = sum(array.size for part in (given.teacher, given.student, given.autoencoder) for array in part.values())
-    assert len(efficientad_graph(given, (64, 64))) < 4 * n_weights * 1.01
+@pytest.mark.parametrize("padding", [False, True])
+def test_the_graph_is_the_networks(padding: bool):
+    """Each parameter once, under its own name, and one node for each operator of the paper."""
+    given = networks(padding=padding)
+    model = efficientad_graph(given, (64, 64))
+    expected = {"teacher.mean": given.mean.reshape(1, -1, 1, 1), "teacher.std": given.std.reshape(1, -1, 1, 1)}
+    for part, weights in (("teacher", given.teacher), ("student", given.student), ("autoencoder", given.autoencoder)):
+        expected |= {f"{part}.{name}": array for name, array in weights.items()}
+    found = parameters(model)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    assert len(model) < 1.01 * sum(array.nbytes for array in expected.values())
+    operators = Counter(node.op_type for node in onnx.load_from_string(model).graph.node)
+    assert (operators["Conv"], operators["AveragePool"], operators["MatMul"]) == (2 * 4 + 6 + 8, 4, 0)
 
 
 @pytest.mark.data
