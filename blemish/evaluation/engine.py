@@ -110,7 +110,7 @@ class Engine:
         start = time.perf_counter()
         tally = _Tally()
         for done, sample in enumerate(samples, start=1):
-            _test_one(model, sample, tally)
+            _test_image(model, sample, tally)
             self.progress("testing", done, len(samples))
         if not tally.tested:
             got = f"{len(tally.problems)} broken, the first: {tally.problems[0].text}"
@@ -157,7 +157,7 @@ def load_defect_mask(sample: Sample, height_width: tuple[int, int]) -> Bool | Pr
     return mask
 
 
-def _test_one(model: Detector, sample: Sample, tally: _Tally) -> None:
+def _test_image(model: Detector, sample: Sample, tally: _Tally) -> None:
     start = time.perf_counter()
     try:
         prediction = model.predict(sample)

@@ -1,4 +1,4 @@
-"""A detector that we know meets data that we know: what testing says of it is what scikit-learn says."""
+"""The engine on a simple detector and drawn images; metrics equal those of scikit-learn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ THRESHOLD = 150.0
 
 
 class Brightness:
-    """Takes the largest value as the score and the red channel as the map."""
+    """A detector: the red channel is the map, its 40th highest value the score."""
 
     problems: tuple[Problem, ...] = ()
     threshold = THRESHOLD
@@ -70,10 +70,10 @@ def data(root: Path, *abnormal: str, **settings: object) -> Folder:
     )
 
 
-def test_image_metrics_are_those_of_scikit_learn(root: Path):
+def test_image_metrics_equal_scikit_learn(root: Path):
     report = Engine().evaluate(Brightness(), data(root))
-    scores = [one.score for one in report.tested]
-    labels = [one.sample.is_defective for one in report.tested]
+    scores = [result.score for result in report.tested]
+    labels = [result.sample.is_defective for result in report.tested]
     assert sorted(labels) == [False] * 6 + [True] * 6
     assert report.metrics["image_AUROC"] == pytest.approx(roc_auc_score(labels, scores))
     assert report.metrics["image_AP"] == pytest.approx(average_precision_score(labels, scores))
@@ -81,12 +81,12 @@ def test_image_metrics_are_those_of_scikit_learn(root: Path):
     assert low <= report.metrics["image_AUROC"] <= high
 
 
-def test_pixel_metrics_are_those_of_scikit_learn(root: Path):
+def test_pixel_metrics_equal_scikit_learn(root: Path):
     report = Engine().evaluate(Brightness(), data(root))
     maps, masks = [], []
-    for one in report.tested:
-        maps.append(load(one.sample.path)[..., 0])
-        mask = one.sample.mask_path
+    for result in report.tested:
+        maps.append(load(result.sample.path)[..., 0])
+        mask = result.sample.mask_path
         masks.append(np.zeros((96, 96), bool) if mask is None else load(mask)[..., 0] > 127)
     labels, values = np.ravel(masks), np.ravel(maps)
     assert report.metrics["pixel_AUROC"] == pytest.approx(roc_auc_score(labels, values), abs=1e-3)
@@ -96,9 +96,9 @@ def test_pixel_metrics_are_those_of_scikit_learn(root: Path):
 def test_rates_are_counted_at_the_calibrated_threshold(root: Path):
     report = Engine().evaluate(Brightness(), data(root, "scratch", "dull", mask_dir=None))
     called = {True: [], False: []}
-    for one in report.tested:
-        assert one.label == (one.score > THRESHOLD)
-        called[one.sample.is_defective].append(one.label)
+    for result in report.tested:
+        assert result.label == (result.score > THRESHOLD)
+        called[result.sample.is_defective].append(result.label)
     assert report.metrics["false_positive_rate"] == np.mean(called[False])
     assert report.metrics["miss_rate"] == 1 - np.mean(called[True])
     assert report.by_defect["scratch"]["miss_rate"] == 0
@@ -107,15 +107,15 @@ def test_rates_are_counted_at_the_calibrated_threshold(root: Path):
     assert (report.threshold, report.false_positive_rate_set) == (THRESHOLD, 0.05)
 
 
-def test_a_row_per_defect_type_compares_it_with_the_good_images_alone(root: Path):
+def test_metrics_by_defect_type_use_its_images_and_good_images(root: Path):
     report = Engine().evaluate(Brightness(), data(root, "scratch", "dull", mask_dir=None))
     for defect in ("scratch", "dull"):
-        chosen = [one for one in report.tested if one.sample.defect in (defect, "good")]
-        expected = roc_auc_score([one.sample.is_defective for one in chosen], [one.score for one in chosen])
+        chosen = [result for result in report.tested if result.sample.defect in (defect, "good")]
+        expected = roc_auc_score([result.sample.is_defective for result in chosen], [result.score for result in chosen])
         assert report.by_defect[defect]["image_AUROC"] == pytest.approx(expected)
 
 
-def test_fitting_sees_the_good_training_images_and_nothing_else(root: Path):
+def test_fit_reads_the_good_training_images_alone(root: Path):
     model, stages = Brightness(), []
     engine = Engine(progress=lambda *seen: stages.append(seen))
     chosen = data(root)
@@ -129,7 +129,7 @@ def test_fitting_sees_the_good_training_images_and_nothing_else(root: Path):
     assert stages[1:13] == [("testing", done, 12) for done in range(1, 13)]
 
 
-def test_metrics_that_the_data_does_not_define_are_absent(root: Path):
+def test_undefined_metrics_are_absent(root: Path):
     only_defects = Folder("x", root=root, normal_dir="train", abnormal_dir="scratch", normal_split_ratio=0)
     (metrics,) = Engine().test(Brightness(), only_defects)
     assert set(metrics) == {"miss_rate"}
@@ -146,7 +146,7 @@ def test_metrics_that_the_data_does_not_define_are_absent(root: Path):
         (None, "unreadable-mask"),
     ],
 )
-def test_a_wrong_mask_costs_its_image_the_pixel_metrics_alone(root: Path, mask: np.ndarray | None, kind: str):
+def test_an_image_with_an_invalid_mask_counts_for_image_metrics_only(root: Path, mask: np.ndarray | None, kind: str):
     path = root / "masks" / "2.png"
     if mask is None:
         path.write_bytes(b"\x89PNG\r\n\x1a\n broken")
@@ -174,9 +174,9 @@ def test_a_broken_test_image_is_named_and_left_out(root: Path):
     (problem,) = report.problems
     assert problem.path == broken
     assert problem.text.endswith("It was left out.")
-    found = list(Engine().predict(Brightness(), chosen))
-    assert [one.path for one in found if isinstance(one, Problem)] == [broken]
-    assert len(found) == 12
+    predictions = list(Engine().predict(Brightness(), chosen))
+    assert [result.path for result in predictions if isinstance(result, Problem)] == [broken]
+    assert len(predictions) == 12
 
 
 def test_no_test_images(root: Path):
@@ -201,7 +201,7 @@ def test_good_images_need_no_mask(root: Path):
     assert load_defect_mask(Sample(path=root / "scratch" / "0.png", defect="scratch"), (96, 96)) is None
 
 
-def test_the_average_is_over_what_all_categories_have(root: Path):
+def test_the_average_has_the_metrics_of_all_categories(root: Path):
     with_masks = Engine().evaluate(Brightness(), data(root))
     without = Engine().evaluate(Brightness(), data(root, "scratch", "dull", mask_dir=None))
     mean = average([with_masks, without])

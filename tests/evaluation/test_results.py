@@ -1,4 +1,4 @@
-"""What is written of test reports."""
+"""Tables, CSV files and figures of test reports."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def report(fitted: Patchcore, tmp_path_factory: pytest.TempPathFactory) -> Repor
 
 
 def with_labels(report: Report, label: bool) -> Report:
-    """The report of a detector that calls everything the same."""
+    """The report of a detector with one label for all images."""
     import dataclasses
 
-    tested = tuple(dataclasses.replace(one, label=label) for one in report.tested)
+    tested = tuple(dataclasses.replace(result, label=label) for result in report.tested)
     return dataclasses.replace(report, tested=tested)
 
 
@@ -68,7 +68,7 @@ def test_one_category_has_no_average(report: Report):
     assert list(numbers_with_average([report, report])) == ["stripes", "average"]
 
 
-def test_csv_quotes_what_needs_it(tmp_path: Path):
+def test_csv_quotes_commas_and_quotes(tmp_path: Path):
     sample = Sample(path=tmp_path / 'a, "b".png', defect="scratch")
     tested = records.Tested(sample, 2.5, True, 0.01, 0.02)
     report = Report(
@@ -81,7 +81,7 @@ def test_csv_quotes_what_needs_it(tmp_path: Path):
     assert (float(row["score"]), float(row["threshold"]), float(row["predict_ms"])) == (2.5, 1.5, 20)
 
 
-def test_csv_of_rows_leaves_absent_figures_empty():
+def test_absent_numbers_are_empty_in_csv():
     rows = list(csv.DictReader(io.StringIO(numbers_csv({"a": {"x": 1.0}, "b": {"y": 2.0}}))))
     assert rows == [{"category": "a", "x": "1.0", "y": ""}, {"category": "b", "x": "", "y": "2.0"}]
 
@@ -90,18 +90,18 @@ def kinds(figures: list[Figure]) -> list[str]:
     return [figure.kind for figure in figures]
 
 
-def test_close_calls_are_shown_only_where_nothing_went_wrong(fitted: Patchcore, report: Report):
+def test_close_calls_are_shown_only_without_errors(fitted: Patchcore, report: Report):
     all_called, none_called = with_labels(report, True), with_labels(report, False)
     assert kinds(figures_of(fitted, all_called)) == ["close call"] * 3 + ["false positive"] * 3
     assert kinds(figures_of(fitted, none_called)) == ["miss"] * 3 + ["close call"] * 3
 
 
-def test_figures_show_what_the_part_was_load_nearest_good(fitted: Patchcore, report: Report):
+def test_figures_show_the_nearest_good_patch(fitted: Patchcore, report: Report):
     figure = figures_of(fitted, with_labels(report, False))[0]
     assert [panel.caption for panel in figure.image][-1].lower().startswith(("nearest", "good", "closest"))
 
 
-def test_the_training_image_is_shown_while_it_is_there(good_paths: list[Path], tmp_path: Path):
+def test_the_image_of_the_nearest_good_patch_is_loaded_if_it_exists(good_paths: list[Path], tmp_path: Path):
     image = load_nearest_good(GoodPatch(str(good_paths[0]), (0, 0, 8, 8), 1.0), None)
     assert image is not None
     np.testing.assert_array_equal(image, good(0))
@@ -110,7 +110,7 @@ def test_the_training_image_is_shown_while_it_is_there(good_paths: list[Path], t
     assert load_nearest_good(None, None) is None
 
 
-def test_the_page_says_how_it_was_made(fitted: Patchcore, report: Report, tmp_path: Path):
+def test_the_page_has_the_provenance(fitted: Patchcore, report: Report, tmp_path: Path):
     page = write_html(tmp_path / "r.html", [fitted], [report]).read_text()
     assert "stripes" in page
     assert str(fitted.fitted.provenance["backbone_sha256"]) in page

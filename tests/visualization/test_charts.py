@@ -20,11 +20,11 @@ def test_ticks_are_few_even_and_inside(low: float, width: float) -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0)])
-def test_there_are_no_ticks_on_no_range(low: float, high: float) -> None:
+def test_an_empty_or_infinite_range_has_no_ticks(low: float, high: float) -> None:
     assert nice_ticks(low, high) == []
 
 
-def test_the_chart_shows_both_curves_and_falls():
+def test_both_curves_are_drawn_and_fall():
     steps = [0.0, 50.0, 100.0]
     page = loss_figure(steps, {"training": [1.0, 0.5, 0.2], "held out": [0.9, float("nan"), 0.4]}, title="Loss")
     assert page.shape == (400, 720, 3)
@@ -34,5 +34,5 @@ def test_the_chart_shows_both_curves_and_falls():
     assert np.all(page == DEFECTIVE, axis=2).any()
 
 
-def test_a_chart_of_nothing_is_empty_and_no_error():
+def test_a_chart_without_points_has_only_axes():
     assert loss_figure([], {"training": []}, title="Loss").shape == (400, 720, 3)

@@ -10,9 +10,9 @@ from blemish.visualization import contact_sheet, figure, panels
 from tests.visualization.predictions import blob, image_of, prediction_of
 
 
-def test_panels_have_one_size_and_say_what_they_show() -> None:
-    image, found = image_of(120, 160), blob(120, 160)
-    shown = panels(image, prediction_of(found, nearest=True), mask=found > 30, good_image=image_of(90, 90))
+def test_panels_have_one_size_and_captions() -> None:
+    image, anomaly_map = image_of(120, 160), blob(120, 160)
+    shown = panels(image, prediction_of(anomaly_map, nearest=True), mask=anomaly_map > 30, good_image=image_of(90, 90))
     captions = [
         "Image",
         "Marked by people",
@@ -23,24 +23,24 @@ def test_panels_have_one_size_and_say_what_they_show() -> None:
     ]
     assert [panel.caption for panel in shown] == captions
     assert {panel.image.shape for panel in shown} == {(288, 384, 3)}
-    calm = panels(image, prediction_of(blob(120, 160, 9), score=9.0), mask=np.zeros((120, 160), bool))
-    assert [panel.caption for panel in calm] == [
+    good = panels(image, prediction_of(blob(120, 160, 9), score=9.0), mask=np.zeros((120, 160), bool))
+    assert [panel.caption for panel in good] == [
         "Image", "Marked by people: none", "Heat map", "Called defective: none"
     ]  # fmt: skip
-    assert (calm[0].image == calm[2].image).all()
+    assert (good[0].image == good[2].image).all()
 
 
-def test_an_image_that_is_unusual_as_a_whole_says_so() -> None:
+def test_the_caption_of_a_defective_image_without_regions() -> None:
     shown = panels(image_of(50, 50), prediction_of(blob(50, 50, 9), score=24.0))
     assert shown[-1].caption == "Called defective: as a whole"
 
 
-def test_the_nearest_good_part_is_left_out_where_the_detector_knows_none() -> None:
+def test_no_comparison_without_a_nearest_good_patch() -> None:
     shown = panels(image_of(50, 50), prediction_of(blob(50, 50)), good_image=image_of(50, 50))
     assert [panel.caption for panel in shown] == ["Image", "Heat map", "Called defective"]
 
 
-def test_a_good_patch_alone_is_shown_beside_as_much_of_the_image() -> None:
+def test_a_good_patch_is_compared_with_a_crop_of_the_same_size() -> None:
     image = image_of(200, 200, 0)
     image[70:90, 110:130] = (255, 0, 0)
     shown = panels(image, prediction_of(blob(200, 200)), good_patch=image_of(40, 20, 77))
@@ -55,7 +55,7 @@ def test_a_good_patch_alone_is_shown_beside_as_much_of_the_image() -> None:
     assert not worst[20, 100:280].any()
 
 
-def test_the_worst_part_is_cut_from_around_the_peak() -> None:
+def test_the_most_anomalous_part_is_centred_on_the_peak() -> None:
     image = image_of(200, 200, 0)
     image[70:90, 110:130] = (255, 0, 0)
     shown = panels(image, prediction_of(blob(200, 200), nearest=True), good_image=image_of(200, 200))
@@ -69,11 +69,11 @@ def test_the_worst_part_is_cut_from_around_the_peak() -> None:
 )
 @pytest.mark.parametrize("nearest", [True, False])
 def test_a_figure_of_any_shape(height_width: tuple[int, int], nearest: bool) -> None:
-    found = blob(*height_width)
+    anomaly_map = blob(*height_width)
     strip = figure(
         image_of(*height_width),
-        prediction_of(found, nearest=nearest),
-        mask=found > 30,
+        prediction_of(anomaly_map, nearest=nearest),
+        mask=anomaly_map > 30,
         good_image=image_of(40, 30),
         title="检测/Größe \udce9 🙂.png",
     )
@@ -86,7 +86,7 @@ def test_a_figure_of_any_shape(height_width: tuple[int, int], nearest: bool) -> 
     assert (strip[:, -20:] == 255).all()
 
 
-def test_a_figure_says_the_verdict_in_colour() -> None:
+def test_the_verdict_is_blue_or_vermilion() -> None:
     good, defective = (
         figure(image_of(64, 64), prediction_of(blob(64, 64), score=score)) for score in (10.0, 30.0)
     )  # fmt: skip
@@ -96,8 +96,8 @@ def test_a_figure_says_the_verdict_in_colour() -> None:
 
 
 def test_the_same_input_gives_the_same_bytes() -> None:
-    one, two = (figure(image_of(64, 80), prediction_of(blob(64, 80)), title="x") for _ in range(2))
-    assert one.tobytes() == two.tobytes()
+    first, second = (figure(image_of(64, 80), prediction_of(blob(64, 80)), title="x") for _ in range(2))
+    assert first.tobytes() == second.tobytes()
 
 
 def test_a_contact_sheet_has_a_cell_for_each_image() -> None:
@@ -124,7 +124,7 @@ def test_a_contact_sheet_has_a_cell_for_each_image() -> None:
         ),
     ],
 )
-def test_wrong_input_is_named(call: object, text: str) -> None:
+def test_an_invalid_argument_is_named(call: object, text: str) -> None:
     with pytest.raises(InputError, match=text):
         call()  # type: ignore[operator]
 
@@ -140,6 +140,6 @@ def test_figures_of_real_images(data_root: Path) -> None:
     for folder, defect in samples:
         path = min((data_root / folder / "test" / defect).iterdir())
         mask = decode.load_mask(data_root / folder / "ground_truth" / defect / f"{path.stem}_mask.png")
-        found = cv2.GaussianBlur(mask.astype(np.float32) * 60, (0, 0), 6)
-        strip = figure(decode.load(path), prediction_of(found), mask=mask, title=path.name)
+        anomaly_map = cv2.GaussianBlur(mask.astype(np.float32) * 60, (0, 0), 6)
+        strip = figure(decode.load(path), prediction_of(anomaly_map), mask=mask, title=path.name)
         assert (strip[:20] == 255).all()

@@ -12,7 +12,7 @@ def lightness(image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[..., 0].astype(int)
 
 
-def test_heat_map_grows_lighter_from_black_and_is_fixed_by_the_caller() -> None:
+def test_lightness_of_the_heat_map_rises_from_black_and_depends_on_the_given_limits() -> None:
     values = np.linspace(-50, 150, 401, dtype=np.float32)[None]
     coloured = heat_map(values, 0.0, 100.0)
     steps = np.diff(lightness(coloured)[0])
@@ -20,7 +20,7 @@ def test_heat_map_grows_lighter_from_black_and_is_fixed_by_the_caller() -> None:
     assert lightness(coloured)[0, 0] < 3
     assert lightness(coloured)[0, -1] > 240
     np.testing.assert_array_equal(coloured[0, 300:], np.repeat(coloured[:1, 300], 101, axis=0))
-    # An image's own lowest and highest value do not matter.
+    # The minimum and maximum of the map have no influence.
     np.testing.assert_array_equal(heat_map(values[:, 150:160], 0.0, 100.0), coloured[:, 150:160])
 
 
@@ -29,7 +29,7 @@ def test_heat_map_is_rgb() -> None:
     assert red > 200 > green > blue
 
 
-def test_the_scale_puts_the_threshold_at_a_third() -> None:
+def test_the_threshold_is_at_a_third_of_the_colour_scale() -> None:
     for threshold in (20.0, 0.3, -4.0, 0.0):
         low, high = colour_scale(threshold)
         assert (threshold - low) / (high - low) == pytest.approx(1 / 3)
@@ -37,19 +37,19 @@ def test_the_scale_puts_the_threshold_at_a_third() -> None:
         colour_scale(float("inf"))
 
 
-def test_overlay_leaves_a_calm_image_alone_and_covers_a_hot_one(rng: np.random.Generator) -> None:
+def test_overlay_is_transparent_at_low_values_and_opaque_at_high_values(rng: np.random.Generator) -> None:
     image = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
     low, high = colour_scale(20.0)
-    calm = np.full((20, 30), 10.0, np.float32)
-    np.testing.assert_array_equal(overlay(image, calm, low, high), image)
-    hot = np.full((20, 30), 40.0, np.float32)
-    np.testing.assert_array_equal(overlay(image, hot, low, high, alpha=1.0), heat_map(hot, low, high))
-    half = overlay(image, hot, low, high, alpha=0.5).astype(float)
-    assert np.abs(half - (image.astype(float) + heat_map(hot, low, high)) / 2).max() <= 1
-    np.testing.assert_array_equal(overlay(image, hot, low, high, alpha=0.0), image)
+    low_map = np.full((20, 30), 10.0, np.float32)
+    np.testing.assert_array_equal(overlay(image, low_map, low, high), image)
+    high_map = np.full((20, 30), 40.0, np.float32)
+    np.testing.assert_array_equal(overlay(image, high_map, low, high, alpha=1.0), heat_map(high_map, low, high))
+    half = overlay(image, high_map, low, high, alpha=0.5).astype(float)
+    assert np.abs(half - (image.astype(float) + heat_map(high_map, low, high)) / 2).max() <= 1
+    np.testing.assert_array_equal(overlay(image, high_map, low, high, alpha=0.0), image)
 
 
-def test_overlay_hides_more_the_higher_the_map() -> None:
+def test_opacity_rises_with_the_map() -> None:
     rising = np.linspace(5, 45, 200, dtype=np.float32)[None]
     black, white = (overlay(image_of(1, 200, value), rising, 10.0, 40.0).astype(int) for value in (0, 255))
     clearness = (white - black)[0, :, 0]
@@ -58,20 +58,20 @@ def test_overlay_hides_more_the_higher_the_map() -> None:
     assert clearness[-1] == round(255 * 0.15)
 
 
-@pytest.mark.parametrize("ground", [0, 90, 255])
-def test_outlines_are_seen_on_any_ground(ground: int) -> None:
+@pytest.mark.parametrize("background", [0, 90, 255])
+def test_contours_are_visible_on_any_background(background: int) -> None:
     mask = np.zeros((200, 300), bool)
     mask[80:120, 100:180] = True
-    drawn = contours(image_of(200, 300, ground), mask)
+    drawn = contours(image_of(200, 300, background), mask)
     row = drawn[100].astype(int)
     assert (np.abs(row - FOUND).max(axis=1) < 30).any()
     assert (np.abs(row - EDGE).max(axis=1) < 100).any()
-    # The defect itself stays free, and so does everything far from it.
-    np.testing.assert_array_equal(drawn[85:115, 105:175], ground)
-    np.testing.assert_array_equal(drawn[:60], ground)
+    # The region itself and pixels far from it are unchanged.
+    np.testing.assert_array_equal(drawn[85:115, 105:175], background)
+    np.testing.assert_array_equal(drawn[:60], background)
 
 
-def test_outlines_grow_with_the_image_and_change_nothing_else() -> None:
+def test_contours_are_wider_on_larger_images_and_leave_the_input_unchanged() -> None:
     widths = []
     for scale in (1, 4, 10):
         mask = np.zeros((300 * scale, 300 * scale), bool)
@@ -84,21 +84,21 @@ def test_outlines_grow_with_the_image_and_change_nothing_else() -> None:
     assert widths[2] < 0.03 * 3000
 
 
-def test_a_small_defect_is_not_hidden_under_its_outline() -> None:
+def test_a_contour_does_not_cover_a_small_region() -> None:
     mask = np.zeros((100, 100), bool)
     mask[40:50, 40:50] = True
     drawn = contours(image_of(100, 100), mask)
     assert (drawn[mask] == 128).all(axis=1).mean() > 0.9
 
 
-def test_a_single_pixel_gets_an_outline_and_an_empty_mask_none() -> None:
+def test_a_single_pixel_has_a_contour_and_an_empty_mask_none() -> None:
     mask = np.zeros((50, 50), bool)
     np.testing.assert_array_equal(contours(image_of(50, 50), mask), image_of(50, 50))
     mask[25, 25] = True
     assert (contours(image_of(50, 50), mask) != 128).any()
 
 
-def test_the_marked_part_keeps_its_light_and_the_rest_fades() -> None:
+def test_draw_mask_tints_the_region_and_fades_the_background() -> None:
     mask = np.zeros((60, 60), bool)
     mask[20:40, 20:40] = True
     drawn = draw_mask(image_of(60, 60, 40), mask, (86, 180, 233), alpha=0.5)
@@ -136,6 +136,6 @@ def test_jpeg_keeps_the_colour_of_a_thin_line() -> None:
         (lambda: to_jpeg(image_of(1, 70_000)), "image: expected at most 65500 px a side, got 70000 x 1 px"),
     ],
 )
-def test_wrong_input_is_named(call: object, text: str) -> None:
+def test_an_invalid_argument_is_named(call: object, text: str) -> None:
     with pytest.raises(InputError, match=text):
         call()  # type: ignore[operator]

@@ -8,7 +8,7 @@ def blank(height: int, width: int) -> np.ndarray:
     return np.full((height, width, 3), PAPER, np.uint8)
 
 
-def test_a_rounded_box_covers_its_area_and_no_more() -> None:
+def test_the_area_of_a_rounded_rectangle() -> None:
     page = blank(40, 60)
     rounded_rectangle(page, (10, 8, 30, 20), 6, (0, 0, 0))
     covered = (255 - page[..., 0].astype(float)).sum() / 255
@@ -17,7 +17,7 @@ def test_a_rounded_box_covers_its_area_and_no_more() -> None:
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 27, 10, 39)
 
 
-def test_a_box_that_sticks_out_is_cut_off() -> None:
+def test_a_rectangle_is_clipped_to_the_page() -> None:
     page = blank(20, 20)
     rounded_rectangle(page, (-10, -10, 20, 20), 0, (0, 0, 0))
     assert not page[:10, :10].any()
@@ -28,7 +28,7 @@ def test_a_box_that_sticks_out_is_cut_off() -> None:
     ("score", "threshold", "position"),
     [(20, 20, 0.5), (0, 20, 0.0), (30, 20, 0.75), (1e9, 20, 1.0), (0.5, 0.0, 0.75), (-2, -4, 0.75), (-9, -4, 0.0)],
 )
-def test_the_threshold_stands_in_the_middle_of_a_gauge(score: float, threshold: float, position: float) -> None:
+def test_the_threshold_is_in_the_middle_of_a_gauge(score: float, threshold: float, position: float) -> None:
     assert gauge_position(score, threshold) == pytest.approx(position)
 
 
@@ -42,7 +42,7 @@ def test_a_gauge_stays_in_its_box(score: float) -> None:
     assert (page < 255).any()
 
 
-def test_the_score_stands_over_its_marker() -> None:
+def test_the_score_is_centred_above_its_marker() -> None:
     page = blank(80, 340)
     draw_gauge(page, (20, 10, 300, 60), 25.0, 20.0)
     columns = np.flatnonzero((page[10:24] < 200).any(axis=(0, 2)))

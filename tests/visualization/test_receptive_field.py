@@ -14,12 +14,12 @@ STACK = parse_stack("conv4,pool2/2,conv4,pool2/2,conv3,conv4")
 
 
 def framed(page):
-    """The box of the frame's colour: top, bottom, left, right."""
+    """Top, bottom, left and right of the frame."""
     rows, columns = np.nonzero(np.all(page == DEFECTIVE, axis=2))
     return rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
 
 
-def test_the_frame_holds_what_the_output_sees():
+def test_the_frame_is_the_receptive_field():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (64, 128, 3), np.uint8)
     page = field_figure(image, receptive_field(STACK), (8, 24), (2, 3))
@@ -42,6 +42,6 @@ def test_the_middle_output_is_the_default():
     np.testing.assert_array_equal(field_figure(image, field, (8, 8)), field_figure(image, field, (8, 8), (4, 4)))
 
 
-def test_an_output_that_is_not_there_is_told():
+def test_an_output_outside_of_the_map_is_named():
     with pytest.raises(InputError, match=r"cell: expected one of 8 rows and 9 columns, counted from 0, got row 8"):
         field_figure(np.zeros((64, 68, 3), np.uint8), receptive_field(STACK), (8, 9), (8, 0))

@@ -21,16 +21,8 @@ _LEFT, _RIGHT, _TOP, _HALF, _STRIP = 150, 664, 26, 74, 26
 _ROC_SIZE, _ROC_LEFT, _ROC_TOP = 300, 56, 16
 
 
-class Tick(NamedTuple):
-    """A labelled position on the axes; `y` is used by charts with two labelled axes."""
-
-    label: str
-    x: float
-    y: float = 0.0
-
-
 class Bar(NamedTuple):
-    """One bin of a histogram: its box in pixels and the number of images."""
+    """A bin of a histogram: its box and the number of images."""
 
     kind: str
     x: float
@@ -58,8 +50,9 @@ class ScoreChart(NamedTuple):
     n_defective: int
     bars: tuple[Bar, ...]
     strips: tuple[Strip, ...]
-    ticks: tuple[Tick, ...]
-    threshold: Tick
+    ticks: tuple[tuple[str, float], ...]
+    threshold: str
+    threshold_x: float
     bottom: float
     left: float = _LEFT
     right: float = _RIGHT
@@ -71,7 +64,7 @@ class RocChart(NamedTuple):
     """An ROC curve with the operating point and the false positive rate that was asked for."""
 
     points: tuple[tuple[float, float], ...]
-    ticks: tuple[Tick, ...]
+    ticks: tuple[tuple[str, float, float], ...]
     operating_point: tuple[float, float]
     operating_xy: tuple[float, float]
     asked_x: float
@@ -117,11 +110,12 @@ def score_chart(groups: Sequence[tuple[str, Sequence[float]]], threshold: float)
         n_defective=len(bad),
         bars=_bars(good, bad, threshold, limits),
         strips=tuple(
-            _strip(name, scores, threshold, limits, first + _STRIP * i + _STRIP / 2)
+            _strip(name, scores, threshold, limits, first + _STRIP * (i + 0.5))
             for i, (name, scores) in enumerate(finite)
         ),
-        ticks=tuple(Tick(short_number(tick), _x(tick, limits)) for tick in nice_ticks(*limits)),
-        threshold=Tick(short_number(threshold), _x(threshold, limits)),
+        ticks=tuple((short_number(tick), _x(tick, limits)) for tick in nice_ticks(*limits)),
+        threshold=short_number(threshold),
+        threshold_x=_x(threshold, limits),
         bottom=first + _STRIP * len(finite),
     )
 
@@ -140,7 +134,7 @@ def roc_chart(curve: Curve, operating_point: tuple[float, float], false_positive
 
     return RocChart(
         points=_simplified([xy(*point) for point in zip(curve.x.tolist(), curve.y.tolist(), strict=True)]),
-        ticks=tuple(Tick(f"{100 * share:g}", *xy(share, share)) for share in (0.0, 0.25, 0.5, 0.75, 1.0)),
+        ticks=tuple((f"{100 * share:g}", *xy(share, share)) for share in (0.0, 0.25, 0.5, 0.75, 1.0)),
         operating_point=operating_point,
         operating_xy=xy(*operating_point),
         asked_x=xy(min(max(false_positive_rate_set, 0.0), 1.0), 0.0)[0],

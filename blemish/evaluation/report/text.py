@@ -157,11 +157,11 @@ def headline(report: Report) -> str:
     if not n_defective and not n_good:
         return "No image was tested."
     if not n_defective:
-        found = "there were no defective images, so nothing is known of misses"
+        defects = "there were no defective images, so nothing is known of misses"
     elif n_defective == 1:
-        found = f"the one defective image was {'found' if n_found else 'missed'}"
+        defects = f"the one defective image was {'found' if n_found else 'missed'}"
     else:
-        found = f"{_of(n_found, n_defective, 'defective images')} found"
+        defects = f"{_of(n_found, n_defective, 'defective images')} found"
     if not n_good:
         alarms = "there were no good images, so nothing is known of false positives"
     elif n_good == 1:
@@ -170,7 +170,7 @@ def headline(report: Report) -> str:
         alarms = f"{_of(n_alarms, n_good, 'good ones' if n_defective else 'good images')} called defective"
         alarms += f" ({observed(n_alarms / n_good)})" if n_alarms else ""
     asked = f"You asked for at most {percent(report.false_positive_rate_set)} false positives."
-    return f"{found[0].upper()}{found[1:]}; {alarms}. {asked}"
+    return f"{defects[0].upper()}{defects[1:]}; {alarms}. {asked}"
 
 
 def _of(n_hits: int, n: int, of_what: str) -> str:

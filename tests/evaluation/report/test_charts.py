@@ -51,13 +51,13 @@ def test_no_bar_spans_the_threshold_and_all_images_are_counted() -> None:
     assert right == 3
 
 
-def test_a_score_at_the_threshold_stands_left_of_it() -> None:
+def test_a_score_equal_to_the_threshold_is_left_of_it() -> None:
     svg = score_svg([("good", [5.0, 10.0]), ("cut", [20.0])], 10.0)
     line = float(of_class(svg, "threshold")[0]["x1"])
     assert all(float(bar["x"]) < line for bar in of_class(svg, "good") if "width" in bar)
 
 
-def test_each_kind_has_its_line_and_its_count() -> None:
+def test_each_kind_has_a_strip_and_a_count() -> None:
     svg = score_svg(GROUPS, 18.0)
     texts = [element.text for element in parsed(svg).iter() if element.tag == "text"]
     assert {"good", "cut", "3/3", "3/4", "threshold 18", "3 good", "4 defective"} <= set(texts)
@@ -75,7 +75,7 @@ def test_each_kind_has_its_line_and_its_count() -> None:
         [("good", list(range(5000))), ("cut", [1.0])],
     ],
 )
-def test_any_scores_make_a_chart_that_stays_in_its_frame(groups: list[tuple[str, list[float]]]) -> None:
+def test_charts_of_any_scores_stay_in_their_frame(groups: list[tuple[str, list[float]]]) -> None:
     svg = score_svg(groups, 5.0)
     for element in parsed(svg).iter():
         for name in ("x", "x1", "x2"):
@@ -85,12 +85,12 @@ def test_any_scores_make_a_chart_that_stays_in_its_frame(groups: list[tuple[str,
 
 
 @pytest.mark.parametrize("groups", [[], [("good", [])], [("good", [float("inf")])]])
-def test_no_scores_make_no_chart(groups: list[tuple[str, list[float]]]) -> None:
+def test_there_is_no_chart_without_finite_scores(groups: list[tuple[str, list[float]]]) -> None:
     assert score_chart(groups, 1.0) is None
     assert score_chart(GROUPS, float("inf")) is None
 
 
-def test_names_are_escaped_and_long_ones_shortened() -> None:
+def test_names_are_escaped_and_long_names_shortened() -> None:
     svg = score_svg([("<script>alert(1)</script>", [1.0]), ("x" * 50, [1.0])], 0.5)
     assert "<script" not in svg
     assert "x" * 21 not in svg
@@ -109,7 +109,7 @@ def test_the_operating_point_is_that_of_the_threshold() -> None:
     assert "100 % are found at 50 % false positives" in svg
 
 
-def test_a_long_curve_is_thinned_without_moving_it() -> None:
+def test_a_long_curve_is_simplified() -> None:
     rng = np.random.default_rng(0)
     labels = rng.random(20_000) < 0.5
     curve = roc_curve(rng.normal(size=20_000) + labels, labels)
@@ -127,6 +127,6 @@ def test_a_gauge_shows_the_score_against_the_threshold(score: float, at: float) 
     assert circle.attrib["class"].startswith("bad" if score > 20 else "good")
 
 
-def test_a_score_beyond_the_gauge_has_an_arrow_and_no_score_has_no_gauge() -> None:
+def test_a_score_beyond_the_gauge_has_an_arrow() -> None:
     assert '<polygon class="bad rim" points="299.0,30 ' in gauge_svg(1e6, 20.0)
     assert gauge(float("nan"), 20.0) is None

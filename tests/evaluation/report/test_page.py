@@ -18,7 +18,7 @@ VOID = {"meta", "br", "img"}
 
 
 class Page(HTMLParser):
-    """Checks that tags nest, and keeps what a browser would load, run or show."""
+    """Checks that tags nest, and keeps the tags, identifiers, links and text of a page."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -108,14 +108,14 @@ def test_the_numbers_are_on_the_page() -> None:
     assert re.search(r"hole 0 of 1 15 15 15 \u2013", text)
 
 
-def test_worst_names_misses_and_false_positives_worst_first() -> None:
+def test_worst_has_the_largest_errors_first() -> None:
     misses, false_positives = worst(mixed_report(), 2)
     assert [t.sample.path.name for t in misses] == ["c1.png", "h0.png"]
     assert [t.sample.path.name for t in false_positives] == ["g1.png", "g2.png"]
     assert [len(group) for group in worst(mixed_report(), 1)] == [1, 1]
 
 
-def test_closest_names_what_was_right_most_narrowly() -> None:
+def test_closest_has_the_narrowest_correct_labels_first() -> None:
     report = report_of(
         result_of("g0.png", 10.0), result_of("g1.png", 15.0), result_of("g2.png", 21.0),
         result_of("c0.png", 30.0, "cut"), result_of("c1.png", 22.0, "cut"), result_of("c2.png", 2.0, "cut"),
@@ -132,7 +132,7 @@ def test_closest_names_what_was_right_most_narrowly() -> None:
     assert worst(report_of()) == closest(report_of()) == ((), ())
 
 
-def test_a_figure_needs_no_result_and_may_be_one_image() -> None:
+def test_a_figure_may_be_one_image_without_a_result() -> None:
     image = np.full((40, 60, 3), 120, np.uint8)
     figures = [Figure(kind, f"the {kind}", image) for kind in ("example", "close call", "false positive", "miss")]
     page = Page(report_html([mixed_report()], figures={"bottle": figures}))
@@ -143,7 +143,7 @@ def test_a_figure_needs_no_result_and_may_be_one_image() -> None:
         assert text in page.text
 
 
-def test_images_that_went_wrong_are_labelled() -> None:
+def test_wrong_labels_are_named() -> None:
     report = mixed_report()
     misses, false_positives = worst(report)
     assert [kind_of(t) for t in (*misses, *false_positives)] == ["miss"] * 2 + ["false positive"] * 2
@@ -153,20 +153,25 @@ def test_images_that_went_wrong_are_labelled() -> None:
     assert source.count('class="scale"') == 4
 
 
-NASTY = "<script>alert(1)</script>\"'&.png"
+HOSTILE = "<script>alert(1)</script>\"'&.png"
 
 
 def test_every_text_from_outside_is_escaped() -> None:
     report = report_of(
-        result_of(NASTY, 25.0), result_of(NASTY, 15.0, '"><b>x'), category=NASTY, metrics={NASTY: 0.5},
-        by_defect={'"><b>x': {NASTY: 0.5}}, problems=(Problem(Path(NASTY), NASTY, NASTY),), timings={NASTY: 1.0},
-    )  # fmt: skip
-    panels = (Panel(NASTY, np.zeros((4, 4, 3), np.uint8)),)
-    figures = {NASTY: [Figure(kind_of(t), NASTY, panels, t) for t in report.tested]}
-    source = report_html([report, mixed_report()], figures=figures, title=NASTY, provenance={NASTY: NASTY})
+        result_of(HOSTILE, 25.0),
+        result_of(HOSTILE, 15.0, '"><b>x'),
+        category=HOSTILE,
+        metrics={HOSTILE: 0.5},
+        by_defect={'"><b>x': {HOSTILE: 0.5}},
+        problems=(Problem(Path(HOSTILE), HOSTILE, HOSTILE),),
+        timings={HOSTILE: 1.0},
+    )
+    panels = (Panel(HOSTILE, np.zeros((4, 4, 3), np.uint8)),)
+    figures = {HOSTILE: [Figure(kind_of(t), HOSTILE, panels, t) for t in report.tested]}
+    source = report_html([report, mixed_report()], figures=figures, title=HOSTILE, provenance={HOSTILE: HOSTILE})
     page = Page(source)
     assert "script" not in page.tags
-    assert NASTY in page.text
+    assert HOSTILE in page.text
     assert '"><b>x' in page.text
 
 
@@ -220,7 +225,7 @@ def test_several_categories_have_an_overview_with_anchors_and_the_average() -> N
     assert "no masks" in text
 
 
-def test_left_out_images_are_listed_and_many_are_folded_away() -> None:
+def test_problems_are_listed_and_more_than_ten_collapsed() -> None:
     problems = tuple(Problem(Path(f"a/b/{i}.png"), "unreadable", f"Reason {i}.") for i in range(11))
     few, many = (report_html([report_of(problems=problems[:n])]) for n in (10, 11))
     assert "Left out or doubtful (10)" in few
@@ -229,14 +234,14 @@ def test_left_out_images_are_listed_and_many_are_folded_away() -> None:
     assert "Show all" not in few
 
 
-def test_all_images_are_listed_wrong_ones_first() -> None:
+def test_all_images_are_listed_wrong_labels_first() -> None:
     source = report_html([mixed_report()])
     listed = re.findall(r"<bdi>part/test|<bdi>test/\w+/(\w+\.png)", source)
     assert listed == ["g1.png", "g2.png", "h0.png", "c1.png", "c0.png", "g0.png"]
     assert "2 more were left out here." in report_html([mixed_report()], max_images_listed=4)
 
 
-def test_the_slowest_of_twenty_is_named_where_there_are_twenty() -> None:
+def test_the_95th_percentile_of_times_needs_twenty_images() -> None:
     results = [result_of(f"{i}.png", 10.0) for i in range(20)]
     text = Page(report_html([report_of(*results, timings={})])).text
     assert "All 20 images with their scores" in text

@@ -49,17 +49,17 @@ def report_of(
         ((3, 0, 0, 0), "There were no defective images, so nothing is known of misses; none of 3 good images was"),
     ],
 )
-def test_the_headline_says_what_happened(numbers: tuple[int, int, int, int], text: str) -> None:
-    said = headline(report_of(*numbers)).replace(NO_BREAK, " ")
-    assert said.startswith(text)
-    assert said.endswith("You asked for at most 1 % false positives.")
+def test_headline(numbers: tuple[int, int, int, int], text: str) -> None:
+    sentence = headline(report_of(*numbers)).replace(NO_BREAK, " ")
+    assert sentence.startswith(text)
+    assert sentence.endswith("You asked for at most 1 % false positives.")
 
 
-def test_nothing_tested_is_said() -> None:
+def test_headline_without_images() -> None:
     assert headline(report_of()) == "No image was tested."
 
 
-def test_images_are_counted_by_what_they_are_and_what_they_are_called() -> None:
+def test_counts_by_ground_truth_and_label() -> None:
     assert counts(report_of(20, 1, 63, 61)) == (63, 61, 20, 1)
 
 
@@ -74,20 +74,20 @@ def test_images_are_counted_by_what_they_are_and_what_they_are_called() -> None:
         (0, 0, 0.01, ""),
     ],
 )
-def test_false_positives_are_weighed_against_chance(good: int, alarms: int, rate: float, text: str) -> None:
-    said = caution(report_of(good, alarms, 1, 1, rate=rate))
-    assert text in said
-    assert bool(said) == bool(text)
+def test_caution_is_a_binomial_test(good: int, alarms: int, rate: float, text: str) -> None:
+    sentence = caution(report_of(good, alarms, 1, 1, rate=rate))
+    assert text in sentence
+    assert bool(sentence) == bool(text)
 
 
 @pytest.mark.parametrize("n_hits", [0, 1, 3, 20])
 @pytest.mark.parametrize("rate", [0.0, 0.01, 0.5, 1.0])
-def test_the_tail_is_the_binomial_one(n_hits: int, rate: float) -> None:
+def test_tail_probability_equals_scipy(n_hits: int, rate: float) -> None:
     assert tail_probability(n_hits, 20, rate) == pytest.approx(stats.binom.sf(n_hits - 1, 20, rate), abs=1e-12)
 
 
 @pytest.mark.parametrize(("n_hits", "n"), [(0, 5), (1, 20), (61, 63), (7, 7), (500, 1000)])
-def test_the_interval_is_wilsons(n_hits: int, n: int) -> None:
+def test_wilson_interval_equals_scipy(n_hits: int, n: int) -> None:
     expected = stats.binomtest(n_hits, n).proportion_ci(method="wilson")
     assert wilson_interval(n_hits, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
     assert wilson_interval(0, 0) == (0.0, 1.0)
@@ -121,7 +121,7 @@ def test_percent_keeps_three_digits() -> None:
         ("image_size_px", 320.0, "320 px"), ("other", 0.123456, "0.123"), ("fit_s", float("nan"), "nan s"),
     ],
 )  # fmt: skip
-def test_units_come_from_the_end_of_the_name(name: str, value: float, text: str) -> None:
+def test_the_suffix_of_a_name_is_its_unit(name: str, value: float, text: str) -> None:
     assert measure(name, value).replace(NO_BREAK, " ") == text
 
 
@@ -129,7 +129,7 @@ def test_units_come_from_the_end_of_the_name(name: str, value: float, text: str)
     ("value", "shown"),
     [(1.0, "1.000"), (0.99999, "0.9999"), (0.9996, "0.9996"), (0.9994, "0.999"), (0.0, "0.000"), (-0.25, "-0.250")],
 )
-def test_what_is_not_perfect_does_not_look_perfect(value: float, shown: str) -> None:
+def test_a_metric_below_one_is_not_rounded_to_one(value: float, shown: str) -> None:
     assert three_decimals(value) == shown
 
 
