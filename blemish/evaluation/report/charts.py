@@ -181,7 +181,7 @@ def _bars(good: Float64, bad: Float64, threshold: float, limits: tuple[float, fl
 def _strip(name: str, scores: Float64, threshold: float, limits: tuple[float, float], y: float) -> Strip:
     kind = "good" if name == "good" else "bad"
     n_correct = int((scores <= threshold).sum() if kind == "good" else (scores > threshold).sum())
-    shown = name if len(name) <= 20 else f"{name[:9]}…{name[-10:]}"
+    shown = name if len(name) <= 17 else f"{name[:8]}…{name[-8:]}"  # the width of the margin
     # Strokes within a third of a pixel look like one.
     strokes = sorted({round(round(3 * _x(score, limits)) / 3, 1) for score in scores.tolist()})
     return Strip(kind, shown, y, tuple(strokes), n_correct, len(scores))
