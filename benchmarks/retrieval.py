@@ -20,8 +20,7 @@ import cv2
 import numpy as np
 from results import add_json_option, table, write
 
-from blemish import DefectStore, MVTecAD, Patchcore, runtime
-from blemish.backbones import backbone as backbones
+from blemish import DefectStore, MVTecAD, Patchcore, backbones, runtime
 from blemish.imaging.decode import load
 from blemish.search.encoder import RegionEncoder
 from blemish.search.queries import SHARPNESS

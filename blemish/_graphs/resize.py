@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import onnx
 
 
-def resize_in_graph(
+def insert_resize(
     model: onnx.ModelProto, resize_hw: tuple[int, int], crop_hw: tuple[int, int] | None
 ) -> onnx.ModelProto:
     """Return the graph with an antialiased resize of its image to `resize_hw`, in float32, before all other nodes.

@@ -8,7 +8,7 @@ import numpy as np
 
 from blemish import runtime
 from blemish._graphs.builder import Graph
-from blemish._graphs.resize import resize_in_graph
+from blemish._graphs.resize import insert_resize
 from blemish._validation.checks import check_number
 from blemish.errors import InputError, message
 from blemish.imaging.geometry import MULTIPLE_PX
@@ -61,7 +61,7 @@ def embedding_graph(
         raise InputError(message("pooling", "an odd number", str(pooling)))
     model = backbone.model
     if like_anomalib is not None:
-        model = resize_in_graph(model, like_anomalib.resize_hw, like_anomalib.crop_hw)
+        model = insert_resize(model, like_anomalib.resize_hw, like_anomalib.crop_hw)
     graph = Graph(model=model)
     # anomalib's AvgPool2d(3, 1, 1) counts the padding.
     counted = int(like_anomalib is not None)

@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import cv2
 import numpy as np
 
-from blemish import runtime
-from blemish.backbones import backbone as backbones
+from blemish import backbones, runtime
 from blemish.data.training_images import path_of, read_image
 from blemish.detectors.patchcore.detector import Patchcore
 from blemish.errors import InputError, message

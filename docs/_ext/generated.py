@@ -253,14 +253,14 @@ def receptive_field(size: str) -> str:
 
 def backbones() -> str:
     """Return the table of backbones."""
-    from blemish.backbones.backbone import available
+    from blemish.backbones import available
 
     rows = [
         [
             f"`{one.name}`",
             one.licence,
-            f"{one.download_mb:.1f} MB" if one.download_mb else "",
-            f"[{one.source.split('/')[2]}]({one.source})",
+            f"{one.download_mb:.1f} MB",
+            f"[{one.source.split('/')[2]}]({one.source})" if "://" in one.source else f"`{one.source}`",
         ]
         for one in available()
     ]

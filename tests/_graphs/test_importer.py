@@ -10,8 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from blemish import runtime
-from blemish.backbones import backbone as backbones
+from blemish import backbones, runtime
 from blemish.errors import BlemishError, InputError, ModelFileError
 from tests import random_weights
 
@@ -89,7 +88,7 @@ def maps(backbone: backbones.Backbone, image: np.ndarray) -> dict[str, np.ndarra
     ],
     ids=["chw", "named as ours", "hwc", "half"],
 )
-def test_maps_of_any_layer(tmp_path, sizes, dtype, name, tolerance):
+def test_feature_maps_and_tokens_of_any_layer(tmp_path, sizes, dtype, name, tolerance):
     path = saved(tmp_path, network(sizes=sizes, dtype=dtype, name=name))
     built = backbones.build(path, layers=["patches", "tokens"], mean=MEAN, std=STD)
     assert (built.name, built.layers, built.channels, built.strides) == ("my", ("patches", "tokens"), (4, 4), (16, 16))
@@ -101,20 +100,20 @@ def test_maps_of_any_layer(tmp_path, sizes, dtype, name, tolerance):
     assert [part.op_type for part in built.model.graph.node].count("ReduceMean") == 0
 
 
-def test_uint8_network_gets_the_image_as_it_is(tmp_path):
+def test_uint8_network_reads_the_image_unchanged(tmp_path):
     path = saved(tmp_path, network(sizes=("n", "h", "w", 3), dtype=TensorProto.UINT8))
     image = random_weights.image(8, 32, 32)
     made = maps(backbones.build(path, layers=["patches"]), image)["patches"]
     np.testing.assert_allclose(made, expected(image, (0,) * 3, (1 / 255,) * 3), rtol=1e-4, atol=1e-2)
 
 
-def test_mean_and_deviation_are_imagenets_by_default(tmp_path):
+def test_mean_and_standard_deviation_default_to_imagenet(tmp_path):
     image = random_weights.image(8, 32, 32)
     made = maps(backbones.build(saved(tmp_path, network()), layers=["patches"]), image)["patches"]
     np.testing.assert_allclose(made, expected(image, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), atol=1e-3)
 
 
-def test_one_size_and_batch_are_told(tmp_path):
+def test_fixed_size_and_batch(tmp_path):
     built = backbones.build(saved(tmp_path, network(sizes=(2, 3, 32, 48))), layers=["tokens"])
     assert (built.image_hw, built.batch, built.strides) == ((32, 48), 2, (16,))
     image = random_weights.image(8, 32, 48)
@@ -124,14 +123,14 @@ def test_one_size_and_batch_are_told(tmp_path):
 
 
 @pytest.mark.parametrize(("n_prefix", "given"), [(0, None), (1, None), (5, None), (5, 5), (29, 29)])
-def test_tokens_that_are_no_patches(tmp_path, n_prefix, given):
+def test_prefix_tokens_are_dropped(tmp_path, n_prefix, given):
     path = saved(tmp_path, network(n_prefix=n_prefix))
     built = backbones.build(path, layers=["tokens", "patches"], n_prefix_tokens=given)
     made = maps(built, random_weights.image(8, 48, 80))
     np.testing.assert_array_equal(made["tokens"], made["patches"])
 
 
-def test_tokens_that_make_no_grid(tmp_path):
+def test_tokens_without_a_grid(tmp_path):
     with pytest.raises(InputError, match=r"tokens of a grid of patches on 224 x 224 pixels, got 197 of which 2 are no"):
         backbones.build(saved(tmp_path, network()), layers=["tokens"], n_prefix_tokens=2)
 
@@ -144,7 +143,7 @@ def test_tokens_whose_square_does_not_divide_the_image(tmp_path):
     assert backbones.build(path, layers=["tokens"], n_prefix_tokens=16).strides == (16,)
 
 
-def test_network_with_a_tensor_of_our_inputs_name(tmp_path):
+def test_network_with_a_tensor_called_image(tmp_path):
     image = random_weights.image(8, 32, 32)
     made = maps(backbones.build(saved(tmp_path, network(middle="image")), layers=["tokens"]), image)["tokens"]
     np.testing.assert_allclose(made, expected(image, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), atol=1e-3)
@@ -158,21 +157,21 @@ def test_weights_that_no_layer_needs_are_left_out(tmp_path):
     assert names == {"kernel", "bias", "image offset", "image scale"}
 
 
-def test_same_bytes_every_time(tmp_path):
+def test_the_graph_is_deterministic(tmp_path):
     path = saved(tmp_path, network())
     built = [backbones.build(path, layers=["tokens"]).model.SerializeToString() for _ in range(2)]
     assert built[0] == built[1]
 
 
 @pytest.mark.parametrize("layers", [["nothing"], [], None, ["rows", "rows"], ["pixels"], ["kernel"]])
-def test_layers_that_are_no_tensors_of_the_graph(tmp_path, layers):
+def test_layers_outside_the_graph(tmp_path, layers):
     with pytest.raises(InputError, match=r"layers: expected different names of tensors, such as .*patches.*my.onnx"):
         backbones.build(saved(tmp_path, network()), layers=layers)
 
 
-def test_layer_that_is_no_map(tmp_path):
-    said = r"out: expected float \(B, C, h, w\) or tokens \(B, T, C\), got float32 \(1, 4\), in .*my.onnx"
-    with pytest.raises(InputError, match=said):
+def test_layer_of_another_shape(tmp_path):
+    error = r"out: expected float \(B, C, h, w\) or tokens \(B, T, C\), got float32 \(1, 4\), in .*my.onnx"
+    with pytest.raises(InputError, match=error):
         backbones.build(saved(tmp_path, network()), layers=["out"])
 
 
@@ -211,7 +210,7 @@ def _broken(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "error"),
     [
         (_external, "expected all weights inside it, got tensor 'kernel' kept in another file"),
         (_domain, "expected standard ONNX operators, got 'Conv' of domain 'com.evil'"),
@@ -224,10 +223,10 @@ def _broken(model: onnx.ModelProto) -> None:
     ],
     ids=lambda value: value.__name__.strip("_") if callable(value) else "",
 )
-def test_files_that_are_refused(tmp_path, change, said):
+def test_files_that_are_refused(tmp_path, change, error):
     model = network()
     change(model)
-    with pytest.raises(ModelFileError, match=f"{said}.*my.onnx"):
+    with pytest.raises(ModelFileError, match=f"{error}.*my.onnx"):
         backbones.build(saved(tmp_path, model), layers=["tokens"])
 
 
@@ -240,7 +239,7 @@ def test_bytes_that_are_no_graph(tmp_path, data):
 
 
 @pytest.mark.parametrize("name", [b"patches", b"pixels", b"kernel"])
-def test_names_that_are_no_text(tmp_path, name):
+def test_names_that_are_not_text(tmp_path, name):
     path = tmp_path / "my.onnx"
     path.write_bytes(network().SerializeToString().replace(name, b"\xff" * len(name)))
     with pytest.raises(
@@ -249,7 +248,7 @@ def test_names_that_are_no_text(tmp_path, name):
         backbones.build(path, layers=["tokens"])
 
 
-def test_file_that_is_not_there(tmp_path):
+def test_absent_file(tmp_path):
     with pytest.raises(ModelFileError, match="expected a readable ONNX file, got 'No such file or directory'"):
         backbones.build(tmp_path / "none.onnx", layers=["a"])
 
@@ -263,7 +262,7 @@ def test_file_that_is_too_large(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "error"),
     [
         ({"weights": "a.pth"}, "backbone: expected a name where that is given, got weights="),
         ({"padding": "edge"}, "backbone: expected a name where that is given, got padding="),
@@ -273,11 +272,11 @@ def test_file_that_is_too_large(tmp_path):
     ],
     ids=str,
 )
-def test_settings_that_cannot_be(tmp_path, settings, said):
-    with pytest.raises(BlemishError, match=said):
+def test_invalid_settings(tmp_path, settings, error):
+    with pytest.raises(BlemishError, match=error):
         backbones.build(saved(tmp_path, network()), layers=["tokens"], **settings)
 
 
-def test_mean_of_a_named_network_is_its_own():
+def test_mean_is_refused_for_a_named_network():
     with pytest.raises(InputError, match="expected an ONNX file where they are given, got a name, efficientnet_lite0"):
         backbones.build(mean=(0.5, 0.5, 0.5))

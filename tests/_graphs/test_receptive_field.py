@@ -1,4 +1,4 @@
-"""What backbones see, against what changes when a pixel of the image does."""
+"""Receptive fields of backbones against the outputs that change with a line of the image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests import random_weights
 SIDE = 128
 
 
-def changed_by_hand(model, layer, row, column):
+def measured_field(model, layer, row, column):
     """The rows and columns of the image that a layer's output at one place depends on, found one line at a time.
 
     Weights are made positive, so that a brighter line always shows; ReLU6 is opened, so that nothing is cut off.
@@ -61,15 +61,15 @@ def changed_by_hand(model, layer, row, column):
         (keras_resnet50, random_weights.keras_resnet50(7), "layer2.0"),
     ],
 )
-def test_changing_a_pixel_agrees(network, state, layer):
+def test_field_is_where_changes_of_the_image_change_the_output(network, state, layer):
     model = build_graph(network, state, [layer])
     field = graph_fields(model, [layer])[layer]
     for row, column in [(SIDE // field.stride // 2, 1), (0, SIDE // field.stride - 1)]:
         wanted = [field.span(row, SIDE), field.span(column, SIDE)]
-        assert changed_by_hand(model, layer, row, column) == wanted
+        assert measured_field(model, layer, row, column) == wanted
 
 
-def test_the_stack_of_a_backbone_derives_its_field():
+def test_the_stack_of_a_backbone_has_its_field():
     model = build_graph(efficientnet_lite, random_weights.efficientnet_lite(1), ["blocks.4"])
     stack = graph_stack(model, "blocks.4")
     assert receptive_field(stack) == graph_fields(model, ["blocks.4"])["blocks.4"]
@@ -82,7 +82,7 @@ def model_of(*nodes):
     return helper.make_model(helper.make_graph(list(nodes), "g", [image], []))
 
 
-def test_what_is_no_window_is_refused():
+def test_operators_without_a_window_are_refused():
     pooled = model_of(helper.make_node("GlobalAveragePool", ["image"], ["squeezed"]))
     with pytest.raises(InputError, match=r"expected convolutions, pools and pointwise steps, got GlobalAverage"):
         graph_fields(pooled, ["squeezed"])

@@ -68,7 +68,7 @@ def test_external_data_anywhere(change: Callable[[onnx.ModelProto], object]) -> 
     refused(change, f"{EXTERNAL}|no local functions")
 
 
-def test_external_data_named_but_not_used() -> None:
+def test_external_data_that_is_not_used() -> None:
     def change(graph: onnx.ModelProto) -> None:
         proto = tensor(external=True)
         proto.data_location = TensorProto.DEFAULT
@@ -110,7 +110,7 @@ def test_input_must_be_an_image(dtype: int, shape: tuple[Any, ...], got: str) ->
         check_network(graph.SerializeToString(), name="network.onnx")
 
 
-def test_outputs_must_be_there() -> None:
+def test_absent_outputs() -> None:
     data = network().SerializeToString()
     check_network(data, name="n", outputs=("features",))
     with pytest.raises(ModelFileError, match=r"n: expected output student_map, autoencoder_map, got features"):
@@ -123,10 +123,10 @@ def test_bytes_that_are_no_graph(data: bytes) -> None:
         check_network(data, name="n")
 
 
-def test_mutated_graphs_are_let_through_or_refused() -> None:
+def test_mutated_graphs_are_accepted_or_refused() -> None:
     data = network().SerializeToString()
     rng = np.random.default_rng(0)
-    refusals = 0
+    n_refused = 0
     for _ in range(400):
         changed = bytearray(data)
         for at in rng.integers(0, len(data), size=rng.integers(1, 4)):
@@ -134,5 +134,5 @@ def test_mutated_graphs_are_let_through_or_refused() -> None:
         try:
             check_network(bytes(changed), name="n", outputs=("features",))
         except ModelFileError:
-            refusals += 1
-    assert 100 < refusals < 400
+            n_refused += 1
+    assert 100 < n_refused < 400

@@ -26,7 +26,7 @@ FILES = ["zip.pth", "legacy.pth", "plain.safetensors"]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_torch_wrote_comes_back(name):
+def test_files_of_torch_are_read(name):
     state = load_state_dict(FOLDER / name)
     assert state.keys() == expected().keys()
     for key, array in expected().items():
@@ -50,7 +50,7 @@ def test_unknown_classes_are_refused_unless_allowed():
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_cut_is_told(name):
+def test_truncated_files_are_refused(name):
     data = (FOLDER / name).read_bytes()
     for size in [*range(0, len(data), 97), len(data) - 1]:
         with pytest.raises(ModelFileError, match=r"weights: expected .*, got .*, in cut\."):
@@ -59,7 +59,7 @@ def test_every_cut_is_told(name):
 
 @pytest.mark.parametrize("name", ["zip.pth", "legacy.pth", "plain.safetensors", "lightning.ckpt"])
 @given(data=st.data())
-def test_no_changed_byte_does_anything_but_raise_or_read(name, data):
+def test_mutated_files_are_read_or_refused(name, data):
     whole = bytearray((FOLDER / name).read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
@@ -96,7 +96,7 @@ def legacy(pickled: bytes) -> bytes:
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("allow_unknown", [False, True])
 @pytest.mark.parametrize("function", [os.system, eval, exec, Path.write_text, getattr, __import__])
-def test_nothing_that_a_pickle_names_is_called(tmp_path, function, allow_unknown, protocol, wrap):
+def test_no_function_that_a_pickle_names_is_called(tmp_path, function, allow_unknown, protocol, wrap):
     mark = tmp_path / "it ran"
     arguments = {
         os.system: (f"touch '{mark}'",),
@@ -123,12 +123,12 @@ PLAIN = st.recursive(
 
 
 @given(tree=PLAIN, protocol=st.sampled_from([3, 4, 5]))
-def test_plain_values_come_back(tree, protocol):
+def test_plain_values_are_read(tree, protocol):
     assert read_checkpoint(zipped(pickle.dumps(tree, protocol)), where="") == tree
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_sets_come_back_as_lists(protocol):
+def test_sets_are_read_as_lists(protocol):
     tree = read_checkpoint(zipped(pickle.dumps({"a": {1}, "b": [3] * 3}, protocol)), where="")
     assert tree == {"a": [1], "b": [3, 3, 3]}
 
@@ -147,7 +147,7 @@ def test_inert_objects_keep_their_items_and_state(protocol):
     assert (made.arguments, made.state, made.items) == (("made of",), {"state": 1}, ["listed", ("key", {"inner": 2})])
 
 
-def test_inert_objects_keep_what_they_were_given():
+def test_inert_objects_keep_their_arguments():
     made = read_checkpoint(zipped(pickle.dumps(Runs(os.system, "true"), 2)), where="", allow_unknown=True)
     assert repr(made) == f"Inert({os.system.__module__}.system)"
     assert made.arguments == ("true",)
@@ -200,7 +200,7 @@ def test_opcodes_of_these_tests_are_right():
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
+    ("made", "error"),
     [
         (
             tensor(EIGHT, 0, (9,), (1,)),
@@ -232,8 +232,8 @@ def test_opcodes_of_these_tests_are_right():
     ],
     ids=str,
 )
-def test_tensors_that_cannot_be(made, said):
-    with pytest.raises(ModelFileError, match=said):
+def test_invalid_tensors(made, error):
+    with pytest.raises(ModelFileError, match=error):
         read_state_dict(zipped(dumped({"a": made}), {"data/0": bytes(32)}), where="odd.pth")
 
 
@@ -261,7 +261,7 @@ def test_zip_whose_files_overlap():
 
 
 @pytest.mark.parametrize(
-    ("pickled", "said"),
+    ("pickled", "error"),
     [
         (b"\x80\x02}r\xff\xff\xff\xffX\x01\x00\x00\x00aK\x01s.", "expected tensors by name, got none"),
         (b"\x80\x02X\xff\xff\xff\x7fabc.", "got one cut short"),
@@ -282,8 +282,8 @@ def test_zip_whose_files_overlap():
         (b"\x80\x02}" + b"K\x01\x85" + b"2\x86" * 60 + b"K\x01s.", "got a damaged one"),
     ],
 )
-def test_pickles_that_are_refused(pickled, said):
-    with pytest.raises(ModelFileError, match=said):
+def test_pickles_that_are_refused(pickled, error):
+    with pytest.raises(ModelFileError, match=error):
         read_state_dict(zipped(pickled), where="odd.pth")
 
 
@@ -293,7 +293,7 @@ def test_list_that_holds_itself_is_read_once():
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "error"),
     [
         (b"", "expected a torch or safetensors file, got 0 bytes"),
         (b"GIF89a", "expected a torch or safetensors file, got something else"),
@@ -306,33 +306,33 @@ def test_list_that_holds_itself_is_read_once():
         (zipped(dumped(OrderedDict())), "expected tensors by name, got none"),
     ],
 )
-def test_files_that_are_no_weights(data, said):
-    with pytest.raises(ModelFileError, match=said):
+def test_other_files(data, error):
+    with pytest.raises(ModelFileError, match=error):
         read_state_dict(data, where="odd.pth")
 
 
-def test_name_that_comes_twice():
+def test_repeated_name():
     data = zipped(b"", {"data/0": b"", "data/1": b""}).replace(b"data/1", b"data/0")
     with pytest.raises(ModelFileError, match="got names that come twice"):
         read_state_dict(data, where="odd.pth")
 
 
-def test_legacy_storages_must_be_those_that_its_tensors_name():
+def test_legacy_storages_that_no_tensor_names():
     whole = (FOLDER / "legacy.pth").read_bytes()
     first = whole.index(struct.pack("<q", 24) + np.arange(4, dtype="<f4").tobytes()[:0])
     with pytest.raises(ModelFileError, match=r"expected the storages that its tensors name, got 25 numbers"):
         read_state_dict(whole[:first] + struct.pack("<q", 25) + whole[first + 8 :], where="odd.pth")
 
 
-def test_safetensors_of_a_kind_that_numpy_lacks():
+def test_safetensors_of_a_dtype_that_numpy_lacks():
     header = b'{"a":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}'
     with pytest.raises(ModelFileError, match="expected numbers that NumPy has, got a of F8_E4M3"):
         read_state_dict(struct.pack("<Q", len(header)) + header + b"x", where="odd.safetensors")
 
 
-@pytest.mark.parametrize(("name", "said"), [("", "an ordinary file, got a folder"), ("none.pth", "'No such file")])
-def test_paths_that_are_no_files(tmp_path, name, said):
-    with pytest.raises(ModelFileError, match=said):
+@pytest.mark.parametrize(("name", "error"), [("", "an ordinary file, got a folder"), ("none.pth", "'No such file")])
+def test_paths_that_are_not_files(tmp_path, name, error):
+    with pytest.raises(ModelFileError, match=error):
         load_state_dict(tmp_path / name)
 
 

@@ -1,4 +1,4 @@
-"""Each network's graph against golden numbers of an independent torch twin (tests/golden/README.md)."""
+"""Each network's graph against golden arrays of an independent torch implementation (tests/golden/README.md)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from blemish import runtime
-from blemish.backbones import backbone as backbones
+from blemish import backbones, runtime
 from blemish.backbones.architectures import build_graph, efficientnet_lite, mobilenet_v2, resnet
 from blemish.backbones.keras_resnet import keras_resnet50
 from blemish.errors import InputError, ModelFileError
@@ -50,7 +49,7 @@ def differences(key: str, layers: list[str], maps: dict[str, np.ndarray]) -> flo
 
 @pytest.mark.parametrize("size", [(96, 128), (97, 131)], ids=["even", "odd"])
 @pytest.mark.parametrize("name", CASES)
-def test_graph_gives_what_the_twin_gives(name, size):
+def test_graph_equals_the_reference(name, size):
     network, weights = CASES[name]
     key = f"{name}/{size[0]}x{size[1]}"
     names = GOLDEN[f"{key}/layers"].tolist()
@@ -61,7 +60,7 @@ def test_graph_gives_what_the_twin_gives(name, size):
 
 
 @pytest.mark.parametrize("size", [(96, 128), (97, 131)], ids=["even", "odd"])
-def test_embedded_weights_give_what_the_twin_gives(size):
+def test_embedded_weights_equal_the_reference(size):
     layers = ["blocks.4", "blocks.10"]
     maps = outputs(backbones.build(layers=layers).model, random_weights.image(8, *size))
     assert differences(f"efficientnet_lite0/{size[0]}x{size[1]}", layers, maps) < 1e-4
@@ -72,7 +71,7 @@ def test_embedded_weights_give_what_the_twin_gives(size):
 @pytest.mark.parametrize("padding", ["reflect", "edge"])
 @pytest.mark.parametrize("size", [(96, 128), (97, 131)], ids=["even", "odd"])
 @pytest.mark.parametrize("name", ["lite0", "resnet18"])
-def test_other_paddings_give_what_the_twin_gives(name, size, padding):
+def test_other_paddings_equal_the_reference(name, size, padding):
     network, weights = CASES[name]
     key = f"{name}-{padding}/{size[0]}x{size[1]}"
     names = GOLDEN[f"{key}/layers"].tolist()[:-1]
@@ -81,13 +80,13 @@ def test_other_paddings_give_what_the_twin_gives(name, size, padding):
 
 
 @pytest.mark.parametrize("padding", ["reflect", "edge"])
-def test_without_zeros_an_even_image_has_no_frame(padding):
+def test_constant_image_has_constant_features_without_zero_padding(padding):
     model = build_graph(efficientnet_lite, random_weights.efficientnet_lite(1), ["blocks.10"], padding=padding)
     features = outputs(model, np.full((1, 96, 97, 3), 90, np.uint8))["blocks.10"]
     assert np.ptp(features, axis=(2, 3)).max() < 1e-4 * np.abs(features).max()
 
 
-def test_graph_ends_with_the_deepest_layer_in_the_order_asked_for():
+def test_graph_ends_with_the_deepest_layer_and_keeps_the_order():
     state = random_weights.resnet(5, depths=(3, 4, 6, 3), bottleneck=True)
     without_end = {name: array for name, array in state.items() if not name.startswith(("layer4", "fc"))}
     model = build_graph(resnet, without_end, ["layer3", "layer2"])
@@ -111,13 +110,13 @@ def test_groups_are_read_off_the_weights():
     [(["layer9"], "layer9"), ([], "none"), (["layer2", "layer2"], "layer2, layer2")],
     ids=["unknown", "none", "twice"],
 )
-def test_layers_that_cannot_be(layers, got):
+def test_unknown_absent_or_repeated_layers(layers, got):
     state = random_weights.resnet(5, depths=(3, 4, 6, 3), bottleneck=True)
     with pytest.raises(InputError, match=f"layers: expected different names among .*layer1.0.*, got {got}"):
         build_graph(resnet, state, layers)
 
 
-def test_one_layer_by_two_names():
+def test_one_tensor_with_two_layer_names():
     state = random_weights.resnet(4, depths=(2, 2, 2, 2), bottleneck=False)
     maps = outputs(build_graph(resnet, state, ["layer2.1", "layer2"]), random_weights.image(8, 64, 64))
     np.testing.assert_array_equal(maps["layer2"], maps["layer2.1"])
@@ -130,7 +129,7 @@ def test_weights_of_another_network():
 
 
 @pytest.mark.parametrize(
-    ("name", "cut", "said"),
+    ("name", "cut", "error"),
     [
         ("layer1.0.conv2.weight", np.s_[:, :3], r"expected \(out, 8 / groups, k, k\), k odd,, got \(8, 3, 3, 3\)"),
         (
@@ -152,10 +151,10 @@ def test_weights_of_another_network():
         ("conv1.weight", np.s_[0], r"conv1.weight: expected \(out, in, k, k\) and"),
     ],
 )
-def test_weights_of_wrong_shape(name, cut, said):
+def test_weights_of_wrong_shape(name, cut, error):
     state = random_weights.resnet(4, depths=(2, 2, 2, 2), bottleneck=False)
     state[name] = state[name][cut]
-    with pytest.raises(ModelFileError, match=said):
+    with pytest.raises(ModelFileError, match=error):
         build_graph(resnet, state, ["logits"])
 
 
@@ -168,12 +167,12 @@ def test_summands_of_different_width():
 
 
 @pytest.mark.parametrize(
-    ("value", "said"), [(np.float32(np.nan), "NaN or infinite values"), (np.int64(1), "int64")], ids=["nan", "int"]
+    ("value", "error"), [(np.float32(np.nan), "NaN or infinite values"), (np.int64(1), "int64")], ids=["nan", "int"]
 )
-def test_weights_that_are_no_numbers(value, said):
+def test_weights_that_are_not_finite_floats(value, error):
     state = random_weights.resnet(4, depths=(2, 2, 2, 2), bottleneck=False)
     state["bn1.bias"] = np.full(8, value)
-    with pytest.raises(ModelFileError, match=f"bn1.bias: expected finite floating-point weights, got {said}"):
+    with pytest.raises(ModelFileError, match=f"bn1.bias: expected finite floating-point weights, got {error}"):
         build_graph(resnet, state, ["layer1"])
 
 
@@ -183,7 +182,7 @@ def test_unknown_padding():
 
 
 @pytest.mark.slow
-def test_golden_numbers_are_what_the_twins_make():
+def test_golden_arrays_are_reproduced():
     pytest.importorskip("torch", reason="only whoever changes a twin needs torch")
     from tests import torch_twins
 

@@ -1,4 +1,4 @@
-"""Backbones by name: the embedded one on real photographs, what is said when weights are missing or wrong."""
+"""Backbones by name: the embedded one on real photographs, and inputs that a network refuses."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_sample_image
 
-from blemish import runtime
-from blemish.backbones import backbone as backbones
+from blemish import backbones, runtime
 from blemish.errors import InputError, ModelFileError
 from tests import random_weights
 
@@ -24,18 +23,18 @@ def photograph(name: str, side: int) -> np.ndarray:
     return cv2.resize(image[top : top + edge, left : left + edge], (side, side), interpolation=cv2.INTER_AREA)
 
 
-def test_default_is_there_with_known_layers():
+def test_default_backbone():
     lite = backbones.build()
     assert (lite.name, lite.layers) == ("efficientnet_lite0", ("blocks.4", "blocks.7", "blocks.10"))
     assert (lite.channels, lite.strides) == ((40, 80, 112), (8, 16, 16))
     assert lite.weights_sha256.startswith("579344248a93e230")
 
 
-def test_same_bytes_every_time():
+def test_the_graph_is_deterministic():
     assert backbones.build().model.SerializeToString() == backbones.build().model.SerializeToString()
 
 
-def test_knows_a_palace_when_it_sees_one():
+def test_a_palace_is_classified_as_palace():
     """scikit-learn's china.jpg shows a Chinese palace."""
     running = runtime.load(backbones.build(layers=["logits"]).model)
     logits = running.run(photograph("china.jpg", 224)[None])["logits"]
@@ -58,7 +57,7 @@ def test_bytes_that_are_no_graph():
         runtime.load(b"no graph")
 
 
-def test_image_that_the_network_does_not_take(tmp_path):
+def test_images_of_a_size_that_the_network_refuses(tmp_path):
     path = tmp_path / "fixed.onnx"
     model = backbones.build().model
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 7
@@ -68,7 +67,7 @@ def test_image_that_the_network_does_not_take(tmp_path):
         backbones.build(path, layers=["blocks.4"])
 
 
-def test_images_that_are_none():
+def test_images_of_another_dtype():
     running = runtime.load(backbones.build().model, threads=1)
     with pytest.raises(InputError, match=r"image: expected uint8 \(B, H, W, 3\) .*, got float32 \(1, 64, 64, 3\)"):
         running.run(np.zeros((1, 64, 64, 3), np.float32))

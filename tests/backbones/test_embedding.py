@@ -1,4 +1,4 @@
-"""The embedding graph against plain NumPy, and what its scaling does to features."""
+"""The embedding graph against plain NumPy, and linear maps of features."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from blemish import runtime
-from blemish.backbones import backbone as backbones
+from blemish import backbones, runtime
 from blemish.backbones.embedding import Extractor, embedding_graph
 from blemish.errors import InputError, ModelFileError
 from blemish.imaging.resize import resize
@@ -51,7 +50,7 @@ def resized(maps: np.ndarray, grid_hw: tuple[int, int]) -> np.ndarray:
     return maps
 
 
-def twin(backbone: Backbone, image: np.ndarray, pooling: int, scaling: Affine | None) -> np.ndarray:
+def reference(backbone: Backbone, image: np.ndarray, pooling: int, scaling: Affine | None) -> np.ndarray:
     found = runtime.load(backbone.model).run(image[None])
     pooled = [averaged(found[layer][0].astype(np.float64), pooling) for layer in backbone.layers]
     grid = pooled[0].shape[1:]
@@ -61,7 +60,7 @@ def twin(backbone: Backbone, image: np.ndarray, pooling: int, scaling: Affine | 
 
 @pytest.mark.parametrize("pooling", [1, 3, 5])
 @pytest.mark.parametrize("is_scaled", [False, True])
-def test_graph_equals_its_plain_twin(backbone: Backbone, pooling: int, is_scaled: bool, rng: np.random.Generator):
+def test_graph_equals_the_reference(backbone: Backbone, pooling: int, is_scaled: bool, rng: np.random.Generator):
     size = sum(backbone.channels)
     weight = rng.normal(size=(size, size)) / size**0.5
     scaling = Affine(weight.astype(np.float32), rng.normal(size=size).astype(np.float32)) if is_scaled else None
@@ -70,17 +69,17 @@ def test_graph_equals_its_plain_twin(backbone: Backbone, pooling: int, is_scaled
     features = Extractor(model.SerializeToString(), threads=1).features(image)
     assert (features.shape, features.dtype) == ((16, 24, size), np.float32)
     assert features.flags.c_contiguous
-    expected = twin(backbone, image, pooling, scaling)
+    expected = reference(backbone, image, pooling, scaling)
     np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_one_layer_is_taken_alone():
+def test_one_layer():
     backbone = backbones.build("efficientnet_lite0", layers=["blocks.4"])
     features = Extractor(embedding_graph(backbone).SerializeToString(), threads=1).features(good(1, 64, 64))
-    np.testing.assert_allclose(features, twin(backbone, good(1, 64, 64), 3, None), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(features, reference(backbone, good(1, 64, 64), 3, None), rtol=1e-3, atol=1e-4)
 
 
-def test_graph_of_the_backbone_is_left_as_it_is(backbone: Backbone):
+def test_graph_of_the_backbone_is_not_changed(backbone: Backbone):
     before = backbone.model.SerializeToString()
     embedding_graph(backbone, pooling=3)
     assert backbone.model.SerializeToString() == before
@@ -90,17 +89,17 @@ def test_graph_of_the_backbone_is_left_as_it_is(backbone: Backbone):
     ("pooling", "text"),
     [(2, "pooling: expected an odd number, got 2"), (0, "pooling: expected a number from 1 to 15, got 0")],
 )
-def test_pooling_is_odd(backbone: Backbone, pooling: int, text: str):
+def test_even_pooling_is_refused(backbone: Backbone, pooling: int, text: str):
     with pytest.raises(InputError, match=text):
         embedding_graph(backbone, pooling=pooling)
 
 
-def test_graph_that_nothing_runs():
+def test_bytes_that_are_no_graph():
     with pytest.raises(ModelFileError, match=r"network: expected a graph that ONNX Runtime runs"):
         Extractor(b"no graph")
 
 
-def test_size_that_the_network_does_not_take(backbone: Backbone):
+def test_images_of_another_size(backbone: Backbone):
     model = embedding_graph(backbone)
     model.graph.input[0].CopyFrom(helper.make_tensor_value_info("image", 2, ["B", 64, 64, 3]))
     extractor = Extractor(model.SerializeToString(), threads=1)
@@ -195,7 +194,7 @@ def test_a_large_mean_costs_no_digits(rng: np.random.Generator):
     np.testing.assert_allclose(np.diag(scaling.weight), 1 / rows.astype(np.float64).std(axis=0), rtol=1e-6)
 
 
-def test_the_summary_is_mean_and_deviation_of_each_layer_seen_from_further_away(backbone: Backbone):
+def test_the_summary_is_mean_and_standard_deviation_of_the_coarsest_layers(backbone: Backbone):
     extractor = Extractor(embedding_graph(backbone, pooling=3).SerializeToString())
     image = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
     network = runtime.load(backbone.model)
@@ -204,27 +203,27 @@ def test_the_summary_is_mean_and_deviation_of_each_layer_seen_from_further_away(
     np.testing.assert_allclose(extractor.summary(image), np.concatenate(expected), rtol=1e-3, atol=1e-4)
 
 
-def test_the_usual_layers_come_with_others_for_the_summary():
-    usual = backbones.build("efficientnet_lite0")
+def test_default_layers_have_global_layers_for_the_summary():
+    default = backbones.build("efficientnet_lite0")
     image = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
-    layers = runtime.load(usual.model).run(resize(image, (96, 96))[None])
+    layers = runtime.load(default.model).run(resize(image, (96, 96))[None])
     expected = [f(layers[name][0], axis=(1, 2)) for name in ("blocks.9", "blocks.10") for f in (np.mean, np.std)]
-    found = Extractor(embedding_graph(usual).SerializeToString()).summary(image)
+    found = Extractor(embedding_graph(default).SerializeToString()).summary(image)
     np.testing.assert_allclose(found, np.concatenate(expected), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("is_turned", [False, True])
-def test_parts_are_the_coarsest_layers_joined_and_seen_from_further_away(is_turned: bool, rng: np.random.Generator):
-    usual = backbones.build("efficientnet_lite0")
+@pytest.mark.parametrize("is_projected", [False, True])
+def test_parts_are_the_coarsest_layers_at_half_scale(is_projected: bool, rng: np.random.Generator):
+    default = backbones.build("efficientnet_lite0")
     axes = Affine(rng.normal(size=(5, 192)).astype(np.float32), rng.normal(size=5).astype(np.float32))
-    graph = embedding_graph(usual, pooling=3, part_axes=axes if is_turned else None)
+    graph = embedding_graph(default, pooling=3, part_axes=axes if is_projected else None)
     image = rng.integers(0, 256, (320, 256, 3), dtype=np.uint8)
-    layers = runtime.load(usual.model).run(resize(image, (160, 128))[None])
+    layers = runtime.load(default.model).run(resize(image, (160, 128))[None])
     expected = np.concatenate([layers[name][0] for name in ("blocks.7", "blocks.10")]).transpose(1, 2, 0)
-    if is_turned:
+    if is_projected:
         expected = expected @ axes.weight.T + axes.bias
     found = Extractor(graph.SerializeToString()).parts(image)
-    assert found.shape == (10, 8, 5 if is_turned else 192)
+    assert found.shape == (10, 8, 5 if is_projected else 192)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
@@ -238,12 +237,12 @@ def test_a_network_may_use_the_names_of_our_outputs(tmp_path):
     path.write_bytes(model.SerializeToString())
     built = backbones.build(path, layers=["features", "summary"])
     image = good(1, 64, 96)
-    expected = twin(built, image, 3, None)
+    expected = reference(built, image, 3, None)
     features = Extractor(embedding_graph(built).SerializeToString(), threads=1).features(image)
     np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_a_network_of_one_size_sees_everything_from_there(backbone: Backbone):
+def test_a_network_of_fixed_size_gets_unscaled_images(backbone: Backbone):
     model = embedding_graph(backbone)
     model.graph.input[0].CopyFrom(helper.make_tensor_value_info("image", TensorProto.UINT8, ["B", 96, 96, 3]))
     extractor = Extractor(model.SerializeToString(), threads=1)

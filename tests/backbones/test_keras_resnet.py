@@ -1,4 +1,4 @@
-"""Reading a TensorFlow.js model out of a tarball, whole and damaged; and building ResNet-50 from it."""
+"""Reading a TensorFlow.js model out of a tarball, complete and damaged; and building ResNet-50 from it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blemish import runtime
-from blemish.backbones import backbone as backbones
+from blemish import backbones, runtime
 from blemish.backbones.keras_resnet import read_tfjs
 from blemish.errors import ModelFileError
 from tests import random_weights
@@ -57,7 +56,7 @@ def test_weights_across_shards():
         np.testing.assert_array_equal(read[name], array)
 
 
-def test_resnet50_out_of_a_tarball(tmp_path):
+def test_resnet50_from_a_tarball(tmp_path):
     path = tmp_path / "net.tgz"
     path.write_bytes(packed(random_weights.keras_resnet50(7)))
     built = backbones.build("resnet50", weights=path)
@@ -73,7 +72,7 @@ def entry(**changes: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "error"),
     [
         (b"\x1f\x8b", "expected a complete .tgz"),
         (packed()[:-30], "expected a complete .tgz"),
@@ -92,8 +91,8 @@ def entry(**changes: Any) -> list[dict[str, Any]]:
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
-def test_tarballs_that_are_refused(data, said):
-    with pytest.raises(ModelFileError, match=f"weights: .*{said}.*, in odd.tgz|{said}.*, in odd.tgz"):
+def test_tarballs_that_are_refused(data, error):
+    with pytest.raises(ModelFileError, match=f"weights: .*{error}.*, in odd.tgz|{error}.*, in odd.tgz"):
         read_tfjs(data, where="odd.tgz")
 
 

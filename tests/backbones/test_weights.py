@@ -72,8 +72,10 @@ def test_weights_of_another_network_name_their_file(tmp_path):
 def test_other_weights_in_the_cache_folder_are_not_used(tmp_path, monkeypatch):
     monkeypatch.setenv("BLEMISH_CACHE", str(tmp_path))
     resnet_file(tmp_path, ".safetensors").rename(tmp_path / "resnet18-f37072fd.pth")
-    said = r"SHA-256 f37072fd47e89c5e\.\.\., got .* Delete it and run `blemish backbones fetch resnet18`, or give it as"
-    with pytest.raises(ModelFileError, match=said):
+    error = (
+        r"SHA-256 f37072fd47e89c5e\.\.\., got .* Delete it and run `blemish backbones fetch resnet18`, or give it as"
+    )
+    with pytest.raises(ModelFileError, match=error):
         build("resnet18")
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blemish import backbones
 from blemish._validation.anomalib_arguments import OF_DETECTORS, refuses
-from blemish.backbones import backbone as backbones
 from blemish.data.training_images import TrainingImages, path_of, read_image
 from blemish.detectors.patchcore.fit import PatchcoreState, estimated_bytes, fit
 from blemish.detectors.patchcore.settings import Arithmetic, PatchcoreSettings

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from blemish._graphs.resize import resize_in_graph
+from blemish._graphs.resize import insert_resize
 from blemish._version import __version__
 from blemish.data.training_images import TrainingImages, read_image
 from blemish.detectors.efficientad.detector import EfficientAd
@@ -147,7 +147,7 @@ def _maps(state: Mapping[str, Any], settings: EfficientAdSettings, threads: int,
         padding=settings.padding,
     )
     graph = onnx.load_from_string(efficientad_graph(networks, geometry.network_hw))
-    graph = resize_in_graph(graph, geometry.resize_hw, geometry.crop_hw)
+    graph = insert_resize(graph, geometry.resize_hw, geometry.crop_hw)
     student, autoencoder = (
         Quantiles(*(float(state[f"model.quantiles.q{end}_{kind}"]) for end in "ab")) for kind in ("st", "ae")
     )

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from blemish import DataError, InputError, ModelFileError, NotFittedError, Patchcore, SaveError
-from blemish.backbones import backbone as backbones
+from blemish import DataError, InputError, ModelFileError, NotFittedError, Patchcore, SaveError, backbones
 from tests.images import N_GOOD, SETTINGS, good, goods, scratched, small_patchcore
 
 if TYPE_CHECKING:

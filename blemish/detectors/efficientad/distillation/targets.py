@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from blemish import runtime
+from blemish import backbones, runtime
 from blemish._graphs.receptive_field import graph_fields
 from blemish._io.files import atomic_write, save_error
 from blemish._validation.checks import check_number
-from blemish.backbones import backbone as backbones
 from blemish.data.discovery import IMAGE_ENDINGS, list_images, no_images
 from blemish.detectors.efficientad.pdn import N_FEATURES, layers, output_hw
 from blemish.errors import DataError, ImageError, InputError, ModelFileError, message
