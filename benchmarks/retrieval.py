@@ -1,14 +1,14 @@
-"""How often are the five most similar past defects of the same type? What the store's vectors were chosen by.
+"""Retrieval precision@5 of defect types, by which the store's vectors were chosen.
 
     python benchmarks/retrieval.py --root DATA --categories mvtec/bottle mvtec/grid magnetic_tile --json out.json
 
-The detector is fitted on each category's good images. Every defective test image asks for its five nearest among
-all other defective test images of its category; a hit is one of the same defect folder. The folders' names are used
-for counting hits and for nothing else. In magnetic_tile most tiles are there several times, in another light:
-`--several-of-one-part magnetic_tile` prints also what is found without those.
+The detector is fitted on each category's good images. Every defective test image is a query for its five nearest among
+all other defective test images of its category; a hit is one of the same defect folder, whose name is used for nothing
+else. In magnetic_tile most tiles were photographed several times, in another light: `--several-of-one-part
+magnetic_tile` prints the figures without those, too.
 
-The last rows ask `DefectStore` itself, with Qdrant in process: the same with labels shuffled, how sure `suggest` is and
-how often it is right, what it says of a type that is not in the store, and how pure `groups` are.
+The last rows query `DefectStore`, with Qdrant in process: the same with shuffled labels, confidence and accuracy of
+`suggest`, its novelty rate for a type that is not in the store, and purity of `groups`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from results import add_json_option, table, write
 
 from blemish import DefectStore, MVTecAD, Patchcore, backbones, runtime
 from blemish.imaging.decode import load
-from blemish.search.encoder import RegionEncoder
-from blemish.search.queries import SHARPNESS
+from blemish.search import RegionEncoder
+from blemish.search.voting import SHARPNESS
 
 LAYERS = ("blocks.2", "blocks.4", "blocks.10", "blocks.14", "head")
 WEIGHTS = ("whole image", "above threshold", "hottest region", "map", "map^2", "map^4")
-# Looked at: above it pairs of magnetic tiles are the same tile in another light, below it hardly any are.
+# By eye: above it pairs of magnetic tiles are the same tile in another light, below it hardly any are.
 SAME_PART = 0.5
 BASELINE = "whole image: the detector's layers, plain (the tutorial's)"
 OWN = "DefectStore: map^4 of 4+14 less image, whitened; amount in 2"
@@ -54,7 +54,7 @@ def pooled(features, weight):
 
 
 class Images:
-    """The defective images of one category, described in every way that is compared, or in two ways (`short`)."""
+    """The defective images of one category with all vectors that are compared, or two of them (`short`)."""
 
     def __init__(self, root, category, short):
         """Fit, predict, and pool the features of all layers with all weights."""
@@ -62,12 +62,12 @@ class Images:
         place = Path(root) / category
         data = MVTecAD(place.parent, place.name)
         self.model = Patchcore().fit(data.train)
-        self.describer = RegionEncoder(self.model)
-        self.describer.learn(data.train)
+        self.encoder = RegionEncoder(self.model)
+        self.encoder.fit(data.train)
         samples = [one for one in data.test if one.is_defective]
         self.labels = np.array([one.defect for one in samples])
-        self.described = [self.describer.describe(one, force=True) for one in samples]
-        self.forced = float(np.mean([one.regions[0].forced for one in self.described]))
+        self.encoded = [self.encoder.encode(one, force=True) for one in samples]
+        self.forced = float(np.mean([one.regions[0].forced for one in self.encoded]))
         settings = self.model.settings
         plain = backbones.build(settings.backbone, layers=settings.layers)
         self.sessions = {
@@ -75,14 +75,14 @@ class Images:
             "layers": runtime.load(backbones.build(layers=LAYERS).model),
         }
         self.vectors = {}
-        for sample, described in zip(samples, self.described, strict=True):
-            for name, vector in self._of(load(sample.path), described).items():
+        for sample, encoded in zip(samples, self.encoded, strict=True):
+            for name, vector in self._of(load(sample.path), encoded).items():
                 self.vectors.setdefault(name, []).append(vector)
         self.vectors = {name: np.stack(rows) for name, rows in self.vectors.items()}
-        self.good = None if short else self._good_looks(data.train[:: max(1, len(data.train) // 60)])
+        self.good = None if short else self._good_moments(data.train[:: max(1, len(data.train) // 60)])
 
-    def _of(self, image, described):
-        fitted, found = self.model.fitted, described.prediction
+    def _of(self, image, encoded):
+        fitted, found = self.model.fitted, encoded.prediction
         prepared = fitted.geometry.prepare(image)
         raw = self.sessions["plain"].run(prepared[None]).values()
         baseline = {BASELINE: np.concatenate([array[0].mean(axis=(1, 2)) for array in raw])}
@@ -92,24 +92,24 @@ class Images:
         nearest = fitted.scorer.distances(features).rows
         residual = features - fitted.scorer.index.memory_bank[nearest]
         maps = {"detector": features.transpose(2, 0, 1), "residual": residual.transpose(2, 0, 1)}
-        own = self.describer.good.geometry.prepare(image)
+        own = self.encoder.normal.geometry.prepare(image)
         maps |= {name: array[0] for name, array in self.sessions["layers"].run(own[None]).items()}
         made = baseline | {
             (name, kind): pooled(array, weight_of(found.anomaly_map, found.pixel_threshold, array.shape[1:], kind))
             for name, array in maps.items()
             for kind in WEIGHTS
         }
-        region = described.regions[0].region
+        region = encoded.regions[0].region
         area = np.log((found.anomaly_map > 0.5 * found.anomaly_map.max()).mean())
         long = np.log(max(region.box[2:]) / min(region.box[2:]))
         made["shape"] = np.array([np.cos(0.3 * area), np.sin(0.3 * area), np.cos(long), np.sin(long)], np.float32) / 2
         return made
 
-    def _good_looks(self, samples):
+    def _good_moments(self, samples):
         """Return each layer's mean and covariance over good images' patches."""
         sums = {}
         for sample in samples:
-            own = self.describer.good.geometry.prepare(load(sample.path))
+            own = self.encoder.normal.geometry.prepare(load(sample.path))
             for name, array in self.sessions["layers"].run(own[None]).items():
                 rows = array[0].reshape(array.shape[1], -1).T.astype(np.float64)
                 n, total, squares = sums.get(name, (0, 0, 0))
@@ -138,9 +138,9 @@ def normed(rows):
 
 
 def candidates(one):
-    """Yield (name, (n, D) vectors) of every way of describing that is compared."""
+    """Yield the name and the (n, D) vectors of each representation that is compared."""
     yield BASELINE, one.vectors[BASELINE]
-    own = np.stack([described.regions[0].vector for described in one.described])
+    own = np.stack([encoded.regions[0].vector for encoded in one.encoded])
     yield ALONE, own
     if one.short:
         return
@@ -167,7 +167,7 @@ def candidates(one):
 
 
 def precision(vectors, labels, k=5, apart=None):
-    """Return mean precision@k and the share of nearest ones that hit, each asked of all others that `apart` allows."""
+    """Return mean precision@k and top-1 accuracy; `apart` (n, n) bool says which pairs may match."""
     rows = normed(np.asarray(vectors, np.float64))
     similarity = rows @ rows.T
     np.fill_diagonal(similarity, -np.inf)
@@ -177,8 +177,8 @@ def precision(vectors, labels, k=5, apart=None):
     return float(hits.mean()), float(hits[:, 0].mean())
 
 
-def of_other_parts(images):
-    """Return (n, n) bool: False for images of one part, taken in another light: their fine structure correlates."""
+def different_parts(images):
+    """Return (n, n) bool: False for two images of one part in another light, whose fine structure correlates."""
     rows = []
     for image in images:
         small = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (64, 64), interpolation=cv2.INTER_AREA)
@@ -189,8 +189,8 @@ def of_other_parts(images):
 
 
 def without_the_same_part(one):
-    """Return the two figures without images of the query's own part, and how many images have such another."""
-    apart = of_other_parts([load(described.path) for described in one.described])
+    """Return the figures without images of the query's own part, and the share of images that have another one."""
+    apart = different_parts([load(encoded.path) for encoded in one.encoded])
     found = dict(candidates(one))
     figures = {name: precision(found[name], one.labels, apart=apart) for name in (BASELINE, ALONE)}
     return {"have it": float(((~apart).sum(axis=1) > 1).mean()), **figures}
@@ -201,19 +201,19 @@ def chance(labels):
     return float((counts * (counts - 1)).sum() / (len(labels) * (len(labels) - 1)))
 
 
-def asked_store(one, labels):
-    """Return precision@5, top-1 and what `suggest` and `groups` are worth, asked of the store itself."""
-    with DefectStore(":memory:", model=one.describer) as store:
-        for described, label in zip(one.described, labels, strict=True):
-            store.add_described(described, label=str(label))
-        hits, sure, right, flagged = [], [], [], []
-        for described, label in zip(one.described, labels, strict=True):
-            found = store.similar(described.regions[0], k=5)
-            hits.append([match.defect.label == label for match in found])
-            said = store.suggest(described.regions[0])
-            flagged.append(said.never_seen)
-            best = next(iter(said.votes))
-            sure.append(said.votes[best])
+def store_figures(one, labels):
+    """Return precision@5 and top-1 of the store, accuracy and confidence of `suggest`, and purity of `groups`."""
+    with DefectStore(":memory:", model=one.encoder) as store:
+        for encoded, label in zip(one.encoded, labels, strict=True):
+            store.add_encoded(encoded, label=str(label))
+        hits, confidence, right, novel = [], [], [], []
+        for encoded, label in zip(one.encoded, labels, strict=True):
+            matches = store.similar(encoded.regions[0], k=5)
+            hits.append([match.defect.label == label for match in matches])
+            suggestion = store.suggest(encoded.regions[0])
+            novel.append(suggestion.is_novel)
+            best = next(iter(suggestion.votes))
+            confidence.append(suggestion.votes[best])
             right.append(best == label)
         groups = store.groups()
         biggest = sum(max(group.labels.values()) for group in groups)
@@ -223,32 +223,32 @@ def asked_store(one, labels):
         "precision@5": float(hits.mean()),
         "top-1": float(hits[:, 0].mean()),
         "suggested right": float(np.mean(right)),
-        "mean confidence": float(np.mean(sure)),
-        "confidence error": calibration_error(np.array(sure), np.array(right)),
-        "called never seen though seen": float(np.mean(flagged)),
+        "mean confidence": float(np.mean(confidence)),
+        "confidence error": calibration_error(np.array(confidence), np.array(right)),
+        "novel though its type is stored": float(np.mean(novel)),
         "groups": len(groups),
         "regions": regions,
         "purity": biggest / regions,
     }
 
 
-def calibration_error(sure, right, bins=5):
-    """Return the mean distance between confidence and share of right ones, over bins of equal counts."""
-    order = np.argsort(sure)
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    return float(sum(len(part) * abs(sure[part].mean() - right[part].mean()) for part in parts) / len(sure))
+def calibration_error(confidence, right, bins=5):
+    """Return the expected calibration error over bins of equal counts."""
+    parts = [part for part in np.array_split(np.argsort(confidence), bins) if len(part)]
+    errors = [len(part) * abs(confidence[part].mean() - right[part].mean()) for part in parts]
+    return float(sum(errors) / len(confidence))
 
 
-def unseen(one, labels):
-    """Return how often a defect of a type that is not in the store is called never seen, by type."""
+def novelty_rates(one, labels):
+    """Return the share of defects that are novel when their type is not in the store, by type."""
     rates = {}
     for left_out in np.unique(labels):
-        with DefectStore(":memory:", model=one.describer) as store:
-            for described, label in zip(one.described, labels, strict=True):
+        with DefectStore(":memory:", model=one.encoder) as store:
+            for encoded, label in zip(one.encoded, labels, strict=True):
                 if label != left_out:
-                    store.add_described(described, label=str(label))
-            asked = [d for d, label in zip(one.described, labels, strict=True) if label == left_out]
-            rates[str(left_out)] = float(np.mean([store.suggest(d.regions[0]).never_seen for d in asked]))
+                    store.add_encoded(encoded, label=str(label))
+            queries = [d for d, label in zip(one.encoded, labels, strict=True) if label == left_out]
+            rates[str(left_out)] = float(np.mean([store.suggest(d.regions[0]).is_novel for d in queries]))
     return rates
 
 
@@ -264,23 +264,23 @@ def main():
     )
     parser.add_argument("--short", action="store_true", help="only the whole image and the store's own vectors")
     add_json_option(parser, __file__)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     results = {}
-    for category in asked.categories:
-        one = Images(asked.root, category, asked.short)
+    for category in arguments.categories:
+        one = Images(arguments.root, category, arguments.short)
         results[category] = {
             "n": len(one.labels),
             "chance": chance(one.labels),
             "nothing above the threshold": one.forced,
             "rows": {name: precision(vectors, one.labels) for name, vectors in candidates(one)},
         }
-        if category in asked.several_of_one_part:
+        if category in arguments.several_of_one_part:
             results[category]["without the same part"] = without_the_same_part(one)
-        if not asked.short:
+        if not arguments.short:
             shuffled = np.random.default_rng(0).permutation(one.labels)
-            results[category]["store"] = asked_store(one, one.labels)
-            results[category]["store, labels shuffled"] = asked_store(one, shuffled)
-            results[category]["never seen, of types left out"] = unseen(one, one.labels)
+            results[category]["store"] = store_figures(one, one.labels)
+            results[category]["store, labels shuffled"] = store_figures(one, shuffled)
+            results[category]["novel, of types left out"] = novelty_rates(one, one.labels)
         print(
             f"{category}: {len(one.labels)} defects, {100 * one.forced:.0f} % with nothing above the threshold",
             flush=True,
@@ -292,7 +292,7 @@ def main():
     ]
     formats = {key: [".2f", ".2f"] for key in results}
     made = table("Precision@5 and precision@1 of similar defects", rows, formats=formats)
-    write(asked.json, [made], {"sharpness": SHARPNESS, "sets": results})
+    write(arguments.json, [made], {"sharpness": SHARPNESS, "sets": results})
 
 
 def show(results):
@@ -323,8 +323,8 @@ def show_store(results, width):
         if figure not in {"precision@5", "top-1"}:
             print(f"{figure:{width}}" + "".join(f"{one['store'][figure]:16.3f}" for one in results.values()))
     for name, one in results.items():
-        rates = ", ".join(f"{k} {100 * v:.0f} %" for k, v in one["never seen, of types left out"].items())
-        print(f"{name}: called never seen when its type is not in the store: {rates}")
+        rates = ", ".join(f"{k} {100 * v:.0f} %" for k, v in one["novel, of types left out"].items())
+        print(f"{name}: novel when its type is not in the store: {rates}")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,9 @@ from results import write as write_results
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from blemish import DefectStore, Patchcore
-from blemish.search.encoder import RegionEncoder, unit
-from blemish.search.records import REGION, Filter
+from blemish.search import RegionEncoder
+from blemish.search.backends.interface import REGION, Filter
+from blemish.search.encoder import normalized
 from tests.images import scratched, small_patchcore, write_goods
 from tests.qdrant_server import VARIABLE, QdrantServer, binary
 
@@ -46,19 +47,19 @@ def made_up(template, i):
     sha256 = f"{i:064x}"
     regions = []
     for n in range(REGIONS):
-        one = template.regions[0]
-        vector = unit(rng.standard_normal(len(one.vector)).astype(np.float32))
-        region = one.region._replace(box=(n, i % 50, 8, 8))
-        regions.append(one._replace(vector=vector, sha256=sha256, region=region))
+        encoded = template.regions[0]
+        vector = normalized(rng.standard_normal(len(encoded.vector)).astype(np.float32))
+        region = encoded.region._replace(box=(n, i % 50, 8, 8))
+        regions.append(encoded._replace(vector=vector, sha256=sha256, region=region))
     return template._replace(path=Path(f"/images/{i}.png"), sha256=sha256, regions=tuple(regions))
 
 
 def write(model, place, total):
-    """Add the images in order and say of each that it is in."""
+    """Add the images in order, and print the number of each once it is stored."""
     with DefectStore(**place_of(place), model=Patchcore.load(model)) as store:
-        template = store.describe(scratched(1)[0], force=True)
+        template = store.encode(scratched(1)[0], force=True)
         for i in range(total):
-            store.add_described(made_up(template, i), label=f"type {i % 7}")
+            store.add_encoded(made_up(template, i), label=f"type {i % 7}")
             print(i, flush=True)
 
 
@@ -68,32 +69,33 @@ def start_writer(model, place, total):
 
 
 def acknowledged(output):
-    """Return the highest number that was printed whole, plus one."""
+    """Return the number of images that were acknowledged in whole lines."""
     lines = [line for line in output.split("\n")[:-1] if line]
     return int(lines[-1]) + 1 if lines else 0
 
 
-def checked(describer, place, template, n_acknowledged):
-    """Return what is wrong with the store: nothing, if all that was acknowledged is there once."""
+def check_store(encoder, place, template, n_acknowledged):
+    """Return the errors of a store, none if each acknowledged region is there once, and its number of regions."""
     wrong = []
-    with DefectStore(**place_of(place), model=describer) as store:
-        found = list(store._backend.scan(Filter(equals={"kind": [REGION]}), using=REGION))
-    ids = Counter(one.id for one in found)
-    places = Counter((one.payload["sha256"], tuple(one.payload["box"])) for one in found)
+    with DefectStore(**place_of(place), model=encoder) as store:
+        points = list(store._backend.scan(Filter(equals={"kind": [REGION]}), using=REGION))
+    ids = Counter(point.id for point in points)
+    places = Counter((point.payload["sha256"], tuple(point.payload["box"])) for point in points)
     wrong += [f"{key} {n} times" for counted in (ids, places) for key, n in counted.items() if n > 1]
-    known = {(one.payload["sha256"], tuple(one.payload["box"])): one for one in found}
+    stored = {(point.payload["sha256"], tuple(point.payload["box"])): point for point in points}
     for i in range(n_acknowledged):
         for region in made_up(template, i).regions:
-            one = known.get((region.sha256, region.region.box))
-            if one is None:
+            point = stored.get((region.sha256, region.region.box))
+            label = f"type {i % 7}"
+            if point is None:
                 wrong.append(f"image {i}: a region is missing")
-            elif one.payload.get("label") != f"type {i % 7}" or not np.allclose(one.vector, region.vector, atol=1e-5):
+            elif point.payload.get("label") != label or not np.allclose(point.vector, region.vector, atol=1e-5):
                 wrong.append(f"image {i}: another label or vector")
-    return wrong, len(found)
+    return wrong, len(points)
 
 
-def kill_writers(describer, model, place, template, total, kills, rng):
-    """Kill writer after writer; return what happened."""
+def kill_writers(encoder, model, place, template, total, kills, rng):
+    """Kill writer after writer; return the result row."""
     result, most = {"kills": 0, "acknowledged at kills": [], "wrong": []}, 0
     for n in range(kills + 1):
         writer = start_writer(model, place, total)
@@ -106,7 +108,7 @@ def kill_writers(describer, model, place, template, total, kills, rng):
         n_acknowledged = acknowledged(first + rest)
         result["kills"] += n < kills and n_acknowledged < total  # later ones interrupt nothing
         most = max(most, n_acknowledged)
-        wrong, n_found = checked(describer, place, template, most)
+        wrong, n_found = check_store(encoder, place, template, most)
         result["wrong"] += wrong
         result["acknowledged at kills"].append(n_acknowledged * REGIONS)
         if n == kills:
@@ -114,8 +116,8 @@ def kill_writers(describer, model, place, template, total, kills, rng):
     return result
 
 
-def kill_server(server, describer, model, template, total, kills, rng):
-    """Kill the server under one writer, which goes on when it is back; return what happened."""
+def kill_server(server, encoder, model, template, total, kills, rng):
+    """Kill the server under one writer, which continues when it is back; return the result row."""
     result = {"kills": 0, "acknowledged at kills": [], "wrong": []}
     output: list[str] = []
     writer = start_writer(model, server.url, total)
@@ -132,12 +134,12 @@ def kill_server(server, describer, model, template, total, kills, rng):
         time.sleep(0.3)
         n_acknowledged = acknowledged("".join(output))
         server.start()
-        wrong, _ = checked(describer, server.url, template, n_acknowledged)
+        wrong, _ = check_store(encoder, server.url, template, n_acknowledged)
         result["wrong"] += wrong
         result["acknowledged at kills"].append(n_acknowledged * REGIONS)
     code = writer.wait()
     reader.join()
-    wrong, n_found = checked(describer, server.url, template, acknowledged("".join(output)))
+    wrong, n_found = check_store(encoder, server.url, template, acknowledged("".join(output)))
     result["wrong"] += wrong
     return result | {"regions at the end": n_found, "expected": total * REGIONS, "last writer's exit": code}
 
@@ -150,28 +152,28 @@ def main():
     add_json_option(parser, __file__)
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--place", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.write is not None:
-        write(asked.write, asked.place, asked.images)
+    arguments = parser.parse_args()
+    if arguments.write is not None:
+        write(arguments.write, arguments.place, arguments.images)
         return
     program = binary()
     if program is None:
         sys.exit(f"set {VARIABLE} to a Qdrant server's program")
-    rng, rows = random.Random(asked.seed), {}
+    rng, rows = random.Random(arguments.seed), {}
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         detector = small_patchcore().fit(write_goods(home / "good"))
         model = detector.save(home / "model")
-        describer = RegionEncoder(Patchcore.load(model))
-        describer.learn()
-        template = describer.describe(scratched(1)[0], force=True)
-        common = (template, asked.images, asked.kills, rng)
-        rows["writer killed, folder"] = kill_writers(describer, model, str(home / "store"), *common)
+        encoder = RegionEncoder(Patchcore.load(model))
+        encoder.fit()
+        template = encoder.encode(scratched(1)[0], force=True)
+        common = (template, arguments.images, arguments.kills, rng)
+        rows["writer killed, folder"] = kill_writers(encoder, model, str(home / "store"), *common)
         server = QdrantServer(program, home / "qdrant").start()
-        rows["writer killed, server"] = kill_writers(describer, model, server.url, *common)
+        rows["writer killed, server"] = kill_writers(encoder, model, server.url, *common)
         server.kill()
         server = QdrantServer(program, home / "qdrant2").start()
-        rows["server killed"] = kill_server(server, describer, model, *common)
+        rows["server killed"] = kill_server(server, encoder, model, *common)
         server.kill()
     failed = False
     for name, row in rows.items():
@@ -186,7 +188,7 @@ def main():
     shown = [
         {"killed": name, "kills": row["kills"], "wrong": str(row["wrong"] or "nothing")} for name, row in rows.items()
     ]
-    write_results(asked.json, [table("kill -9 during a load", shown, formats={"kills": ["d"]})], rows)
+    write_results(arguments.json, [table("kill -9 during a load", shown, formats={"kills": ["d"]})], rows)
     sys.exit(1 if failed else 0)
 
 

@@ -2,9 +2,9 @@
 
     BLEMISH_QDRANT=qdrant python benchmarks/store_scale.py --embedded 20000 100000 --server 1000000 --json out.json
 
-Vectors are made up: 4,000 kinds of defect, each region near one of them, as long as real ones. A query is what
-`DefectStore.similar` asks: five neighbours among the regions of one of ten categories, made by one model. Recall is
-against the same query asked exactly. Times are of the whole call in Python, one at a time.
+Vectors are synthetic: 4,000 types of defect, each region near one of them, as long as real ones. A query is that of
+`DefectStore.similar`: five neighbors among the regions of one of ten categories, of one model. Recall is against the
+exact search of the same queries. Times are of the whole call in Python, one at a time.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ from results import add_json_option, table, write
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from blemish.search.backends.edge import EdgeBackend
+from blemish.search.backends.interface import REGION, Filter, Point, Query
 from blemish.search.backends.server import ServerBackend
 from blemish.search.encoder import DIMS
-from blemish.search.points import NAMESPACE
-from blemish.search.records import REGION, Filter, Point, Query
+from blemish.search.payload import NAMESPACE
 from tests.qdrant_server import VARIABLE, QdrantServer, binary
 
-CATEGORIES, KINDS, BATCH = 10, 4000, 2048
+CATEGORIES, TYPES, BATCH = 10, 4000, 2048
 N_QUERIES, N_EXACT = 1000, 200
 MODEL = "0123456789abcdef"
 
 
 class Regions:
-    """Made-up regions: the same number gives the same one."""
+    """Synthetic regions: the same number gives the same one."""
 
     def __init__(self, seed=0):
-        """Draw the kinds of defect."""
+        """Draw the mean vectors of the defect types."""
         self.rng = np.random.default_rng(seed)
-        self.centres = self.rng.standard_normal((KINDS, DIMS[REGION]), np.float32)
+        self.centers = self.rng.standard_normal((TYPES, DIMS[REGION]), np.float32)
 
     def vectors(self, first, n):
-        """Return (n, D) unit vectors and the kind of each."""
+        """Return (n, D) unit vectors and the type of each."""
         rng = np.random.default_rng([first, 1])
-        kinds = rng.integers(KINDS, size=n)
-        # Mean cosine of two of one kind is 0.5, as of real neighbours.
-        made = self.centres[kinds] + rng.standard_normal((n, DIMS[REGION]), np.float32)
-        return made / np.linalg.norm(made, axis=1, keepdims=True), kinds
+        types = rng.integers(TYPES, size=n)
+        # The mean cosine of two of one type is 0.5, as of real neighbors.
+        made = self.centers[types] + rng.standard_normal((n, DIMS[REGION]), np.float32)
+        return made / np.linalg.norm(made, axis=1, keepdims=True), types
 
     def points(self, first, n):
-        """Return n regions with a payload like a real one's."""
-        vectors, kinds = self.vectors(first, n)
+        """Return n regions with realistic payloads."""
+        vectors, types = self.vectors(first, n)
         contour = " ".join(f"{x},{3 * x}" for x in range(20))
         return [
             Point(
@@ -72,7 +72,7 @@ class Regions:
                     "p_value": 0.01,
                     "model": MODEL,
                     "time": "2026-01-01T00:00:00.000+00:00",
-                    **({"label": f"type {kinds[i] % 20}", "labelled_by": "Ann"} if i % 3 else {}),
+                    **({"label": f"type {types[i] % 20}", "labelled_by": "Ann"} if i % 3 else {}),
                 },
             )
             for i in range(n)
@@ -84,7 +84,7 @@ def category_of(i):
 
 
 def load(backend, regions, n, say):
-    """Insert n regions; return how many a second by the median batch, so that pauses of the process do not count."""
+    """Insert n regions; return the rate a second of the median batch, without pauses of the process."""
     times = []
     for at in range(0, n, BATCH):
         points = regions.points(at, min(BATCH, n - at))
@@ -96,7 +96,7 @@ def load(backend, regions, n, say):
     return 1 / float(np.median(times))
 
 
-def queries(regions, n):
+def queries_of(regions, n):
     vectors, _ = regions.vectors(10**9, n)
     return [
         Query(vector, 5, Filter(equals={"kind": [REGION], "category": [category_of(i)], "model": [MODEL]}))
@@ -105,19 +105,18 @@ def queries(regions, n):
 
 
 def measure(backend, regions, n_queries=N_QUERIES):
-    asked = queries(regions, n_queries)
-    for one in asked[:20]:
-        backend.search(REGION, [one])
+    queries = queries_of(regions, n_queries)
+    for query in queries[:20]:
+        backend.search(REGION, [query])
     times = []
-    for one in asked:
+    for query in queries:
         start = time.perf_counter()
-        backend.search(REGION, [one])
+        backend.search(REGION, [query])
         times.append(1000 * (time.perf_counter() - start))
     n_exact = min(n_queries // 5, N_EXACT)
-    found, exact = (backend.search(REGION, asked[:n_exact], exact=how) for how in (False, True))
-    recall = np.mean(
-        [len({one.id for one in a} & {one.id for one in b}) / len(b) for a, b in zip(found, exact, strict=True)]
-    )
+    fast, exact = (backend.search(REGION, queries[:n_exact], exact=is_exact) for is_exact in (False, True))
+    ids = [[{point.id for point in points} for points in answers] for answers in (fast, exact)]
+    recall = np.mean([len(found & true) / len(true) for found, true in zip(*ids, strict=True)])
     p50, p99 = np.percentile(times, [50, 99])
     return {"p50_ms": float(p50), "p99_ms": float(p99), "recall@5": float(recall)}
 
@@ -142,7 +141,7 @@ def embedded(n, regions, say):
 
 
 def on_server(n, regions, say, index_s):
-    """Load without building the graph, as Qdrant's guide for bulk loads says, measure, build it, measure again."""
+    """Load without the HNSW graph, as Qdrant's guide to bulk loads advises, measure, build it, measure again."""
     program = binary()
     if program is None:
         sys.exit(f"set {VARIABLE} to a Qdrant server's program")
@@ -208,7 +207,7 @@ def main():
     parser.add_argument("--server", type=int, nargs="*", default=[])
     parser.add_argument("--index-s", type=float, default=7200.0, help="how long to wait for a server's graph")
     add_json_option(parser, __file__)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     rows = {}
 
     def say(text):
@@ -217,12 +216,12 @@ def main():
     def keep(name, row):
         rows[name] = row
         print(f"{name}: {json.dumps(row)}", flush=True)
-        write(asked.json, [table_of(rows)], rows)
+        write(arguments.json, [table_of(rows)], rows)
 
-    for n in asked.embedded:
+    for n in arguments.embedded:
         keep(f"embedded {n:,}", embedded(n, Regions(), say))
-    for n in asked.server:
-        keep(f"server {n:,}", on_server(n, Regions(), say, asked.index_s))
+    for n in arguments.server:
+        keep(f"server {n:,}", on_server(n, Regions(), say, arguments.index_s))
 
 
 if __name__ == "__main__":

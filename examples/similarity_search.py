@@ -1,10 +1,10 @@
-"""Defects that look alike, as the tutorial has it with Qdrant: store known ones, then ask about others.
+"""Similarity search of defects with Qdrant: store labelled defects, then query by others.
 
     python examples/similarity_search.py                                              # on images that Blemish draws
     python examples/similarity_search.py --root datasets/MVTecAD --categories bottle
 
-Every second defective image of a category is stored with its type; the others are asked about. One vector stands for
-one anomalous region: what is wrong there, not what the part looks like. The store is a folder, or on a server (--url).
+Every second defective image of a category is stored with its type; the others are queries. There is one vector for
+each anomalous region: of the defect, not of the part's look. The store is a folder, or on a server (--url).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ K = 5
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--root", type=Path, help="folder of categories in MVTec AD's layout")
 parser.add_argument("--categories", nargs="+", help="which of them; all by default")
-parser.add_argument("--url", help="a Qdrant server, such as http://localhost:6333; a folder by default")
+parser.add_argument("--url", help="of a Qdrant server, such as http://localhost:6333; a folder by default")
 parser.add_argument("--out", type=Path, default=Path("results/similarity_search"), help="folder for store and figures")
 args = parser.parse_args()
 root = args.root or make_demo(args.out / "demo", n_defective=8)
@@ -42,21 +42,20 @@ for category in args.categories or all_categories(root):
         queries = defective[1::2]
         precisions, right, shown = [], [], set()
         for sample in queries:
-            described = store.describe(sample, force=True)
-            region = described.regions[0]
+            region = store.encode(sample, force=True).regions[0]
             matches = store.similar(region, K)
             precisions.append(sum(match.defect.label == sample.defect for match in matches) / max(1, len(matches)))
             right.append(store.suggest(region).label == sample.defect)
             if sample.defect not in shown:  # one sheet per type
                 shown.add(sample.defect)
-                title = f"{category}: most like this {sample.defect}"
+                title = f"{category}: most similar to this {sample.defect}"
                 page = sheet(load(sample.path), region.region.box, region.region.contour, matches, title=title)
                 save(args.out / category / f"{sample.defect}.png", page)
     results[category] = {
         f"precision_at_{K}": sum(precisions) / len(precisions),
         "suggested_right": sum(right) / len(right),
         "n_stored": float(len(defective[::2])),
-        "n_asked": float(len(queries)),
+        "n_queries": float(len(queries)),
     }
     print(f"{category}:", {name: round(value, 3) for name, value in results[category].items()})
 

@@ -17,7 +17,7 @@ from tests.stores import remembering
 
 if TYPE_CHECKING:
     from blemish import DefectStore, Patchcore
-    from blemish.search.encoder import RegionEncoder
+    from blemish.search import RegionEncoder
     from tests.stores import Opener
 
 
@@ -68,18 +68,18 @@ def qdrant_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def describer(fitted: Patchcore) -> RegionEncoder:
-    """Describes with `fitted`, and has learnt; it remembers what it described."""
-    from blemish.search.encoder import RegionEncoder
+def encoder(fitted: Patchcore) -> RegionEncoder:
+    """An encoder of `fitted` with its statistics of good images; it remembers the arrays that it encoded."""
+    from blemish.search import RegionEncoder
 
     made = RegionEncoder(fitted)
-    made.learn()
-    made.describe = remembering(made.describe)  # type: ignore[method-assign]
+    made.fit()
+    made.encode = remembering(made.encode)  # type: ignore[method-assign]
     return made
 
 
 @pytest.fixture(params=["folder", "server"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path, describer: RegionEncoder) -> Iterator[Opener]:
+def opened(request: pytest.FixtureRequest, tmp_path: Path, encoder: RegionEncoder) -> Iterator[Opener]:
     """Opens one store again and again: in a folder, or on a server."""
     from blemish import DefectStore
 
@@ -90,7 +90,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path, describer: RegionEnco
     stores: list[DefectStore] = []
 
     def make(**changes: Any) -> DefectStore:
-        stores.append(DefectStore(**{**place, "model": describer, "category": "stripes", **changes}))
+        stores.append(DefectStore(**{**place, "model": encoder, "category": "stripes", **changes}))
         return stores[-1]
 
     yield make

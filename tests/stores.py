@@ -10,8 +10,7 @@ import numpy as np
 from tests.images import good, scratched
 
 if TYPE_CHECKING:
-    from blemish import DefectStore
-    from blemish.search.encoder import Described
+    from blemish.search import DefectStore, EncodedImage
 
 Opener = Callable[..., "DefectStore"]
 
@@ -31,16 +30,16 @@ def filled(store: DefectStore, n: int = 4) -> None:
         store.add(blotched(seed), label="blotch", labelled_by="Ann")
 
 
-def remembering(describe: Callable[..., Described]) -> Callable[..., Described]:
-    """The same, but arrays that were described before are not described again: many tests ask for the same."""
-    known: dict[Any, Described] = {}
+def remembering(encode: Callable[..., EncodedImage]) -> Callable[..., EncodedImage]:
+    """The same function, with a cache of arrays: many tests encode the same ones."""
+    known: dict[Any, EncodedImage] = {}
 
-    def remembered(image: Any, *, force: bool = False) -> Described:
+    def remembered(image: Any, *, force: bool = False) -> EncodedImage:
         if not isinstance(image, np.ndarray):
-            return describe(image, force=force)
+            return encode(image, force=force)
         key = image.tobytes(), force
         if key not in known:
-            known[key] = describe(image, force=force)
+            known[key] = encode(image, force=force)
         return known[key]
 
     return remembered

@@ -52,7 +52,7 @@ def test_similarity_search(tmp_path: Path):
     small = make_demo(tmp_path / "root", image_size=128, n_train=6, n_test=2, n_defective=4, categories=("tile",))
     shown = output("similarity_search.py", "--root", small, "--out", tmp_path)
     assert "tile: {'precision_at_5': " in shown
-    assert "'n_stored': 8.0, 'n_asked': 8.0}" in shown
+    assert "'n_stored': 8.0, 'n_queries': 8.0}" in shown
     assert "\naverage: {'precision_at_5': " in shown
     assert load(tmp_path / "tile" / "crack.png").std() > 10
 

@@ -1,4 +1,4 @@
-"""The commands of the store of defects: index, similar, suggest, label, groups, reindex."""
+"""Commands of the store of defects: index, similar, suggest, label, groups, reindex."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from blemish.detectors.registry import Detector
-    from blemish.search.encoder import Described
-    from blemish.search.records import Match
-    from blemish.search.store import DefectStore
+    from blemish.search import DefectStore, EncodedImage, Match, Suggestion
     from blemish.types import Sample
 
 app = typer.Typer()
@@ -27,10 +25,10 @@ app = typer.Typer()
 StorePlace = Annotated[
     str, typer.Option("--store", help="Folder of the store, or the URL of a Qdrant server (key in QDRANT_API_KEY).")
 ]
-Part = Annotated[str | None, typer.Option("--category", help="Kind of part, where the store holds several.")]
-Good = Annotated[Path | None, typer.Option(help="Good images, once, if those that the model was fitted on have moved.")]
-Force = Annotated[bool, typer.Option("--force", help="Take the most anomalous place also below the threshold.")]
-Neighbours = Annotated[int, typer.Option("-k", help="How many at most.")]
+Category = Annotated[str | None, typer.Option(help="Product category, where the store holds several.")]
+Good = Annotated[Path | None, typer.Option(help="Good images, once, if the training images of the model have moved.")]
+Force = Annotated[bool, typer.Option("--force", help="Take the most anomalous region also below the threshold.")]
+Neighbors = Annotated[int, typer.Option("-k", help="Number of matches at most.")]
 
 
 @app.command()
@@ -38,9 +36,9 @@ def index(
     model: Path,
     images: Path,
     store: StorePlace,
-    category: Part = None,
+    category: Category = None,
     labels: Annotated[
-        str, typer.Option(help="from-folders: an image's label is its folder's name. none: no labels.")
+        str, typer.Option(help="from-folders: the label of an image is the name of its folder. none: no labels.")
     ] = "none",
     good: Good = None,
     force: Force = False,
@@ -52,30 +50,32 @@ def index(
         raise typer.BadParameter(f"{labels} is neither none nor from-folders", param_hint="--labels")
     samples = _samples(images)
     bars, problems, rows = Bars(), [], []
-    with _opened(store, category, _detector(model, threads), good, create=True) as opened:
+    with _open(store, category, _detector(model, threads), good, create=True) as opened_store:
         for done, sample in enumerate(samples, start=1):
             label = sample.path.parent.name if labels == "from-folders" else None
             try:
-                rows.append(opened.add(sample, label=label, labelled_by="folder" if label else None, force=force))
+                rows.append(opened_store.add(sample, label=label, labelled_by="folder" if label else None, force=force))
             except ImageError as error:
                 problems.append(str(error))
             bars("indexing", done, len(samples))
-        opened.optimise()
-        n_regions = opened.count(category=opened.category)
-    empty = [one.path for one in rows if not one.ids]
+        opened_store.optimise()
+        n_regions = opened_store.count(category=opened_store.category)
+    empty = [added.path for added in rows if not added.ids]
     document = {
         "store": store,
-        "category": opened.category,
+        "category": opened_store.category,
         "images": len(rows),
-        "new_regions": sum(one.new for one in rows),
+        "new_regions": sum(added.new for added in rows),
         "regions": n_regions,
         "without_region": empty,
         "left_out": problems,
     }
-    said = [f"{len(rows)} images, {document['new_regions']} new regions; the store has {n_regions}."]
+    lines = [f"{len(rows)} images, {document['new_regions']} new regions; the store has {n_regions}."]
     if empty:
-        said.append(f"{len(empty)} images have nothing above the threshold; --force stores their most anomalous place.")
-    say(as_json, document, *said, *problems)
+        lines.append(
+            f"{len(empty)} images have nothing above the threshold; --force stores their most anomalous region."
+        )
+    say(as_json, document, *lines, *problems)
     if problems:
         raise typer.Exit(2)
 
@@ -85,90 +85,87 @@ def similar(
     model: Path,
     image: Path,
     store: StorePlace,
-    k: Neighbours = 5,
-    category: Part = None,
-    label: Annotated[str | None, typer.Option(help="Only those with this label.")] = None,
-    since: Annotated[str | None, typer.Option(help="Only those added since, such as 2026-11-25.")] = None,
-    sheet: Annotated[Path | None, typer.Option(help="PNG to write: the query and what was found.")] = None,
+    k: Neighbors = 5,
+    category: Category = None,
+    label: Annotated[str | None, typer.Option(help="Only defects with this label.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only defects added since, such as 2026-11-25.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="PNG to write: the query and its matches.")] = None,
     force: Force = False,
     as_json: option.AsJson = False,
 ) -> None:
     """Show past defects like the one in an image. Example: blemish similar model part.png --store s --sheet out.png"""
-    from blemish.search.encoder import worst_region
+    from blemish.search import most_anomalous_region
 
     loaded = _detector(model, None)
-    with _opened(store, category, loaded) as opened:
-        described = opened.describe(image, force=force)
-        region = worst_region(described)
-        found = opened.similar(region, k, label=label, since=since)
-        suggested = opened.suggest(region)
+    with _open(store, category, loaded) as opened_store:
+        encoded = opened_store.encode(image, force=force)
+        region = most_anomalous_region(encoded)
+        matches = opened_store.similar(region, k, label=label, since=since)
+        suggestion = opened_store.suggest(region)
     if sheet is not None:
-        _write_sheet(sheet, described, found, loaded.bit_depth)
-    suggestion = {name: value for name, value in suggested.to_dict().items() if name != "matches"}
+        _write_sheet(sheet, encoded, matches, loaded.bit_depth)
     document = {
-        "query": _region(described),
-        "matches": [one.to_dict() for one in found],
-        "suggestion": suggestion,
+        "query": _query(encoded),
+        "matches": [match.to_dict() for match in matches],
+        "suggestion": _without_matches(suggestion),
     }
-    lines = [f"{one.similarity:.3f}  {one.defect.label or '-':20}  {one.defect.path}  {one.defect.id}" for one in found]
-    say(as_json, document, *(lines or ["The store has none to compare with."]), _verdict(suggestion))
+    lines = [f"{cosine:.3f}  {defect.label or '-':20}  {defect.path}  {defect.id}" for defect, cosine in matches]
+    say(as_json, document, *(lines or ["The store has no defect to compare with."]), _verdict(suggestion))
 
 
 @app.command()
 def label(
     store: StorePlace,
     ids: Annotated[list[str], typer.Argument(help="Ids of stored defects, as `similar` and `groups` print them.")],
-    label: Annotated[
-        str | None, typer.Option("--as", help="The defect type; leave out to take the label away.")
-    ] = None,
-    by: Annotated[str | None, typer.Option(help="Who says so; by default the user's name.")] = None,
+    label: Annotated[str | None, typer.Option("--as", help="The defect type; leave out to remove the label.")] = None,
+    by: Annotated[str | None, typer.Option(help="The person who labels; by default the user's name.")] = None,
     as_json: option.AsJson = False,
 ) -> None:
-    """Say what stored defects are called. Example: blemish label --store s --as scratch ID ID"""
-    who = by or os.environ.get("USER") or os.environ.get("USERNAME")
-    with _opened(store, None) as opened:
-        n = opened.label(ids, label, by=who if label is not None else None)
-    say(as_json, {"labelled": n, "label": label, "by": who}, f"{n} labelled {label or '-'}.")
+    """Label stored defects. Example: blemish label --store s --as scratch ID ID"""
+    labelled_by = by or os.environ.get("USER") or os.environ.get("USERNAME")
+    with _open(store, None) as opened_store:
+        n = opened_store.label(ids, label, by=labelled_by if label is not None else None)
+    say(as_json, {"labelled": n, "label": label, "by": labelled_by}, f"{n} labelled {label or '-'}.")
 
 
 @app.command()
 def groups(
     store: StorePlace,
-    category: Part = None,
+    category: Category = None,
     least_similarity: Annotated[
-        float | None, typer.Option(help="How similar two groups are to be one; by default as is usual in the store.")
+        float | None, typer.Option(help="Least mean cosine between groups to merge; by default from the store.")
     ] = None,
     as_json: option.AsJson = False,
 ) -> None:
-    """Show the stored defects in groups that look alike. Example: blemish groups --store s"""
-    with _opened(store, None) as opened:
-        names = [category] if category else list(opened.categories)
-        made = {name: opened.groups(category=name, least_similarity=least_similarity) for name in names}
+    """Show the stored defects in groups of similar ones. Example: blemish groups --store s"""
+    with _open(store, None) as opened_store:
+        names = [category] if category else list(opened_store.categories)
+        of_category = {name: opened_store.groups(category=name, least_similarity=least_similarity) for name in names}
     lines = [
-        f"{name}  {len(one.members):5} regions, {one.n_unlabelled:5} unlabelled  {one.name or '(no name yet)':20}  "
-        f"{one.similarity:.2f}  {one.members[0].id}  {one.members[0].path}"
-        for name, found in made.items()
-        for one in found
+        f"{name}  {len(group.members):5} regions, {group.n_unlabelled:5} unlabelled  "
+        f"{group.name or '(no name yet)':20}  {group.similarity:.2f}  {group.members[0].id}  {group.members[0].path}"
+        for name, found in of_category.items()
+        for group in found
     ]
-    say(as_json, {name: [one.to_dict() for one in found] for name, found in made.items()}, *lines)
+    say(as_json, {name: [group.to_dict() for group in found] for name, found in of_category.items()}, *lines)
 
 
 @app.command()
 def reindex(
     model: Path,
     store: StorePlace,
-    category: Part = None,
+    category: Category = None,
     good: Good = None,
     threads: option.Threads = None,
     as_json: option.AsJson = False,
 ) -> None:
-    """Describe stored images again with another model; labels are kept. Example: blemish reindex model --store s"""
-    with _opened(store, None, _detector(model, threads), good) as opened:
-        found = opened.reindex(category=category, progress=Bars())
-        opened.optimise()
-    lines = [f"{found.images} images described again, {found.regions} regions.", *found.left_out]
-    say(as_json, {**found._asdict(), "left_out": list(found.left_out)}, *lines)
-    if found.left_out:
+    """Encode stored images again with another model; labels are kept. Example: blemish reindex model --store s"""
+    with _open(store, None, _detector(model, threads), good) as opened_store:
+        result = opened_store.reindex(category=category, progress=Bars())
+        opened_store.optimise()
+    lines = [f"{result.images} images encoded again, {result.regions} regions.", *result.left_out]
+    say(as_json, {**result._asdict(), "left_out": list(result.left_out)}, *lines)
+    if result.left_out:
         raise typer.Exit(2)
 
 
@@ -177,23 +174,22 @@ def suggest(
     model: Path,
     images: list[Path],
     store: StorePlace,
-    category: Part = None,
+    category: Category = None,
     force: Force = False,
     as_json: option.AsJson = False,
 ) -> None:
-    """Say what defects may be called, or that they are new. Example: blemish suggest model part.png --store s"""
+    """Suggest the labels of defects, or that they are new. Example: blemish suggest model part.png --store s"""
     rows, lines, n_broken = [], [], 0
-    with _opened(store, category, _detector(model, None)) as opened:
+    with _open(store, category, _detector(model, None)) as opened_store:
         for path in images:
             try:
-                found = opened.suggest(path, force=force)
+                suggestion = opened_store.suggest(path, force=force)
             except (ImageError, InputError) as error:
                 n_broken += 1
                 print(f"error: {error}", file=sys.stderr)
                 continue
-            said = {name: value for name, value in found.to_dict().items() if name != "matches"}
-            rows.append({"path": str(path), **said})
-            lines.append(f"{path}: {_verdict(said)}")
+            rows.append({"path": str(path), **_without_matches(suggestion)})
+            lines.append(f"{path}: {_verdict(suggestion)}")
     say(as_json, rows, *lines)
     if n_broken:
         raise typer.Exit(2)
@@ -205,7 +201,7 @@ def _detector(folder: Path, threads: int | None) -> Detector:
     return load_detector(folder, threads=threads)
 
 
-def _opened(
+def _open(
     store: str,
     category: str | None,
     model: Detector | None = None,
@@ -213,8 +209,8 @@ def _opened(
     *,
     create: bool = False,
 ) -> DefectStore:
-    """Return the store, which must be there unless `create`: a misspelt name has no answers."""
-    from blemish.search.store import DefectStore
+    """Return the store, which must exist unless `create`: a misspelt name has no answers."""
+    from blemish.search import DefectStore
 
     images = None if good is None else _samples(good)
     if store.startswith(("http://", "https://")):
@@ -230,34 +226,38 @@ def _samples(images: Path) -> Sequence[Sample]:
 
     if not images.is_dir():
         return [Sample(images)]
-    found, _ = list_images(images, IMAGE_ENDINGS)
-    if not found:
+    paths, _ = list_images(images, IMAGE_ENDINGS)
+    if not paths:
         raise no_images("images", [images], IMAGE_ENDINGS)
-    return [Sample(path) for path in found]
+    return [Sample(path) for path in paths]
 
 
-def _region(described: Described) -> dict[str, Any]:
-    one = described.regions[0]
-    shown = {"box": list(one.region.box), "area_px": one.region.area_px, "score": one.region.score}
-    return {"path": str(described.path), "sha256": described.sha256, "forced": one.forced, **shown}
+def _query(encoded: EncodedImage) -> dict[str, Any]:
+    region, _, sha256, forced = encoded.regions[0]
+    shown = {"box": list(region.box), "area_px": region.area_px, "score": region.score}
+    return {"path": str(encoded.path), "sha256": sha256, "forced": forced, **shown}
 
 
-def _verdict(suggested: dict[str, Any]) -> str:
-    if suggested["never_seen"]:
-        share = "" if suggested["p_value"] is None else f" (p {suggested['p_value']:.3f})"
-        return f"Never seen before{share}."
-    if suggested["label"] is None:
-        return "Nothing near it has a label yet."
-    return f"Probably {suggested['label']}: {100 * suggested['confidence']:.0f} % of the neighbours' votes."
+def _without_matches(suggestion: Suggestion) -> dict[str, Any]:
+    return {name: value for name, value in suggestion.to_dict().items() if name != "matches"}
 
 
-def _write_sheet(path: Path, described: Described, found: Sequence[Match], bit_depth: int | None) -> None:
+def _verdict(suggestion: Suggestion) -> str:
+    if suggestion.is_novel:
+        p_value = "" if suggestion.p_value is None else f" (p {suggestion.p_value:.3f})"
+        return f"Never seen before{p_value}."
+    if suggestion.label is None:
+        return "No similar defect has a label yet."
+    return f"Probably {suggestion.label}: {100 * suggestion.confidence:.0f} % of the neighbors' votes."
+
+
+def _write_sheet(path: Path, encoded: EncodedImage, matches: Sequence[Match], bit_depth: int | None) -> None:
     from blemish.imaging.decode import load, save
     from blemish.search.contact_sheet import sheet
 
-    region = described.regions[0].region
-    assert described.path is not None
-    image = load(described.path, bit_depth=bit_depth)
-    title = f"Most like {described.path.name}"
-    save(path, sheet(image, region.box, region.contour, found, title=title, bit_depth=bit_depth))
+    region = encoded.regions[0].region
+    assert encoded.path is not None
+    image = load(encoded.path, bit_depth=bit_depth)
+    title = f"Most similar to {encoded.path.name}"
+    save(path, sheet(image, region.box, region.contour, matches, title=title, bit_depth=bit_depth))
     print(f"sheet: {path}", file=sys.stderr)

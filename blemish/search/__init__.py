@@ -1,1 +1,21 @@
-"""Retrieval of similar defects from a Qdrant store."""
+"""Search for similar defects: anomalous regions as vectors in Qdrant, their labels, suggestions and groups."""
+
+from __future__ import annotations
+
+from blemish.search.encoder import EncodedImage, EncodedRegion, RegionEncoder, most_anomalous_region
+from blemish.search.records import AddResult, Group, Match, ReindexResult, StoredDefect, Suggestion
+from blemish.search.store import DefectStore
+
+__all__ = [
+    "AddResult",
+    "DefectStore",
+    "EncodedImage",
+    "EncodedRegion",
+    "Group",
+    "Match",
+    "RegionEncoder",
+    "ReindexResult",
+    "StoredDefect",
+    "Suggestion",
+    "most_anomalous_region",
+]

@@ -1,4 +1,4 @@
-"""A contact sheet of an answer: the defect that was asked about, and the stored ones that are most like it."""
+"""Contact sheet of a query: its region beside the most similar stored defects."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from blemish.visualization.text import Colour
 
 SIZE_PX = 208
-# How much the lower row shows, as a multiple of the region, and at least which share of the image.
-AROUND, LEAST_SHARE = 2.5, 0.2
-_ABSENT: Colour = (232, 233, 237)
-_TEXT: Colour = (101, 108, 118)
+# Side of the close-up, as a multiple of the region, and its least share of the image.
+CLOSE_UP, MIN_SHARE = 2.5, 0.2
+MISSING_COLOR: Colour = (232, 233, 237)
+TEXT_COLOR: Colour = (101, 108, 118)
 
 
 def sheet(
@@ -39,9 +39,9 @@ def sheet(
     title: str,
     bit_depth: int | None = None,
 ) -> UInt8:
-    """Return a page with the query and its matches, each whole above and from near below, with its outline.
+    """Return a page with the query and its matches: whole images above, close-ups below, regions outlined.
 
-    An image that is no longer there, or was changed since, leaves a tile that says so: its outline would be wrong.
+    In place of an image that is gone or was changed since, a tile gives the reason: its outline would be wrong.
 
     Args:
         image: (H, W, 3) uint8 RGB, the query.
@@ -49,50 +49,49 @@ def sheet(
         contour: (n, 2) int32 (x, y), outline of its region.
         matches: nearest first.
         title: a line above.
-        bit_depth: how many bits 16-bit images really use; None for all.
+        bit_depth: significant bits of 16-bit images; None for all.
     """
-    tiles = [_both(image, box, contour, MARKED)]
+    tiles = [_tiles(image, box, contour, MARKED)]
     captions = [("Query", " ")]
-    for one in matches:
-        defect = one.defect
-        loaded = _image_of(defect, bit_depth)
-        if isinstance(loaded, str):
-            tiles.append((_absent(loaded), _absent("")))
+    for defect, similarity in matches:
+        stored = _load_stored(defect, bit_depth)
+        if isinstance(stored, str):
+            tiles.append((_missing_tile(stored), _missing_tile("")))
         else:
-            tiles.append(_both(loaded, defect.box, defect.contour, FOUND))
-        captions.append((f"{defect.label or 'no label yet'}", f"{one.similarity:.3f}  {Path(defect.path).name}"))
-    whole, near = zip(*tiles, strict=True)
+            tiles.append(_tiles(stored, defect.box, defect.contour, FOUND))
+        captions.append((defect.label or "no label yet", f"{similarity:.3f}  {Path(defect.path).name}"))
+    images, close_ups = zip(*tiles, strict=True)
     above, below = zip(*captions, strict=True)
-    return contact_sheet([*whole, *near], [*above, *below], columns=len(tiles), title=title, size_px=SIZE_PX)
+    return contact_sheet([*images, *close_ups], [*above, *below], columns=len(tiles), title=title, size_px=SIZE_PX)
 
 
-def _both(
+def _tiles(
     image: UInt8, box: tuple[int, int, int, int], contour: NDArray[np.int32], colour: Colour
 ) -> tuple[UInt8, UInt8]:
-    """Return the whole image and the surroundings of the region, both with its outline."""
+    """Return the whole image and a close-up of the region, both with its outline."""
     mask = np.zeros(image.shape[:2], np.uint8)
     if len(contour):
         cv2.drawContours(mask, [contour], -1, 1, cv2.FILLED)
     x, y, width, height = box
-    side = max(round(AROUND * max(width, height)), round(LEAST_SHARE * max(image.shape[:2])), 16)
-    centre = x + width // 2, y + height // 2
-    near, (left, top) = crop_around(image, centre, (side, side))
-    near_mask = mask[top : top + near.shape[0], left : left + near.shape[1]] > 0
-    # Outlines are drawn at the size that is shown, so that they are of one width.
-    return _outlined(image, mask > 0, colour), _outlined(np.ascontiguousarray(near), near_mask, colour)
+    side = max(round(CLOSE_UP * max(width, height)), round(MIN_SHARE * max(image.shape[:2])), 16)
+    center = x + width // 2, y + height // 2
+    close_up, (left, top) = crop_around(image, center, (side, side))
+    close_mask = mask[top : top + close_up.shape[0], left : left + close_up.shape[1]] > 0
+    return _outlined(image, mask > 0, colour), _outlined(np.ascontiguousarray(close_up), close_mask, colour)
 
 
 def _outlined(image: UInt8, mask: NDArray[np.bool_], colour: Colour) -> UInt8:
+    """Return the image at the tile's size with outlines, which are drawn at that size to be of one width."""
     scale = SIZE_PX / max(image.shape[:2])
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    small = np.asarray(cv2.resize(image, size, interpolation=kind), np.uint8)
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    small = np.asarray(cv2.resize(image, size, interpolation=interpolation), np.uint8)
     share = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     return contours(small, np.asarray(share > (1e-6 if scale < 1 else 0.5), np.bool_), colour, thickness=2)
 
 
-def _image_of(defect: StoredDefect, bit_depth: int | None) -> UInt8 | str:
-    """Return the pixels of a stored defect's image, or why they can't be shown."""
+def _load_stored(defect: StoredDefect, bit_depth: int | None) -> UInt8 | str:
+    """Return a stored defect's image, (H, W, 3) uint8, or why it can't be shown."""
     path = Path(defect.path)
     try:
         if not defect.path or not path.exists():
@@ -104,8 +103,9 @@ def _image_of(defect: StoredDefect, bit_depth: int | None) -> UInt8 | str:
         return "image can't be read"
 
 
-def _absent(why: str) -> UInt8:
-    tile: UInt8 = np.full((SIZE_PX, SIZE_PX, 3), _ABSENT, np.uint8)
-    if why:
-        draw_text(tile, shorten(why, SIZE_PX - 16, 15), (SIZE_PX // 2, SIZE_PX // 2), 15, _TEXT, align="center")
+def _missing_tile(reason: str) -> UInt8:
+    tile: UInt8 = np.full((SIZE_PX, SIZE_PX, 3), MISSING_COLOR, np.uint8)
+    if reason:
+        text = shorten(reason, SIZE_PX - 16, 15)
+        draw_text(tile, text, (SIZE_PX // 2, SIZE_PX // 2), 15, TEXT_COLOR, align="center")
     return tile

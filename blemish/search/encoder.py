@@ -1,22 +1,20 @@
-"""What an anomalous region looks like, as one vector, and how a whole image looks, as another.
+"""Encoder of anomalous regions and whole images as vectors for similarity search.
 
-Chosen in benchmarks/retrieval.py, one for all kinds of part. A region's vector has two parts:
+Chosen in benchmarks/retrieval.py, one for all categories. A region's vector has two parts:
 
-- what is wrong there: features of a middle and a deep layer of the embedded network, averaged with the anomaly map's
-  fourth power as weight, less their average over the whole image, whitened with the covariance of good images;
-- how much is wrong: features of a shallow layer averaged over the whole image, whitened likewise. It counts only as
-  far as it exceeds what good images differ by among themselves (positive-part James-Stein shrinkage): a speck on a
-  textured ground leaves nothing of it.
+- the defect: features of a middle and a deep layer, averaged with the fourth power of the anomaly map as weight, minus
+  their mean over the image, whitened with the covariance of good images;
+- its extent: mean features of a shallow layer over the image, whitened likewise, shrunk by how much good images differ
+  among themselves (positive-part James-Stein estimator): a speck on a textured ground leaves nothing of it.
 
-Where an image has several regions, each cell of the grid counts for the one that is nearest to it.
+Where an image has several regions, each cell of the feature grid counts for the nearest one.
 
-The network is the package's own and not the detector's, so that the vectors of any detector have one length.
+The network is the package's embedded one and not the detector's, so that all detectors' vectors have the same length.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -29,8 +27,9 @@ from blemish.detectors.patchcore.detector import Patchcore
 from blemish.errors import InputError, message
 from blemish.imaging.anomaly_map import regions as regions_above
 from blemish.imaging.decode import read_facts
-from blemish.search.normal_statistics import LAYERS, MIDDLE_DEEP, SHALLOW, NormalStatistics
-from blemish.search.records import IMAGE, REGION
+from blemish.search.backends.interface import IMAGE, REGION
+from blemish.search.model_id import model_id, model_ids_0_1
+from blemish.search.normal_statistics import CHANNELS, LAYERS, MIDDLE_DEEP, SHALLOW, NormalStatistics
 from blemish.types import GoodPatch
 
 if TYPE_CHECKING:
@@ -40,22 +39,22 @@ if TYPE_CHECKING:
     from blemish.types import Bool, Float32, ImageInput, Prediction, Progress, Region, UInt8
 
 NAME = "efficientnet_lite0 blocks 2, 4, 14; version 1"
-# Exponent of the anomaly map as weight, and how much the second part counts: measured in benchmarks/retrieval.py.
-POWER, AMOUNT = 4.0, 2.0
-# What is described of an image in which nothing is above the threshold: all above this share of its highest value.
+# Exponent of the anomaly map, and weight of the second part: measured in benchmarks/retrieval.py.
+MAP_POWER, EXTENT_WEIGHT = 4.0, 2.0
+# With nothing above the threshold, a forced region is all above this share of the map's highest value.
 FORCED_SHARE = 0.7
-# Bank rows that are looked through for k different training images.
-GOOD_ROWS = 256
-DIMS = {REGION: 24 + 40 + 192, IMAGE: 24 + 40 + 192}
+# Bank rows that are searched for k different training images.
+MAX_BANK_ROWS = 256
+DIMS = {REGION: sum(CHANNELS.values()), IMAGE: sum(CHANNELS.values())}
 
 
-class DescribedRegion(NamedTuple):
-    """One anomalous region, ready to be stored or asked about.
+class EncodedRegion(NamedTuple):
+    """One anomalous region with its vector.
 
     Attributes:
-        region: where it is.
+        region: box, contour and score.
         vector: (D,) float32 of unit length.
-        sha256: of the image that it is in.
+        sha256: of its image.
         forced: True if it is not above the threshold.
     """
 
@@ -65,33 +64,34 @@ class DescribedRegion(NamedTuple):
     forced: bool
 
 
-class Described(NamedTuple):
-    """One image, ready to be stored or asked about.
+class EncodedImage(NamedTuple):
+    """One image with its vectors.
 
     Attributes:
-        path: the image's file; None if it came as an array.
+        path: the image's file; None for an array.
         sha256: of the file, or of the array's bytes.
-        prediction: what the detector says of it.
-        regions: most anomalous first; empty if nothing is above the threshold, unless that was forced.
-        vector: (P,) float32 of unit length, of the whole image.
+        prediction: the detector's.
+        regions: most anomalous first; empty if nothing is above the threshold and none was forced.
+        vector: (D,) float32 of unit length, of the whole image.
     """
 
     path: Path | None
     sha256: str
     prediction: Prediction
-    regions: tuple[DescribedRegion, ...]
+    regions: tuple[EncodedRegion, ...]
     vector: Float32
 
 
 class RegionEncoder:
-    """Describes images by a fitted detector's maps and the embedded network's features.
+    """Encodes the regions that a fitted detector finds, by features of the embedded network.
 
     Args:
         model: the detector.
 
     Attributes:
-        model_id: of the detector: what it was fitted on and how, without its thresholds.
-        good: what good images look like; None until `learn` or until it is set.
+        model_id: hash of what the detector computes, without its thresholds.
+        ids: that, and the ids that earlier versions gave to the same detector.
+        normal: statistics of good images; None until `fit` or until it is set.
 
     Raises:
         ModelFileError: if the embedded network's weights are not here.
@@ -100,167 +100,161 @@ class RegionEncoder:
     def __init__(self, model: Detector) -> None:
         self.model = model
         self.model_id = model_id(model)
-        self.good: NormalStatistics | None = None
+        self.normal: NormalStatistics | None = None
         network = backbones.build(backbones.DEFAULT, layers=LAYERS)
         self._session = runtime.load(network.model, threads=getattr(model, "threads", None))
 
-    def learn(
-        self, images: Sequence[ImageInput] | None = None, *, progress: Progress | None = None
-    ) -> NormalStatistics:
-        """Learn what good images look like, from these or from those that the detector was fitted on.
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids that a store may know this model by."""
+        return (self.model_id, *model_ids_0_1(self.model))
+
+    def fit(self, images: Sequence[ImageInput] | None = None, *, progress: Progress | None = None) -> NormalStatistics:
+        """Return and keep the statistics of these good images, by default of the detector's training images.
 
         Raises:
-            DataError: if fewer than two can be read: the text says what to give.
+            DataError: if fewer than two can be read; the text says how to give others.
         """
-        known = [str(one["path"]) for one in self.model.header().get("training", [])]
-        chosen = list(images) if images is not None else [path for path in known if Path(path).is_file()]
-        self.good = NormalStatistics.of(chosen, self._layers, bit_depth=self.model.bit_depth, progress=progress)
-        return self.good
+        training = [str(image["path"]) for image in self.model.header().get("training", [])]
+        chosen = list(images) if images is not None else [path for path in training if Path(path).is_file()]
+        self.normal = NormalStatistics.fit(chosen, self.features, bit_depth=self.model.bit_depth, progress=progress)
+        return self.normal
 
-    def describe(self, image: ImageInput, *, force: bool = False) -> Described:
-        """Return what is anomalous in one image, a path, sample or array; `learn` comes first.
+    def encode(self, image: ImageInput, *, force: bool = False) -> EncodedImage:
+        """Return the anomalous regions of an image with their vectors; `fit` comes first.
 
         Args:
-            image: it.
-            force: describe the most anomalous place also where nothing is above the threshold.
+            image: a path, sample or array.
+            force: where nothing is above the threshold, encode the most anomalous region below it.
 
         Raises:
             ImageError: if the file can't be read.
             InputError: if the array is no image.
         """
-        assert self.good is not None, "learn() comes first"
+        assert self.normal is not None, "fit() comes first"
         path = path_of(image)
         pixels = read_image(image, self.model.bit_depth)
-        digest = hashlib.sha256(pixels.tobytes()).hexdigest() if path is None else read_facts(path)[1]
-        found = self.model.predict(pixels)
-        chosen, forced = found.regions, False
-        if not chosen and force:
-            top = float(found.anomaly_map.max())
-            forced, chosen = True, regions_above(found.anomaly_map, FORCED_SHARE * top)[:1]
-        layers = self._layers(self.good.geometry.prepare(pixels))
-        vectors = region_vectors(layers, found.anomaly_map, chosen, self.good)
-        described = (DescribedRegion(one, vector, digest, forced) for one, vector in zip(chosen, vectors, strict=True))
-        return Described(path, digest, found, tuple(described), image_vector(layers, self.good))
+        sha256 = hashlib.sha256(pixels.tobytes()).hexdigest() if path is None else read_facts(path)[1]
+        prediction = self.model.predict(pixels)
+        regions, forced = prediction.regions, False
+        if not regions and force:
+            limit = FORCED_SHARE * float(prediction.anomaly_map.max())
+            regions, forced = regions_above(prediction.anomaly_map, limit)[:1], True
+        features = self.features(self.normal.geometry.prepare(pixels))
+        vectors = region_vectors(features, prediction.anomaly_map, regions, self.normal)
+        encoded = (EncodedRegion(*pair, sha256, forced) for pair in zip(regions, vectors, strict=True))
+        return EncodedImage(path, sha256, prediction, tuple(encoded), image_vector(features, self.normal))
 
     def good_patches(self, image: ImageInput, k: int) -> tuple[GoodPatch, ...]:
         """Return the good patches nearest to the most anomalous one, nearest first, each of another training image.
 
-        A detector without a memory bank knows at most the one that its prediction names.
+        A detector without a memory bank gives at most the one in its prediction.
 
         Raises:
             ImageError: if the file can't be read.
             InputError: if the array is no image.
         """
         if not isinstance(self.model, Patchcore):
-            nearest = self.model.predict(image).nearest_good
-            return () if nearest is None else (nearest,)
-        fitted = self.model.fitted
+            patch = self.model.predict(image).nearest_good
+            return () if patch is None else (patch,)
+        state = self.model.fitted
         _, features = self.model.predict_with_features(image)
-        found = fitted.scorer.distances(features)
-        row, column = np.unravel_index(int(fitted.scorer.patch_map(found.distances).argmax()), found.distances.shape)
-        index = fitted.scorer.index
-        near = index.search(features[row, column][None], min(index.n_rows, GOOD_ROWS))
-        patches: dict[int, GoodPatch] = {}
-        for bank_row, distance in zip(near.indices[0].tolist(), near.distances[0].tolist(), strict=True):
-            source, at_row, at_column = fitted.source[bank_row].tolist()
-            if source not in patches and len(patches) < k:
+        patches = state.scorer.distances(features)
+        row, column = np.unravel_index(int(state.scorer.patch_map(patches.distances).argmax()), patches.distances.shape)
+        index = state.scorer.index
+        neighbors = index.search(features[row, column][None], min(index.n_rows, MAX_BANK_ROWS))
+        nearest: dict[int, GoodPatch] = {}
+        for bank_row, distance in zip(neighbors.indices[0].tolist(), neighbors.distances[0].tolist(), strict=True):
+            source, source_row, source_column = state.source[bank_row].tolist()
+            if source not in nearest and len(nearest) < k:
                 grid_hw = features.shape[0], features.shape[1]
-                box = fitted.geometry.patch_box(at_row, at_column, grid_hw, fitted.sizes_hw[source])
-                patches[source] = GoodPatch(fitted.names[source], box, distance)
-        return tuple(patches.values())
+                box = state.geometry.patch_box(source_row, source_column, grid_hw, state.sizes_hw[source])
+                nearest[source] = GoodPatch(state.names[source], box, distance)
+        return tuple(nearest.values())
 
-    def _layers(self, network_input: UInt8) -> dict[str, Float32]:
-        """Return each layer's (D, h, w) float32 features."""
+    def features(self, network_input: UInt8) -> dict[str, Float32]:
+        """Return the (D, h, w) float32 features of each layer of an (H, W, 3) uint8 RGB network input."""
         return {name: maps[0] for name, maps in self._session.run(network_input[None]).items()}
 
 
-def worst_region(described: Described) -> DescribedRegion:
-    """Return the most anomalous region of a described image.
+def most_anomalous_region(encoded: EncodedImage) -> EncodedRegion:
+    """Return the most anomalous region of an encoded image.
 
     Raises:
-        InputError: if there is none.
+        InputError: if it has none.
     """
-    if not described.regions:
-        found = described.prediction
-        got = f"none: its highest value is {found.anomaly_map.max():.3g} of {found.pixel_threshold:.3g}"
-        todo = "Take its most anomalous place all the same with force=True (--force)."
-        raise InputError(message("image", "an anomalous region", got, where=described.path, todo=todo))
-    return described.regions[0]
-
-
-def model_id(model: Detector) -> str:
-    """Return 16 hex digits for what a detector was fitted on and how; a second fit of the same gives the same."""
-    header = model.header()
-    left_out = {"false_positive_rate", "fit_s"}
-    said = {
-        part: {name: value for name, value in header.get(part, {}).items() if name not in left_out}
-        for part in ("settings", "provenance", "input")
-    }
-    said["detector"] = header["detector"]
-    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    if not encoded.regions:
+        prediction = encoded.prediction
+        got = f"none: its highest value is {prediction.anomaly_map.max():.3g} of {prediction.pixel_threshold:.3g}"
+        todo = "Take its most anomalous region below the threshold with force=True (--force)."
+        raise InputError(message("image", "an anomalous region", got, where=encoded.path, todo=todo))
+    return encoded.regions[0]
 
 
 def region_vectors(
-    layers: Mapping[str, Float32], anomaly_map: Float32, chosen: Sequence[Region], good: NormalStatistics
+    features: Mapping[str, Float32], anomaly_map: Float32, regions: Sequence[Region], normal: NormalStatistics
 ) -> list[Float32]:
     """Return the vector of each region of an image, (D,) float32 of unit length.
 
     Args:
-        layers: name to (D, h, w) float32 features.
+        features: layer to (D, h, w) float32.
         anomaly_map: (H, W) float32 at the image's size.
-        chosen: the regions.
-        good: what good images look like.
+        regions: of the map.
+        normal: statistics of good images.
     """
-    owners = {name: _owners(anomaly_map.shape, chosen, layers[name].shape[1:]) for name in MIDDLE_DEEP}
-    whole = good.scaling[SHALLOW].weight @ layers[SHALLOW].mean(axis=(1, 2)) + good.scaling[SHALLOW].bias
-    shrunk = max(0.0, 1 - good.usual_square / max(float(whole @ whole), 1e-12))
-    amount = np.float32(AMOUNT * shrunk) * unit(whole)
+    cells = {name: _nearest_cells(anomaly_map.shape, regions, features[name].shape[1:]) for name in MIDDLE_DEEP}
+    extent = _whitened(features[SHALLOW].mean(axis=(1, 2)), normal, SHALLOW)
+    shrinkage = max(0.0, 1 - normal.mean_squared_norm / max(float(extent @ extent), 1e-12))
+    extent = np.float32(EXTENT_WEIGHT * shrinkage) * normalized(extent)
     vectors = []
-    for i in range(len(chosen)):
+    for i in range(len(regions)):
         parts = []
         for name in MIDDLE_DEEP:
-            features = layers[name]
-            weight = _strength(anomaly_map, features.shape[1:]) * owners[name][i]
-            there = np.tensordot(features, weight, 2) / weight.sum() - features.mean(axis=(1, 2))
-            parts.append(unit(good.scaling[name].weight @ there) / np.float32(np.sqrt(len(MIDDLE_DEEP))))
-        vectors.append(unit(np.concatenate([*parts, amount])))
+            weight = _cell_weights(anomaly_map, features[name].shape[1:]) * cells[name][i]
+            pooled = np.tensordot(features[name], weight, 2) / weight.sum() - features[name].mean(axis=(1, 2))
+            parts.append(normalized(normal.whitening[name].weight @ pooled) / np.float32(np.sqrt(len(MIDDLE_DEEP))))
+        vectors.append(normalized(np.concatenate([*parts, extent])))
     return vectors
 
 
-def image_vector(layers: Mapping[str, Float32], good: NormalStatistics) -> Float32:
-    """Return the vector of a whole image, (P,) float32 of unit length: its mean features less those of good ones."""
-    scaled = (good.scaling[name].weight @ layers[name].mean(axis=(1, 2)) + good.scaling[name].bias for name in LAYERS)
-    return unit(np.concatenate([unit(one) for one in scaled]))
+def image_vector(features: Mapping[str, Float32], normal: NormalStatistics) -> Float32:
+    """Return the vector of a whole image, (D,) float32 of unit length: whitened mean features of all layers."""
+    means = {name: features[name].mean(axis=(1, 2)) for name in LAYERS}
+    return normalized(np.concatenate([normalized(_whitened(mean, normal, name)) for name, mean in means.items()]))
 
 
-def unit(vector: Float32) -> Float32:
-    """Return the vector at length 1; one of length 0 as it is."""
+def normalized(vector: Float32) -> Float32:
+    """Return the vector at length 1; a zero vector as it is."""
     length = float(np.linalg.norm(vector))
     return np.asarray(vector / length if length > 0 else vector, np.float32)
 
 
-def _strength(anomaly_map: Float32, grid_hw: Sequence[int]) -> Float32:
-    """Return the weight of each cell of a grid: the map's mean there, to the fourth power, at most 1."""
+def _whitened(vector: Float32, normal: NormalStatistics, name: str) -> Float32:
+    return normal.whitening[name].weight @ vector + normal.whitening[name].bias
+
+
+def _cell_weights(anomaly_map: Float32, grid_hw: Sequence[int]) -> Float32:
+    """Return the (h, w) weights of a feature grid's cells: the map's mean there to the fourth power, at most 1."""
     coarse = np.maximum(cv2.resize(anomaly_map, (grid_hw[1], grid_hw[0]), interpolation=cv2.INTER_AREA), 0)
-    return np.asarray((coarse / max(float(coarse.max()), 1e-12)) ** POWER + 1e-12, np.float32)
+    return np.asarray((coarse / max(float(coarse.max()), 1e-12)) ** MAP_POWER + 1e-12, np.float32)
 
 
-def _owners(image_hw: Sequence[int], chosen: Sequence[Region], grid_hw: Sequence[int]) -> Bool:
-    """Return (n, h, w) bool: which cells of a grid are nearer to each region than to the others."""
-    if len(chosen) < 2:
-        return np.ones((len(chosen), grid_hw[0], grid_hw[1]), np.bool_)
-    away = np.stack([_distance(image_hw, one, grid_hw) for one in chosen])
-    owners = away.argmin(axis=0) == np.arange(len(chosen))[:, None, None]
-    for i, distance in enumerate(away):
-        # A speck between larger regions may be nearest to no cell's centre.
-        owners[i].reshape(-1)[distance.argmin()] = True
-    return cast("Bool", owners)
+def _nearest_cells(image_hw: Sequence[int], regions: Sequence[Region], grid_hw: Sequence[int]) -> Bool:
+    """Return (n, h, w) bool: the grid cells that are nearer to each region than to the others."""
+    if len(regions) < 2:
+        return np.ones((len(regions), grid_hw[0], grid_hw[1]), np.bool_)
+    distances = np.stack([_distance(image_hw, region, grid_hw) for region in regions])
+    nearest = distances.argmin(axis=0) == np.arange(len(regions))[:, None, None]
+    for i, distance in enumerate(distances):
+        # A speck between larger regions may be nearest to no cell's center.
+        nearest[i].reshape(-1)[distance.argmin()] = True
+    return cast("Bool", nearest)
 
 
 def _distance(image_hw: Sequence[int], region: Region, grid_hw: Sequence[int]) -> Float32:
-    """Return how far the centre of each cell is from a region, in pixels; 0 inside."""
+    """Return the distance of each grid cell's center to a region in pixels; 0 inside."""
     outside = np.ones(tuple(image_hw), np.uint8)
     cv2.drawContours(outside, [region.contour], -1, 0, cv2.FILLED)
-    away = cv2.distanceTransform(outside, cv2.DIST_L2, 3)
-    rows, columns = (((np.arange(n) + 0.5) * of / n).astype(int) for n, of in zip(grid_hw, image_hw, strict=True))
-    return np.asarray(away[np.ix_(rows, columns)], np.float32)
+    distance = cv2.distanceTransform(outside, cv2.DIST_L2, 3)
+    rows, columns = (((np.arange(n) + 0.5) * size / n).astype(int) for n, size in zip(grid_hw, image_hw, strict=True))
+    return np.asarray(distance[np.ix_(rows, columns)], np.float32)

@@ -1,4 +1,4 @@
-"""What a store says of itself: its version, how its vectors are made, and against which good images and model."""
+"""Metadata of a store: format version, encoder, and the model and statistics of good images of each category."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ from typing import TYPE_CHECKING, Any
 
 from blemish._version import __version__
 from blemish.errors import StoreError, message
+from blemish.search.backends.interface import CREATE_STORE
 from blemish.search.encoder import DIMS, NAME
 from blemish.search.normal_statistics import NormalStatistics
-from blemish.search.points import now
-from blemish.search.records import MAKE
+from blemish.search.payload import utc_now
 
 if TYPE_CHECKING:
-    from blemish.search.encoder import RegionEncoder
-    from blemish.search.records import Backend
+    from collections.abc import Sequence
 
-FORMAT_VERSION = 1
-UNBOUND = "none"
-DEFAULT = "part"
-DAMAGED = "Put it back from a copy, or index the images into a new store."
+    from blemish.search.backends.interface import Backend
+    from blemish.search.encoder import RegionEncoder
+
+FORMAT_VERSION = 2
+NO_MODEL = "none"
+DEFAULT_CATEGORY = "part"
+NEW_STORE = "Index the images into a new store."
+RESTORE = "Put it back from a copy, or index the images into a new store."
 REINDEX = (
-    "Open it with that model, rebuild it with `blemish reindex MODEL --store ...`, or name another kind of part with "
-    "category= (--category)."
+    "Open it with that model, rebuild it with `blemish reindex MODEL --store ...` (labels are kept), or name another "
+    "category with category= (--category)."
 )
 
 
 @dataclass
-class Meta:
-    """What was read of it and agreed with.
+class Metadata:
+    """Metadata as it was read and checked.
 
     Attributes:
-        models: kind of part to the "id" of the model that describes it and what "good" images look like.
+        models: category to the "id" of its model and the statistics of "good" images.
         name: of the store, for errors.
     """
 
@@ -39,101 +42,103 @@ class Meta:
     name: str
 
     @classmethod
-    def of(cls, backend: Backend, describer: RegionEncoder | None, name: str) -> Meta:
-        """Return what the store says of itself; a new one is given its say.
+    def open(cls, backend: Backend, encoder: RegionEncoder | None, name: str) -> Metadata:
+        """Return the metadata of a store; those of a new one are written.
 
         Raises:
-            StoreError: if it is of another version or way of describing, or new and there is no model to fill it with.
+            StoreError: if it is of another version or encoder, or new and there is no model.
         """
-        read = backend.read_meta()
-        if read is None:
-            if describer is None:
-                raise StoreError(message("store", "one that was made", "nothing there", where=name, todo=MAKE))
-            made = cls({}, name)
-            made.write(backend)
-            return made
-        version, descriptor = read.get("format_version"), read.get("descriptor")
+        stored = backend.read_meta()
+        if stored is None:
+            if encoder is None:
+                raise StoreError(message("store", "one that was made", "nothing there", where=name, todo=CREATE_STORE))
+            created = cls({}, name)
+            created.write(backend)
+            return created
+        version, descriptor = stored.get("format_version"), stored.get("descriptor")
         if version != FORMAT_VERSION:
             newer = isinstance(version, int) and version > FORMAT_VERSION
-            todo = "Update blemish." if newer else "Index the images into a new store."
-            got = f"{version!r}, made with blemish {read.get('made_with')}"
+            got = f"{version!r}, made with blemish {stored.get('made_with')}"
+            todo = "Update blemish." if newer else NEW_STORE
             raise StoreError(message("format_version", str(FORMAT_VERSION), got, where=name, todo=todo))
-        if descriptor != NAME or read.get("dims") != DIMS:
-            todo = "Index the images into a new store."
-            raise StoreError(message("descriptor", NAME, repr(descriptor), where=name, todo=todo))
-        return cls(_models(read, name), name)
+        if descriptor != NAME or stored.get("dims") != DIMS:
+            raise StoreError(message("descriptor", NAME, repr(descriptor), where=name, todo=NEW_STORE))
+        return cls(_models(stored, name), name)
 
-    def category_of(self, describer: RegionEncoder | None) -> str:
-        """Return the kind of part that a model describes, else the only one there is, else "part"."""
-        if describer is not None:
-            return next((name for name, known in self.models.items() if known["id"] == describer.model_id), DEFAULT)
-        return next(iter(self.models)) if len(self.models) == 1 else DEFAULT
+    def category_of(self, encoder: RegionEncoder | None) -> str:
+        """Return the category of a model, else the only one in the store, else "part"."""
+        if encoder is not None:
+            return next((name for name, model in self.models.items() if model["id"] in encoder.ids), DEFAULT_CATEGORY)
+        return next(iter(self.models)) if len(self.models) == 1 else DEFAULT_CATEGORY
 
-    def model_of(self, category: str) -> str:
-        """Return the id of the model that describes a kind of part."""
-        return str(self.models[category]["id"]) if category in self.models else UNBOUND
+    def model_id(self, category: str) -> str:
+        """Return the id of a category's model."""
+        return str(self.models[category]["id"]) if category in self.models else NO_MODEL
 
-    def teach(self, describer: RegionEncoder, category: str) -> bool:
-        """Tell the describer what good images of this kind looked like when the first one was stored.
+    def load_statistics(self, encoder: RegionEncoder, category: str) -> bool:
+        """Give the encoder the statistics of good images of a category.
 
         Returns:
-            Whether the store knows; if not, the describer has to learn it.
+            Whether the store has them; if not, the encoder has to be fitted.
 
         Raises:
-            StoreError: if the store's vectors of this kind were made with another model: they can't be compared.
+            StoreError: if the category is of another model, whose vectors can't be compared.
         """
         if category not in self.models:
             return False
-        self.check(describer.model_id, category)
-        if describer.good is None:
-            describer.good = NormalStatistics.from_dict(self.models[category]["good"], where=self.name)
+        self.check_model(encoder.ids, category)
+        if encoder.normal is None:
+            encoder.normal = NormalStatistics.from_dict(self.models[category]["good"], where=self.name)
         return True
 
-    def check(self, model: str, category: str) -> None:
-        """Refuse to compare what one model described with what another one did.
+    def check_model(self, ids: Sequence[str], category: str) -> None:
+        """Raise unless the vectors of a category are of the model with one of these ids.
 
         Raises:
-            StoreError: if this kind of part was described by another model.
+            StoreError: if they are of another model.
         """
-        known = self.model_of(category)
-        if known not in {UNBOUND, model}:
-            got = f"{model}, for {category}"
-            raise StoreError(message("model", f"the store's, {known}", got, where=self.name, todo=REINDEX))
+        stored = self.model_id(category)
+        if stored not in {NO_MODEL, *ids}:
+            got = f"{ids[0]}, for {category}"
+            raise StoreError(message("model", f"the store's, {stored}", got, where=self.name, todo=REINDEX))
 
-    def bind(self, backend: Backend, describer: RegionEncoder, category: str) -> str:
-        """Return the model's id, after making it that of this kind of part if there was none.
+    def bind(self, backend: Backend, encoder: RegionEncoder, category: str) -> str:
+        """Return the id of a category's model, after making the encoder's model that of a new category.
 
         Raises:
-            StoreError: if there is another one.
+            StoreError: if the category is of another model.
         """
-        if not self.teach(describer, category):
+        if not self.load_statistics(encoder, category):
             # Another station may have bound it since this one opened the store.
             self.models |= _models(backend.read_meta() or {"models": {}}, self.name)
-            if not self.teach(describer, category):
-                self.rebind(backend, describer, category)
-        return describer.model_id
+            if not self.load_statistics(encoder, category):
+                self.rebind(backend, encoder, category)
+        return self.model_id(category)
 
-    def rebind(self, backend: Backend, describer: RegionEncoder, category: str) -> None:
-        """Make this the model of a kind of part, whichever was."""
-        assert describer.good is not None, "learn() comes first"
-        self.models[category] = {"id": describer.model_id, "good": describer.good.to_dict()}
+    def rebind(self, backend: Backend, encoder: RegionEncoder, category: str) -> None:
+        """Make the encoder's model that of a category, whichever was."""
+        assert encoder.normal is not None, "fit() comes first"
+        self.models[category] = {"id": encoder.model_id, "good": encoder.normal.to_dict()}
         self.write(backend)
 
     def write(self, backend: Backend) -> None:
-        """Write it into the store."""
-        said: dict[str, Any] = {
+        """Write the metadata into the store."""
+        content = {
             "format_version": FORMAT_VERSION,
             "descriptor": NAME,
             "dims": DIMS,
             "made_with": __version__,
-            "written": now(),
+            "written": utc_now(),
             "models": self.models,
         }
-        backend.write_meta(said)
+        backend.write_meta(content)
 
 
-def _models(read: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
+def _models(stored: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
     try:
-        return {str(category): {"id": str(one["id"]), "good": one["good"]} for category, one in read["models"].items()}
+        return {
+            str(category): {"id": str(model["id"]), "good": model["good"]}
+            for category, model in stored["models"].items()
+        }
     except (KeyError, TypeError, AttributeError) as error:
-        raise StoreError(message("store", "models", repr(error), where=name, todo=DAMAGED)) from error
+        raise StoreError(message("store", "models", repr(error), where=name, todo=RESTORE)) from error

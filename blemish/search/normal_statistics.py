@@ -1,4 +1,4 @@
-"""What good images look like to the network that describes defects: how their features vary."""
+"""Statistics of good images' features, against which defects are encoded."""
 
 from __future__ import annotations
 
@@ -26,97 +26,112 @@ if TYPE_CHECKING:
 
 SHALLOW = "blocks.2"
 MIDDLE_DEEP = ("blocks.4", "blocks.14")
-LAYERS = (SHALLOW, *MIDDLE_DEEP)
+CHANNELS = {SHALLOW: 24, "blocks.4": 40, "blocks.14": 192}
+LAYERS = tuple(CHANNELS)
 IMAGE_SIZE = 320
-# How far weak directions are kept from being blown up, measured in benchmarks/retrieval.py.
+# Shrinkage of each covariance, measured in benchmarks/retrieval.py.
 SHRINKAGE = {SHALLOW: 0.02, "blocks.4": 0.1, "blocks.14": 0.1}
-# More good images would not move a covariance of 192 channels by much.
-MOST_IMAGES = 100
+# More good images hardly move a covariance of 192 channels.
+MAX_IMAGES = 100
 
-Layers = Callable[["UInt8"], "dict[str, Float32]"]
+FeatureExtractor = Callable[["UInt8"], "dict[str, Float32]"]
 
 
 @dataclass(frozen=True)
 class NormalStatistics:
-    """How the features of good images vary.
+    """Mean and covariance of good images' features, as whitening transforms.
 
     Attributes:
-        geometry: how an image becomes the network's input.
-        scaling: layer to the map that whitens its features.
-        usual_square: mean squared length of a good image's whitened mean of the shallow layer.
+        geometry: from image to network input.
+        whitening: layer to its whitening transform.
+        mean_squared_norm: of good images' whitened mean features of the shallow layer.
     """
 
     geometry: Geometry
-    scaling: Mapping[str, Affine]
-    usual_square: float
+    whitening: Mapping[str, Affine]
+    mean_squared_norm: float
 
     @classmethod
-    def of(
-        cls, images: Sequence[ImageInput], layers: Layers, *, bit_depth: int | None, progress: Progress | None = None
+    def fit(
+        cls,
+        images: Sequence[ImageInput],
+        extract: FeatureExtractor,
+        *,
+        bit_depth: int | None,
+        progress: Progress | None = None,
     ) -> NormalStatistics:
-        """Return what these good images look like; at most 100 of them, evenly spread, are read.
+        """Return the statistics of at most 100 of these good images, evenly spread.
+
+        Args:
+            images: good images; those that can't be read are skipped.
+            extract: from network input, (h, w, 3) uint8, to layer name and (D, h', w') float32 features.
+            bit_depth: significant bits of 16-bit images; None for all.
+            progress: called as progress(stage, done, total).
 
         Raises:
             DataError: if fewer than two can be read.
         """
-        n = min(len(images), MOST_IMAGES)
+        n = min(len(images), MAX_IMAGES)
         chosen = [images[i * len(images) // n] for i in range(n)]
         sizes = [size for size in map(_size, chosen) if size is not None]
         geometry = choose_geometry(sizes or [(1, 1)], IMAGE_SIZE, None)
-        moments: dict[str, Moments] = {}
+        moments = {name: Moments() for name in LAYERS}
         means = []
-        for done, one in enumerate(chosen, start=1):
+        for done, image in enumerate(chosen, start=1):
             try:
-                found = layers(geometry.prepare(read_image(one, bit_depth)))
+                features = extract(geometry.prepare(read_image(image, bit_depth)))
             except ImageError:
                 continue
-            means.append(found[SHALLOW].mean(axis=(1, 2)))
+            means.append(features[SHALLOW].mean(axis=(1, 2)))
             for name in LAYERS:
-                rows = found[name].reshape(len(found[name]), -1).T
-                moments.setdefault(name, Moments()).add(rows)
+                moments[name].add(features[name].reshape(len(features[name]), -1).T)
             (progress or no_progress)("reading good images", done, n)
         if len(means) < 2:
             got = f"{len(means)} of {len(images)} that can be read"
             todo = "The model does not carry them: give their folder once (--good), or open the store with good=."
-            raise DataError(message("good images", "at least 2 to describe defects against", got, todo=todo))
-        scaling = {name: moments[name].scaling("whiten", SHRINKAGE[name]) for name in LAYERS}
-        whitened = np.stack(means) @ scaling[SHALLOW].weight.T + scaling[SHALLOW].bias
-        return cls(geometry, scaling, float((whitened**2).sum(axis=1).mean()))
+            raise DataError(message("good images", "at least 2 to encode defects against", got, todo=todo))
+        whitening = {name: moments[name].scaling("whiten", SHRINKAGE[name]) for name in LAYERS}
+        whitened = np.stack(means) @ whitening[SHALLOW].weight.T + whitening[SHALLOW].bias
+        return cls(geometry, whitening, float((whitened**2).sum(axis=1).mean()))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what fits in JSON; the matrices as base64 of a safetensors file."""
-        # What is written is the memory as it lies: a transposed view would come back as another matrix.
-        tensors = {f"{name}.weight": np.ascontiguousarray(one.weight) for name, one in self.scaling.items()}
-        tensors |= {f"{name}.bias": one.bias for name, one in self.scaling.items()}
+        """Return JSON values, with the transforms as base64 of a safetensors file."""
+        # safetensors writes the memory as it lies: a transposed view would come back as another matrix.
+        tensors = {f"{name}.weight": np.ascontiguousarray(affine.weight) for name, affine in self.whitening.items()}
+        tensors |= {f"{name}.bias": affine.bias for name, affine in self.whitening.items()}
         data = base64.b64encode(safetensors.numpy.save(tensors)).decode("ascii")
-        return {"resize_hw": list(self.geometry.resize_hw), "usual_square": self.usual_square, "tensors": data}
+        return {
+            "resize_hw": list(self.geometry.resize_hw),
+            "mean_squared_norm": self.mean_squared_norm,
+            "tensors": data,
+        }
 
     @classmethod
-    def from_dict(cls, said: Mapping[str, Any], *, where: str) -> NormalStatistics:
-        """Return what `to_dict` gave.
+    def from_dict(cls, stored: Mapping[str, Any], *, where: str) -> NormalStatistics:
+        """Return the statistics that `to_dict` wrote, here or in 0.1.0, which named the norm `usual_square`.
 
         Raises:
-            StoreError: if it is damaged.
+            StoreError: if they are damaged.
         """
         try:
-            height, width = (int(side) for side in said["resize_hw"])
+            height, width = (int(side) for side in stored["resize_hw"])
             geometry = choose_geometry([(height, width)], (height, width), None)
-            tensors = safetensors.numpy.load(base64.b64decode(said["tensors"], validate=True))
-            scaling = {name: Affine(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in LAYERS}
-            usual = float(said["usual_square"])
-            if not np.isfinite(usual) or not all(np.isfinite(one).all() for one in tensors.values()):
+            tensors = safetensors.numpy.load(base64.b64decode(stored["tensors"], validate=True))
+            whitening = {name: Affine(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in LAYERS}
+            norm = float(stored["usual_square" if "usual_square" in stored else "mean_squared_norm"])
+            if not np.isfinite(norm) or not all(np.isfinite(tensor).all() for tensor in tensors.values()):
                 raise ValueError("numbers that are not finite")
-            shapes = {name: (one.weight.shape, one.bias.shape) for name, one in scaling.items()}
-            if any(shape != ((n, n), (n,)) for n, shape in zip((24, 40, 192), shapes.values(), strict=True)):
+            shapes = {name: (affine.weight.shape, affine.bias.shape) for name, affine in whitening.items()}
+            if shapes != {name: ((n, n), (n,)) for name, n in CHANNELS.items()}:
                 raise ValueError(f"shapes {shapes}")
         except (KeyError, TypeError, ValueError, InputError, binascii.Error, safetensors.SafetensorError) as error:
             got, todo = str(error)[:200], "Put it back from a copy, or index the images into a new store."
-            raise StoreError(message("store", "what good images look like", got, where=where, todo=todo)) from error
-        return cls(geometry, scaling, usual)
+            raise StoreError(message("store", "statistics of good images", got, where=where, todo=todo)) from error
+        return cls(geometry, whitening, norm)
 
 
 def _size(image: ImageInput) -> tuple[int, int] | None:
-    """Return (height, width), or None of a file that can't be read."""
+    """Return (height, width), or None if the file can't be read."""
     path = path_of(image)
     if path is None:
         height, width = read_image(image, None).shape[:2]

@@ -1,4 +1,4 @@
-"""The questions that a store of defects answers, asked of any backend."""
+"""Queries of a store of defects: nearest neighbors, label suggestion with novelty detection, groups."""
 
 from __future__ import annotations
 
@@ -7,112 +7,114 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish.search.records import REGION, Filter, Group, Match, Query, StoredDefect, Suggestion
-from blemish.search.voting import NEVER_SEEN, groups_of, novelty_p_value, shares, votes
+from blemish.search.backends.interface import REGION, Filter, Query
+from blemish.search.clustering import cluster
+from blemish.search.records import Group, Match, StoredDefect, Suggestion
+from blemish.search.voting import NOVELTY_LEVEL, label_counts, novelty_p_value, weighted_votes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blemish.search.records import Backend, Found
-    from blemish.types import Float32, Float64, Int64
+    from blemish.search.backends.interface import Backend, StoredPoint
+    from blemish.types import Float32, Float64
 
-# Stored defects whose distance to their own nearest says what is far: more do not move a limit of 1 in 20.
-CALIBRATION = 400
-# How a neighbour's vote fades, and how many vote: measured in benchmarks/retrieval.py.
-SHARPNESS, VOTERS = 20.0, 10
-# Regions that one answer is picked from at most.
-MOST_ASKED = 10_000
+# Stored defects that are sampled for reference distances: more do not move a quantile of 1 in 20.
+N_REFERENCES = 400
+# Points that are read for one answer at most.
+MAX_POINTS = 10_000
 
 
 def nearest(backend: Backend, using: str, vector: Float32, k: int, where: Filter) -> tuple[Match, ...]:
-    """Return the k stored points that are most similar, nearest first, and at most one of each image.
+    """Return the k nearest stored points, nearest first, at most one of each image.
 
-    An image with many regions would fill an answer alone; so more than k are asked for until k images are there.
+    More than k points are read, until they are of k images: one image with many regions would fill the answer alone.
     """
-    asked = 2 * k
+    limit = 2 * k
     while True:
-        found = backend.search(using, [Query(vector, asked, where)])[0]
-        first: dict[str, Found] = {}
-        for one in found:
-            first.setdefault(str(one.payload["sha256"]), one)
-        if len(first) >= k or len(found) < asked or asked >= MOST_ASKED:
-            chosen = list(first.values())[:k]
-            return tuple(Match(StoredDefect.from_payload(one), one.similarity) for one in chosen)
-        asked *= 4
+        points = backend.search(using, [Query(vector, limit, where)])[0]
+        best_of_image: dict[str, StoredPoint] = {}
+        for point in points:
+            best_of_image.setdefault(str(point.payload["sha256"]), point)
+        if len(best_of_image) >= k or len(points) < limit or limit >= MAX_POINTS:
+            chosen = list(best_of_image.values())[:k]
+            return tuple(Match(StoredDefect.from_point(point), point.similarity) for point in chosen)
+        limit *= 4
 
 
-def suggestion(backend: Backend, vector: Float32, k: int, where: Filter, known: Float64) -> Suggestion:
-    """Return what the labelled neighbours call it, or that it was never seen.
+def suggest(backend: Backend, vector: Float32, k: int, where: Filter, references: Float64) -> Suggestion:
+    """Return the label with most of the neighbors' votes, or that the region is novel.
 
     Args:
         backend: the store.
-        vector: (D,) float32, of the region in question.
-        k: how many labelled neighbours vote.
-        where: which stored regions count.
-        known: what `known_distances` returns.
+        vector: (D,) float32 of the region.
+        k: number of labelled neighbors that vote.
+        where: filter of the regions to search.
+        references: `reference_distances` of the store.
     """
     closest = nearest(backend, REGION, vector, 1, where)
-    p_value = novelty_p_value(1 - closest[0].similarity, known) if closest else None
+    p_value = novelty_p_value(1 - closest[0].similarity, references) if closest else None
+    is_novel = not closest or (p_value is not None and p_value <= NOVELTY_LEVEL)
     voters = nearest(backend, REGION, vector, k, replace(where, filled=(*where.filled, "label")))
-    share = votes([str(one.defect.label) for one in voters], [one.similarity for one in voters], SHARPNESS)
-    never_seen = not closest or (p_value is not None and p_value <= NEVER_SEEN)
-    label = None if never_seen else next(iter(share), None)
-    return Suggestion(label, share[label] if label is not None else 0.0, share, never_seen, p_value, voters)
+    votes = weighted_votes([str(match.defect.label) for match in voters], [match.similarity for match in voters])
+    label = None if is_novel else next(iter(votes), None)
+    return Suggestion(label, votes[label] if label is not None else 0.0, votes, is_novel, p_value, voters)
 
 
-def known_distances(backend: Backend, where: Filter) -> Float64:
-    """Return how far stored images' most anomalous regions are from the nearest region of another image.
+def reference_distances(backend: Backend, where: Filter, *, n_images: int = N_REFERENCES) -> Float64:
+    """Return the nearest-neighbor distance of each image's most anomalous region to the regions of other images.
 
-    Of a large store the first 400 images that are met in order of id: ids are hashes, so these are a random sample.
+    Args:
+        backend: the store.
+        where: filter of the regions.
+        n_images: images in the sample, the first in order of id: ids are hashes, so it is a random one.
 
     Returns:
         (n,) float64 distances, 1 - cosine.
     """
-    worst: dict[str, Found] = {}
-    for one in backend.scan(where, using=REGION):
-        image = str(one.payload["sha256"])
-        if image not in worst and len(worst) == CALIBRATION:
+    worst: dict[str, StoredPoint] = {}
+    for point in backend.scan(where, using=REGION):
+        image = str(point.payload["sha256"])
+        if image not in worst and len(worst) == n_images:
             break
-        if image not in worst or one.payload["score"] > worst[image].payload["score"]:
-            worst[image] = one
-    asked = [
-        Query(one.vector, 1, replace(where, differs={"sha256": image}))
-        for image, one in worst.items()
-        if one.vector is not None
+        if image not in worst or point.payload["score"] > worst[image].payload["score"]:
+            worst[image] = point
+    queries = [
+        Query(point.vector, 1, replace(where, differs={"sha256": image}))
+        for image, point in worst.items()
+        if point.vector is not None
     ]
-    answers = backend.search(REGION, asked)
-    return np.array([1 - found[0].similarity for found in answers if found], np.float64)
+    return np.array([1 - points[0].similarity for points in backend.search(REGION, queries) if points], np.float64)
 
 
-def grouped(backend: Backend, where: Filter, least_similarity: float | None, known: Float64) -> list[Group]:
-    """Return the stored regions in groups that look alike, the largest first.
+def groups(backend: Backend, where: Filter, least_similarity: float | None, references: Float64) -> list[Group]:
+    """Return the average-linkage clusters of the stored regions, the largest first.
 
     Args:
         backend: the store.
-        where: which regions count.
-        least_similarity: mean cosine between two groups from which on they are one; None for the similarity that 19 of
-            20 stored images have with their nearest: what is less similar counts as never seen.
-        known: what `known_distances` returns.
+        where: filter of the regions.
+        least_similarity: clusters merge while their mean cosine is at least this; None for the similarity below which
+            a defect is novel.
+        references: `reference_distances` of the store.
     """
-    found = list(backend.scan(where, using=REGION))
-    if not found:
+    points = list(backend.scan(where, using=REGION))
+    if not points:
         return []
-    vectors = np.stack([one.vector for one in found if one.vector is not None])
+    vectors = np.stack([point.vector for point in points if point.vector is not None])
     if least_similarity is None:
-        least_similarity = float(1 - np.quantile(known, 1 - NEVER_SEEN)) if len(known) else 1.0
-    numbers = groups_of(vectors, least_similarity)
-    order = np.argsort(numbers, kind="stable")
-    parts = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
-    made = [_group([found[i] for i in part], vectors[part]) for part in parts]
-    return sorted(made, key=lambda one: -len(one.members))
+        least_similarity = float(1 - np.quantile(references, 1 - NOVELTY_LEVEL)) if len(references) else 1.0
+    clusters = cluster(vectors, least_similarity)
+    order = np.argsort(clusters, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(clusters[order])) + 1)
+    found = [_group([points[i] for i in rows], vectors[rows]) for rows in members]
+    return sorted(found, key=lambda group: -len(group.members))
 
 
-def _group(found: Sequence[Found], vectors: Float32) -> Group:
+def _group(points: Sequence[StoredPoint], vectors: Float32) -> Group:
     total = vectors.sum(axis=0, dtype=np.float64)
-    n = len(found)
-    # The sum over all pairs is the squared length of the sum, less each with itself.
+    n = len(points)
+    # The squared norm of the sum is the sum of all n^2 cosines, of which n are of a vector with itself.
     similarity = (float(total @ total) - n) / (n * (n - 1)) if n > 1 else 1.0
-    order: Int64 = np.argsort(-(vectors @ total), kind="stable")
-    members = tuple(StoredDefect.from_payload(found[i]) for i in order)
-    labels = shares([one.label for one in members])
+    order = np.argsort(-(vectors @ total), kind="stable")
+    members = tuple(StoredDefect.from_point(points[i]) for i in order)
+    labels = label_counts([defect.label for defect in members])
     return Group(next(iter(labels), None), members, labels, similarity)

@@ -1,73 +1,67 @@
-"""Describing a store's images again with another model, labels kept; a kill in the middle loses nothing."""
+"""Encoding the images of a category again with another model; labels are kept, and a kill loses nothing."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from blemish.errors import ImageError
 from blemish.imaging.decode import read_facts
-from blemish.search.points import also, points_of, where_of
-from blemish.search.records import IMAGE, REGION, Point
+from blemish.search.backends.interface import IMAGE, REGION, Point
+from blemish.search.payload import LABEL_FIELDS, payload_filter, to_points
+from blemish.search.records import ReindexResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from blemish.search.backends.interface import Backend, StoredPoint
     from blemish.search.encoder import RegionEncoder
-    from blemish.search.records import Backend, Found
     from blemish.types import Progress
 
-LABEL = ("label", "labelled_by", "labelled_at")
 
+def reindex(
+    backend: Backend, encoder: RegionEncoder, category: str, model_id: str, progress: Progress
+) -> ReindexResult:
+    """Encode each image of a category that is of another model, then remove its old points.
 
-class Reindexed(NamedTuple):
-    """What describing again did.
+    The new points of an image are on disk before its old ones go, and the old ones are recognised by their model:
+    after a kill the next call continues.
 
-    Attributes:
-        images: how many were described again.
-        regions: how many they have now.
-        left_out: images that are gone or were changed, and why; they stay in the store, but nothing finds them.
-    """
-
-    images: int
-    regions: int
-    left_out: tuple[str, ...]
-
-
-def reindex(backend: Backend, describer: RegionEncoder, category: str, progress: Progress) -> Reindexed:
-    """Describe each image of a kind that another model described, and then remove what that one said of it.
-
-    Each image's new points are on the disk before its old ones go, and the old ones say by their model what is still
-    to be done: after a kill the next call goes on.
+    Args:
+        backend: the store.
+        encoder: of the new model.
+        category: product category.
+        model_id: the id of the new model in this store.
+        progress: called as progress(stage, done, total).
 
     Raises:
         StoreError: if the store can't be read or written.
     """
-    old = replace(where_of(IMAGE, category=category), differs={"model": describer.model_id})
-    waiting = list(backend.scan(old))
+    images = list(backend.scan(replace(payload_filter(IMAGE, category=category), differs={"model": model_id})))
     n_regions, left_out = 0, []
-    for done, image in enumerate(waiting, start=1):
-        said = image.payload
-        own = {"sha256": said["sha256"], "model": said["model"]}
-        regions = list(backend.scan(also(where_of(REGION, category=category), **own)))
-        problem = _problem(str(said["path"]), str(said["sha256"]))
+    for done, image in enumerate(images, start=1):
+        path, sha256, old_model = (str(image.payload[name]) for name in ("path", "sha256", "model"))
+        # The image last: the next call looks for it.
+        old = [payload_filter(kind, category=category, model=old_model) for kind in (REGION, IMAGE)]
+        old = [where.with_equals(sha256=sha256) for where in old]
+        regions = list(backend.scan(old[0]))
+        problem = _problem(path, sha256)
         if problem:
             left_out.append(problem)
             continue
-        forced = any(one.payload.get("forced") for one in regions)
-        described = describer.describe(said["path"], force=forced)
-        points = points_of(described, category=category, model=describer.model_id, words={})
-        backend.insert([_with_labels(point, image, regions) for point in points])
-        for kind in (REGION, IMAGE):  # the image last: it is what a further call looks for
-            backend.delete(also(where_of(kind, category=category), **own))
+        encoded = encoder.encode(path, force=any(region.payload.get("forced") for region in regions))
+        points = to_points(encoded, category=category, model_id=model_id)
+        backend.insert([_with_old_label(point, image, regions) for point in points])
+        for where in old:
+            backend.delete(where)
         n_regions += len(points) - 1
-        progress("describing again", done, len(waiting))
-    return Reindexed(len(waiting) - len(left_out), n_regions, tuple(left_out))
+        progress("encoding again", done, len(images))
+    return ReindexResult(len(images) - len(left_out), n_regions, tuple(left_out))
 
 
 def _problem(path: str, sha256: str) -> str:
-    """Return why an image can't be described again; empty if it can."""
+    """Return why an image can't be encoded again; empty if it can."""
     try:
         if not path or not Path(path).is_file():
             return f"{path or 'an image that was no file'}: no longer there"
@@ -76,21 +70,23 @@ def _problem(path: str, sha256: str) -> str:
         return str(error)
 
 
-def _with_labels(point: Point, image: Found, regions: Sequence[Found]) -> Point:
-    """Return the new point with the time of the old image, and the label of the old region that it overlaps most."""
-    payload = {**point.payload, "time": image.payload["time"]}
-    source = image if payload["kind"] == IMAGE else _nearest(payload["box"], regions) or image
-    return point._replace(payload=payload | {name: source.payload[name] for name in LABEL if name in source.payload})
+def _with_old_label(point: Point, image: StoredPoint, regions: Sequence[StoredPoint]) -> Point:
+    """Return the new point with the time of the old image and the label of the old region that it overlaps most."""
+    source = image
+    if point.payload["kind"] == REGION:
+        overlaps = [overlap(point.payload["box"], region.payload["box"]) for region in regions]
+        if max(overlaps, default=0) > 0:
+            source = regions[overlaps.index(max(overlaps))]
+    label = {name: source.payload[name] for name in LABEL_FIELDS if name in source.payload}
+    return point._replace(payload={**point.payload, "time": image.payload["time"], **label})
 
 
-def _nearest(box: Sequence[int], regions: Sequence[Found]) -> Found | None:
-    overlaps = [(_overlap(box, one.payload["box"]), one) for one in regions]
-    best = max(overlaps, key=lambda pair: pair[0], default=(0, None))
-    return best[1] if best[0] > 0 else None
+def overlap(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return the number of pixels that two boxes (x, y, width, height) share.
 
-
-def _overlap(one: Sequence[Any], other: Sequence[Any]) -> int:
-    """Return how many pixels two boxes (x, y, width, height) share."""
-    sides = (min(one[i] + one[i + 2], other[i] + other[i + 2]) - max(one[i], other[i]) for i in range(2))
-    width, height = (max(0, int(side)) for side in sides)
+    >>> overlap((0, 0, 4, 4), (2, 3, 9, 9))
+    2
+    """
+    sides = (min(first[i] + first[i + 2], second[i] + second[i + 2]) - max(first[i], second[i]) for i in range(2))
+    width, height = (max(0, side) for side in sides)
     return width * height

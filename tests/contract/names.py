@@ -42,6 +42,9 @@ MISS_METRIC = "miss_rate"
 IMAGE_METRICS = {"image_AUROC", "image_AP", "image_F1Max", RATE_METRIC, MISS_METRIC}
 PIXEL_METRICS = {"pixel_AUROC", "pixel_AP", "pixel_F1Max", "AUPRO", "AUPRO_0.05"}
 
+# What DefectStore.suggest says of a defect unlike all that are stored.
+NOVEL = "is_novel"
+
 # The command line: options, and keys of the JSON documents.
 RATE_OPTION = "--false-positive-rate"
 IMAGE_OPTION = "--image"  # of receptive-field

@@ -1,4 +1,4 @@
-"""The contact sheet of an answer."""
+"""The contact sheet of a query."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from blemish.imaging.decode import read_facts
-from blemish.search.contact_sheet import _ABSENT, SIZE_PX, sheet
-from blemish.search.records import Match, StoredDefect
+from blemish.search import Match, StoredDefect
+from blemish.search.contact_sheet import MISSING_COLOR, SIZE_PX, sheet
 from blemish.visualization import FOUND, MARKED
 from tests.images import good, write
 
@@ -17,7 +17,7 @@ SQUARE = np.array([[30, 30], [30, 50], [50, 50], [50, 30]], np.int32)
 
 
 def stored(path: Path | str, sha256: str, **changes: object) -> Match:
-    said = {
+    fields = {
         "id": "0",
         "kind": "region",
         "category": "c",
@@ -33,7 +33,7 @@ def stored(path: Path | str, sha256: str, **changes: object) -> Match:
         "label": "Öl",
         **changes,
     }
-    return Match(StoredDefect(**said), 0.87)  # type: ignore[arg-type]
+    return Match(StoredDefect(**fields), 0.87)  # type: ignore[arg-type]
 
 
 def columns(page: np.ndarray, n: int) -> list[np.ndarray]:
@@ -45,27 +45,27 @@ def has(part: np.ndarray, colour: tuple[int, int, int]) -> int:
     return int((np.abs(part.astype(int) - colour) < 12).all(axis=-1).sum())
 
 
-def test_the_query_and_what_was_found_have_their_outlines(tmp_path: Path):
+def test_query_and_matches_are_outlined(tmp_path: Path):
     path = write(tmp_path / "a.png", good(1))
-    page = sheet(good(99), (20, 20, 30, 20), SQUARE, [stored(path, read_facts(path)[1])], title="Most like x")
-    query, found = columns(page, 2)
+    page = sheet(good(99), (20, 20, 30, 20), SQUARE, [stored(path, read_facts(path)[1])], title="Most similar to x")
+    query, match = columns(page, 2)
     assert has(query, MARKED) > 200
     assert has(query, FOUND) < 20
-    assert has(found, FOUND) > 200
-    assert has(found, MARKED) < 20
+    assert has(match, FOUND) > 200
+    assert has(match, MARKED) < 20
     assert page.shape[1] == 2 * 28 + 2 * (SIZE_PX + 20) - 20
 
 
-def test_images_that_are_gone_or_changed_say_so_and_show_no_outline(tmp_path: Path):
+def test_images_that_are_gone_or_changed_have_a_reason_and_no_outline(tmp_path: Path):
     path = write(tmp_path / "a.png", good(1))
     broken = tmp_path / "b.png"
     broken.write_bytes(b"no image")
-    asked = [stored(tmp_path / "none.png", "0"), stored(path, "0"), stored(broken, "0"), stored("", "0")]
-    page = sheet(good(2), (30, 30, 21, 21), SQUARE, asked, title="x")
-    for one in columns(page, 5)[1:]:
-        assert has(one, FOUND) == 0
-        assert has(one, _ABSENT) > SIZE_PX * SIZE_PX
-    texts = [cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in columns(page, 5)[1:3]]
+    matches = [stored(tmp_path / "none.png", "0"), stored(path, "0"), stored(broken, "0"), stored("", "0")]
+    page = sheet(good(2), (30, 30, 21, 21), SQUARE, matches, title="x")
+    for column in columns(page, 5)[1:]:
+        assert has(column, FOUND) == 0
+        assert has(column, MISSING_COLOR) > SIZE_PX * SIZE_PX
+    texts = [cv2.cvtColor(column, cv2.COLOR_RGB2GRAY) for column in columns(page, 5)[1:3]]
     assert not np.array_equal(*texts)
 
 

@@ -1,4 +1,4 @@
-"""The questions, asked of a folder with vectors that are made up."""
+"""Queries of a folder with made-up vectors."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from blemish.search.backends.edge import EdgeBackend
+from blemish.search.backends.interface import REGION, Filter, Point
 from blemish.search.encoder import DIMS
-from blemish.search.queries import grouped, known_distances, nearest, suggestion
-from blemish.search.records import REGION, Filter, Point
+from blemish.search.queries import groups, nearest, reference_distances, suggest
 
 ALL = Filter(equals={"kind": [REGION]})
 
@@ -57,7 +57,7 @@ def test_one_image_does_not_fill_an_answer(backend: EdgeBackend):
     assert len(nearest(backend, REGION, at(0.0), 30, ALL)) == 4
 
 
-def test_known_distances_are_of_the_worst_regions_to_other_images(backend: EdgeBackend):
+def test_references_are_distances_of_the_worst_regions_to_other_images(backend: EdgeBackend):
     backend.insert(
         [
             region(1, 0.0, image="a", score=9.0),
@@ -66,31 +66,30 @@ def test_known_distances_are_of_the_worst_regions_to_other_images(backend: EdgeB
             region(4, 1.0, image="c"),
         ]
     )
-    found = sorted(known_distances(backend, ALL))
+    found = sorted(reference_distances(backend, ALL))
     np.testing.assert_allclose(found, sorted([1 - np.cos(0.3), 1 - np.cos(0.2), 1 - np.cos(0.7)]), atol=1e-5)
 
 
-def test_known_distances_of_a_large_store_are_a_sample(backend: EdgeBackend, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("blemish.search.queries.CALIBRATION", 5)
+def test_references_of_a_large_store_are_a_sample(backend: EdgeBackend):
     backend.insert([region(n, n / 100, image=f"p{n}") for n in range(1, 30)])
-    assert len(known_distances(backend, ALL)) == 5
+    assert len(reference_distances(backend, ALL, n_images=5)) == 5
 
 
 def test_labelled_neighbours_vote_and_the_others_do_not(backend: EdgeBackend):
     backend.insert([region(1, 0.0, image="a"), region(2, 0.2, image="b", label="dent")])
-    said = suggestion(backend, at(0.01), 10, ALL, np.full(30, 0.5))
-    assert (said.label, said.confidence, len(said.matches)) == ("dent", 1.0, 1)
-    far = suggestion(backend, at(3.0), 10, ALL, np.full(30, 0.5))
-    assert (far.label, far.never_seen, far.confidence) == (None, True, 0.0)
+    near = suggest(backend, at(0.01), 10, ALL, np.full(30, 0.5))
+    assert (near.label, near.confidence, len(near.matches)) == ("dent", 1.0, 1)
+    far = suggest(backend, at(3.0), 10, ALL, np.full(30, 0.5))
+    assert (far.label, far.is_novel, far.confidence) == (None, True, 0.0)
     assert far.votes == {"dent": 1.0}
-    unlabelled = suggestion(backend, at(0.0), 10, Filter(equals={"label": ["none"]}), np.full(30, 0.5))
-    assert (unlabelled.label, unlabelled.never_seen) == (None, True)
+    unlabelled = suggest(backend, at(0.0), 10, Filter(equals={"label": ["none"]}), np.full(30, 0.5))
+    assert (unlabelled.label, unlabelled.is_novel) == (None, True)
 
 
-def test_groups_are_named_and_most_typical_first(backend: EdgeBackend):
+def test_groups_have_names_and_the_most_typical_first(backend: EdgeBackend):
     backend.insert([region(n, 0.01 * n, image=f"p{n}", label="dent" if n == 3 else None) for n in range(1, 6)])
     backend.insert([region(9, 2.0, image="p9")])
-    first, second = grouped(backend, ALL, 0.9, np.array([]))
+    first, second = groups(backend, ALL, 0.9, np.array([]))
     assert (first.name, len(first.members), first.n_unlabelled, dict(first.labels)) == ("dent", 5, 4, {"dent": 1})
     assert first.members[0].id == str(uuid.UUID(int=3))
     angles = 0.01 * np.arange(1, 6)
@@ -98,4 +97,4 @@ def test_groups_are_named_and_most_typical_first(backend: EdgeBackend):
     assert first.similarity == pytest.approx(pairs.mean(), abs=1e-5)
     assert (second.name, second.similarity) == (None, 1.0)
     assert first.to_dict()["n_unlabelled"] == 4
-    assert len(grouped(backend, ALL, None, np.array([]))) == 6
+    assert len(groups(backend, ALL, None, np.array([]))) == 6

@@ -1,4 +1,4 @@
-"""The records of the store of defects."""
+"""Records of the store of defects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 
 import numpy as np
 
-from blemish.search.records import Found, Group, Match, StoredDefect, Suggestion
+from blemish.search import Group, Match, StoredDefect, Suggestion
+from blemish.search.backends.interface import StoredPoint
 
 PAYLOAD = {
     "kind": "region",
@@ -24,19 +25,19 @@ PAYLOAD = {
 
 
 def test_a_record_is_read_from_a_payload_with_and_without_a_label():
-    plain = StoredDefect.from_payload(Found("i", PAYLOAD))
+    plain = StoredDefect.from_point(StoredPoint("i", PAYLOAD))
     assert (plain.box, plain.label, plain.labelled_by, plain.forced) == ((1, 2, 3, 4), None, None, False)
     np.testing.assert_array_equal(plain.contour, [[1, 2], [3, 4]])
-    named = StoredDefect.from_payload(Found("i", PAYLOAD | {"label": "x", "labelled_by": "Ann", "forced": True}))
+    named = StoredDefect.from_point(StoredPoint("i", PAYLOAD | {"label": "x", "labelled_by": "Ann", "forced": True}))
     assert (named.label, named.labelled_by, named.forced) == ("x", "Ann", True)
 
 
-def test_all_that_is_said_fits_in_json():
-    one = StoredDefect.from_payload(Found("i", PAYLOAD))
+def test_all_records_fit_in_json():
+    one = StoredDefect.from_point(StoredPoint("i", PAYLOAD))
     match = Match(one, 0.5)
-    said = Suggestion("x", 0.9, {"x": 0.9, "y": 0.1}, False, 0.3, (match,))
+    suggestion = Suggestion("x", 0.9, {"x": 0.9, "y": 0.1}, False, 0.3, (match,))
     group = Group(None, (one,), {}, 1.0)
-    read = json.loads(json.dumps([match.to_dict(), said.to_dict(), group.to_dict()]))
+    read = json.loads(json.dumps([match.to_dict(), suggestion.to_dict(), group.to_dict()]))
     assert read[0]["similarity"] == 0.5
     assert read[0]["box"] == [1, 2, 3, 4]
     assert read[1]["matches"][0]["id"] == "i"

@@ -1,4 +1,4 @@
-"""Describing a store's images again with another model."""
+"""Encoding the images of a store again with another model."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from blemish.search.encoder import model_id
-from blemish.search.reindex import _overlap
+from blemish.search.model_id import model_id
+from blemish.search.reindex import overlap
 from tests.images import scratched, small_patchcore, write
 from tests.stores import Opener, blotched
 
 
-def test_reindexing_keeps_labels_and_makes_the_other_models_vectors(
+def test_reindexing_keeps_labels_and_makes_the_vectors_of_the_other_model(
     opened: Opener, good_paths: list[Path], tmp_path: Path
 ):
     paths = [write(tmp_path / f"{seed}.png", scratched(seed)[0]) for seed in (200, 201)]
@@ -35,7 +35,7 @@ def test_reindexing_keeps_labels_and_makes_the_other_models_vectors(
         assert store.reindex().images == 0
 
 
-def test_reindexing_goes_on_after_a_kill(opened: Opener, good_paths: list[Path], tmp_path: Path):
+def test_reindexing_continues_after_a_kill(opened: Opener, good_paths: list[Path], tmp_path: Path):
     paths = [write(tmp_path / f"{seed}.png", scratched(seed)[0]) for seed in (200, 201, 202)]
     with opened() as store:
         for path in paths:
@@ -43,7 +43,7 @@ def test_reindexing_goes_on_after_a_kill(opened: Opener, good_paths: list[Path],
     other = small_patchcore(seed=1).fit(good_paths)
 
     def stop(stage: str, done: int, total: int) -> None:
-        if stage == "describing again":
+        if stage == "encoding again":
             raise KeyboardInterrupt
 
     with opened(model=other, category=None) as store, pytest.raises(KeyboardInterrupt):
@@ -55,6 +55,6 @@ def test_reindexing_goes_on_after_a_kill(opened: Opener, good_paths: list[Path],
         assert len({one.model for one in store.defects()}) == 1
 
 
-def test_boxes_share_what_is_in_both():
-    assert _overlap((0, 0, 4, 4), (2, 3, 9, 9)) == 2
-    assert _overlap((0, 0, 4, 4), (4, 0, 4, 4)) == 0
+def test_overlap_of_boxes():
+    assert overlap((0, 0, 4, 4), (2, 3, 9, 9)) == 2
+    assert overlap((0, 0, 4, 4), (4, 0, 4, 4)) == 0

@@ -1,22 +1,25 @@
-"""The store of defects as its users meet it, in a folder and on a real server."""
+"""The store of defects in a folder and on a real server."""
 
 from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from blemish import DefectStore, InputError, Patchcore, StoreError
-from blemish.search.encoder import RegionEncoder
 from tests.images import good, scratched, small_patchcore, write
 from tests.stores import Opener, blotched, filled
+
+if TYPE_CHECKING:
+    from blemish.search import RegionEncoder
 
 # Adding
 
 
-def test_what_was_added_is_there_with_all_that_is_known(store: DefectStore, fitted: Patchcore, tmp_path: Path):
+def test_an_added_image_is_stored_with_all_fields(store: DefectStore, fitted: Patchcore, tmp_path: Path):
     path = write(tmp_path / "part.png", scratched(99)[0])
     added = store.add(path, label="scratch", labelled_by="Ann")
     found = fitted.predict(path)
@@ -42,8 +45,8 @@ def test_adding_twice_changes_nothing_but_a_new_label(store: DefectStore):
     assert {one.label for one in store.defects()} == {"scuff"}
 
 
-def test_an_image_without_a_region_is_said_and_can_be_forced(store: DefectStore):
-    image = next(p for p in map(good, range(100, 130)) if not store.describe(p).regions)
+def test_an_image_without_a_region_has_a_note_and_can_be_forced(store: DefectStore):
+    image = next(p for p in map(good, range(100, 130)) if not store.encode(p).regions)
     added = store.add(image)
     assert added.ids == ()
     assert "Nothing in it is above the threshold" in added.note
@@ -55,10 +58,10 @@ def test_an_image_without_a_region_is_said_and_can_be_forced(store: DefectStore)
     assert store.get(forced.ids)[0].forced
 
 
-# Asking
+# Queries
 
 
-def test_a_defect_finds_its_own_kind(store: DefectStore):
+def test_a_defect_finds_its_own_type(store: DefectStore):
     filled(store)
     for kind, image in (("scratch", scratched(300)[0]), ("blotch", blotched(300))):
         found = store.similar(image, k=4)
@@ -68,9 +71,9 @@ def test_a_defect_finds_its_own_kind(store: DefectStore):
         assert store.suggest(image).label == kind
 
 
-def test_a_region_and_a_stored_defect_can_be_asked_about(store: DefectStore):
+def test_a_region_and_a_stored_defect_are_queries(store: DefectStore):
     filled(store)
-    region = store.describe(scratched(300)[0]).regions[0]
+    region = store.encode(scratched(300)[0]).regions[0]
     assert store.similar(region, k=3)[0].defect.label == "scratch"
     stored = next(one for one in store.defects() if one.label == "blotch")
     found = store.similar(stored, k=3)
@@ -78,7 +81,7 @@ def test_a_region_and_a_stored_defect_can_be_asked_about(store: DefectStore):
     assert stored.sha256 not in {one.defect.sha256 for one in found}
 
 
-def test_answers_can_be_narrowed(store: DefectStore):
+def test_queries_can_be_filtered(store: DefectStore):
     filled(store, 2)
     image = scratched(300)[0]
     assert {one.defect.label for one in store.similar(image, k=9, label="blotch")} == {"blotch"}
@@ -94,19 +97,19 @@ def test_answers_can_be_narrowed(store: DefectStore):
 def test_an_empty_store_has_no_answer(store: DefectStore):
     assert store.similar(scratched(1)[0]) == ()
     suggested = store.suggest(scratched(1)[0])
-    assert (suggested.label, suggested.never_seen) == (None, True)
+    assert (suggested.label, suggested.is_novel) == (None, True)
     assert store.groups() == []
 
 
-def test_what_was_never_seen_is_said(store: DefectStore):
+def test_a_novel_defect_has_no_label(store: DefectStore):
     for seed in range(200, 224):
         store.add(scratched(seed)[0], label="scratch")
     strange = store.suggest(blotched(1))
-    assert strange.never_seen
+    assert strange.is_novel
     assert strange.label is None
     assert strange.p_value == pytest.approx(1 / 25)
     usual = store.suggest(scratched(301)[0])
-    assert (usual.label, usual.never_seen, usual.confidence) == ("scratch", False, 1.0)
+    assert (usual.label, usual.is_novel, usual.confidence) == ("scratch", False, 1.0)
 
 
 def test_groups_take_the_name_of_one_labelled_member(store: DefectStore):
@@ -131,7 +134,7 @@ def test_near_duplicates_are_found(store: DefectStore):
     store.add(scratched(98)[0])
     brighter = np.clip(image.astype(int) + 1, 0, 255).astype(np.uint8)
     found = store.duplicates(brighter)
-    assert [one.defect.sha256 for one in found] == [store.describe(image).sha256]
+    assert [one.defect.sha256 for one in found] == [store.encode(image).sha256]
     stored = next(one for one in store.defects() if one.sha256 == found[0].defect.sha256)
     assert found[0].defect.sha256 not in {one.defect.sha256 for one in store.duplicates(stored)}
 
@@ -142,7 +145,7 @@ def test_good_patches_show_what_it_should_look_like(store: DefectStore, good_pat
     assert len({one.path for one in found}) == 3
     assert {one.path for one in found} <= set(map(str, good_paths))
     assert [one.distance for one in found] == sorted(one.distance for one in found)
-    nearest = store.describe(image).prediction.nearest_good
+    nearest = store.encode(image).prediction.nearest_good
     assert nearest is not None
     assert found[0].path == nearest.path
 
@@ -161,7 +164,7 @@ def test_labels_of_any_script_come_back(store: DefectStore, label: str):
 
 
 @pytest.mark.parametrize("label", ["", "  ", "a\nb", "\udce9", "a\u202eb", "x" * 201])
-def test_labels_that_nobody_could_read_are_refused(store: DefectStore, label: str):
+def test_unreadable_labels_are_refused(store: DefectStore, label: str):
     with pytest.raises(InputError, match="label: expected"):
         store.add(scratched(99)[0], label=label)
     assert store.count(kind="image") == 0
@@ -177,14 +180,13 @@ def test_an_id_that_is_not_there_is_refused(store: DefectStore):
 # Opening
 
 
-def test_a_store_is_as_it_was_left(opened: Opener, fitted: Patchcore, monkeypatch: pytest.MonkeyPatch):
+def test_a_store_is_opened_as_it_was_closed(opened: Opener, fitted: Patchcore):
     with opened() as store:
         filled(store, 2)
         before = [one.to_dict() for one in store.defects()]
         answer = [(one.defect.id, one.similarity) for one in store.similar(scratched(300)[0])]
-    monkeypatch.setattr(RegionEncoder, "learn", None)
-    # A detector that was loaded again learns nothing: what good images look like is in the store.
-    with opened(model=fitted, category=None) as store:
+    # The statistics of good images are in the store: from none here they could not be fitted.
+    with opened(model=fitted, category=None, good=[]) as store:
         assert store.category == "stripes"
         assert [one.to_dict() for one in store.defects()] == before
         again = [(one.defect.id, one.similarity) for one in store.similar(scratched(300)[0])]
@@ -199,7 +201,7 @@ def test_without_a_model_one_can_label_and_group_but_not_add(opened: Opener):
         assert store.label([one.id for one in store.defects(label="blotch")], "stain")
         assert {one.name for one in store.groups(least_similarity=0.9)} >= {"stain", "scratch"}
         assert store.similar(next(store.defects()))
-        with pytest.raises(StoreError, match="model: expected one, to describe images, got none"):
+        with pytest.raises(StoreError, match="model: expected one, to encode images, got none"):
             store.add(scratched(1)[0])
 
 
@@ -222,23 +224,23 @@ def test_vectors_of_another_model_are_refused(opened: Opener, good_paths: list[P
 
 
 def test_a_vector_that_is_not_finite_is_refused(store: DefectStore):
-    described = store.describe(scratched(99)[0])
-    broken = described.regions[0]._replace(vector=np.full_like(described.regions[0].vector, np.nan))
+    encoded = store.encode(scratched(99)[0])
+    broken = encoded.regions[0]._replace(vector=np.full_like(encoded.regions[0].vector, np.nan))
     with pytest.raises(InputError, match=r"region vector: expected finite float32 \(D,\), got \d+ NaN"):
-        store.add_described(described._replace(regions=(broken,)))
+        store.add_encoded(encoded._replace(regions=(broken,)))
     assert store.count(kind="image") == 0
 
 
-def test_a_store_is_made_only_if_it_may_be(tmp_path: Path, describer: RegionEncoder):
+def test_a_store_is_created_only_on_request(tmp_path: Path, encoder: RegionEncoder):
     with pytest.raises(StoreError, match="nothing there"):
-        DefectStore(tmp_path / "s", model=describer, create=False)
+        DefectStore(tmp_path / "s", model=encoder, create=False)
     assert not (tmp_path / "s").exists()
-    DefectStore(tmp_path / "s", model=describer).close()
-    DefectStore(tmp_path / "s", model=describer, create=False).close()
+    DefectStore(tmp_path / "s", model=encoder).close()
+    DefectStore(tmp_path / "s", model=encoder, create=False).close()
 
 
-def test_a_collection_is_made_only_if_it_may_be(qdrant_url: str, describer: RegionEncoder):
-    place = {"url": qdrant_url, "collection": f"made-{uuid.uuid4().hex}", "model": describer}
+def test_a_collection_is_created_only_on_request(qdrant_url: str, encoder: RegionEncoder):
+    place = {"url": qdrant_url, "collection": f"made-{uuid.uuid4().hex}", "model": encoder}
     with pytest.raises(StoreError, match="nothing there"):
         DefectStore(**place, create=False)
     DefectStore(**place).close()
@@ -248,15 +250,31 @@ def test_a_collection_is_made_only_if_it_may_be(qdrant_url: str, describer: Regi
 def test_a_new_store_needs_a_model(tmp_path: Path):
     with pytest.raises(StoreError, match="nothing there"):
         DefectStore(tmp_path / "s")
-    with pytest.raises(InputError, match="store: expected a folder"):
+
+
+def test_a_store_is_a_folder_or_a_server(tmp_path: Path):
+    with pytest.raises(InputError, match=r"store: expected a folder .*, got neither"):
         DefectStore()
     with pytest.raises(InputError, match="got both"):
         DefectStore(tmp_path / "s", url="http://localhost:6333")
+    with pytest.raises(InputError, match="collection: expected"):
+        DefectStore(tmp_path / "s", collection="")
 
 
-def test_a_trial_leaves_nothing_behind(describer: RegionEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_errors_name_a_store_without_its_key(tmp_path: Path, encoder: RegionEncoder):
+    with pytest.raises(StoreError, match="nothing there") as error:
+        DefectStore(tmp_path / "s")
+    assert f"in {tmp_path / 's'}." in str(error.value)
+    with pytest.raises(StoreError, match=r"server: .*, in http://localhost:1, collection c\.") as error:
+        DefectStore(url="http://localhost:1", api_key="secret", collection="c", retries=0)
+    assert "secret" not in str(error.value)
+
+
+def test_a_temporary_store_leaves_nothing_behind(
+    encoder: RegionEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with DefectStore(":memory:", model=describer) as store:
+    with DefectStore(":memory:", model=encoder) as store:
         store.add(scratched(99)[0])
         assert len(store)
     assert list(tmp_path.iterdir()) == []

@@ -1,1 +1,1 @@
-"""Where vectors are stored: Qdrant's engine in process, or a server."""
+"""Vector backends of a store of defects: a folder with Qdrant's engine, and a Qdrant server."""

@@ -1,4 +1,4 @@
-"""Defects in Qdrant's own engine, in this process: a folder of segments, memory-mapped, with a write-ahead log.
+"""Backend in a folder: Qdrant's engine in this process, with memory-mapped segments and a write-ahead log.
 
 The engine (PyPI `qdrant-edge-py`) and not `qdrant_client`'s local mode: that compares with every point in NumPy, keeps
 points as pickles and loses some under threads.
@@ -7,55 +7,69 @@ points as pickles and loses some under threads.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import import_module
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from blemish._io.files import atomic_write, save_error
+from blemish._validation.checks import blocks
 from blemish.errors import StoreError, message
-from blemish.search.lock import FolderLock
-from blemish.search.records import CANDIDATES, FULL_SCAN_KB, INDEXED, MAKE, Filter, Found, Point, Query
+from blemish.search.backends.interface import (
+    BATCH,
+    CREATE_STORE,
+    FULL_SCAN_KB,
+    HNSW_EF,
+    INDEXED_FIELDS,
+    Filter,
+    Point,
+    Query,
+    StoredPoint,
+    import_package,
+    named_vector,
+)
 
 if TYPE_CHECKING:
-    from blemish.types import Float32
+    from filelock import BaseFileLock
 
 META, SHARD = "store.json", "vectors"
-# Points in one call: enough to make the call worth it, few enough that a scan does not hold the store in memory.
-BATCH = 512
+# The lock, and the name of its holder for the error of others: some versions of filelock empty the lock file.
+LOCK, HOLDER = "lock", "holder"
+RESTORE = "Put it back from a copy, or index the images into a new folder."
 
 
 class EdgeBackend:
-    """A store in a folder, or in a temporary one that goes when it is closed.
+    """A store in a folder, or in a temporary one that is removed when it is closed.
 
     Args:
-        folder: where it is; made if absent. None for a trial that leaves nothing behind.
-        dims: name of each vector to its length; needed to make a store, unused if there is one.
+        folder: made if absent; None for a temporary one.
+        dims: name of each vector to its length, to make a new store; empty to refuse that.
+        batch_size: points in one call of the engine.
 
     Raises:
         StoreError: if the engine is not installed, the folder is in use, or what is in it can't be read.
         SaveError: if the folder can't be made.
     """
 
-    def __init__(self, folder: Path | None, dims: Mapping[str, int]) -> None:
-        self._engine = _engine()
+    def __init__(self, folder: Path | None, dims: Mapping[str, int], *, batch_size: int = BATCH) -> None:
+        self._engine = import_package("qdrant_edge", "qdrant-edge-py", extra="search")
         if folder is not None and not dims and not (folder / SHARD).exists():
-            raise StoreError(message("store", "one that was made", "nothing there", where=folder, todo=MAKE))
-        self._trial = folder is None
+            raise StoreError(message("store", "one that was made", "nothing there", where=folder, todo=CREATE_STORE))
+        self._is_temporary, self._batch_size = folder is None, batch_size
         self.folder = Path(tempfile.mkdtemp(prefix="blemish-trial-")) if folder is None else folder
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise save_error("store", self.folder, error) from error
-        self._lock = FolderLock(self.folder)
+        self._lock = acquire_lock(self.folder)
         try:
-            with self._told("open"):
-                self._shard = self._opened(dims)
+            with self._errors("open"):
+                self._shard = self._open(dims)
         except BaseException:
             self._lock.release()
             raise
@@ -63,121 +77,117 @@ class EdgeBackend:
     def insert(self, points: Sequence[Point]) -> None:
         """Write points and wait until the disk has them."""
         engine = self._engine
-        made = [
-            engine.Point(one.id, {name: vector.tolist() for name, vector in one.vectors.items()}, dict(one.payload))
-            for one in points
+        converted = [
+            engine.Point(id_, {name: vector.tolist() for name, vector in vectors.items()}, dict(payload))
+            for id_, vectors, payload in points
         ]
-        with self._told("write"):
-            for first in range(0, len(made), BATCH):
-                self._shard.update(engine.UpdateOperation.upsert_points(made[first : first + BATCH]))
+        with self._errors("write"):
+            for block in blocks(len(converted), self._batch_size):
+                self._shard.update(engine.UpdateOperation.upsert_points(converted[block]))
             self._shard.flush()
 
-    def search(self, using: str, queries: Sequence[Query], *, exact: bool = False) -> list[list[Found]]:
-        """Return each query's nearest points by cosine, nearest first."""
+    def search(self, using: str, queries: Sequence[Query], *, exact: bool = False) -> list[list[StoredPoint]]:
+        """Return the nearest points of each query by cosine, nearest first."""
         engine = self._engine
         requests = [
             engine.QueryRequest(
-                limit=one.k,
-                query=engine.Query.Nearest(one.vector.tolist(), using=using),
-                filter=self._filter(one.where),
+                limit=query.k,
+                query=engine.Query.Nearest(query.vector.tolist(), using=using),
+                filter=self._filter(query.where),
                 with_payload=True,
-                params=engine.SearchParams(exact=exact, hnsw_ef=CANDIDATES),
+                params=engine.SearchParams(exact=exact, hnsw_ef=HNSW_EF),
             )
-            for one in queries
+            for query in queries
         ]
-        with self._told("search"):
+        with self._errors("search"):
             answers = [self._shard.query(request) for request in requests]
-        return [[Found(str(one.id), one.payload or {}, float(one.score)) for one in answer] for answer in answers]
+        return [[StoredPoint(str(p.id), p.payload or {}, float(p.score)) for p in answer] for answer in answers]
 
-    def get(self, ids: Sequence[str]) -> list[Found]:
-        """Return those of the points that are there, with payload."""
-        with self._told("read"):
+    def get(self, ids: Sequence[str]) -> list[StoredPoint]:
+        """Return the stored points among these ids, with payload."""
+        with self._errors("read"):
             records = self._shard.retrieve(list(ids), with_payload=True, with_vector=False) if ids else []
-        return [Found(str(one.id), one.payload or {}) for one in records]
+        return [StoredPoint(str(record.id), record.payload or {}) for record in records]
 
-    def scan(self, where: Filter, *, using: str | None = None) -> Iterator[Found]:
-        """Yield every point that counts in order of its id."""
-        offset = None
-        wanted = [using] if using else False
+    def scan(self, where: Filter, *, using: str | None = None) -> Iterator[StoredPoint]:
+        """Yield the points that match in order of id."""
+        chosen, vectors, offset = self._filter(where), [using] if using else False, None
         while True:
             request = self._engine.ScrollRequest(
-                offset=offset, limit=BATCH, filter=self._filter(where), with_payload=True, with_vector=wanted
+                offset=offset, limit=self._batch_size, filter=chosen, with_payload=True, with_vector=vectors
             )
-            with self._told("read"):
+            with self._errors("read"):
                 records, offset = self._shard.scroll(request)
-            for one in records:
-                vector = _vector(one.vector, using)
-                yield Found(str(one.id), one.payload or {}, vector=vector)
+            for record in records:
+                yield StoredPoint(str(record.id), record.payload or {}, vector=named_vector(record.vector, using))
             if offset is None:
                 return
 
     def set_payload(self, ids: Sequence[str], payload: Mapping[str, Any]) -> None:
-        """Set these fields of the points; None removes one."""
-        kept = {name: value for name, value in payload.items() if value is not None}
-        gone = [name for name, value in payload.items() if value is None]
+        """Set these payload fields of the points; None removes one."""
+        new = {name: value for name, value in payload.items() if value is not None}
+        removed = [name for name, value in payload.items() if value is None]
         operations = self._engine.UpdateOperation
-        with self._told("write"):
-            if kept:
-                self._shard.update(operations.set_payload(list(ids), kept))
-            if gone:
-                self._shard.update(operations.delete_payload(list(ids), gone))
+        with self._errors("write"):
+            if new:
+                self._shard.update(operations.set_payload(list(ids), new))
+            if removed:
+                self._shard.update(operations.delete_payload(list(ids), removed))
             self._shard.flush()
 
     def delete(self, where: Filter) -> None:
-        """Remove every point that counts."""
-        with self._told("write"):
+        """Remove the points that match."""
+        with self._errors("write"):
             chosen = self._filter(where) or self._engine.Filter()
             self._shard.update(self._engine.UpdateOperation.delete_points_by_filter(chosen))
             self._shard.flush()
 
     def count(self, where: Filter) -> int:
-        """Return how many points count, exactly."""
-        with self._told("read"):
+        """Return the exact number of points that match."""
+        with self._errors("read"):
             return int(self._shard.count(self._engine.CountRequest(exact=True, filter=self._filter(where))))
 
     def read_meta(self) -> dict[str, Any] | None:
-        """Return what `store.json` says, or None where there is none."""
+        """Return the content of `store.json`, or None where there is none."""
         path = self.folder / META
         if not path.exists():
             return None
         try:
-            read = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(read, dict):
+            meta = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(meta, dict):
                 raise ValueError("no object")
         except (OSError, ValueError) as error:
-            got, todo = str(error), "Put it back from a copy, or index the images into a new folder."
-            raise StoreError(message(META, "what the store says of itself", got, where=path, todo=todo)) from error
-        return read
+            raise StoreError(message(META, "the store's metadata", str(error), where=path, todo=RESTORE)) from error
+        return meta
 
     def write_meta(self, meta: Mapping[str, Any]) -> None:
-        """Replace `store.json` in one step."""
+        """Replace `store.json` atomically."""
         atomic_write(self.folder / META, (json.dumps(meta, indent=1) + "\n").encode(), name="store")
 
     def optimise(self) -> None:
-        """Merge segments and build the graph that makes large stores fast."""
-        with self._told("optimise"):
+        """Merge segments, and build the HNSW index of a large store."""
+        with self._errors("optimise"):
             self._shard.optimize()
 
     def close(self) -> None:
-        """Write what is open, and let the next one in."""
-        if not self._lock.held:
+        """Flush, and release the lock; a second call does nothing."""
+        if not self._lock.is_locked:
             return
         try:
-            with self._told("close"):
+            with self._errors("close"):
                 self._shard.close()
         finally:
             self._lock.release()
-            if self._trial:
+            if self._is_temporary:
                 shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _opened(self, dims: Mapping[str, int]) -> Any:
+    def _open(self, dims: Mapping[str, int]) -> Any:
         engine, path = self._engine, self.folder / SHARD
         if (path / "edge_config.json").exists():
             return engine.EdgeShard.load(str(path))
         if (self.folder / META).exists():
-            todo = "Put it back from a copy, or index the images into a new folder."
-            raise StoreError(message("store", f"a folder {SHARD}", "none", where=self.folder, todo=todo))
-        shutil.rmtree(path, ignore_errors=True)  # what a kill in the middle of making it has left
+            raise StoreError(message("store", f"a folder {SHARD}", "none", where=self.folder, todo=RESTORE))
+        shutil.rmtree(path, ignore_errors=True)  # left by a kill while it was made
         path.mkdir()
         cosine = engine.Distance.Cosine
         vectors = {name: engine.EdgeVectorParams(size=size, distance=cosine) for name, size in dims.items()}
@@ -187,27 +197,27 @@ class EdgeBackend:
         shard = engine.EdgeShard.create(str(path), config)
         kinds = engine.PayloadSchemaType
         schemas = {"keyword": kinds.Keyword, "datetime": kinds.Datetime, "float": kinds.Float}
-        for field, kind in INDEXED.items():
+        for field, kind in INDEXED_FIELDS.items():
             shard.update(engine.UpdateOperation.create_field_index(field, schemas[kind]))
         shard.flush()
         return shard
 
     def _filter(self, where: Filter) -> Any:
-        """Return the engine's filter, or None if everything counts."""
+        """Return the engine's filter, or None for all points."""
         engine = self._engine
         field = engine.FieldCondition
         must = [field(key, match=engine.MatchAny(list(values))) for key, values in where.equals.items()]
         if where.since is not None:
             must.append(field("time", range=engine.RangeDateTime(gte=where.since)))
         must += [engine.IsEmptyCondition(key) for key in where.empty]
-        unwanted = [field(key, match=engine.MatchValue(value)) for key, value in where.differs.items()]
-        unwanted += [engine.IsEmptyCondition(key) for key in where.filled]
-        return engine.Filter(must=must or None, must_not=unwanted or None) if must or unwanted else None
+        must_not = [field(key, match=engine.MatchValue(value)) for key, value in where.differs.items()]
+        must_not += [engine.IsEmptyCondition(key) for key in where.filled]
+        return engine.Filter(must=must or None, must_not=must_not or None) if must or must_not else None
 
     @contextmanager
-    def _told(self, verb: str) -> Iterator[None]:
-        """Say of the engine's errors, which have no class of their own, where they come from and what to do."""
-        if not self._lock.held:
+    def _errors(self, verb: str) -> Iterator[None]:
+        """Raise the engine's errors, which have no class of their own, as `StoreError`."""
+        if not self._lock.is_locked:
             raise StoreError(message("store", "an open one", "a closed one", where=self.folder, todo="Open it again."))
         try:
             yield
@@ -219,15 +229,26 @@ class EdgeBackend:
             raise StoreError(message("store", f"to {verb}", repr(got), where=self.folder, todo=todo)) from error
 
 
-def _vector(read: Any, using: str | None) -> Float32 | None:
-    if using is None or not read or using not in read:
-        return None
-    return np.asarray(read[using], np.float32)
+def acquire_lock(folder: Path) -> BaseFileLock:
+    """Return the lock of a folder, held until it is released or the process ends, however it ends.
 
-
-def _engine() -> Any:
+    Raises:
+        StoreError: if another process, or this one, holds it; the text names the holder.
+        SaveError: if no file can be written there.
+    """
+    # Loads asyncio: 0.1 s that only an opened folder costs.
+    filelock = import_package("filelock", "filelock", extra="search")
+    lock: BaseFileLock = filelock.FileLock(folder / LOCK, timeout=0, thread_local=False)
     try:
-        return import_module("qdrant_edge")
-    except ImportError as error:
-        todo = "Run: pip install 'blemish[search]'"
-        raise StoreError(message("store", "the package qdrant-edge-py", "none", todo=todo)) from error
+        lock.acquire()
+    except filelock.Timeout as error:
+        holder = (folder / HOLDER).read_text(encoding="utf-8") if (folder / HOLDER).exists() else "another process"
+        todo = "Close that one, or wait for it; several at a time need a server: DefectStore(url=...)."
+        expected, got = "to be the only one in it", f"it open in {holder}"
+        raise StoreError(message("store", expected, got, where=folder, todo=todo)) from error
+    except OSError as error:
+        raise save_error("store", folder, error) from error
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    holder = f"process {os.getpid()} on {socket.gethostname()} since {now}"
+    atomic_write(folder / HOLDER, holder.encode(), name="store")
+    return lock

@@ -1,4 +1,4 @@
-"""Defects on a Qdrant server: for several stations at a time, and for millions of regions."""
+"""Backend on a Qdrant server: for several stations at a time, and for millions of regions."""
 
 from __future__ import annotations
 
@@ -8,41 +8,50 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import numpy as np
-
+from blemish._validation.checks import blocks
 from blemish.errors import InputError, StoreError, message
-from blemish.search.records import CANDIDATES, FULL_SCAN_KB, INDEXED, MAKE, Filter, Found, Point, Query
+from blemish.search.backends.interface import (
+    BATCH,
+    CREATE_STORE,
+    FULL_SCAN_KB,
+    HNSW_EF,
+    INDEXED_FIELDS,
+    Filter,
+    Point,
+    Query,
+    StoredPoint,
+    import_package,
+    named_vector,
+)
 
-if TYPE_CHECKING:
-    from blemish.types import Float32
-
-BATCH = 512
-# Queries in one call: a server gives a call up after a minute, and without its graph a million points take it half a
-# second each.
-QUERIES = 32
-# What the store says of itself is a point without vectors: servers before 1.16 keep nothing else beside the points.
+# Queries in one call: a server gives up a call after a minute, and a query of a million points without an index takes
+# half a second.
+QUERY_BATCH = 32
+# The metadata are the payload of a point without vectors: servers before 1.16 store nothing else beside the points.
 META_ID, META = "00000000-0000-0000-0000-000000000000", "store"
 FIRST_WAIT_S = 0.2
-# Answers that may be another one a moment later: overloaded, starting, behind a proxy that lost it.
-PASSING = {408, 429, 500, 502, 503, 504}
+# HTTP status codes of passing problems: overloaded, starting, or a proxy that lost the server.
+RETRIED_STATUS = {408, 429, 500, 502, 503, 504}
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class ServerBackend:
-    """A store that is one collection of a server.
+    """A store as one collection of a server.
 
     Args:
         url: such as http://localhost:6333.
         api_key: if the server wants one.
         collection: its name; made if absent.
-        dims: name of each vector to its length; needed to make a collection.
-        timeout_s: how long one call may take.
-        retries: how often a call that failed on the way is tried again, after waiting twice as long each time. A call
-            that was carried out although its answer was lost does no harm: ids come from content.
+        dims: name of each vector to its length, to make a new collection; empty to refuse that.
+        timeout_s: limit of one call.
+        retries: how often a failed call is repeated, after waiting twice as long each time. Repeating a call whose
+            answer was lost does no harm: ids come from content.
+        batch_size: points in one call.
+        sleep: waits between tries.
 
     Raises:
         InputError: if a setting is out of range.
@@ -58,17 +67,20 @@ class ServerBackend:
         dims: Mapping[str, int],
         timeout_s: float = 10.0,
         retries: int = 4,
+        batch_size: int = BATCH,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if not (math.isfinite(timeout_s) and timeout_s > 0) or retries < 0:
             raise InputError(message("timeout_s, retries", "above 0, and 0 or more", f"{timeout_s}, {retries}"))
-        self._package = _package()
+        self._package = import_package("qdrant_client", "qdrant-client", extra="server")
         self._models = import_module("qdrant_client.models")
         self._exceptions = import_module("qdrant_client.http.exceptions")
         self._url, self._collection, self._retries = url, collection, retries
-        self._client: Any = self._connected(url, api_key, max(1, math.ceil(timeout_s)))
+        self._batch_size, self._sleep = batch_size, sleep
+        self._client: Any = self._connect(url, api_key, max(1, math.ceil(timeout_s)))
         try:
-            if not self._ask(lambda: self._client.collection_exists(collection)):
-                self._make(dims)
+            if not self._call(lambda: self._client.collection_exists(collection)):
+                self._create(dims)
         except BaseException:
             self.close()
             raise
@@ -76,109 +88,103 @@ class ServerBackend:
     def insert(self, points: Sequence[Point]) -> None:
         """Write points and wait until the server has them."""
         models = self._models
-        made = [
+        converted = [
             models.PointStruct(
-                id=one.id,
-                vector={name: vector.tolist() for name, vector in one.vectors.items()},
-                payload=dict(one.payload),
+                id=point.id,
+                vector={name: vector.tolist() for name, vector in point.vectors.items()},
+                payload=dict(point.payload),
             )
-            for one in points
+            for point in points
         ]
-        for first in range(0, len(made), BATCH):
-            part = made[first : first + BATCH]
-            self._ask(partial(self._client.upsert, self._collection, points=part, wait=True))
+        for block in blocks(len(converted), self._batch_size):
+            self._call(partial(self._client.upsert, self._collection, points=converted[block], wait=True))
 
-    def search(self, using: str, queries: Sequence[Query], *, exact: bool = False) -> list[list[Found]]:
-        """Return each query's nearest points by cosine, nearest first."""
+    def search(self, using: str, queries: Sequence[Query], *, exact: bool = False) -> list[list[StoredPoint]]:
+        """Return the nearest points of each query by cosine, nearest first."""
         models = self._models
         requests = [
             models.QueryRequest(
-                query=one.vector.tolist(),
+                query=query.vector.tolist(),
                 using=using,
-                limit=one.k,
-                filter=self._filter(one.where),
+                limit=query.k,
+                filter=self._filter(query.where),
                 with_payload=True,
-                params=models.SearchParams(exact=exact, hnsw_ef=CANDIDATES),
+                params=models.SearchParams(exact=exact, hnsw_ef=HNSW_EF),
             )
-            for one in queries
+            for query in queries
         ]
-        answers: list[list[Found]] = []
-        for first in range(0, len(requests), QUERIES):
-            part = requests[first : first + QUERIES]
-            if len(part) == 1:
-                read = [self._ask(partial(self._query, part[0]))]
-            else:
-                read = self._ask(partial(self._client.query_batch_points, self._collection, requests=part))
-            answers += [[Found(str(p.id), p.payload or {}, float(p.score)) for p in one.points] for one in read]
-        return answers
+        responses: list[Any] = []
+        for block in blocks(len(requests), QUERY_BATCH):
+            batch = requests[block]
+            responses += self._call(partial(self._client.query_batch_points, self._collection, requests=batch))
+        return [[StoredPoint(str(p.id), p.payload or {}, float(p.score)) for p in r.points] for r in responses]
 
-    def get(self, ids: Sequence[str]) -> list[Found]:
-        """Return those of the points that are there, with payload."""
+    def get(self, ids: Sequence[str]) -> list[StoredPoint]:
+        """Return the stored points among these ids, with payload."""
         records: list[Any] = []
-        for first in range(0, len(ids), BATCH):
-            part = list(ids[first : first + BATCH])
-            records += self._ask(partial(self._client.retrieve, self._collection, part, with_payload=True))
-        return [Found(str(one.id), one.payload or {}) for one in records]
+        for block in blocks(len(ids), self._batch_size):
+            records += self._call(partial(self._client.retrieve, self._collection, list(ids[block]), with_payload=True))
+        return [StoredPoint(str(record.id), record.payload or {}) for record in records]
 
-    def scan(self, where: Filter, *, using: str | None = None) -> Iterator[Found]:
-        """Yield every point that counts in order of its id."""
+    def scan(self, where: Filter, *, using: str | None = None) -> Iterator[StoredPoint]:
+        """Yield the points that match in order of id."""
         chosen, vectors, offset = self._filter(where), [using] if using else False, None
         while True:
-            records, offset = self._ask(
+            records, offset = self._call(
                 partial(
                     self._client.scroll,
                     self._collection,
                     scroll_filter=chosen,
-                    limit=BATCH,
+                    limit=self._batch_size,
                     offset=offset,
                     with_payload=True,
                     with_vectors=vectors,
                 )
             )
-            for one in records:
-                yield Found(str(one.id), one.payload or {}, vector=_vector(one.vector, using))
+            for record in records:
+                yield StoredPoint(str(record.id), record.payload or {}, vector=named_vector(record.vector, using))
             if offset is None:
                 return
 
     def set_payload(self, ids: Sequence[str], payload: Mapping[str, Any]) -> None:
-        """Set these fields of the points; None removes one."""
-        kept = {name: value for name, value in payload.items() if value is not None}
-        gone = [name for name, value in payload.items() if value is None]
-        for first in range(0, len(ids), BATCH):
-            part = list(ids[first : first + BATCH])
-            if kept:
-                self._ask(partial(self._client.set_payload, self._collection, kept, part, wait=True))
-            if gone:
-                self._ask(partial(self._client.delete_payload, self._collection, gone, part, wait=True))
+        """Set these payload fields of the points; None removes one."""
+        new = {name: value for name, value in payload.items() if value is not None}
+        removed = [name for name, value in payload.items() if value is None]
+        for block in blocks(len(ids), self._batch_size):
+            batch = list(ids[block])
+            if new:
+                self._call(partial(self._client.set_payload, self._collection, new, batch, wait=True))
+            if removed:
+                self._call(partial(self._client.delete_payload, self._collection, removed, batch, wait=True))
 
     def delete(self, where: Filter) -> None:
-        """Remove every point that counts."""
+        """Remove the points that match."""
         chosen = self._models.FilterSelector(filter=self._filter(where))
-        self._ask(lambda: self._client.delete(self._collection, points_selector=chosen, wait=True))
+        self._call(lambda: self._client.delete(self._collection, points_selector=chosen, wait=True))
 
     def count(self, where: Filter) -> int:
-        """Return how many points count, exactly."""
+        """Return the exact number of points that match."""
         chosen = self._filter(where)
-        return int(self._ask(lambda: self._client.count(self._collection, count_filter=chosen, exact=True)).count)
+        return int(self._call(lambda: self._client.count(self._collection, count_filter=chosen, exact=True)).count)
 
     def read_meta(self) -> dict[str, Any] | None:
-        """Return what was written last with `write_meta`; None in a new store."""
-        found = self.get([META_ID])
-        return dict(found[0].payload["meta"]) if found else None
+        """Return the metadata of the store; None in a new one."""
+        points = self.get([META_ID])
+        return dict(points[0].payload["meta"]) if points else None
 
     def write_meta(self, meta: Mapping[str, Any]) -> None:
-        """Replace what the store says of itself, in one step."""
+        """Replace the metadata atomically."""
         self.insert([Point(META_ID, {}, {"kind": META, "meta": dict(meta)})])
 
     def optimise(self) -> None:
-        """Do nothing: a server does so by itself."""
+        """Do nothing: a server optimises by itself."""
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
 
-    def _connected(self, url: str, api_key: str | None, timeout_s: int) -> Any:
-        _warn_of_open_key(url, api_key)
+    def _connect(self, url: str, api_key: str | None, timeout_s: int) -> Any:
+        _warn_unencrypted_key(url, api_key)
         try:
             with warnings.catch_warnings():
                 # The client warns of every key over http, also on this machine, and asks the server for its version.
@@ -189,56 +195,45 @@ class ServerBackend:
         except ValueError as error:
             raise InputError(message("url", "such as http://localhost:6333", repr(url))) from error
 
-    def _query(self, request: Any) -> Any:
-        return self._client.query_points(
-            self._collection,
-            query=request.query,
-            using=request.using,
-            limit=request.limit,
-            query_filter=request.filter,
-            with_payload=True,
-            search_params=request.params,
-        )
-
-    def _make(self, dims: Mapping[str, int]) -> None:
+    def _create(self, dims: Mapping[str, int]) -> None:
+        """Create the collection with its payload indexes."""
         if not dims:
-            raise StoreError(message("store", "one that was made", "nothing there", where=self._url, todo=MAKE))
+            raise StoreError(message("store", "one that was made", "nothing there", where=self._url, todo=CREATE_STORE))
         models = self._models
         vectors = {
             name: models.VectorParams(size=size, distance=models.Distance.COSINE, on_disk=True)
             for name, size in dims.items()
         }
         try:
-            graph = models.HnswConfigDiff(full_scan_threshold=FULL_SCAN_KB)
-            make = partial(self._client.create_collection, self._collection, vectors_config=vectors, hnsw_config=graph)
-            self._ask(make)
+            hnsw = models.HnswConfigDiff(full_scan_threshold=FULL_SCAN_KB)
+            self._call(
+                partial(self._client.create_collection, self._collection, vectors_config=vectors, hnsw_config=hnsw)
+            )
         except StoreError:
-            # Another station may have made it in the same moment.
-            if not self._ask(lambda: self._client.collection_exists(self._collection)):
+            # Another station may have created it at the same moment.
+            if not self._call(lambda: self._client.collection_exists(self._collection)):
                 raise
         kinds = models.PayloadSchemaType
         schemas = {"keyword": kinds.KEYWORD, "datetime": kinds.DATETIME, "float": kinds.FLOAT}
-        for field, kind in INDEXED.items():
-            schema = schemas[kind]
-            self._ask(
-                partial(self._client.create_payload_index, self._collection, field, field_schema=schema, wait=True)
-            )
+        for field, kind in INDEXED_FIELDS.items():
+            index = partial(self._client.create_payload_index, self._collection, field, field_schema=schemas[kind])
+            self._call(partial(index, wait=True))
 
     def _filter(self, where: Filter) -> Any:
-        """Return the client's filter; what the store says of itself never counts."""
+        """Return the client's filter; the point of the metadata never matches."""
         models = self._models
         field = models.FieldCondition
         must = [field(key=key, match=models.MatchAny(any=list(values))) for key, values in where.equals.items()]
         if where.since is not None:
             must.append(field(key="time", range=models.DatetimeRange(gte=where.since)))
         must += [models.IsEmptyCondition(is_empty=models.PayloadField(key=key)) for key in where.empty]
-        unwanted = [field(key=key, match=models.MatchValue(value=value)) for key, value in where.differs.items()]
-        unwanted += [models.IsEmptyCondition(is_empty=models.PayloadField(key=key)) for key in where.filled]
-        unwanted.append(field(key="kind", match=models.MatchValue(value=META)))
-        return models.Filter(must=must or None, must_not=unwanted)
+        must_not = [field(key=key, match=models.MatchValue(value=value)) for key, value in where.differs.items()]
+        must_not += [models.IsEmptyCondition(is_empty=models.PayloadField(key=key)) for key in where.filled]
+        must_not.append(field(key="kind", match=models.MatchValue(value=META)))
+        return models.Filter(must=must or None, must_not=must_not)
 
-    def _ask(self, call: Callable[[], Answer]) -> Answer:
-        """Call the server; what fails on the way is tried again, and then said."""
+    def _call(self, call: Callable[[], Result]) -> Result:
+        """Call the server, repeat the call after a passing problem, and raise what remains as `StoreError`."""
         wait_s = FIRST_WAIT_S
         for attempt in range(self._retries + 1):
             try:
@@ -247,12 +242,15 @@ class ServerBackend:
                 problem, passing = f"no answer ({_one_line(error)})", True
                 cause: Exception = error
             except self._exceptions.UnexpectedResponse as error:
-                problem, passing = f"status {error.status_code} ({_one_line(error)})", error.status_code in PASSING
+                problem, passing = (
+                    f"status {error.status_code} ({_one_line(error)})",
+                    error.status_code in RETRIED_STATUS,
+                )
                 cause = error
             if not passing:
                 break
             if attempt < self._retries:
-                time.sleep(wait_s)
+                self._sleep(wait_s)
                 wait_s *= 2
         times = f" after {attempt + 1} tries" if attempt else ""
         todo = (
@@ -264,26 +262,12 @@ class ServerBackend:
         raise StoreError(message("server", "an answer", f"{problem}{times}", where=where, todo=todo)) from cause
 
 
-def _warn_of_open_key(url: str, api_key: str | None) -> None:
+def _warn_unencrypted_key(url: str, api_key: str | None) -> None:
     address = urlsplit(url)
     if api_key and address.scheme == "http" and address.hostname not in {"localhost", "127.0.0.1", "::1"}:
         text = f"api_key: it goes to {address.hostname} unencrypted; use https."
-        warnings.warn(text, UserWarning, stacklevel=6)
+        warnings.warn(text, UserWarning, stacklevel=5)
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _vector(read: Any, using: str | None) -> Float32 | None:
-    if using is None or not read or using not in read:
-        return None
-    return np.asarray(read[using], np.float32)
-
-
-def _package() -> Any:
-    try:
-        return import_module("qdrant_client")
-    except ImportError as error:
-        todo = "Run: pip install 'blemish[server]'"
-        raise StoreError(message("store", "the package qdrant-client", "none", todo=todo)) from error

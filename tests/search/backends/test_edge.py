@@ -1,10 +1,13 @@
-"""Qdrant's engine in a folder: what is damaged or in use; what it answers is in test_search."""
+"""Qdrant's engine in a folder: damage, and the lock; queries are in test_store."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
+import subprocess
 import sys
+import threading
 import uuid
 from pathlib import Path
 
@@ -12,9 +15,9 @@ import numpy as np
 import pytest
 
 from blemish import DefectStore, SaveError, StoreError
-from blemish.search.backends.edge import EdgeBackend
+from blemish.search.backends.edge import EdgeBackend, acquire_lock
+from blemish.search.backends.interface import REGION, Filter, Point, Query
 from blemish.search.encoder import DIMS, RegionEncoder
-from blemish.search.records import REGION, Filter, Point, Query
 from tests.images import scratched
 
 
@@ -35,9 +38,8 @@ def points(rng: np.random.Generator, n: int = 30) -> list[Point]:
     ]
 
 
-def test_points_may_be_more_than_one_call_takes(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("blemish.search.backends.edge.BATCH", 7)
-    backend = EdgeBackend(folder, {})
+def test_points_are_read_and_written_in_batches(folder: Path):
+    backend = EdgeBackend(folder, {}, batch_size=7)
     assert backend.count(Filter()) == 30
     assert [one.payload["n"] for one in backend.scan(Filter())] == list(range(30))
     backend.set_payload([str(uuid.UUID(int=1))], {"label": "x"})
@@ -47,10 +49,12 @@ def test_points_may_be_more_than_one_call_takes(folder: Path, monkeypatch: pytes
     backend.delete(Filter())
     assert backend.count(Filter()) == 0
     assert backend.get([]) == []
+    backend.insert(points(np.random.default_rng(1), 20))
+    assert backend.count(Filter()) == 20
     backend.close()
 
 
-def test_approximate_answers_are_those_of_brute_force(folder: Path, rng: np.random.Generator):
+def test_answers_equal_brute_force(folder: Path, rng: np.random.Generator):
     backend = EdgeBackend(folder, {})
     backend.optimise()
     stored = {one.id: one.vector for one in backend.scan(Filter(), using=REGION)}
@@ -74,20 +78,20 @@ def test_a_folder_in_use_is_refused_and_free_afterwards(folder: Path):
     EdgeBackend(folder, {}).close()
 
 
-def test_what_a_kill_left_of_a_new_store_is_made_again(tmp_path: Path):
+def test_a_store_whose_creation_was_killed_is_created_again(tmp_path: Path):
     (tmp_path / "s" / "vectors" / "wal").mkdir(parents=True)
     backend = EdgeBackend(tmp_path / "s", DIMS)
     assert backend.count(Filter()) == 0
     backend.close()
 
 
-def test_a_store_without_its_vectors_is_refused_and_not_made_empty(folder: Path):
+def test_a_store_without_its_vectors_is_refused_and_not_recreated_empty(folder: Path):
     shutil.rmtree(folder / "vectors")
     with pytest.raises(StoreError, match="store: expected a folder vectors, got none"):
         EdgeBackend(folder, DIMS)
 
 
-def test_a_damaged_store_is_said(folder: Path):
+def test_a_damaged_store_is_refused(folder: Path):
     (folder / "vectors" / "edge_config.json").write_text("{")
     with pytest.raises(StoreError, match=r"store: expected to open, got .*put it back from a copy"):
         EdgeBackend(folder, {})
@@ -104,7 +108,7 @@ def test_a_vector_of_another_length_is_refused(folder: Path):
     backend.close()
 
 
-def test_a_place_that_cannot_be_a_folder_is_said(tmp_path: Path):
+def test_a_path_that_cannot_be_a_folder_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(SaveError, match="store: expected to be written"):
         EdgeBackend(tmp_path / "file" / "s", DIMS)
@@ -112,23 +116,103 @@ def test_a_place_that_cannot_be_a_folder_is_said(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("package", "extra", "place"),
-    [("qdrant_edge", "search", {"folder": ":memory:"}), ("qdrant_client", "server", {"url": "http://localhost:1"})],
+    [
+        ("qdrant_edge", "search", {"folder": ":memory:"}),
+        ("filelock", "search", {"folder": ":memory:"}),
+        ("qdrant_client", "server", {"url": "http://localhost:1"}),
+    ],
 )
-def test_a_missing_package_says_how_to_get_it(
-    describer: RegionEncoder, monkeypatch: pytest.MonkeyPatch, package: str, extra: str, place: dict[str, str]
+def test_a_missing_package_is_named_with_its_extra(
+    encoder: RegionEncoder, monkeypatch: pytest.MonkeyPatch, package: str, extra: str, place: dict[str, str]
 ):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(StoreError, match=rf"store: expected the package .*pip install 'blemish\[{extra}\]'"):
-        DefectStore(**place, model=describer)  # type: ignore[arg-type]
+        DefectStore(**place, model=encoder)  # type: ignore[arg-type]
     importlib.invalidate_caches()
 
 
-def test_threads_may_share_a_store(describer: RegionEncoder):
+def test_threads_may_share_a_store(encoder: RegionEncoder):
     from concurrent.futures import ThreadPoolExecutor
 
     images = [scratched(seed)[0] for seed in range(6)]
-    with DefectStore(":memory:", model=describer) as store, ThreadPoolExecutor(4) as pool:
+    with DefectStore(":memory:", model=encoder) as store, ThreadPoolExecutor(4) as pool:
         list(pool.map(store.add, images * 3))
         assert store.count(kind="image") == 6
         answers = list(pool.map(store.similar, images * 3))
         assert all(len(one) == 5 for one in answers)
+
+
+# The lock
+
+HOLD = "import sys; from pathlib import Path; from blemish.search.backends.edge import acquire_lock; "
+HOLD += "held = acquire_lock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+
+
+def test_a_second_holder_is_refused_with_the_name_of_the_first(tmp_path: Path):
+    first = acquire_lock(tmp_path)
+    with pytest.raises(StoreError, match=r"store: expected to be the only one in it, got it open in process \d+ on "):
+        acquire_lock(tmp_path)
+    first.release()
+    first.release()
+    acquire_lock(tmp_path).release()
+
+
+def test_a_lock_is_released_when_its_process_is_killed(tmp_path: Path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdin is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(StoreError, match=f"process {holder.pid} on .* need a server"):
+        acquire_lock(tmp_path)
+    holder.kill()
+    holder.wait()
+    holder.stdin.close()
+    holder.stdout.close()
+    acquire_lock(tmp_path).release()
+
+
+def test_a_lock_is_released_from_another_thread(tmp_path: Path):
+    lock = acquire_lock(tmp_path)
+    thread = threading.Thread(target=lock.release)
+    thread.start()
+    thread.join()
+    acquire_lock(tmp_path).release()
+
+
+FORK = """
+import gc, os, sys
+from pathlib import Path
+from blemish.search.backends.edge import acquire_lock
+lock = acquire_lock(Path(sys.argv[1]))
+child = os.fork()
+if child == 0:
+    lock.release()
+    del lock
+    gc.collect()
+    os._exit(0)
+os.waitpid(child, 0)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_does_not_release_its_parents_lock(tmp_path: Path):
+    parent = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", FORK, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "held\n"
+    with pytest.raises(StoreError, match=f"process {parent.pid} on "):
+        acquire_lock(tmp_path)
+    parent.communicate("")
+    acquire_lock(tmp_path).release()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path):
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(SaveError, match="store: expected to be written"):
+        acquire_lock(tmp_path)

@@ -1,4 +1,4 @@
-"""A server that is down, slow, or refuses; what it answers is in test_search."""
+"""A server that is down, slow, or refuses; queries are in test_store."""
 
 from __future__ import annotations
 
@@ -12,19 +12,11 @@ from typing import Any
 import pytest
 
 from blemish import DefectStore, InputError, StoreError
+from blemish.search.backends.interface import REGION, Filter, Point
 from blemish.search.backends.server import ServerBackend
 from blemish.search.encoder import DIMS, RegionEncoder
-from blemish.search.records import REGION, Filter, Point
 from tests.images import scratched
 from tests.qdrant_server import VARIABLE, QdrantServer, binary
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long was waited between tries, without waiting."""
-    waited: list[float] = []
-    monkeypatch.setattr("blemish.search.backends.server.time.sleep", waited.append)
-    return waited
 
 
 @pytest.fixture
@@ -38,32 +30,36 @@ def own_server(tmp_path: Path) -> Iterator[QdrantServer]:
     server.kill()
 
 
-def made(url: str, **changes: Any) -> ServerBackend:
-    settings: dict[str, Any] = {"api_key": None, "collection": "c", "dims": DIMS, "retries": 3, **changes}
-    return ServerBackend(url, **settings)
+def backend_of(url: str, *, waits: list[float] | None = None, **changes: Any) -> ServerBackend:
+    """A backend that appends to `waits` instead of waiting."""
+    sleep = ([] if waits is None else waits).append
+    settings: dict[str, Any] = {"api_key": None, "collection": "c", "dims": DIMS, "retries": 3, "sleep": sleep}
+    return ServerBackend(url, **{**settings, **changes})
 
 
-def test_a_server_that_is_down_is_tried_again_and_then_said(no_waiting: list[float]):
+def test_a_server_that_is_down_is_tried_again_and_then_an_error():
+    waits: list[float] = []
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
     with pytest.raises(StoreError, match=r"server: expected an answer, got no answer .* after 4 tries, in http"):
-        made(url)
-    assert no_waiting == [0.2, 0.4, 0.8]
+        backend_of(url, waits=waits)
+    assert waits == [0.2, 0.4, 0.8]
 
 
-def test_a_server_that_is_slow_is_given_up(no_waiting: list[float]):
+def test_a_server_that_is_slow_is_given_up():
+    waits: list[float] = []
     with socket.socket() as slow:
         slow.bind(("127.0.0.1", 0))
         slow.listen()
         with pytest.raises(StoreError, match=r"no answer .*timed out.* after 2 tries"):
-            made(f"http://127.0.0.1:{slow.getsockname()[1]}", timeout_s=0.5, retries=1)
-    assert no_waiting == [0.2]
+            backend_of(f"http://127.0.0.1:{slow.getsockname()[1]}", waits=waits, timeout_s=0.5, retries=1)
+    assert waits == [0.2]
 
 
 @pytest.mark.parametrize(("status", "tries"), [(503, 3), (400, 1)])
-def test_only_what_may_pass_is_tried_again(status: int, tries: int, no_waiting: list[float]):
-    asked = []
+def test_only_passing_problems_are_tried_again(status: int, tries: int):
+    requests, waits = [], []
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -72,43 +68,43 @@ def test_only_what_may_pass_is_tried_again(status: int, tries: int, no_waiting: 
             for _ in range(tries):
                 connection, _ = listening.accept()
                 with connection:
-                    asked.append(connection.recv(65536))
+                    requests.append(connection.recv(65536))
                     head = f"HTTP/1.1 {status} X\r\ncontent-length: 2\r\nconnection: close\r\n"
                     connection.sendall(f"{head}content-type: application/json\r\n\r\n{{}}".encode())
 
         thread = threading.Thread(target=answer)
         thread.start()
         with pytest.raises(StoreError, match=f"server: expected an answer, got status {status}"):
-            made(f"http://127.0.0.1:{listening.getsockname()[1]}", retries=2)
+            backend_of(f"http://127.0.0.1:{listening.getsockname()[1]}", waits=waits, retries=2)
         thread.join()
-    assert len(asked) == tries
-    assert len(no_waiting) == tries - 1
+    assert len(requests) == tries
+    assert len(waits) == tries - 1
 
 
-def test_settings_that_cannot_be_are_refused():
+def test_settings_out_of_range_are_refused():
     with pytest.raises(InputError, match="timeout_s, retries: expected above 0"):
-        made("http://127.0.0.1:1", timeout_s=0.0)
+        backend_of("http://127.0.0.1:1", timeout_s=0.0)
     with pytest.raises(InputError, match="url: expected such as http"):
-        made("http://127.0.0.1:port")
+        backend_of("http://127.0.0.1:port")
 
 
-def test_a_key_that_anybody_could_read_on_the_way_is_warned_of():
+def test_an_unencrypted_key_is_warned_of():
     with pytest.warns(UserWarning, match="api_key: it goes to qdrant.invalid unencrypted"), pytest.raises(StoreError):
-        made("http://qdrant.invalid:6333", api_key="secret", retries=0)
+        backend_of("http://qdrant.invalid:6333", api_key="secret", retries=0)
 
 
-def test_a_wrong_key_is_said_and_the_right_one_works(own_server: QdrantServer, describer: RegionEncoder):
+def test_a_wrong_key_is_refused_and_the_right_one_works(own_server: QdrantServer, encoder: RegionEncoder):
     own_server.start()
     with pytest.raises(StoreError, match="status 401"):
-        DefectStore(url=own_server.url, api_key="wrong", model=describer)
-    with DefectStore(url=own_server.url, api_key="secret", model=describer) as store:
+        DefectStore(url=own_server.url, api_key="wrong", model=encoder)
+    with DefectStore(url=own_server.url, api_key="secret", model=encoder) as store:
         assert store.add(scratched(99)[0]).new
     assert "secret" not in repr(store)
 
 
-def test_a_server_that_died_lost_nothing_that_was_acknowledged(own_server: QdrantServer, describer: RegionEncoder):
+def test_a_killed_server_loses_nothing_acknowledged(own_server: QdrantServer, encoder: RegionEncoder):
     own_server.start()
-    with DefectStore(url=own_server.url, api_key="secret", model=describer, retries=1) as store:
+    with DefectStore(url=own_server.url, api_key="secret", model=encoder, retries=1) as store:
         ids = store.add(scratched(99)[0], label="scratch").ids
         own_server.kill()
         with pytest.raises(StoreError, match="Nothing that was acknowledged is lost"):
@@ -118,8 +114,8 @@ def test_a_server_that_died_lost_nothing_that_was_acknowledged(own_server: Qdran
         assert store.add(scratched(98)[0]).new
 
 
-def test_every_field_that_is_filtered_has_an_index(qdrant_url: str):
-    backend = made(qdrant_url, collection=f"t{uuid.uuid4().hex}")
+def test_every_filtered_field_has_an_index(qdrant_url: str):
+    backend = backend_of(qdrant_url, collection=f"t{uuid.uuid4().hex}")
     schema = backend._client.get_collection(backend._collection).payload_schema
     assert set(schema) == {"kind", "category", "label", "sha256", "model", "time", "score"}
     assert backend.count(Filter()) == 0
@@ -130,9 +126,8 @@ def test_every_field_that_is_filtered_has_an_index(qdrant_url: str):
     backend.close()
 
 
-def test_points_may_be_more_than_one_call_takes(qdrant_url: str, rng: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("blemish.search.backends.server.BATCH", 7)
-    backend = made(qdrant_url, collection=f"t{uuid.uuid4().hex}")
+def test_points_are_read_and_written_in_batches(qdrant_url: str, rng: Any):
+    backend = backend_of(qdrant_url, collection=f"t{uuid.uuid4().hex}", batch_size=7)
     points = [
         Point(str(uuid.UUID(int=i + 1)), {REGION: rng.standard_normal(DIMS[REGION], "f4")}, {"kind": REGION})
         for i in range(30)

@@ -1,0 +1,158 @@
+"""Interface of the vector backends: points, filters and queries, the same for a folder and for a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from blemish.errors import StoreError, message
+
+if TYPE_CHECKING:
+    from blemish.types import Float32
+
+# The two kinds of point, and the names of their vectors: an anomalous region, and a whole image.
+REGION, IMAGE = "region", "image"
+# Payload fields with an index, for filters and order, and the type of their values.
+INDEXED_FIELDS = {
+    "kind": "keyword",
+    "category": "keyword",
+    "label": "keyword",
+    "sha256": "keyword",
+    "model": "keyword",
+    "time": "datetime",
+    "score": "float",
+}
+
+# Up to so many kB of vectors (40,000 regions) search is exhaustive: exact, in milliseconds. Above it HNSW keeps 256
+# candidates (`hnsw_ef`); with the default of 100 it found 65 % of the true neighbors among 10,000 of 100,000 regions
+# (benchmarks/store_scale.py).
+FULL_SCAN_KB, HNSW_EF = 40_000, 256
+# Points in one call: enough to make the call worth it, few enough that a scan does not hold the store in memory.
+BATCH = 512
+CREATE_STORE = "Make it with DefectStore(..., model=Patchcore.load(...)), or `blemish index`."
+
+
+class Point(NamedTuple):
+    """One region or image to write.
+
+    Attributes:
+        id: a UUID of the content, so that writing it twice changes nothing.
+        vectors: `region` or `image` to (D,) float32; empty for a point that only carries a payload.
+        payload: JSON values.
+    """
+
+    id: str
+    vectors: Mapping[str, Float32]
+    payload: Mapping[str, Any]
+
+
+class StoredPoint(NamedTuple):
+    """One region or image as it was read.
+
+    Attributes:
+        id: of the point.
+        payload: as it was written.
+        similarity: cosine to the query, -1 to 1; 0 where nothing was compared.
+        vector: (D,) float32 of unit length, if it was asked for.
+    """
+
+    id: str
+    payload: Mapping[str, Any]
+    similarity: float = 0.0
+    vector: Float32 | None = None
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Conjunction of conditions on the payload.
+
+    Attributes:
+        equals: field to its allowed values.
+        differs: field to a value that is not allowed.
+        empty: fields that must be absent.
+        filled: fields that must be present.
+        since: earliest `time`, ISO 8601.
+    """
+
+    equals: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    differs: Mapping[str, str] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()
+    filled: tuple[str, ...] = ()
+    since: str | None = None
+
+    def with_equals(self, **equals: str) -> Filter:
+        """Return this filter with further fields that must equal one value."""
+        return replace(self, equals={**self.equals, **{name: [value] for name, value in equals.items()}})
+
+
+class Query(NamedTuple):
+    """One nearest-neighbor query.
+
+    Attributes:
+        vector: (D,) float32.
+        k: number of neighbors at most.
+        where: filter of the points to search.
+    """
+
+    vector: Float32
+    k: int
+    where: Filter
+
+
+class Backend(Protocol):
+    """Vector database of a store. Once a method that writes has returned, its data is on disk and survives a kill."""
+
+    def insert(self, points: Sequence[Point]) -> None:
+        """Write points; one with a stored id replaces that."""
+
+    def search(self, using: str, queries: Sequence[Query], *, exact: bool = False) -> list[list[StoredPoint]]:
+        """Return the nearest points of each query by cosine of the vector `using`, nearest first."""
+
+    def get(self, ids: Sequence[str]) -> list[StoredPoint]:
+        """Return the stored points among these ids, with payload."""
+
+    def scan(self, where: Filter, *, using: str | None = None) -> Iterator[StoredPoint]:
+        """Yield the points that match in order of id, with the vector `using` if one is named."""
+
+    def set_payload(self, ids: Sequence[str], payload: Mapping[str, Any]) -> None:
+        """Set these payload fields of the points; None removes one, other fields stay."""
+
+    def delete(self, where: Filter) -> None:
+        """Remove the points that match."""
+
+    def count(self, where: Filter) -> int:
+        """Return the exact number of points that match."""
+
+    def read_meta(self) -> dict[str, Any] | None:
+        """Return the metadata of the store; None in a new one."""
+
+    def write_meta(self, meta: Mapping[str, Any]) -> None:
+        """Replace the metadata of the store atomically."""
+
+    def optimise(self) -> None:
+        """Build the HNSW index, if the store is large enough to gain from it."""
+
+    def close(self) -> None:
+        """Release the store; a second call does nothing."""
+
+
+def named_vector(vectors: Any, using: str | None) -> Float32 | None:
+    """Return the vector of that name out of a record's, as float32; None if there is none."""
+    return np.asarray(vectors[using], np.float32) if using and vectors and using in vectors else None
+
+
+def import_package(module: str, package: str, *, extra: str) -> Any:
+    """Return a module of an optional dependency.
+
+    Raises:
+        StoreError: if it is not installed; the text names the extra to install.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        todo = f"Run: pip install 'blemish[{extra}]'"
+        raise StoreError(message("store", f"the package {package}", "none", todo=todo)) from error

@@ -1,0 +1,65 @@
+"""Identity of a detector: a hash of what it computes, the same before and after saving."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from blemish.detectors.registry import Detector
+
+# Files, which count by their SHA-256, and the rate that moves the thresholds of a fitted detector.
+LEFT_OUT_SETTINGS = {"backbone", "teacher", "imagenet_dir", "false_positive_rate"}
+# Entries of the header that do not say what a detector computes.
+LEFT_OUT_ENTRIES = {"format_version", "files", "training", "history"}
+
+# 0.1.0 called them so, and its settings are all that its ids know.
+NAMES_0_1 = {"score_fusion": "whole_picture"}
+NEWER_SETTINGS: frozenset[str] = frozenset()
+
+
+def model_id(model: Detector) -> str:
+    """Return 16 hex digits of a hash of what a detector computes; two equal fits have the same.
+
+    These are its settings, its input, the SHA-256 of the backbone's weights and of the training images (or of the
+    checkpoint that it was imported from), and its scores of the calibration images, which follow from network and
+    memory bank. Paths, times and the library's version do not count, nor do the thresholds, which can be moved.
+    """
+    header = {name: value for name, value in model.header().items() if name not in LEFT_OUT_ENTRIES}
+    header["settings"] = _without(header.get("settings", {}), LEFT_OUT_SETTINGS)
+    # Also "backbone", the name of the file of the weights.
+    hashes = {name: value for name, value in header.get("provenance", {}).items() if name.endswith("sha256")}
+    scores = {name: value for name, value in header.pop("thresholds", {}).items() if name.endswith("_scores")}
+    return _digest({**header, "provenance": hashes, "scores": scores})
+
+
+def model_ids_0_1(model: Detector) -> tuple[str, ...]:
+    """Return the ids that 0.1.0 gave to this detector: as loaded from a folder, and as just fitted.
+
+    It hashed the settings and the provenance, of which saving changed `library_version`.
+    """
+    header = model.header()
+    settings = _without(header.get("settings", {}), {"false_positive_rate", *NEWER_SETTINGS})
+    settings = {NAMES_0_1.get(name, name): value for name, value in settings.items()}
+    loaded = _without(header.get("provenance", {}), {"fit_s"})
+    ids = []
+    for provenance in (loaded, _without(loaded, {"library_version"})):
+        parts = {"settings": settings, "provenance": provenance, "input": header.get("input", {})}
+        ids.append(_digest({**parts, "detector": header["detector"]}))
+    return tuple(ids)
+
+
+def _without(values: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    def plain(value: object) -> object:
+        return np.asarray(value).tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
+
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=plain).encode()).hexdigest()[:16]
