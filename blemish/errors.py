@@ -1,16 +1,16 @@
-"""The errors that Blemish raises, and the one wording that they share.
+"""The exceptions of Blemish, and the template of their messages.
 
     BlemishError
-    +-- InputError (ValueError)         an argument, array or setting is not what the function takes
-    |   `-- DataError                   a folder of images cannot be used as it is
+    +-- InputError (ValueError)         an argument, array or setting is invalid
+    |   `-- DataError                   a data set cannot be used
     +-- NotFittedError (RuntimeError)   predict, save or test before fit
     +-- ImageError (OSError)            one image or mask could not be read
     +-- ModelFileError (ValueError)     a model folder or weight file is damaged, unsafe or too new
-    +-- FetchError (OSError)            a download that was asked for failed or had another hash
-    +-- SaveError (OSError)             a result could not be written; what was there before is still there
+    +-- FetchError (OSError)            a requested download failed or had another hash
+    +-- SaveError (OSError)             a result could not be written; the old file is kept
     `-- StoreError (OSError)            a store of defects is in use, unreachable, damaged or of another model
 
-Everything here can be caught as `BlemishError`. Nothing else is raised on purpose.
+All can be caught as `BlemishError`. Nothing else is raised on purpose.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class BlemishError(Exception):
 
 
 class InputError(BlemishError, ValueError):
-    """An argument, array or setting is not what the function takes."""
+    """An argument, array or setting is invalid."""
 
 
 class DataError(InputError):
-    """A folder of images cannot be used as it is."""
+    """A data set cannot be used."""
 
 
 class NotFittedError(BlemishError, RuntimeError):
@@ -41,11 +41,11 @@ class ModelFileError(BlemishError, ValueError):
 
 
 class FetchError(BlemishError, OSError):
-    """A download that was asked for failed, or was not the file that was asked for."""
+    """A requested download failed or had another hash."""
 
 
 class SaveError(BlemishError, OSError):
-    """A result could not be written; what was there before is still there."""
+    """A result could not be written; the old file is kept."""
 
 
 class StoreError(BlemishError, OSError):
@@ -53,14 +53,14 @@ class StoreError(BlemishError, OSError):
 
 
 def message(name: str, expected: str, got: str, *, where: object = None, todo: str = "") -> str:
-    """Return the one wording of an error: what it is about, what was expected, what came, where, what to do.
+    """Return an error message: `{name}: expected {expected}, got {got}[, in {where}]. {todo}`
 
     Args:
-        name: the argument or thing in question, in the user's words.
-        expected: what would have been right, with shapes and units.
-        got: what came instead.
-        where: the file, layer or folder it was found in, if any.
-        todo: what the user can do, as a sentence with its full stop, if anything.
+        name: the argument or object, in the user's words.
+        expected: valid values, with shapes and units.
+        got: the actual value.
+        where: the file, layer or folder, if any.
+        todo: advice to the user, as a sentence with its full stop, if any.
 
     >>> message("mask", "(900, 900)", "(1024, 1024)", where="bottle/003_mask.png")
     'mask: expected (900, 900), got (1024, 1024), in bottle/003_mask.png.'

@@ -1,4 +1,4 @@
-"""Frozen records that pass between the packages, and the types of arrays, images and progress."""
+"""Frozen records shared by the packages, and the types of arrays, images and progress."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 UInt8 = NDArray[np.uint8]
 Int64 = NDArray[np.int64]
-# Stage, items done, items in all.
+# Called with stage, items done and items in total.
 Progress: TypeAlias = Callable[[str, int, int], None]
 
 
@@ -26,13 +26,13 @@ def no_progress(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a data set: where it is and what is known of it. Nothing is read yet.
+    """One image of a data set, with its split, class and mask. Nothing is read yet.
 
     Attributes:
         path: the image's file.
         split: "train" or "test".
-        defect: "good", or the name of the defect type as the data set calls it.
-        mask_path: the file that marks the defective pixels, if there is one.
+        defect: "good", or the name of the defect type.
+        mask_path: the file of the defect mask, if there is one.
     """
 
     path: Path
@@ -42,7 +42,7 @@ class Sample:
 
     @property
     def is_defective(self) -> bool:
-        """Whether the data set calls this image defective."""
+        """Whether the image is labelled defective."""
         return self.defect != "good"
 
 
@@ -67,7 +67,7 @@ class Curve(NamedTuple):
     Attributes:
         x: (n,) float64, non-decreasing, such as the false positive rate.
         y: (n,) float64, such as the true positive rate.
-        thresholds: (n,) float64; point i is had by calling defective what scores at or above thresholds[i].
+        thresholds: (n,) float64; at point i scores at or above thresholds[i] are defective.
     """
 
     x: Float64
@@ -94,10 +94,10 @@ class Region(NamedTuple):
 
 
 class GoodPatch(NamedTuple):
-    """The good training patch that the most anomalous patch was compared with.
+    """The good training patch nearest to the most anomalous patch.
 
     Attributes:
-        path: the training image, as it was named when the detector was fitted.
+        path: name of the training image when the detector was fitted.
         box: (x, y, width, height) in pixels of that training image.
         distance: Euclidean distance in feature space.
     """
@@ -109,7 +109,7 @@ class GoodPatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a detector says of one image.
+    """Result of a detector for one image.
 
     Attributes:
         score: how anomalous the image is; unbounded, higher is more anomalous.
@@ -121,10 +121,10 @@ class Prediction:
         pixel_threshold: the calibrated threshold of the map.
         regions: the connected parts of `mask`, most anomalous first.
         peak_xy: (x, y) in pixels, where the map is highest.
-        nearest_good: the good patch with which the most anomalous patch was compared, if the detector knows.
+        nearest_good: the good patch nearest to the most anomalous patch, if the detector has it.
         path: the image's file, if it came from one.
-        evidence: what the score is the sum of, by name: how surprising the worst "patch", the worst "part" and the
-            whole "image" are among good images; empty if the worst patch alone makes the score.
+        score_components: terms of the score by name: weighted -log p among good images of the most anomalous "patch",
+            the most anomalous "part" and the whole "image"; empty if the score is that of the patch alone.
     """
 
     score: float
@@ -141,7 +141,7 @@ class Prediction:
     score_components: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what fits in JSON: everything but the map, the mask and the contours."""
+        """Return the fields as JSON values, without the map, the mask and the contours."""
         return {
             "path": None if self.path is None else str(self.path),
             "score": self.score,
@@ -173,13 +173,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with one file of a data set.
+    """One problem of a file or folder of a data set.
 
     Attributes:
         path: the file or folder.
         kind: a short stable word: "unreadable", "mask-size", "no-mask", "duplicate", ...
-        text: one sentence for the user: what is wrong and what happens because of it.
-        fatal: True if the data set can't be used until it is mended.
+        text: one sentence for the user: the problem and its consequence.
+        fatal: True if a detector can't be fitted or tested on the data set.
     """
 
     path: Path
@@ -190,12 +190,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Tested:
-    """One test image's result, without its map: what the report needs after the maps are gone.
+    """Result of one test image, without its map.
 
     Attributes:
-        sample: the image and what is known of it.
+        sample: the image, with its class and mask.
         score: raw anomaly score.
-        label: True if the detector called it defective.
+        label: True if the detector labelled it defective.
         p_value: share of good images expected to score at least as high.
         predict_s: seconds from file to prediction.
     """
@@ -209,17 +209,17 @@ class Tested:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of testing one detector on one category.
+    """Test results of one detector on one category.
 
     Attributes:
-        category: the data set's or category's name.
-        metrics: metric name to value; a metric that is not defined for this data is absent.
+        category: name of the data set.
+        metrics: metric name to value; undefined metrics are absent.
         by_defect: defect type to metric name to value; "good" holds the false positives.
         intervals: image metric name to its bootstrap (low, high) 95 % interval.
         threshold: the calibrated image threshold.
-        false_positive_rate_set: the rate that was asked for.
+        false_positive_rate_set: the requested rate.
         tested: the images, in the data set's order.
-        problems: images that were left out, and why.
+        problems: of images that were left out.
         timings: "fit_s", "test_s", "predict_ms" and the like.
     """
 

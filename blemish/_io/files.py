@@ -1,4 +1,4 @@
-"""Writing files so that a kill, a full disk or a reader at the same moment never meets half of one."""
+"""Atomic writes: after a kill or on a full disk, and for a concurrent reader, a file is the old one or the new one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ADVICE = {
 
 
 def save_error(name: str, path: Path, error: OSError) -> SaveError:
-    """Return the `SaveError` that says why `path` could not be written and what to do.
+    """Return the `SaveError` of a failed write, with the reason and advice.
 
     >>> print(save_error("report", Path("out/r.json"), OSError(errno.ENOSPC, "No space left on device")))
     report: expected to be written, got 'No space left on device', in out/r.json. The disk is full: free some space or \
@@ -40,7 +40,7 @@ def write_synced(path: Path, data: bytes) -> None:
     """Write a new file and wait until the disk has it.
 
     Raises:
-        OSError: as the system says it; a file already there is an error, never overwritten.
+        OSError: of the system; an existing file is an error and never overwritten.
     """
     with path.open("xb") as file:
         file.write(data)
@@ -49,8 +49,8 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the disk has the names in a folder, on systems where that can be asked for."""
-    # Windows cannot open a folder and some network disks refuse fsync on one: the names then come when they come.
+    """Wait until the disk has the names in a folder, on systems that support it."""
+    # Windows cannot open a folder and some network disks refuse fsync on one.
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -60,18 +60,18 @@ def sync_folder(path: Path) -> None:
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes, *, name: str = "file") -> Path:
-    """Write `data` to `path` so that the file is the old one or the new one at every moment; return its path.
+    """Write `data` to `path` atomically (temporary file, fsync, rename); return the path.
 
-    Folders on the way are made. A link is followed and stays a link. A pipe or terminal (such as /dev/stdout) is
-    written to directly, since it cannot be replaced.
+    Parent folders are created. A link is followed and stays a link. A pipe or terminal (such as /dev/stdout) is written
+    directly, since it cannot be replaced.
 
     Args:
         path: the file to write.
-        data: its whole new content.
-        name: what it is in the user's words, for the error ("report", "results").
+        data: the new content.
+        name: for the error, in the user's words ("report", "results").
 
     Raises:
-        SaveError: if it cannot be written; what was there before is still there.
+        SaveError: if it cannot be written; the old file is kept.
     """
     try:
         target = Path(path)
@@ -97,7 +97,7 @@ def _is_stream(path: Path) -> bool:
 
 
 def _write_beside_and_rename(target: Path, data: bytes) -> None:
-    # The name is cut so that a target of the longest allowed name still has room for its temporary twin.
+    # The name is cut so that the temporary name of the longest allowed target is allowed too.
     temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}.tmp")
     try:
         write_synced(temporary, data)

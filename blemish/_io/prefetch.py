@@ -1,4 +1,4 @@
-"""Work done ahead in threads: results in order, never more than a few waiting."""
+"""Prefetching in threads: results in order, with a bounded number ahead."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Result = TypeVar("Result")
 def prefetch(
     function: Callable[[Item], Result], items: Iterable[Item], *, threads: int = 2, ahead: int = 4
 ) -> Iterator[Result]:
-    """Yield `function(item)` for each item, in order, while threads work on the next ones.
+    """Yield `function(item)` for each item, in order, while threads compute the next ones.
 
-    Worth it where `function` leaves Python for most of its time, as decoding an image does. When the loop over it
-    ends early (break, an error, Ctrl-C), what has not started is dropped and what runs is waited for.
+    Useful where `function` releases Python's lock for most of its time, as decoding by OpenCV does. When the loop ends
+    early (break, an error, Ctrl-C), calls that have not started are cancelled and running ones are waited for.
 
     Args:
-        function: called in a thread; what it raises is raised here, at its item's turn.
-        items: taken one by one as there is room, never all at once.
-        threads: how many calls run at a time; 0 calls in the caller's thread, one by one.
-        ahead: results that may wait beyond the one asked for, at least 1: with `threads`, what bounds the memory.
+        function: called in a thread; an exception is raised at its item's turn.
+        items: read one by one as results are consumed.
+        threads: calls at a time; 0 calls in the caller's thread.
+        ahead: results computed beyond the present one, at least 1; bounds the memory together with `threads`.
 
     Raises:
         InputError: if `threads` or `ahead` is out of range, at once and not at the first item.

@@ -1,6 +1,6 @@
-"""Arguments that calls written for anomalib have and ours lack: each is refused with what to write instead.
+"""Arguments of anomalib without a counterpart here: refused with the replacement, or accepted with a warning.
 
-Those that would change a result are refused; those of loading batches only are taken, with a warning.
+Arguments that would change a result are refused; those of batch loading are accepted with a warning.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 _IMAGE_SIZE = "Give image_size= and center_crop= to the detector: the same size is then used wherever it predicts."
 _THRESHOLD = "Thresholds come from good images alone: give the detector false_positive_rate=."
-_FIGURES = "Heat maps are drawn by `blemish predict --out`, `blemish benchmark` and blemish.render.figure."
+_FIGURES = "Heat maps are drawn by `blemish predict --out`, `blemish benchmark` and blemish.visualization."
 _METRICS = "Engine.test always computes image_AUROC, pixel_AUROC, AUPRO and the others of its documentation."
 _TRANSFORM = f"Images are not changed at random. {_IMAGE_SIZE}"
 _SPLIT = "Nothing is taken from the test images: thresholds come from good training images."
@@ -68,9 +68,9 @@ OF_DATA_SETS = {
 
 
 def refuses(name: str, arguments: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a function so that anomalib's `arguments` raise an InputError that says what to do instead.
+    """Decorate a function so that anomalib's `arguments` raise an InputError with the replacement.
 
-    Its signature stays as it is, for help and for type checkers.
+    The signature is kept, for help and for type checkers.
 
     >>> @refuses("cut", {"radius": "Give width=."})
     ... def cut(width): ...
@@ -94,10 +94,10 @@ def refuses(name: str, arguments: Mapping[str, str]) -> Callable[[Callable[P, R]
 
 
 def warn_without_effect(name: str, given: Mapping[str, int | None]) -> None:
-    """Warn, where the decorated caller was called, of the arguments that are not None.
+    """Warn, at the caller of the decorated function, of arguments that are not None.
 
     Raises:
-        InputError: if one is not what anomalib takes either.
+        InputError: if one is invalid in anomalib too.
     """
     for argument, value in given.items():
         if value is not None:

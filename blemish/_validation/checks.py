@@ -1,4 +1,4 @@
-"""Checks of arrays and numbers with the one error wording, and iteration in blocks."""
+"""Checks of arrays and numbers, and iteration in blocks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Scalar = TypeVar("Scalar", int, float)
 
 
 def describe(array: object) -> str:
-    """Return dtype and shape of `array` as the error messages write them, or its type if it is no array.
+    """Return dtype and shape of an array for an error message, or the type of any other object.
 
     >>> describe(np.zeros((3, 2), np.float32))
     'float32 (3, 2)'
@@ -41,14 +41,14 @@ def check_array(
     """Return `array` if it has this dtype and shape, or raise.
 
     Args:
-        name: how the error names it.
-        array: what came in; it is never converted or copied.
-        dtype: the dtype it must have.
+        name: for the error.
+        array: the array; it is never converted or copied.
+        dtype: the required dtype.
         shape: one entry per axis: a size that must match, or a letter for any size.
         finite: whether NaN and infinity are refused (floats only).
-        empty: whether a size of 0 is let through.
-        where: the file or layer it came from, for the error.
-        todo: what to do about it, for the error.
+        empty: whether a size of 0 is allowed.
+        where: the file or layer, for the error.
+        todo: advice, for the error.
 
     Raises:
         InputError: if it is no array, or of another dtype or shape, or not finite.
@@ -58,12 +58,12 @@ def check_array(
     ...
     blemish.errors.InputError: scores: expected float32 (N,), got float64 (3,).
     """
-    wanted = np.dtype(dtype)
+    required = np.dtype(dtype)
     sizes = ", ".join(str(size) for size in shape) + ("," if len(shape) == 1 else "")
-    expected = f"{wanted} ({sizes})"
+    expected = f"{required} ({sizes})"
     ok = (
         isinstance(array, np.ndarray)
-        and array.dtype == wanted
+        and array.dtype == required
         and array.ndim == len(shape)
         and all(isinstance(size, str) or size == n for size, n in zip(shape, array.shape, strict=True))
         and (empty or array.size > 0)
@@ -71,7 +71,7 @@ def check_array(
     if not ok:
         raise InputError(message(name, expected, describe(array), where=where, todo=todo))
     assert isinstance(array, np.ndarray)
-    if finite and wanted.kind == "f" and not np.isfinite(array).all():
+    if finite and required.kind == "f" and not np.isfinite(array).all():
         bad = int(array.size - np.isfinite(array).sum())
         raise InputError(message(name, f"finite {expected}", f"{bad} NaN or infinite values", where=where, todo=todo))
     return array
@@ -81,7 +81,7 @@ def check_number(name: str, value: Scalar, *, low: float, high: float, where: ob
     """Return `value` if it is a finite number in [low, high], or raise.
 
     Raises:
-        InputError: if it is outside, NaN, or no number.
+        InputError: if it is outside the range, NaN, or no number.
 
     >>> check_number("false_positive_rate", 2.0, low=0, high=1)
     Traceback (most recent call last):
@@ -99,10 +99,10 @@ def check_number(name: str, value: Scalar, *, low: float, high: float, where: ob
 
 
 def check_whole(name: str, value: int, low: int, high: int) -> int:
-    """Return `value` if it is an integer from `low` to `high`, or raise: 2.5 neighbours would fail in a first search.
+    """Return `value` if it is an integer from `low` to `high`, or raise.
 
     Raises:
-        InputError: if it is outside, or no integer.
+        InputError: if it is outside the range, or no integer.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
         raise InputError(message(name, f"a whole number from {low} to {high}", repr(value)))

@@ -1,1 +1,3 @@
-"""Data sets: which file is what, what is wrong with it, and the training images."""
+"""Data sets: layouts, discovery of images and masks, validation, and training images."""
+
+__all__ = ["datasets", "discovery", "folder", "manifest", "synthetic", "training_images", "validation"]

@@ -1,1 +1,3 @@
-"""From image files to uint8 RGB arrays and network inputs, and from patch grids back to anomaly maps."""
+"""Images: headers, decoding, resizing, geometry of the network input, and anomaly maps."""
+
+__all__ = ["anomaly_map", "decode", "geometry", "headers", "png", "resize"]

@@ -1,1 +1,3 @@
-"""Metrics of raw scores and anomaly maps: pure functions."""
+"""Metrics of image scores (`classification`) and of anomaly maps (`segmentation`), as pure functions."""
+
+__all__ = ["classification", "segmentation"]

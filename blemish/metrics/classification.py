@@ -1,8 +1,8 @@
 """Metrics of raw scores: AUROC, average precision, F1-max, their curves and bootstrap intervals, error rates.
 
-Nothing is normalised or clipped first, so a metric says the same of 0.1 and 1000 as of 1 and 2: only order matters.
-Every metric is computed from how many good and how many defective images (or pixels, or resampled images) have
-each distinct score. The `*_of_counts` functions are that one computation; `blemish.pixelmetrics` calls them as well.
+Only the order of the scores matters: nothing is normalised or clipped. Every metric is computed from the counts of good
+and defective images (or pixels, or resampled images) at each distinct score. The `*_of_counts` functions are that one
+computation; `metrics.segmentation` calls them too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BLOCK = 1 << 20
 
 
 class Tally(NamedTuple):
-    """How many good and defective things have each distinct score, highest score first.
+    """Counts of good and defective images at each distinct score, highest score first.
 
     Attributes:
         values: (G,) float64, strictly falling.
@@ -43,17 +43,17 @@ class Tally(NamedTuple):
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Return the area under the ROC curve: the chance that a defective image outscores a good one, ties counted half.
+    """Return the area under the ROC curve: the probability that a defective image outscores a good one, ties half.
 
     Args:
         scores: (n,) finite numbers, higher is more anomalous.
         labels: (n,) bool or 0 and 1, True for defective.
 
     Returns:
-        A number in [0, 1], exact up to the last rounding.
+        A number in [0, 1], exact up to rounding.
 
     Raises:
-        InputError: if there are no images of one kind, a score is NaN or infinite, or the lengths differ.
+        InputError: if one class has no images, a score is NaN or infinite, or the lengths differ.
 
     >>> auroc([1, 2, 2, 3], [False, False, True, True])
     0.875
@@ -63,7 +63,7 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Return the average precision: the mean of the precision over the steps of recall, without interpolation.
+    """Return the average precision: precision averaged over the steps of recall, without interpolation.
 
     Args:
         scores: (n,) finite numbers, higher is more anomalous.
@@ -80,18 +80,18 @@ def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def f1_max(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
-    """Return the highest F1 that any threshold reaches, and that threshold.
+    """Return the highest F1 over all thresholds, and that threshold.
 
-    The threshold is chosen with the labels in hand, so it describes the test set and must not be used as a
-    detector's threshold; `blemish.thresholds` makes those.
+    The threshold is chosen by the labels, so it describes the test set and must not be used as a detector's threshold;
+    `ops.conformal` computes those.
 
     Args:
         scores: (n,) finite numbers, higher is more anomalous.
         labels: (n,) bool or 0 and 1, True for defective.
 
     Returns:
-        (value, threshold): calling defective what scores above `threshold` has this F1. The threshold lies midway
-        between two scores, or just below the lowest; of equally good ones the highest.
+        (value, threshold): scores above `threshold` are defective. It lies midway between two scores, or just below the
+        lowest; of equally good ones the highest.
 
     Raises:
         InputError: as for `auroc`.
@@ -106,7 +106,7 @@ def f1_max(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
 
 
 def roc_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
-    """Return the ROC curve: x the false positive rate, y the share of defective images found.
+    """Return the ROC curve: x the false positive rate, y the true positive rate.
 
     Args:
         scores: (n,) finite numbers, higher is more anomalous.
@@ -132,20 +132,20 @@ def precision_recall_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
         labels: (n,) bool or 0 and 1, True for defective.
 
     Returns:
-        One point per distinct score, after (0, 1) with threshold infinity (by convention: nothing is called defective).
+        One point per distinct score, after (0, 1) with threshold infinity (by convention).
 
     Raises:
         InputError: as for `auroc`.
     """
     tally = _tally(*_check(scores, labels, both=True))
-    found = np.cumsum(tally.defective)
-    x = found / found[-1]
-    y = found / (found + np.cumsum(tally.good))
+    true_positives = np.cumsum(tally.defective)
+    x = true_positives / true_positives[-1]
+    y = true_positives / (true_positives + np.cumsum(tally.good))
     return Curve(np.r_[0.0, x], np.r_[1.0, y], np.r_[np.inf, tally.values])
 
 
 def false_positive_rate(scores: ArrayLike, labels: ArrayLike, threshold: float) -> float:
-    """Return the share of good images that score above `threshold`.
+    """Return the false positive rate: the share of good images that score above `threshold`.
 
     Raises:
         InputError: if no image is good, a score or the threshold is NaN, or the lengths differ.
@@ -162,7 +162,7 @@ def false_positive_rate(scores: ArrayLike, labels: ArrayLike, threshold: float) 
 
 
 def miss_rate(scores: ArrayLike, labels: ArrayLike, threshold: float) -> float:
-    """Return the share of defective images that do not score above `threshold`.
+    """Return the false negative rate: the share of defective images that do not score above `threshold`.
 
     Raises:
         InputError: if no image is defective, a score or the threshold is NaN, or the lengths differ.
@@ -179,7 +179,7 @@ def miss_rate(scores: ArrayLike, labels: ArrayLike, threshold: float) -> float:
 
 
 def image_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Return image_AUROC, image_AP and image_F1Max by name; none of them if only one kind of image is there.
+    """Return image_AUROC, image_AP and image_F1Max by name; an empty dict if all images are of one class.
 
     Args:
         scores: (n,) finite numbers, higher is more anomalous.
@@ -206,16 +206,16 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return the bootstrap percentile interval of one image metric.
 
-    Good and defective images are drawn with replacement apart from each other, so every resample has as many of
-    each as the test set. It says how much the figure depends on which images happened to be in the test set, not on
-    which were trained on; where good and defective are fully separated it is (1, 1), which a larger set may not keep.
+    Stratified: good and defective images are resampled separately, so every resample has as many of each as the test
+    set. The interval covers the choice of test images, not that of training images; where good and defective images are
+    fully separated it is (1, 1).
 
     Args:
         metric: "image_AUROC", "image_AP" or "image_F1Max".
         scores: (n,) finite numbers, higher is more anomalous.
         labels: (n,) bool or 0 and 1, True for defective.
-        n_resamples: how many resamples.
-        level: share of the resamples inside the interval, 0.95 for 95 %.
+        n_resamples: number of resamples.
+        level: confidence level, 0.95 for 95 %.
         seed: of the resampling; the same seed gives the same interval.
 
     Raises:
@@ -236,7 +236,7 @@ def bootstrap_intervals(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Return the interval of `bootstrap_interval` for each of `metrics`, all from the same resamples."""
+    """Return `bootstrap_interval` of each of `metrics`, all from the same resamples."""
     for name in metrics:
         if name not in _OF_COUNTS:
             raise InputError(message("metric", "one of " + ", ".join(_OF_COUNTS), repr(name)))
@@ -267,23 +267,23 @@ def auroc_of_counts(defective: Counts, good: Counts) -> Float64:
 
 def average_precision_of_counts(defective: Counts, good: Counts) -> Float64:
     """Return the average precision of (..., G) counts by falling score, one number per leading index."""
-    found = np.cumsum(defective, axis=-1, dtype=np.float64)
-    called = found + np.cumsum(good, axis=-1)
+    true_positives = np.cumsum(defective, axis=-1, dtype=np.float64)
+    positives = true_positives + np.cumsum(good, axis=-1)
     # Before the first image of a resample both are 0, and so is the step of recall.
-    precision = found / np.maximum(called, 1)
-    mean: Float64 = np.asarray((defective * precision).sum(axis=-1) / found[..., -1])
+    precision = true_positives / np.maximum(positives, 1)
+    mean: Float64 = np.asarray((defective * precision).sum(axis=-1) / true_positives[..., -1])
     return mean
 
 
 def f1_of_counts(defective: Counts, good: Counts) -> Float64:
-    """Return (..., G) float64: the F1 when each score and all higher ones are called defective."""
-    found = np.cumsum(defective, axis=-1, dtype=np.float64)
-    f1: Float64 = 2 * found / (found + np.cumsum(good, axis=-1) + found[..., -1:])
+    """Return the (..., G) float64 F1 at each score: it and all higher ones are defective."""
+    true_positives = np.cumsum(defective, axis=-1, dtype=np.float64)
+    f1: Float64 = 2 * true_positives / (true_positives + np.cumsum(good, axis=-1) + true_positives[..., -1:])
     return f1
 
 
 def threshold_above(values: Float64, index: int) -> float:
-    """Return a threshold that `values[: index + 1]` (falling) are above and the rest are not: midway if there is room.
+    """Return a threshold between `values[index]` and the next (falling): midway if there is a float between them.
 
     >>> threshold_above(np.array([4.0, 3.0, 1.0]), 1)
     2.0
@@ -309,15 +309,15 @@ _OF_COUNTS: dict[str, Callable[[Counts, Counts], Float64]] = {
 
 
 def _check(scores: ArrayLike, labels: ArrayLike, *, both: bool = False) -> tuple[Float64, Bool]:
-    """Return scores as float64 (n,) and labels as bool (n,), or raise; `both` asks for images of both kinds."""
-    given = np.asarray(scores)
-    if given.dtype.kind not in "fiub":
-        raise InputError(message("scores", "numbers (n,)", describe(given)))
-    values: Float64 = check_array("scores", given.astype(np.float64), dtype=np.float64, shape=("n",))
-    marks = np.asarray(labels)
-    if marks.dtype != np.bool_ and not (marks.dtype.kind in "iu" and np.isin(marks, (0, 1)).all()):
-        raise InputError(message("labels", "bool (n,) or 0 and 1", describe(marks)))
-    defective: Bool = check_array("labels", marks.astype(np.bool_), dtype=np.bool_, shape=(len(values),))
+    """Return scores as float64 (n,) and labels as bool (n,), or raise; `both` requires images of both classes."""
+    array = np.asarray(scores)
+    if array.dtype.kind not in "fiub":
+        raise InputError(message("scores", "numbers (n,)", describe(array)))
+    values: Float64 = check_array("scores", array.astype(np.float64), dtype=np.float64, shape=("n",))
+    classes = np.asarray(labels)
+    if classes.dtype != np.bool_ and not (classes.dtype.kind in "iu" and np.isin(classes, (0, 1)).all()):
+        raise InputError(message("labels", "bool (n,) or 0 and 1", describe(classes)))
+    defective: Bool = check_array("labels", classes.astype(np.bool_), dtype=np.bool_, shape=(len(values),))
     if both and (defective.all() or not defective.any()):
         n = int(defective.sum())
         got = f"{len(values) - n} good and {n} defective"

@@ -1,9 +1,9 @@
 """Metrics of anomaly maps against masks, at full resolution and in bounded memory: pixel AUROC, AP, F1-max and AUPRO.
 
-The maps are counted one by one into a fine histogram and forgotten, so 500 images of 1024 x 1024 need no more memory
-than one. The bins are the float32 numbers themselves without their last few bits, as few as the range of the scores
-allows, so no range need be known beforehand; all values in one bin count as equal. A bin is at most 1 / 8192 of the
-score wide; where the scores differ by a factor of 50, 1 / 65536; where they differ by 3 % or less, one number.
+Maps are counted one by one into a fine histogram, so memory does not grow with the number of images. The bins are the
+float32 numbers without their last few bits, as few as the range of the scores allows, so that no range must be known
+beforehand; all values in one bin are ties. A bin is at most 1 / 8192 of the score wide; where the scores differ by a
+factor of 50, 1 / 65536; where they differ by 3 % or less, one number.
 """
 
 from __future__ import annotations
@@ -25,53 +25,53 @@ if TYPE_CHECKING:
 
     from blemish.types import Bool, Float32
 
-# Bins are made coarser, by dropping one more bit, when there would be more than this (3 arrays of 4 MB) ...
-_MOST_BINS = 1 << 19
+# Bins are made coarser, by dropping one more bit, beyond this number (3 arrays of 4 MB) ...
+_MAX_BINS = 1 << 19
 # ... but no coarser than this, which keeps 13 of the mantissa's 23 bits: then there are at most 2 ** 22 (100 MB).
-_MOST_DROPPED = 10
-# Room is made for this many bins at a time, so that it seldom has to be.
-_ROOM = 1 << 13
-# Pixels are counted in blocks that stay in the processor's cache.
+_MAX_DROPPED = 10
+# Bins are allocated in multiples of this.
+_ALLOCATED = 1 << 13
+# Pixels of a block: it stays in the processor's cache.
 _BLOCK = 1 << 16
 
 
 class _Histogram:
-    """Counts of good and defective pixels, and the overlap they stand for, in bins of keys (see `_keys`)."""
+    """Counts of good and defective pixels, and the region overlap of the latter, in bins of keys (see `_keys`)."""
 
     def __init__(self, low: int, high: int, dropped: int) -> None:
         self.dropped = dropped
-        self.first = (low >> dropped) // _ROOM * _ROOM
-        size = ((high >> dropped) // _ROOM + 1) * _ROOM - self.first
+        self.first = (low >> dropped) // _ALLOCATED * _ALLOCATED
+        size = ((high >> dropped) // _ALLOCATED + 1) * _ALLOCATED - self.first
         self.good: Int64 = np.zeros(size, np.int64)
         self.defective: Int64 = np.zeros(size, np.int64)
-        # A pixel of a region weighs 1 / area, so a region weighs 1.
+        # A pixel weighs 1 / area of its region, so every region weighs 1.
         self.overlap: Float64 = np.zeros(size, np.float64)
 
     def covers(self, low: int, high: int) -> bool:
         """Whether both keys have a bin."""
         return self.first <= low >> self.dropped and (high >> self.dropped) - self.first < len(self.good)
 
-    def places(self, keys: NDArray[np.int32]) -> NDArray[np.intp]:
+    def bins(self, keys: NDArray[np.int32]) -> NDArray[np.intp]:
         """Return the index of each key's bin."""
-        places: NDArray[np.intp] = (keys >> self.dropped).astype(np.intp)
-        places -= self.first
-        return places
+        bins: NDArray[np.intp] = (keys >> self.dropped).astype(np.intp)
+        bins -= self.first
+        return bins
 
-    def held(self) -> NDArray[np.intp]:
-        """Return the indices of the bins that hold pixels, rising."""
+    def occupied(self) -> NDArray[np.intp]:
+        """Return the indices of non-empty bins, rising."""
         return np.flatnonzero(self.good + self.defective)
 
-    def pour(self, other: _Histogram) -> None:
-        """Add the counts of a histogram whose bins are as fine or finer: a coarse bin holds whole fine ones."""
-        held = other.held()
-        places = ((held + other.first) >> (self.dropped - other.dropped)) - self.first
-        np.add.at(self.good, places, other.good[held])
-        np.add.at(self.defective, places, other.defective[held])
-        np.add.at(self.overlap, places, other.overlap[held])
+    def add(self, other: _Histogram) -> None:
+        """Add the counts of a histogram of equal or finer bins: a coarse bin is a union of fine ones."""
+        occupied = other.occupied()
+        bins = ((occupied + other.first) >> (self.dropped - other.dropped)) - self.first
+        np.add.at(self.good, bins, other.good[occupied])
+        np.add.at(self.defective, bins, other.defective[occupied])
+        np.add.at(self.overlap, bins, other.overlap[occupied])
 
 
 class _Levels(NamedTuple):
-    """The bins that hold any pixel, highest first: (G,) each."""
+    """The non-empty bins, highest first: (G,) each."""
 
     values: Float64
     defective: Int64
@@ -80,14 +80,14 @@ class _Levels(NamedTuple):
 
 
 class PixelCounts:
-    """How many good and defective pixels have each score, over any number of images of any sizes.
+    """Histogram of good and defective pixels by score, over any number of images of any sizes.
 
-    Every pixel outside a mask is a good one, those of defective images included. The 8-connected parts of a mask
-    are its regions, and weigh the same in PRO whatever their area. Counts can be added, so that good images are
-    counted once and shared between defect types: `(good + scratches).aupro()`.
+    Every pixel outside a mask is good, in defective images too. Regions are the 8-connected components of a mask and
+    weigh the same in PRO for any area. Counts can be added, so that good images are counted once and shared between
+    defect types: `(good + scratches).aupro()`.
 
-    Every point of a curve here is a point of the exact curve; between the two ends of one bin it is a straight line.
-    `auroc_error` and `aupro_error` give the most that this can have cost, from the counts themselves.
+    Every point of a curve is a point of the exact curve, with straight lines between them. `auroc_error` and
+    `aupro_error` bound the error of the metrics, from the counts alone.
 
     >>> counts = PixelCounts()
     >>> counts.add(np.float32([[1, 2], [3, 9]]), np.array([[False, False], [False, True]]))
@@ -95,8 +95,8 @@ class PixelCounts:
     (1.0, 1.0)
 
     Attributes:
-        n_images: how many images were counted.
-        n_regions: how many regions their masks have.
+        n_images: number of images.
+        n_regions: number of regions of their masks.
 
     Cost: a few ms for a map of 1024 x 1024.
     Source: PRO as in Bergmann et al. 2021 (The MVTec Anomaly Detection Dataset, IJCV 129), section 5; regions and area
@@ -107,17 +107,17 @@ class PixelCounts:
         self.n_images = 0
         self.n_regions = 0
         self._low = self._high = 0
-        self._bins = _Histogram(0, 0, 0)
+        self._histogram = _Histogram(0, 0, 0)
 
     @property
     def n_good(self) -> int:
         """The number of good pixels."""
-        return int(self._bins.good.sum())
+        return int(self._histogram.good.sum())
 
     @property
     def n_defective(self) -> int:
         """The number of defective pixels."""
-        return int(self._bins.defective.sum())
+        return int(self._histogram.defective.sum())
 
     def add(self, anomaly_map: Float32, mask: Bool | None = None) -> None:
         """Count one image.
@@ -135,24 +135,24 @@ class PixelCounts:
             check_array("mask", mask, dtype=np.bool_, shape=anomaly_map.shape, todo=todo)
         low, high = _keys(np.stack([anomaly_map.min(), anomaly_map.max()]))
         self._widen(int(low), int(high))
-        bins = self._bins
+        histogram = self._histogram
         flat = anomaly_map.reshape(-1)
         for block in blocks(flat.size, _BLOCK):
-            np.add.at(bins.good, bins.places(_keys(flat[block])), 1)
+            np.add.at(histogram.good, histogram.bins(_keys(flat[block])), 1)
         self.n_images += 1
         if mask is None or not mask.any():
             return
         n, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
         region = labels[mask]
         share = 1 / np.maximum(np.bincount(region, minlength=n), 1)
-        places = bins.places(_keys(anomaly_map[mask]))
-        np.subtract.at(bins.good, places, 1)
-        np.add.at(bins.defective, places, 1)
-        np.add.at(bins.overlap, places, share[region])
+        bins = histogram.bins(_keys(anomaly_map[mask]))
+        np.subtract.at(histogram.good, bins, 1)
+        np.add.at(histogram.defective, bins, 1)
+        np.add.at(histogram.overlap, bins, share[region])
         self.n_regions += n - 1
 
     def __add__(self, other: PixelCounts) -> PixelCounts:
-        """Return the counts of the images of both, as if all had been added to one."""
+        """Return the counts of the images of both."""
         if not isinstance(other, PixelCounts):
             return NotImplemented
         both = PixelCounts()
@@ -160,7 +160,7 @@ class PixelCounts:
             if not part.n_images:
                 continue
             both._widen(part._low, part._high)
-            both._bins.pour(part._bins)
+            both._histogram.add(part._histogram)
             both.n_images += part.n_images
             both.n_regions += part.n_regions
         return both
@@ -184,7 +184,7 @@ class PixelCounts:
         return float(average_precision_of_counts(levels.defective, levels.good))
 
     def pixel_f1_max(self) -> tuple[float, float]:
-        """Return the highest F1 of all pixels at any threshold, and that threshold (see `metrics.f1_max`).
+        """Return the highest F1 of all pixels at any threshold, and that threshold (see `classification.f1_max`).
 
         Raises:
             InputError: if there are no defective pixels, or no good ones.
@@ -196,18 +196,18 @@ class PixelCounts:
         return float(f1[best]), float(np.nextafter(np.float32(levels.values[best]), np.float32(-np.inf)))
 
     def pro_curve(self) -> Curve:
-        """Return the PRO curve: x the share of good pixels called defective, y the mean share of a region found.
+        """Return the PRO curve: x the false positive rate of pixels, y the mean true positive rate over regions.
 
         Returns:
-            One point per bin that holds a pixel, after (0, 0) with threshold infinity; ends at (1, 1).
+            One point per non-empty bin, after (0, 0) with threshold infinity; ends at (1, 1).
 
         Raises:
             InputError: if there are no defective pixels, or no good ones.
         """
         levels = self._levels()
         x = np.cumsum(levels.good) / self.n_good
-        found = np.cumsum(levels.overlap)
-        y = found / found[-1]  # the last is n_regions up to rounding; so the curve ends at 1 and not beside it
+        overlap = np.cumsum(levels.overlap)
+        y = overlap / overlap[-1]  # the last one is n_regions up to rounding: the curve ends at 1
         return Curve(np.r_[0.0, x], np.r_[0.0, y], np.r_[np.inf, levels.values])
 
     def aupro(self, fpr_limit: float = 0.3) -> float:
@@ -230,21 +230,21 @@ class PixelCounts:
         return min(1.0, area / fpr_limit)
 
     def auroc_error(self) -> float:
-        """Return the most that `pixel_auroc` can differ from the exact one because of the bins.
+        """Return an upper bound of the error of `pixel_auroc` due to the bins.
 
-        It holds for every order of the pixels within their bins, and is 0 where every bin is one number; what is
-        really lost is a hundredth of it, as a rule.
+        It holds for any order of the pixels within their bins, and is 0 where every bin is one number; the actual error
+        is about a hundredth of it.
         """
         levels = self._levels()
-        if self._bins.dropped == 0:
+        if self._histogram.dropped == 0:
             return 0.0
         return float((levels.defective * (levels.good / self.n_good)).sum() / self.n_defective / 2)
 
     def aupro_error(self, fpr_limit: float = 0.3) -> float:
-        """Return the most that `aupro` can differ from the exact one because of the bins (see `auroc_error`)."""
+        """Return an upper bound of the error of `aupro` due to the bins (see `auroc_error`)."""
         _check_limit(fpr_limit)
         x, y, _ = self.pro_curve()
-        if self._bins.dropped == 0:
+        if self._histogram.dropped == 0:
             return 0.0
         triangles = np.diff(x) * np.diff(y) / 2
         return float(triangles[x[:-1] < fpr_limit].sum() / fpr_limit)
@@ -252,7 +252,7 @@ class PixelCounts:
     def metrics(self) -> dict[str, float]:
         """Return pixel_AUROC, pixel_AP, pixel_F1Max, AUPRO (limit 0.3) and AUPRO_0.05 by name.
 
-        None of them is there if there are no defective pixels, or no good ones: they are not defined then.
+        An empty dict if there are no defective pixels, or no good ones: the metrics are not defined then.
         """
         if not self.n_defective or not self.n_good:
             return {}
@@ -265,37 +265,37 @@ class PixelCounts:
         }
 
     def _widen(self, low: int, high: int) -> None:
-        """Make room for keys from `low` to `high`, in coarser bins if need be.
+        """Extend the histogram to keys from `low` to `high`, with coarser bins if necessary.
 
-        How coarse depends on the whole range alone, not on the order in which it was met; so the bins of a sum are
-        never finer than those of its parts.
+        The width of the bins depends on the whole range alone, not on the order of images: the bins of a sum are never
+        finer than those of its parts.
         """
         if self.n_images:
             low, high = min(low, self._low), max(high, self._high)
-        dropped = self._bins.dropped
-        while dropped < _MOST_DROPPED and (high >> dropped) - (low >> dropped) >= _MOST_BINS:
+        dropped = self._histogram.dropped
+        while dropped < _MAX_DROPPED and (high >> dropped) - (low >> dropped) >= _MAX_BINS:
             dropped += 1
         self._low, self._high = low, high
-        if dropped != self._bins.dropped or not self._bins.covers(low, high):
+        if dropped != self._histogram.dropped or not self._histogram.covers(low, high):
             wider = _Histogram(low, high, dropped)
             if self.n_images:
-                wider.pour(self._bins)
-            self._bins = wider
+                wider.add(self._histogram)
+            self._histogram = wider
 
     def _levels(self) -> _Levels:
-        """Return the bins that hold pixels, or raise if a metric has no meaning."""
+        """Return the non-empty bins, or raise if the metrics are not defined."""
         if not self.n_defective or not self.n_good:
             got = f"{self.n_good} good and {self.n_defective} defective pixels in {self.n_images} images"
             todo = "Pixel metrics need masks that mark a part of some image."
             raise InputError(message("masks", "both good and defective pixels", got, todo=todo))
-        bins = self._bins
-        held = bins.held()[::-1]
-        values = _values((held + bins.first) << bins.dropped)
-        return _Levels(values, bins.defective[held], bins.good[held], bins.overlap[held])
+        histogram = self._histogram
+        bins = histogram.occupied()[::-1]
+        values = _values((bins + histogram.first) << histogram.dropped)
+        return _Levels(values, histogram.defective[bins], histogram.good[bins], histogram.overlap[bins])
 
 
 def pixel_auroc(maps: Iterable[Float32], masks: Iterable[Bool | None]) -> float:
-    """Return the area under the ROC curve of all pixels of these maps and masks, taken one by one.
+    """Return the area under the ROC curve of all pixels of maps and masks, read one by one.
 
     Args:
         maps: each (H, W) float32.
@@ -339,7 +339,7 @@ def _check_limit(fpr_limit: float) -> None:
 
 
 def _keys(values: Float32) -> NDArray[np.int32]:
-    """Return integers in the order of the values, one for each float32, negative for negative ones."""
+    """Return order-preserving int32 keys of float32 values."""
     # As an integer, a positive float32 keeps its order and a negative one reverses it; adding 0 turns -0 into 0.
     bits: NDArray[np.int32] = (values + np.float32(0)).view(np.int32)
     bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)

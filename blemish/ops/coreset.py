@@ -1,15 +1,15 @@
-"""Exact greedy k-center (farthest point first), without a pass over all rows for each pick.
+"""Exact greedy k-center (farthest-point traversal) without a pass over all rows for each pick, and its streaming form.
 
-What is exact: with d(x, p) the squared distance of two rows, computed from their float32 values in float64, directly as
-the sum of squared differences, each pick is the row whose smallest d to the picks before it is largest, and the lowest
-index where several are equal. `tests/reference_coreset.py` says so in six lines, and the picks here are the same ones.
+Exact: with d(x, p) the squared distance of two rows, computed from their float32 values in float64, directly as the
+sum of squared differences, each pick is the row whose smallest d to the picks before it is largest, and the lowest
+index among ties. `tests/reference.py` has the definition in six lines; the picks are the same.
 
-Why it is fast: a row's distance to the picks only falls, so a value that has not seen the newest picks is an upper
-bound. Only the rows with the largest values are brought up to date, in batches, and picks are accepted while the best
-of the batch is at least as large as every value outside it.
+Fast (lazy greedy): a row's distance to the picks only falls, so a value from before the newest picks is an upper bound.
+Only the rows with the largest values are updated, in batches, and picks are accepted while the best of the batch is at
+least as large as every value outside it.
 
-Why fast stays exact, and independent of threads and of the linear algebra library: matrix products in float32 only
-*rule out* (row, pick) pairs, with a bound on their rounding error; whatever they do not rule out is computed directly.
+Fast and exact, independent of threads and of the linear algebra library: matrix products in float32 only *rule out*
+(row, pick) pairs, with a bound on their rounding error; all other pairs are computed directly.
 """
 
 from __future__ import annotations
@@ -32,14 +32,36 @@ Progress = Callable[[int, int], None]
 # 0.13 GB at 152 values a row, and as many rows as 195 images of 1,024 patches.
 MAX_ROWS = 200_000
 
-# Chosen on two cores at 200,000 x 152 and x 456, where half or twice costs little; none of them changes a pick.
-_BATCH = 2048  # rows brought up to date at a time
-_TILE = 1024  # rows and picks of one matrix product: its result stays in cache
-_REVIEW = 64  # picks after which a batch drops the rows that can no longer be picked
-_SCAN = 4096  # rows of a block in passes over all rows
+
+class BlockSizes(NamedTuple):
+    """Sizes of blocks, which change memory and time and no pick.
+
+    The defaults were chosen on two cores at 200,000 x 152 and x 456, where half or twice costs little.
+
+    Attributes:
+        batch: rows updated at a time.
+        tile: rows and picks of one matrix product, whose result stays in cache.
+        review: picks after which a batch drops the rows that can no longer be picked.
+        scan: rows of a block in passes over all rows.
+    """
+
+    batch: int = 2048
+    tile: int = 1024
+    review: int = 64
+    scan: int = 4096
 
 
-def greedy_coreset(features: Float32, n_select: int, *, seed: int = 0, progress: Progress | None = None) -> Int64:
+BLOCK_SIZES = BlockSizes()
+
+
+def greedy_coreset(
+    features: Float32,
+    n_select: int,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+    block_sizes: BlockSizes = BLOCK_SIZES,
+) -> Int64:
     """Return the indices of a k-center greedy subset of `features`: each pick is the row farthest from those before it.
 
     Args:
@@ -47,6 +69,7 @@ def greedy_coreset(features: Float32, n_select: int, *, seed: int = 0, progress:
         n_select: rows to keep, 1 <= n_select <= N.
         seed: picks the first row; the same seed and features give the same picks.
         progress: called now and then as progress(done, total), in picks.
+        block_sizes: of the computation; the picks do not depend on it.
 
     Returns:
         (n_select,) int64 row indices in the order chosen; no row twice, and rows equal to a pick only after all others.
@@ -65,16 +88,17 @@ def greedy_coreset(features: Float32, n_select: int, *, seed: int = 0, progress:
     """
     check_array("features", features, dtype=np.float32, shape=("N", "D"), finite=False)
     _check_count("n_select", n_select, high=len(features))
-    return _select(features, n_select, seed, progress)[0]
+    return _select(features, n_select, seed, progress, block_sizes)[0]
 
 
 class Coreset(NamedTuple):
-    """The rows that were kept of a stream of rows.
+    """A subset of a stream of rows.
 
     Attributes:
         features: (n, D) float32, in the order chosen.
-        source: (n, 3) int32, what came beside each row: training image, row and column of the patch.
-        radius: no row of the stream is farther than this (Euclidean) from the nearest row of `features`.
+        source: (n, 3) int32, training image, row and column of each patch, as given.
+        radius: covering radius: largest Euclidean distance of a row of the stream to the nearest row of `features`, or
+            an upper bound of it.
     """
 
     features: Float32
@@ -83,27 +107,37 @@ class Coreset(NamedTuple):
 
 
 class StreamingCoreset:
-    """A k-center greedy subset of more rows than memory holds: at most `max_rows` of them are held at any time.
+    """Streaming greedy k-center: a coreset of coresets that holds at most `max_rows` rows.
 
     While the stream fits into `max_rows`, the result is that of `greedy_coreset`, to the bit. Beyond that there are two
-    levels: whenever `max_rows` are held, the new ones are reduced, greedily, to their share of max_rows // 2; lastly
-    these and the last new ones are reduced together. A row given is within the first level's radius of one that the
-    first level kept, and that is within the second's radius of the result: the covering radius is at most their sum,
-    `Coreset.radius`. If more than `n_rows` come, all held is reduced to max_rows // 4, and that radius is added too.
-    How the rows were divided among calls of `add` changes nothing.
+    levels: whenever `max_rows` rows are held, the new ones are reduced to their share of max_rows // 2; in the end
+    these and the last new ones are reduced together. A row of the stream is within the first level's radius of one that
+    the first level kept, which is within the second's radius of the result: the covering radius is at most their sum,
+    `Coreset.radius`. If more than `n_rows` rows come, all held rows are reduced to max_rows // 4, and that radius is
+    added too. The result does not depend on how the rows are divided among calls of `add`.
 
     Args:
-        n_select: rows to keep in the end; at most max_rows // 2 if `n_rows` is above `max_rows`.
-        n_rows: rows that will come, as far as is known: images times patches of each. Fewer do no harm.
-        max_rows: rows held at most.
+        n_select: rows of the result; at most max_rows // 2 if `n_rows` is above `max_rows`.
+        n_rows: expected rows: images times patches of each. Fewer may come.
+        max_rows: most rows held.
         seed: picks the first row of each reduction.
+        block_sizes: of the computation; the result does not depend on it.
 
     Raises:
         InputError: if a number is out of its range.
     """
 
-    def __init__(self, n_select: int, *, n_rows: int, max_rows: int = MAX_ROWS, seed: int = 0) -> None:
+    def __init__(
+        self,
+        n_select: int,
+        *,
+        n_rows: int,
+        max_rows: int = MAX_ROWS,
+        seed: int = 0,
+        block_sizes: BlockSizes = BLOCK_SIZES,
+    ) -> None:
         _check_stream(n_select, n_rows, max_rows)
+        self._block_sizes = block_sizes
         self.n_select = n_select
         self.max_rows = max_rows
         self.seed = seed
@@ -116,14 +150,14 @@ class StreamingCoreset:
         self._source: NDArray[np.int32] = np.empty((0, 3), np.int32)
 
     def add(self, features: Float32, source: NDArray[np.int32]) -> None:
-        """Take more rows; they are copied.
+        """Add rows; they are copied.
 
         Args:
-            features: (n, D) float32, finite; D as in the calls before.
-            source: (n, 3) int32, returned beside the rows that are kept.
+            features: (n, D) float32, finite; D as in earlier calls.
+            source: (n, 3) int32, training image, row and column of each patch.
 
         Raises:
-            InputError: if dtypes or shapes are others; nothing of this call is taken then.
+            InputError: if dtypes or shapes are others; no row of this call is added then.
         """
         width: int | str = self._features.shape[1] or "D"
         check_array("features", features, dtype=np.float32, shape=("n", width), empty=True)
@@ -144,7 +178,7 @@ class StreamingCoreset:
         """Return the coreset of all rows so far; more may be added afterwards.
 
         Args:
-            n_select: rows to keep, if other than the constructor's, such as a share of the `n_seen` that came.
+            n_select: rows of the result, if fewer than the constructor's, such as a share of `n_seen`.
             progress: called now and then as progress(done, total), in picks.
 
         Returns:
@@ -157,24 +191,26 @@ class StreamingCoreset:
             raise InputError(message("features", "at least one row", "none", todo="Add rows before finishing."))
         wanted = self.n_select if n_select is None else n_select
         _check_count("n_select", wanted, high=self.n_select)
-        picks, radius = _select(self._features[: self._n_held], min(wanted, self._n_held), self.seed, progress)
+        held = self._features[: self._n_held]
+        picks, radius = _select(held, min(wanted, self._n_held), self.seed, progress, self._block_sizes)
         return Coreset(self._features[picks], self._source[picks], radius + self._radius)
 
     def _reduce(self) -> None:
-        """Reduce the new rows to their share of the first level, or all that is held if that share is used up."""
+        """Reduce the new rows to their share of the first level, or all held rows if that share is used up."""
         target = self.max_rows // 2 * self.n_seen // self._n_rows
         first = self._n_kept
         if self.n_seen > self._n_rows or target <= first:
             self._n_rows = max(self._n_rows, 2 * self.n_seen)
             first, target = 0, self.max_rows // 4
-        picks, radius = _select(self._features[first : self._n_held], target - first, self.seed, None)
+        new = self._features[first : self._n_held]
+        picks, radius = _select(new, target - first, self.seed, None, self._block_sizes)
         picks += first
         self._features[first:target], self._source[first:target] = self._features[picks], self._source[picks]
         self._radius = max(self._radius, radius) if first == self._n_kept else self._radius + radius
         self._n_kept = self._n_held = target
 
     def _grow(self, width: int) -> None:
-        """Make room for the rows announced, or for `max_rows` if more have come."""
+        """Allocate memory for the expected rows, or for `max_rows` if more have come."""
         n = min(self._n_rows, self.max_rows) if self._n_held == 0 else self.max_rows
         features, source = np.empty((n, width), np.float32), np.empty((n, 3), np.int32)
         if self._n_held > 0:
@@ -182,14 +218,22 @@ class StreamingCoreset:
         self._features, self._source = features, source
 
 
-def coreset_bytes(n_rows: int, n_features: int, n_select: int, *, max_rows: int = MAX_ROWS) -> int:
-    """Return the memory in bytes that `StreamingCoreset` needs at its peak, rows held and result included.
+def coreset_bytes(
+    n_rows: int,
+    n_features: int,
+    n_select: int,
+    *,
+    max_rows: int = MAX_ROWS,
+    block_sizes: BlockSizes = BLOCK_SIZES,
+) -> int:
+    """Return the peak memory of `StreamingCoreset` in bytes, held rows and result included.
 
     Args:
-        n_rows: rows that will come.
+        n_rows: expected rows.
         n_features: D, values of each row.
-        n_select: rows to keep in the end.
-        max_rows: rows held at most.
+        n_select: rows of the result.
+        max_rows: most rows held.
+        block_sizes: of the computation.
 
     Raises:
         InputError: if a number is out of its range.
@@ -202,7 +246,8 @@ def coreset_bytes(n_rows: int, n_features: int, n_select: int, *, max_rows: int 
     held = min(n_rows, max_rows)
     n_picks = n_select if n_rows <= max_rows else max(n_select, max_rows // 2 * max_rows // n_rows)
     per_row = 4 * n_features + 12
-    tiles = 17 * _TILE**2 + 4 * _BATCH * (n_features + 1) + 16 * _SCAN * n_features
+    batch, tile, _, scan = block_sizes
+    tiles = 17 * tile**2 + 4 * batch * (n_features + 1) + 16 * scan * n_features
     return (held + n_picks) * per_row + 36 * held + 4 * n_picks * (n_features + 1) + tiles
 
 
@@ -215,44 +260,48 @@ def _check_stream(n_select: int, n_rows: int, max_rows: int) -> None:
 
 
 def _check_count(name: str, value: int, *, low: int = 1, high: int | None = None, todo: str = "") -> None:
-    """Raise unless `value` is a whole number of at least `low` and at most `high`."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < low or (high is not None and value > high):
+    """Raise unless `value` is an integer of at least `low` and at most `high`."""
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_integer or value < low or (high is not None and value > high):
         limits = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise InputError(message(name, f"a whole number {limits}", repr(value), todo=todo))
 
 
-def _select(features: Float32, n_select: int, seed: int, progress: Progress | None) -> tuple[Int64, float]:
-    """Return the picks, and a distance from the nearest of them that no row exceeds."""
-    field = _Field(features, n_select, int(np.random.default_rng(seed).integers(len(features))))
-    while field.n_picks < n_select:
+def _select(
+    features: Float32, n_select: int, seed: int, progress: Progress | None, block_sizes: BlockSizes
+) -> tuple[Int64, float]:
+    """Return the picks and their covering radius."""
+    first = int(np.random.default_rng(seed).integers(len(features)))
+    traversal = _Traversal(features, n_select, first, block_sizes)
+    while traversal.n_picks < n_select:
         if progress is not None:
-            progress(field.n_picks, n_select)
-        if float(field.value.max()) > 0:
-            field.advance()
+            progress(traversal.n_picks, n_select)
+        if float(traversal.value.max()) > 0:
+            traversal.advance()
         else:
-            field.fill()
+            traversal.fill()
     if progress is not None:
         progress(n_select, n_select)
-    return field.picks, float(np.sqrt(max(field.value.max(), 0.0)))
+    return traversal.picks, float(np.sqrt(max(traversal.value.max(), 0.0)))
 
 
-class _Field:
-    """The rows, the picks so far, and for each row its distance to the picks that it has seen.
+class _Traversal:
+    """State of a farthest-point traversal: the rows, the picks, and an upper bound of each row's distance to them.
 
     Attributes:
         features: (N, D) float32.
-        value: (N,) float64, squared distance to the nearest of the picks seen; -1 for the picks themselves.
-        seen: (N,) int64, how many of the picks `value` knows.
+        value: (N,) float64, squared distance to the nearest of the first `seen` picks; -1 for the picks themselves.
+        seen: (N,) int64, number of picks that `value` includes.
         picks: (n_select,) int64, the first `n_picks` of which are set.
     """
 
-    def __init__(self, features: Float32, n_select: int, first: int) -> None:
+    def __init__(self, features: Float32, n_select: int, first: int, block_sizes: BlockSizes) -> None:
         n, d = features.shape
         self.features = features
+        self.sizes = block_sizes
         self._choose_frame()
         self.value, self.norm, self.seen = np.empty(n), np.empty(n), np.ones(n, np.int64)
-        for block in blocks(n, _SCAN):
+        for block in blocks(n, self.sizes.scan):
             self.value[block] = _squared_distances(features[block], features[first])
             self.norm[block] = np.square(self._framed(features[block]), dtype=np.float64).sum(axis=1)
         # A product's squared distance is off by at most gamma_n (|x| + |m|)^2, so by 2 gamma_n (|x|^2 + |m|^2), in any
@@ -262,17 +311,17 @@ class _Field:
         self.gamma = unit / (1 - unit)
         self.pick_rows = np.empty((n_select, d + 1), np.float32)
         self.picks, self.n_picks = np.empty(n_select, np.int64), 0
-        self._product = np.empty(_TILE * _TILE, np.float32)
+        self._product = np.empty(self.sizes.tile * self.sizes.tile, np.float32)
         self._append(first)
 
     def _choose_frame(self) -> None:
-        """Choose the centre, and the power of two that makes the largest value about 1, in which products are taken.
+        """Choose the centre and the scale of the coordinates in which products are computed.
 
-        Rounding errors grow with the distance from the centre: a median, which no outlier moves far. The scale keeps
-        squares inside float32.
+        Rounding errors grow with the distance from the centre: a median, which no outlier moves far. The scale, a power
+        of two that makes the largest value about 1, keeps squares inside float32.
         """
         n, largest = len(self.features), 0.0
-        for block in blocks(n, _SCAN):
+        for block in blocks(n, self.sizes.scan):
             largest = max(float(np.abs(self.features[block]).max()), largest)
             if not largest < np.inf:
                 check_array("features", self.features, dtype=np.float32, shape=("N", "D"))
@@ -282,21 +331,21 @@ class _Field:
         self.centre = np.median(sample, axis=0).astype(np.float32)
 
     def _framed(self, rows: Float32) -> Float32:
-        """Return `rows` scaled and centred, float32."""
+        """Return `rows`, float32, centred and scaled."""
         framed: Float32 = rows * np.float32(self.scale) - self.centre
         return framed
 
     def fill(self) -> None:
-        """Pick what is left by index, once every row equals a pick."""
+        """Pick the remaining rows by index, once every row equals a pick."""
         left = len(self.picks) - self.n_picks
         self.picks[self.n_picks :], self.n_picks = np.flatnonzero(self.value >= 0)[:left], len(self.picks)
 
     def advance(self) -> None:
-        """Bring the rows with the largest values up to date, and pick among them while no other can come first."""
+        """Update the rows with the largest values, and pick among them while no other row can come first."""
         rows, floor, first_equal = self._top()
         stale = rows[self.seen[rows] < self.n_picks]
         order = stale[np.argsort(self.seen[stale], kind="stable")]
-        for block in blocks(len(order), _TILE):
+        for block in blocks(len(order), self.sizes.tile):
             self._refresh(order[block])
         while self.n_picks < len(self.picks):
             rows = rows[self.value[rows] >= floor]
@@ -304,23 +353,27 @@ class _Field:
                 return
 
     def _top(self) -> tuple[Int64, float, int]:
-        """Return the rows with the largest values, ascending, and when another row must come first.
+        """Return the rows with the largest values, ascending, and the best of the others.
 
-        That is the largest value outside them, and the lowest row outside that has it, or N.
+        The best of the others is the largest value outside them, and the lowest row outside that has it, or N.
         """
         n = len(self.value)
-        # -0.5 lies between the picks and what can be picked.
-        floor = max(float(np.partition(self.value, n - _BATCH)[n - _BATCH]), -0.5) if n > _BATCH else -0.5
+        # -0.5 lies between the picks (-1) and all other rows.
+        floor = (
+            max(float(np.partition(self.value, n - self.sizes.batch)[n - self.sizes.batch]), -0.5)
+            if n > self.sizes.batch
+            else -0.5
+        )
         above, equal = np.flatnonzero(self.value > floor), np.flatnonzero(self.value == floor)
-        n_equal = _BATCH - len(above)
+        n_equal = self.sizes.batch - len(above)
         rows = np.sort(np.concatenate([above, equal[:n_equal]]))
         return rows, floor, int(equal[n_equal]) if len(equal) > n_equal else n
 
     def _refresh(self, rows: Int64) -> None:
-        """Show `rows` the picks that they have not seen; `rows` are ordered by how many they have seen."""
+        """Update `rows`, sorted by `seen`, by the picks that their values do not include."""
         first = int(self.seen[rows[0]])
         framed = self._framed_one(rows)
-        for block in blocks(self.n_picks - first, _TILE):
+        for block in blocks(self.n_picks - first, self.sizes.tile):
             picks = slice(first + block.start, first + block.stop)
             product = self._product[: len(rows) * (picks.stop - picks.start)].reshape(len(rows), -1)
             with np.errstate(all="ignore"):  # OpenBLAS reads past short rows: the values are right, the flags not
@@ -329,13 +382,13 @@ class _Field:
         self.seen[rows] = self.n_picks
 
     def _framed_one(self, rows: Int64) -> Float32:
-        """Return (n, D + 1) float32: framed rows and a 1, which meets the half norm in `pick_rows`."""
+        """Return (n, D + 1) float32: framed rows and a 1, multiplied with the half norm in `pick_rows`."""
         framed = np.ones((len(rows), self.features.shape[1] + 1), np.float32)
         framed[:, :-1] = self._framed(self.features[rows])
         return framed
 
     def _level(self, rows: Int64) -> Float32:
-        """Return what the product with a pick must exceed if the pick may lower the value, rounding included.
+        """Return the least product with a pick that may lower the value, rounding included.
 
         With e = 2 gamma, |x - m|^2 < value needs x.m - (1 - e) |m|^2 / 2 > ((1 - e) |x|^2 - value) / 2.
         """
@@ -353,7 +406,7 @@ class _Field:
         self._compare(near, picks[best])
         candidates[np.arange(len(hit)), best] = -np.inf
         doubtful = np.flatnonzero(candidates > self._level(near)[:, None])
-        for block in blocks(len(doubtful), _SCAN):
+        for block in blocks(len(doubtful), self.sizes.scan):
             i, j = np.divmod(doubtful[block], len(picks))
             self._compare(near[i], picks[j])
 
@@ -362,10 +415,10 @@ class _Field:
         np.minimum.at(self.value, rows, _squared_distances(self.features[rows], self.features[picks]))
 
     def _pick_among(self, rows: Int64, floor: float, first_equal: int) -> bool:
-        """Pick up to _REVIEW times among `rows`, which have seen all picks; return whether there may be more."""
+        """Pick up to `review` times among `rows`, whose values are exact; return whether more picks are possible."""
         framed = self._framed_one(rows)
         more = True
-        for _ in range(min(_REVIEW, len(self.picks) - self.n_picks)):
+        for _ in range(min(self.sizes.review, len(self.picks) - self.n_picks)):
             value = self.value[rows]
             best = int(value.argmax())
             row = int(rows[best])

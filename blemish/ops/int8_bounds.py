@@ -1,10 +1,10 @@
-"""An upper bound, for each query, of how near the rows of each group of a memory bank can be, from 8-bit products.
+"""Upper bounds of query-row scores from 8-bit integer products: pruning for exact nearest-neighbor search.
 
-For a query x and a bank row m, both with the bank's mean taken off, s = x.m - |m|^2 / 2 orders the rows like their
-distance. A product of 8-bit integers gives s up to an error that is *bounded*, not hoped to be small: with x = x' + e
-and m = m' + f (the primes rounded, e and f what was lost, their lengths known), x.m <= x'.m' + |x||f| + |e||m'| by
-Cauchy and Schwarz. The product runs over the main axes of the bank only; the parts outside them add at most the
-product of their lengths. Rows lie in groups of similar length, so one maximum and one bound rule out a whole group.
+For a query x and a bank row m, both less the bank's mean, s = x.m - |m|^2 / 2 orders the rows like their distance. A
+product of 8-bit integers gives s up to a proved error: with x = x' + e and m = m' + f (primes quantised, e and f the
+quantisation errors, their lengths known), x.m <= x'.m' + |x||f| + |e||m'| by the Cauchy-Schwarz inequality. The product
+runs over the principal axes of the bank only; the components outside them add at most the product of their lengths.
+Rows lie in groups of similar length, so one maximum and one bound rule out a whole group.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ if TYPE_CHECKING:
 _SMALLEST_SQUARE = np.float32(1e-30)
 # Measured at 1,024 queries x 20,000 rows.
 _GROUP_ROWS = 16
-# Share of the squared length that may lie outside the product at most, how many axes more are taken as long as they
-# halve it, and what share is little enough. Of clusters in noise (benchmarks/neighbors.py) 160 of 384 axes leave 2 %
-# out, the next 32 hold a seventh of that, and with 304 a search takes half as long again. Of EfficientNet-Lite0's
-# whitened features 160 to 192 of 232 axes leave 2 % out and 55 rows a query to measure; nearly all of them 2 to 10, and
-# a search takes a half to three quarters.
-_LEFT_OUT = 0.02
+# Axes are dropped that hold at most this share of the squared length; more are kept as long as _MORE_AXES of them halve
+# the rest, until that is negligible. Of clusters in noise (benchmarks/neighbors.py) 160 of 384 axes drop 2 %, the next
+# 32 hold a seventh of that, and with 304 a search takes half as long again. Of EfficientNet-Lite0's whitened features
+# 160 to 192 of 232 axes drop 2 % and leave 55 rows a query to measure; with nearly all axes 2 to 10, and a search
+# takes a half to three quarters of the time.
+_MAX_DROPPED = 0.02
 _MORE_AXES = 32
-_LITTLE = 0.001
+_NEGLIGIBLE = 0.001
 _AXES_ROWS = 4096
-# Finding the main axes takes the cube of their number: beyond this it would take longer than it saves.
-_MOST_AXES = 512
-# Turning queries takes D x D products of float32 each. Where that leaves out no axis, it is done if without it this
-# many times as much is rounded away: 1.1 to 1.3 times of ResNet-50's 1,536 features, whose search takes two thirds of
-# the time without, and 1.0 of Gaussian noise.
-_WORTH_TURNING = 1.5
+# The eigendecomposition takes the cube of the number of axes: beyond this it takes longer than it saves.
+_MAX_AXES = 512
+# Rotating queries takes D x D products of float32 each. A rotation that drops no axis is used only if the quantisation
+# error without it is this many times as large: 1.1 to 1.3 times for ResNet-50's 1,536 features, whose search takes two
+# thirds of the time without it, and 1.0 for Gaussian noise.
+_WORTH_ROTATING = 1.5
 _WORTH_ROWS = 256
-# Shares of the groups, and of the groups' number in rows, beyond which a float32 product is faster. ResNet-50's 1,536
-# features leave .2 to .8 of the groups' number to measure one by one: with 1.0 a search took up to three times as long
-# as the float32 product, with .25 as long.
-_TOO_MANY = (1 / 2, 1 / 4)
+# Candidates beyond which a float32 product is faster: groups as a share of all groups, and rows as a share of that
+# number. ResNet-50's 1,536 features leave .2 to .8 of it to measure one by one: with a limit of 1.0 a search took up to
+# three times as long as the float32 product, with .25 as long.
+MAX_CANDIDATES = (1 / 2, 1 / 4)
 _BLOCKED = -(2**30)
 
 
 @dataclass(frozen=True)
 class Buffers:
-    """One thread's workspace: fresh memory for every block costs as much as the product."""
+    """Workspace of one thread: allocating it for every block costs as much as the product."""
 
     dots: NDArray[np.int32]
     base: Float32
@@ -64,9 +64,22 @@ class IntegerScores:
 
     Row i * n_groups + g of the integer bank is member i of group g, so that the maximum over a group runs along
     contiguous memory. Groups are consecutive rows in order of length: they can share a scale and a bound.
+
+    Args:
+        bank: (n, D) float32.
+        mean: (D,) float32, of the bank.
+        weight_limit: largest 8-bit value of a bank row; None for the largest that this processor multiplies exactly.
+        max_candidates: shares beyond which `candidates` returns None.
     """
 
-    def __init__(self, bank: Float32, mean: Float32) -> None:
+    def __init__(
+        self,
+        bank: Float32,
+        mean: Float32,
+        *,
+        weight_limit: int | None = None,
+        max_candidates: tuple[float, float] = MAX_CANDIDATES,
+    ) -> None:
         n, dim = bank.shape
         centred = bank - mean
         squares: Float32 = np.einsum("ij,ij->i", centred, centred)
@@ -84,13 +97,15 @@ class IntegerScores:
         self._padding = np.flatnonzero(~real)
         # Rounding of two float32 products of `dim` terms each, summed in any order: Higham 2002, section 3.1.
         self._slack = np.float32(2 * (np.sqrt(dim) + 1) * (dim + 8)) * np.finfo(np.float32).eps
-        weights, self._scale, terms = _quantise(centred, rotation, members, squares, self._slack)
+        self._max_candidates = max_candidates
+        limit = exact_weight_limit() if weight_limit is None else weight_limit
+        weights, self._scale, terms = _quantise(centred, rotation, members, squares, slack=self._slack, limit=limit)
         self._session = _session(mean, rotation, weights, terms, self._slack)
         self.spare_buffers: list[Buffers] = []
         self.nbytes = weights.nbytes + terms.nbytes + self._scale.nbytes + 2 * self._row_of_column.nbytes
 
     def take_buffers(self, n_queries: int) -> Buffers:
-        """Return workspace for blocks of at most `n_queries`, used before if possible."""
+        """Return workspace for blocks of at most `n_queries`, reused if possible."""
         try:
             buffers = self.spare_buffers.pop()
         except IndexError:
@@ -107,7 +122,10 @@ class IntegerScores:
     def candidates(
         self, queries: Float32, bank: Float32, k: int, excluded: Int64, buffers: Buffers
     ) -> tuple[Int64, Int64] | None:
-        """Return all pairs (query, bank row) that may be among the k nearest, by query; None if they are too many."""
+        """Return all pairs (query, bank row) that may be among the k nearest, by query.
+
+        None if they are more than `max_candidates`: a float32 product is faster then.
+        """
         n = len(queries)
         base, coefficients = buffers.base[:n], buffers.coefficients[:n]
         dots = buffers.dots[:n].reshape(n, _GROUP_ROWS, self.n_groups)
@@ -126,18 +144,18 @@ class IntegerScores:
         squares = np.square(coefficients[:, 0] / per_scale)
         with np.errstate(over="ignore"):
             limit = per_scale * lowest_score(queries, bank[self._row_of_column[seeds]], squares, self._slack)
-        # Beyond what float32 holds the bound compares nothing, and would rule out everything.
+        # An infinite or NaN bound would rule out every row.
         if not (np.isfinite(limit).all() and np.isfinite(base).all()):
             return None
         hits = np.flatnonzero(bounds >= limit[:, None])
-        if len(hits) > n * (k + self.n_groups * _TOO_MANY[0]):
+        if len(hits) > n * (k + self.n_groups * self._max_candidates[0]):
             return None
         row, group = np.divmod(hits, self.n_groups)
         members = dots[row, :, group]
         near = members * self._scale[group, None] >= (limit[row] - base[row, group])[:, None]
-        # The mark of an excluded row is no bound: a query next to the mean has thresholds below it.
+        # _BLOCKED marks excluded rows and is no bound: a query near the mean has thresholds below it.
         hit, member = np.nonzero(near & (members != _BLOCKED))
-        if len(hit) > n * (k + self.n_groups * _TOO_MANY[1]):
+        if len(hit) > n * (k + self.n_groups * self._max_candidates[1]):
             return None
         return row[hit], self._row_of_column[member * self.n_groups + group[hit]]
 
@@ -147,56 +165,57 @@ class IntegerScores:
 
 
 def _rotation(centred: Float32) -> Float32 | None:
-    """Return (D, p) orthonormal columns: the main axes of the rows, mixed so that all are of one size.
+    """Return (D, p) orthonormal columns: the principal axes of the rows, mixed to equal magnitudes; or None.
 
-    Axes that hold little of the squared length together are left out; the bound allows for them, and fewer columns are
-    less to multiply. Mixing (a cosine transform of signs) keeps the largest value, which sets the step of the
-    integers, not far above the mean. None where all axes are needed and the rows' own are mixed enough.
+    Axes that hold little of the squared length are dropped: the product is smaller, and the bound allows for them.
+    Mixing (a cosine transform with random signs) keeps the largest value, which sets the quantisation step, not far
+    above the mean. None where all axes are needed and a rotation would gain little.
     """
     dim = centred.shape[1]
     axes, width = np.eye(dim), dim
-    if dim <= _MOST_AXES:
+    if dim <= _MAX_AXES:
         sample = centred[:: -(-len(centred) // _AXES_ROWS)].astype(np.float64)
         variances, axes = np.linalg.eigh(sample.T @ sample)
         width = _width(variances[::-1])
-    places = np.arange(width)
-    cosines = np.sqrt(2 / width) * np.cos(np.pi / width * (places[:, None] + 0.5) * places)
+    index = np.arange(width)
+    cosines = np.sqrt(2 / width) * np.cos(np.pi / width * (index[:, None] + 0.5) * index)
     cosines[:, 0] = np.sqrt(1 / width)
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(width, 1))
     rotation: Float32 = (axes[:, dim - width :] @ (signs * cosines)).astype(np.float32)
     if width < dim:
         return rotation
-    some = centred[:: -(-len(centred) // _WORTH_ROWS)]
-    return None if _mean_loss(some) <= _WORTH_TURNING * _mean_loss(some @ rotation) else rotation
+    rows = centred[:: -(-len(centred) // _WORTH_ROWS)]
+    is_worth = _quantisation_error(rows) > _WORTH_ROTATING * _quantisation_error(rows @ rotation)
+    return rotation if is_worth else None
 
 
-def _mean_loss(rows: Float32) -> float:
-    """Return the mean length of what is lost of rows that are rounded to 255 levels each."""
+def _quantisation_error(rows: Float32) -> float:
+    """Return the mean length of the errors of rows that are quantised to 255 levels each."""
     step = np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.float32(1e-20)) / np.float32(127)
     return float(np.linalg.norm(rows - np.rint(rows / step) * step, axis=1).mean())
 
 
 def _width(variances: NDArray[np.float64]) -> int:
-    """Return how many main axes are worth their product, given the (D,) variances along all of them, largest first."""
+    """Return the number of principal axes to keep, given the (D,) variances along all of them, largest first."""
     dim = len(variances)
-    left_out = np.append(np.cumsum(variances[::-1])[::-1], 0.0)
-    width = min(dim, -(-max(1, int(np.argmax(left_out <= _LEFT_OUT * left_out[0]))) // 16) * 16)
-    while left_out[width] > _LITTLE * left_out[0] and left_out[min(dim, width + _MORE_AXES)] <= left_out[width] / 2:
+    dropped = np.append(np.cumsum(variances[::-1])[::-1], 0.0)
+    width = min(dim, -(-max(1, int(np.argmax(dropped <= _MAX_DROPPED * dropped[0]))) // 16) * 16)
+    while dropped[width] > _NEGLIGIBLE * dropped[0] and dropped[min(dim, width + _MORE_AXES)] <= dropped[width] / 2:
         width = min(dim, width + 16)
     return width
 
 
 def _quantise(
-    centred: Float32, rotation: Float32 | None, members: Int64, squares: Float32, slack: np.float32
+    centred: Float32, rotation: Float32 | None, members: Int64, squares: Float32, *, slack: np.float32, limit: int
 ) -> tuple[NDArray[np.int8], Float32, Float32]:
     """Return the integer bank (p, rows by member and group), each group's scale and its four terms of the bound.
 
-    The terms meet a query's |x|, |e|, 1 and length outside the rotation, all over the query's scale; they are the
-    largest |f|, the largest |m'|, -|m|^2 / 2 of the shortest row, and the largest length outside the rotation.
+    The terms are multiplied with a query's |x|, |e|, 1 and length outside the rotation, all over the query's scale.
+    They are the largest |f|, the largest |m'|, -|m|^2 / 2 of the shortest row, and the largest length outside the
+    rotation.
     """
     n_groups, size = members.shape
     width = centred.shape[1] if rotation is None else rotation.shape[1]
-    largest = _weight_limit()
     weights = np.empty((width, size, n_groups), np.int8)
     scale = np.empty(n_groups, np.float32)
     terms = np.empty((4, n_groups), np.float32)
@@ -206,7 +225,7 @@ def _quantise(
         lengths = np.einsum("ij,ij->i", rotated, rotated)
         outside = np.sqrt(np.maximum(squares[rows] - lengths, 0) + slack * squares[rows])
         rotated = rotated.reshape(-1, size, width)
-        step = np.maximum(np.abs(rotated).max(axis=(1, 2)), np.float32(1e-20)) / np.float32(largest)
+        step = np.maximum(np.abs(rotated).max(axis=(1, 2)), np.float32(1e-20)) / np.float32(limit)
         integers = np.rint(rotated / step[:, None, None])
         rotated -= integers * step[:, None, None]
         terms[0, part] = np.sqrt(np.einsum("gij,gij->gi", rotated, rotated).max(axis=1))
@@ -221,7 +240,7 @@ def _quantise(
 def _session(
     mean: Float32, rotation: Float32 | None, weights: NDArray[np.int8], terms: Float32, slack: np.float32
 ) -> runtime.Session:
-    """Return the graph that rotates and rounds queries, multiplies integers, and bounds what rounding lost."""
+    """Return the graph that rotates and quantises queries, multiplies integers, and bounds the quantisation error."""
     from onnx import TensorProto, helper
 
     def node(op: str, inputs: str, output: str, **attributes: int | list[int]) -> Any:
@@ -271,8 +290,8 @@ def _session(
     return load_products(nodes, {"queries": TensorProto.FLOAT}, outputs, constants)
 
 
-def _weight_limit() -> int:
-    """Return the largest integer that a bank row may hold here: 127, or 63 where sums of two products saturate.
+def exact_weight_limit() -> int:
+    """Return the largest 8-bit weight that this processor multiplies exactly: 127, or 63 where two products saturate.
 
     x86 processors without VNNI add two products of uint8 and int8 in 16 bits: 2 * 255 * 127 does not fit,
     2 * 255 * 63 does.
@@ -313,13 +332,13 @@ def largest_columns(values: Float32, k: int) -> NDArray[np.intp]:
 
 
 def lowest_score(queries: Float32, seeds: Float32, squares: Float32, slack: np.float32) -> Float32:
-    """Return what the bound of s must reach for a row to be as near as the farthest of a query's (k, D) seeds.
+    """Return the least s of a row that is as near as the farthest of a query's (k, D) seeds.
 
     Args:
         queries: (n, D).
         seeds: (n, k, D) bank rows.
         squares: (n,) squared length of the centred queries.
-        slack: relative rounding error to allow for.
+        slack: relative rounding error.
     """
     difference = queries[:, None] - seeds
     farthest = np.einsum("nkd,nkd->nk", difference, difference).max(axis=1)

@@ -1,7 +1,7 @@
-"""Exact nearest neighbours of feature vectors in a memory bank.
+"""Exact nearest-neighbor search in a memory bank.
 
-Coarse scores with a proved error rule out all rows but a few (`integer_scores`); those are measured directly. So the
-answer is that of brute force, whatever the data; only the time depends on them.
+Scores with a proved error (`int8_bounds`) rule out all rows but a few, whose distances are computed directly. The
+result is that of brute force for any data; only the time depends on them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 # Squares of larger numbers come near the end of float32.
 _LARGEST = 1e15
-# Scores of one block of queries: few enough to stay near the processor, enough to make the calls worth it.
+# Scores of one block of queries: few enough for the cache, enough to amortise the calls.
 _BLOCK_SCORES = 128 * 20_000
-_BLOCK_QUERIES = (16, 256)
-# Each holds the scores of a block; by then memory is what they wait for.
-_MOST_THREADS = 16
-# The first block is small: it may show that the bound gains nothing on these data.
+BLOCK_QUERIES = (16, 256)
+# Each thread holds the scores of a block; more wait for memory.
+_MAX_THREADS = 16
+# The first block is small: it shows whether the bound rules out enough on these data.
 _FIRST_QUERIES = 32
 _PAIR_VALUES = 1 << 16
 # Below this many rows the float32 product is as fast.
@@ -35,23 +35,34 @@ _MIN_INTEGER_ROWS = 1536
 
 
 class MemoryIndex:
-    """The rows of a memory bank, ready to be searched for nearest neighbours.
+    """Index of a memory bank for exact nearest-neighbor search.
 
     Distances are Euclidean, summed in float64 over the differences themselves: a query that equals a bank row has
-    distance 0. Searching changes nothing: threads may share one index.
+    distance 0. Threads may share one index.
 
     Args:
-        memory_bank: (n, D) float32, finite, within +-1e15, one row per patch. Kept, not copied: leave it as it is.
+        memory_bank: (n, D) float32, finite, within +-1e15, one row per patch. It is not copied and must not change.
+        block_queries: fewest and most queries of a block; the result does not depend on it.
+        weight_limit: largest 8-bit value of a bank row; None for the largest that this processor multiplies exactly.
 
     Raises:
         InputError: if `memory_bank` is not such an array with at least one row.
     """
 
-    def __init__(self, memory_bank: Float32) -> None:
+    def __init__(
+        self,
+        memory_bank: Float32,
+        *,
+        block_queries: tuple[int, int] = BLOCK_QUERIES,
+        weight_limit: int | None = None,
+    ) -> None:
         self._bank: Float32 = np.ascontiguousarray(_check_rows("memory_bank", memory_bank, "n", "D"))
         # Distances do not change with the origin; rounding errors are smallest around the mean.
         self._mean: Float32 = self._bank.mean(axis=0, dtype=np.float64).astype(np.float32)
-        self._coarse = IntegerScores(self._bank, self._mean) if self.n_rows >= _MIN_INTEGER_ROWS else None
+        self._block_queries = block_queries
+        self._coarse: IntegerScores | None = None
+        if self.n_rows >= _MIN_INTEGER_ROWS:
+            self._coarse = IntegerScores(self._bank, self._mean, weight_limit=weight_limit)
 
     def __reduce__(self) -> tuple[type[MemoryIndex], tuple[Float32]]:
         return MemoryIndex, (self._bank,)
@@ -68,7 +79,7 @@ class MemoryIndex:
 
     @property
     def memory_bank(self) -> Float32:
-        """The rows that are searched, (n, D) float32."""
+        """The memory bank, (n, D) float32."""
         return self._bank
 
     @property
@@ -77,41 +88,41 @@ class MemoryIndex:
         return self._bank.nbytes + self._mean.nbytes + (0 if self._coarse is None else self._coarse.nbytes)
 
     def search(self, queries: Float32, n_neighbors: int = 1, *, exclude: Bool | None = None) -> Neighbors:
-        """Return the `n_neighbors` nearest bank rows of each query, nearest first, equally near ones by index.
+        """Return the `n_neighbors` nearest bank rows of each query, nearest first, ties by index.
 
         Args:
             queries: (Q, D) float32, finite, within +-1e15; Q may be 0.
             n_neighbors: how many, from 1 to the number of rows that are not excluded.
-            exclude: (n,) bool, True for bank rows that must not be found. Costs no rebuild of the index.
+            exclude: (n,) bool, True for bank rows to leave out. The index is not rebuilt.
 
         Raises:
             InputError: if `queries` or `exclude` has another dtype or shape, or there are fewer rows than asked for.
 
-        Cost: one product of 8-bit integers, Q x n x D, on all cores; a float32 product where so many rows are
-            equally near that the 8-bit bound rules out too few.
+        Cost: one product of 8-bit integers, Q x n x D, on all cores; a float32 product where the 8-bit bound rules out
+            too few rows.
         """
         checked = _check_rows("queries", queries, "Q", self.dim)
         excluded = self._check_excluded(n_neighbors, exclude)
         parts = self._blocks(len(checked))
-        # Dealt out like cards: what one block of patches of an image gains by the bound, the others then gain too.
+        # Interleaved, so that the blocks of an image's patches are alike: where one gains by the bound, the others do.
         order = np.argsort(np.arange(len(checked)) % max(1, len(parts)), kind="stable")
         rows = checked[order]
-        found = Neighbors(np.empty((len(rows), n_neighbors), np.float32), np.empty((len(rows), n_neighbors), np.int64))
-        left = self._search_integer(rows, n_neighbors, excluded, parts, found)
-        self._search_float(rows, n_neighbors, excluded, left, found)
-        back = np.argsort(order)
-        return Neighbors(found.distances[back], found.indices[back])
+        result = Neighbors(np.empty((len(rows), n_neighbors), np.float32), np.empty((len(rows), n_neighbors), np.int64))
+        left = self._search_integer(rows, n_neighbors, excluded, parts, result)
+        self._search_float(rows, n_neighbors, excluded, left, result)
+        inverse = np.argsort(order)
+        return Neighbors(result.distances[inverse], result.indices[inverse])
 
     def _blocks(self, n_queries: int) -> list[slice]:
         """Return the queries in blocks, the first one small."""
-        least, most = _BLOCK_QUERIES
+        least, most = self._block_queries
         first = min(_FIRST_QUERIES, n_queries)
         size = max(least, min(most, _BLOCK_SCORES // self.n_rows))
         rest = [slice(first + part.start, first + part.stop) for part in blocks(n_queries - first, size)]
         return [slice(0, first), *rest] if n_queries else []
 
     def _check_excluded(self, n_neighbors: int, exclude: Bool | None) -> Int64:
-        """Return the rows that must not be found, or raise if too few others are left."""
+        """Return the indices of excluded rows, or raise if too few others are left."""
         excluded = np.empty(0, np.int64)
         if exclude is not None:
             excluded = np.flatnonzero(check_array("exclude", exclude, dtype=np.bool_, shape=(self.n_rows,)))
@@ -120,57 +131,59 @@ class MemoryIndex:
         n_allowed = self.n_rows - len(excluded)
         if n_neighbors > n_allowed:
             got = f"{n_neighbors} with {n_allowed} of {self.n_rows} bank rows allowed"
-            todo = "Ask for fewer neighbours, or build the bank from more images."
+            todo = "Ask for fewer neighbors, or build the bank from more images."
             raise InputError(message("n_neighbors", f"at most {n_allowed}", got, todo=todo))
         return excluded
 
     def _search_integer(
-        self, queries: Float32, k: int, excluded: Int64, todo: list[slice], found: Neighbors
+        self, queries: Float32, k: int, excluded: Int64, todo: list[slice], result: Neighbors
     ) -> list[slice]:
-        """Fill `found` for the blocks in which the bound rules out enough; return the others."""
+        """Fill `result` for the blocks in which the bound rules out enough rows; return the other blocks."""
         coarse = self._coarse
         if coarse is None or not todo or 4 * k > coarse.n_groups:
             return todo
         left: list[slice] = []
-        n_threads = min(_n_cores(), len(todo), _MOST_THREADS)
+        n_threads = min(_n_cores(), len(todo), _MAX_THREADS)
         waiting = iter(todo)
 
         def work(_: int) -> None:
             buffers = coarse.take_buffers(max(block.stop - block.start for block in todo))
             for block in waiting:
-                # Where one block gains nothing the others will not either.
+                # Where the bound fails for one block it fails for the others.
                 pairs = None if left else coarse.candidates(queries[block], self._bank, k, excluded, buffers)
                 if pairs is None:
                     left.append(block)
                 else:
-                    found.distances[block], found.indices[block] = _best_of_pairs(queries[block], self._bank, *pairs, k)
+                    result.distances[block], result.indices[block] = _best_of_pairs(
+                        queries[block], self._bank, *pairs, k
+                    )
             coarse.spare_buffers.append(buffers)
 
         with ThreadPoolExecutor(n_threads) as threads:
             list(threads.map(work, range(n_threads)))
         return left
 
-    def _search_float(self, queries: Float32, k: int, excluded: Int64, todo: list[slice], found: Neighbors) -> None:
-        """Fill `found` for these blocks by a float32 product, with the same care for its rounding."""
+    def _search_float(self, queries: Float32, k: int, excluded: Int64, todo: list[slice], result: Neighbors) -> None:
+        """Fill `result` for these blocks by a float32 product, with a bound on its rounding error."""
         if not todo:
             return
         bank = self._bank - self._mean
         slack = np.float32(4 * (self.dim + 8)) * np.finfo(np.float32).eps
         half = 0.5 * np.einsum("ij,ij->i", bank, bank) * (1 - slack)
-        asked = np.concatenate([np.arange(block.start, block.stop) for block in todo])
-        size = max(1, min(len(asked), 2 * _BLOCK_SCORES // self.n_rows))
-        space = np.empty((size, self.n_rows), np.float32)
-        for part in blocks(len(asked), size):
-            rows = queries[asked[part]]
+        queried = np.concatenate([np.arange(block.start, block.stop) for block in todo])
+        size = max(1, min(len(queried), 2 * _BLOCK_SCORES // self.n_rows))
+        buffer = np.empty((size, self.n_rows), np.float32)
+        for part in blocks(len(queried), size):
+            rows = queries[queried[part]]
             centred = rows - self._mean
             squares = np.einsum("ij,ij->i", centred, centred)
-            scores = np.matmul(centred, bank.T, out=space[: len(rows)])
+            scores = np.matmul(centred, bank.T, out=buffer[: len(rows)])
             scores -= half
             scores[:, excluded] = -np.inf
             seeds = largest_columns(scores, k)
             limit = lowest_score(rows, self._bank[seeds], squares, slack)
             pairs = np.divmod(np.flatnonzero(scores >= limit[:, None]), self.n_rows)
-            found.distances[asked[part]], found.indices[asked[part]] = _best_of_pairs(rows, self._bank, *pairs, k)
+            result.distances[queried[part]], result.indices[queried[part]] = _best_of_pairs(rows, self._bank, *pairs, k)
 
 
 def _n_cores() -> int:
@@ -189,9 +202,9 @@ def _check_rows(name: str, rows: object, count: int | str, dim: int | str) -> Fl
 def _best_of_pairs(
     queries: Float32, bank: Float32, rows: NDArray[np.intp], columns: NDArray[np.intp], k: int
 ) -> tuple[Float32, Int64]:
-    """Return the k nearest of the pairs (query row, bank column) of each query; `rows` is sorted, k or more of each."""
+    """Return the k nearest of each query's pairs (query row, bank column); `rows` is sorted, k or more of each."""
     rows, columns = _nearest_of_pairs(queries, bank, rows, columns, k)
-    # A float32 difference is off by 6e-8 of itself at most, so only the sum needs float64.
+    # A float32 difference has a relative error of 6e-8 at most, so only the sum needs float64.
     wide = (bank[columns] - queries[rows]).astype(np.float64)
     squares = np.einsum("ij,ij->i", wide, wide)
     distances = np.sqrt(squares).astype(np.float32)
@@ -204,9 +217,9 @@ def _best_of_pairs(
 def _nearest_of_pairs(
     queries: Float32, bank: Float32, rows: NDArray[np.intp], columns: NDArray[np.intp], k: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the pairs that are not farther in float32 than the k-th of their query by more than rounding.
+    """Return the pairs whose float32 distance exceeds the k-th of their query by no more than rounding.
 
-    Summed in float32, D terms are off by D * 6e-8 of their sum at most, and each by what underflows.
+    A float32 sum of D terms has a relative error of D * 6e-8 at most, and underflow in each term.
     """
     if len(rows) == k * len(queries):
         return rows, columns

@@ -1,6 +1,6 @@
-"""What one output of a stack of convolutions and pools sees of the image, exactly, step by step.
+"""Receptive field of a stack of convolutions and pools: size, stride and position, with the derivation.
 
-Everything is counted in whole pixels along one axis; both axes of a square kernel are alike.
+Units are pixels along one axis; both axes of a square kernel are alike.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ class Layer:
     """One convolution or pool, along one axis.
 
     Attributes:
-        name: what the table calls it.
-        kernel: pixels that one output reads, at `dilation` 1.
+        name: in the table.
+        kernel: inputs that one output reads, at `dilation` 1.
         stride: steps of the input per step of the output.
-        padding: rows added before the first.
-        padding_after: rows added behind the last; None for as many as before.
-        dilation: distance of the pixels that one output reads.
+        padding: rows added before the first one.
+        padding_after: rows added after the last one; None for as many as before.
+        dilation: distance of the inputs that one output reads.
     """
 
     name: str
@@ -49,23 +49,23 @@ class Layer:
 
     @property
     def reach(self) -> int:
-        """Pixels of the layer's input from the first that an output reads to the last."""
+        """Extent of the kernel: inputs from the first that an output reads to the last."""
         return self.dilation * (self.kernel - 1) + 1
 
     def output_size(self, size: int) -> int:
-        """Return how many outputs an input of `size` pixels has; 0 if it is too small for any."""
+        """Return the number of outputs for an input of `size` pixels; 0 if it is too small."""
         after = self.padding if self.padding_after is None else self.padding_after
         return max(0, (size + self.padding + after - self.reach) // self.stride + 1)
 
 
 @dataclass(frozen=True)
 class Field:
-    """What an output of a stack sees, along one axis.
+    """Receptive field of a stack's outputs along one axis.
 
     Attributes:
-        size: pixels of the image that one output sees (its receptive field).
-        stride: pixels from one output's field to the next one's.
-        first: the first pixel of output 0's field; negative where the field begins in the padding.
+        size: pixels of one output's receptive field.
+        stride: pixels from one output's field to its neighbor's.
+        first: first pixel of output 0's field; negative where it lies in the padding.
     """
 
     size: int = 1
@@ -74,11 +74,11 @@ class Field:
 
     @property
     def centre(self) -> float:
-        """The middle of output 0's field, in pixels from the middle of the image's first one."""
+        """Centre of output 0's field, in pixels from the centre of the image's first pixel."""
         return self.first + (self.size - 1) / 2
 
     def behind(self, layer: Layer) -> Field:
-        """Return the field of an output of `layer`, whose inputs have this field."""
+        """Return the field of the outputs of `layer`, whose inputs have this field."""
         return Field(
             size=self.size + (layer.reach - 1) * self.stride,
             stride=self.stride * layer.stride,
@@ -86,14 +86,14 @@ class Field:
         )
 
     def span(self, index: int, size: int | None = None) -> tuple[int, int]:
-        """Return (start, stop) of the pixels that output `index` sees, cut to an image of `size` pixels if given."""
+        """Return (start, stop) pixels of output `index`'s field, clipped to an image of `size` pixels if given."""
         start = self.first + index * self.stride
         stop = start + self.size
         return (start, stop) if size is None else (min(max(start, 0), size), max(min(stop, size), 0))
 
 
 def receptive_field(layers: Sequence[Layer]) -> Field:
-    """Return what an output behind all `layers` sees.
+    """Return the receptive field of the last layer's outputs.
 
     >>> stack = [Layer("conv1", 4), Layer("pool1", 2, 2), Layer("conv2", 4), Layer("pool2", 2, 2)]
     >>> receptive_field([*stack, Layer("conv3", 3), Layer("conv4", 4)])
@@ -108,7 +108,7 @@ def receptive_field(layers: Sequence[Layer]) -> Field:
 
 
 def output_sizes(layers: Sequence[Layer], size: int) -> list[int]:
-    """Return the size behind each layer for an image of `size` pixels.
+    """Return the output size of each layer for an image of `size` pixels.
 
     >>> stack = [Layer("conv1", 4), Layer("pool1", 2, 2), Layer("conv2", 4), Layer("pool2", 2, 2)]
     >>> output_sizes([*stack, Layer("conv3", 3), Layer("conv4", 4)], 33)
@@ -122,19 +122,19 @@ def output_sizes(layers: Sequence[Layer], size: int) -> list[int]:
 
 
 def parse_stack(text: str) -> tuple[Layer, ...]:
-    """Return the layers that a line describes: `conv4,pool2/2,conv3p1`.
+    """Return the layers of a description such as `conv4,pool2/2,conv3p1`.
 
-    Each is `conv` or `pool` and the kernel, then if they are not 1, 0 and 1: `/` and the stride, `p` and the padding,
-    `d` and the dilation.
+    Each is `conv` or `pool` and the kernel, then optionally `/` and the stride, `p` and the padding, `d` and the
+    dilation.
 
     Raises:
-        InputError: if a part is none of that.
+        InputError: if a part has another form.
 
     >>> parse_stack("conv3/2p1, pool2/2")[0]
     Layer(name='conv1', kernel=3, stride=2, padding=1, padding_after=None, dilation=1)
     """
     counts: dict[str, int] = {}
-    found = []
+    layers = []
     for part in text.split(","):
         match = LAYER.fullmatch(part.strip().lower())
         if match is None:
@@ -143,8 +143,8 @@ def parse_stack(text: str) -> tuple[Layer, ...]:
         kind, kernel, stride, padding, dilation = match.groups()
         counts[kind] = counts.get(kind, 0) + 1
         name = f"{kind}{counts[kind]}"
-        found.append(Layer(name, int(kernel), int(stride or 1), int(padding or 0), dilation=int(dilation or 1)))
-    return tuple(found)
+        layers.append(Layer(name, int(kernel), int(stride or 1), int(padding or 0), dilation=int(dilation or 1)))
+    return tuple(layers)
 
 
 def least_size(layers: Sequence[Layer]) -> int:
@@ -170,13 +170,13 @@ def _has_output(layers: Sequence[Layer], size: int) -> bool:
 
 @dataclass(frozen=True)
 class Step:
-    """One line of a derivation: the image, or what a layer makes of it.
+    """One line of a derivation: the image, or the output of a layer.
 
     Attributes:
         name: "image", or the layer's.
         layer: None for the image.
-        size: of the map, in places.
-        field: what one of them sees.
+        size: of the map, in positions.
+        field: receptive field of a position.
     """
 
     name: str
@@ -186,11 +186,11 @@ class Step:
 
 
 def derive(layers: Sequence[Layer], size: int | None = None) -> list[Step]:
-    """Return the steps from an image to the last layer's output: how the map shrinks and the field grows.
+    """Return map size and receptive field of the image and of each layer's output.
 
     Args:
         layers: the stack.
-        size: of the image in pixels; by default what one output sees, so that without padding the last map is 1.
+        size: of the image in pixels; by default the receptive field, so that without padding the last map has size 1.
 
     Raises:
         InputError: if the image is too small for an output.
@@ -201,22 +201,21 @@ def derive(layers: Sequence[Layer], size: int | None = None) -> list[Step]:
         raise InputError(message("size", f"at least {least} pixels, for one output", str(size)))
     field = Field()
     steps = [Step("image", None, size, field)]
-    for layer, behind in zip(layers, output_sizes(layers, size), strict=True):
+    for layer, output_size in zip(layers, output_sizes(layers, size), strict=True):
         field = field.behind(layer)
-        steps.append(Step(layer.name, layer, behind, field))
+        steps.append(Step(layer.name, layer, output_size, field))
     return steps
 
 
 def explain(steps: Sequence[Step]) -> list[str]:
-    """Return a derivation as lines of text: a table, and how to read it."""
+    """Return a derivation as lines of text: a table and a summary."""
     width = max(8, *(len(step.name) for step in steps))
-    lines = [f"{'':{width}}  kernel  stride  padding    map  one value sees  its neighbour"]
+    lines = [f"{'':{width}}  kernel  stride  padding    map  receptive field      stride"]
     for step in steps:
-        one = step.layer
-        settings = " " * 23 if one is None else f"{_kernel(one):>6}  {one.stride:>6}  {_padding(one):>7}"
+        layer = step.layer
+        settings = " " * 23 if layer is None else f"{_kernel(layer):>6}  {layer.stride:>6}  {_padding(layer):>7}"
         lines.append(
-            f"{step.name:{width}}  {settings:23}  {step.size:>5}  {step.field.size:>11} px"
-            f"  {step.field.stride:>7} px on"
+            f"{step.name:{width}}  {settings:23}  {step.size:>5}  {step.field.size:>12} px  {step.field.stride:>7} px"
         )
     first, last = steps[0], steps[-1]
     sizes = " -> ".join(str(step.size) for step in steps)
@@ -226,9 +225,9 @@ def explain(steps: Sequence[Step]) -> list[str]:
     lines += [
         "",
         f"Along one side, {first.size} pixels become {outputs}: {sizes}.",
-        f"A layer of kernel k lets a value see k - 1 more inputs: 1 + {total or '0'} = {last.field.size} pixels.",
-        f"So one output describes a patch of {last.field.size} x {last.field.size} pixels. The first one's middle is at"
-        f" pixel {last.field.centre:g}; each neighbour's is {last.field.stride} pixels on.",
+        f"A layer of kernel k adds k - 1 strides of its input: 1 + {total or '0'} = {last.field.size} pixels.",
+        f"One output describes a patch of {last.field.size} x {last.field.size} pixels. The first one's centre is at"
+        f" pixel {last.field.centre:g}; each neighbor's is {last.field.stride} pixels on.",
     ]
     return lines
 

@@ -1,4 +1,4 @@
-"""Greedy k-center: the same picks as the obvious one, whatever the blocks; and the bounded stream."""
+"""Greedy k-center equals the reference for any block sizes; the stream covers every row within its radius."""
 
 import tracemalloc
 
@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from blemish.errors import InputError
 from blemish.ops import coreset
-from blemish.ops.coreset import Coreset, StreamingCoreset, coreset_bytes, greedy_coreset
-from tests.reference_coreset import covering_radius, reference_coreset
+from blemish.ops.coreset import BlockSizes, Coreset, StreamingCoreset, coreset_bytes, greedy_coreset
+from tests import reference
+from tests.reference import covering_radius
+
+SMALL_BLOCKS = BlockSizes(batch=40, tile=16, review=3, scan=7)
 
 
 def gaussian(n, d, seed=0):
@@ -26,19 +29,13 @@ def source_of(n):
     return np.stack([np.arange(n), np.zeros(n), np.ones(n)], axis=1).astype(np.int32)
 
 
-@pytest.fixture
-def small_blocks(monkeypatch):
-    for name, size in {"_BATCH": 40, "_TILE": 16, "_REVIEW": 3, "_SCAN": 7}.items():
-        monkeypatch.setattr(coreset, name, size)
-
-
 SHAPES = [(1, 1, 1), (2, 1, 2), (50, 1, 50), (300, 5, 60), (600, 40, 600), (5000, 16, 900)]
 
 
 @pytest.mark.parametrize(("n", "d", "k"), SHAPES)
-def test_equals_the_obvious_reference(n, d, k):
+def test_equals_the_reference(n, d, k):
     features = gaussian(n, d)
-    assert greedy_coreset(features, k, seed=3).tolist() == reference_coreset(features, k, seed=3).tolist()
+    assert greedy_coreset(features, k, seed=3).tolist() == reference.greedy_coreset(features, k, seed=3).tolist()
 
 
 HARD = {
@@ -57,11 +54,11 @@ HARD = {
 }
 
 
-@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("name", HARD)
 def test_equals_the_reference_where_products_are_inexact(name):
     features = HARD[name]()
-    assert greedy_coreset(features, 300).tolist() == reference_coreset(features, 300).tolist()
+    picks = greedy_coreset(features, 300, block_sizes=SMALL_BLOCKS)
+    assert picks.tolist() == reference.greedy_coreset(features, 300).tolist()
 
 
 @settings(deadline=None, max_examples=60)
@@ -69,14 +66,16 @@ def test_equals_the_reference_where_products_are_inexact(name):
 def test_ties_go_to_the_lowest_index(n, d, values, seed, data):
     features = np.random.default_rng(seed).integers(0, values, (n, d)).astype(np.float32)
     k = data.draw(st.integers(1, n))
-    assert greedy_coreset(features, k, seed=seed).tolist() == reference_coreset(features, k, seed=seed).tolist()
+    assert greedy_coreset(features, k, seed=seed).tolist() == reference.greedy_coreset(features, k, seed=seed).tolist()
 
 
-@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("make", [gaussian, lambda n, d: np.round(gaussian(n, d))], ids=["plain", "ties"])
 def test_picks_do_not_depend_on_the_blocks(make):
     features = make(500, 3)
-    assert greedy_coreset(features, 500).tolist() == reference_coreset(features, 500).tolist()
+    assert (
+        greedy_coreset(features, 500, block_sizes=SMALL_BLOCKS).tolist()
+        == reference.greedy_coreset(features, 500).tolist()
+    )
 
 
 def test_any_rounding_of_the_products_gives_the_same_picks(monkeypatch):
@@ -130,7 +129,7 @@ def test_the_seed_picks_the_first_row_and_the_input_stays():
     assert (features == before).all()
 
 
-def test_distances_of_a_pair_have_the_same_bits_in_any_company():
+def test_the_distance_of_a_pair_has_the_same_bits_in_any_block():
     for d in (1, 3, 152, 9000):
         a, b = gaussian(50, d, 1), gaussian(50, d, 2)
         alone = [coreset._squared_distances(a[i : i + 1], b[i])[0] for i in range(50)]
@@ -149,26 +148,26 @@ def test_progress_counts_up_to_the_end():
 
 
 @pytest.mark.parametrize("n_select", [0, 6, 2.5, True])
-def test_refuses_an_impossible_size(n_select):
+def test_sizes_out_of_range_are_refused(n_select):
     with pytest.raises(InputError, match=r"n_select: expected a whole number from 1 to 5, got"):
         greedy_coreset(gaussian(5, 2), n_select)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_refuses_what_is_not_finite(bad):
+def test_nan_and_infinity_are_refused(bad):
     features = gaussian(5000, 2)
     features[4500, 1] = bad
     with pytest.raises(InputError, match=r"features: expected finite float32 \(N, D\), got 1 NaN or infinite values"):
         greedy_coreset(features, 2)
 
 
-def test_refuses_other_arrays():
+def test_other_arrays_are_refused():
     with pytest.raises(InputError, match=r"features: expected float32 \(N, D\), got float64 \(5, 2\)"):
         greedy_coreset(gaussian(5, 2).astype(np.float64), 2)
 
 
-def stream(features, n_select, chunk, *, announced=None, max_rows=400):
-    parts = StreamingCoreset(n_select, n_rows=announced or len(features), max_rows=max_rows)
+def stream(features, n_select, chunk, *, expected=None, max_rows=400):
+    parts = StreamingCoreset(n_select, n_rows=expected or len(features), max_rows=max_rows)
     source = source_of(len(features))
     for start in range(0, len(features), chunk):
         parts.add(features[start : start + chunk], source[start : start + chunk])
@@ -178,37 +177,37 @@ def stream(features, n_select, chunk, *, announced=None, max_rows=400):
     return parts
 
 
-@pytest.mark.parametrize("announced", [1, 100, 400, 5000])
-def test_a_stream_that_fits_is_the_one_level_coreset(announced):
+@pytest.mark.parametrize("expected", [1, 100, 400, 5000])
+def test_a_stream_that_fits_is_the_one_level_coreset(expected):
     features = gaussian(400, 7)
     picks = greedy_coreset(features, 1)
-    result = stream(features, 1, 90, announced=announced).finish()
+    result = stream(features, 1, 90, expected=expected).finish()
     assert result.source[:, 0].tolist() == picks.tolist()
     assert (result.features == features[picks]).all()
-    many = stream(features, 60, 90, announced=max(announced, 60)).finish()
+    many = stream(features, 60, 90, expected=max(expected, 60)).finish()
     assert many.source[:, 0].tolist() == greedy_coreset(features, 60).tolist()
 
 
-STREAMS = {"as announced": 3000, "fewer came": 9000, "more came": 700, "far more came": 401}
+STREAMS = {"as expected": 3000, "fewer came": 9000, "more came": 700, "far more came": 401}
 
 
-@pytest.mark.parametrize("announced", STREAMS.values(), ids=STREAMS)
+@pytest.mark.parametrize("expected", STREAMS.values(), ids=STREAMS)
 @pytest.mark.parametrize("n_select", [3, 120])
-def test_a_longer_stream_covers_every_row_within_its_radius(announced, n_select):
+def test_a_longer_stream_covers_every_row_within_its_radius(expected, n_select):
     features = gaussian(3000, 5)
-    result = stream(features, n_select, 77, announced=announced).finish()
+    result = stream(features, n_select, 77, expected=expected).finish()
     assert isinstance(result, Coreset)
     assert (features[result.source[:, 0]] == result.features).all()
     assert len(set(result.source[:, 0].tolist())) == min(n_select, len(result.source))
     assert len(result.source) >= min(n_select, 100)
-    true = covering_radius(features, result.features)
-    assert true <= result.radius <= 6 * true
+    radius = covering_radius(features, result.features)
+    assert radius <= result.radius <= 6 * radius
 
 
 @pytest.mark.parametrize("n_rows", [3000, 6000])
-def test_the_radius_remembers_rows_that_were_dropped_early(n_rows):
+def test_the_radius_includes_rows_that_were_dropped_early(n_rows):
     features = np.vstack([gaussian(400, 5), np.zeros((n_rows - 400, 5), np.float32)])
-    result = stream(features, 100, 77, announced=3000).finish()
+    result = stream(features, 100, 77, expected=3000).finish()
     assert 0 < covering_radius(features, result.features) <= result.radius
 
 
@@ -226,7 +225,7 @@ def test_two_levels_are_nearly_as_good_as_one():
 
 
 @pytest.mark.parametrize("chunk", [1, 399, 400, 401, 3000])
-def test_how_the_stream_is_divided_changes_nothing(chunk):
+def test_the_division_of_the_stream_changes_nothing(chunk):
     features = gaussian(3000, 4)
     result, expected = stream(features, 30, chunk).finish(), stream(features, 30, 50).finish()
     assert (result.features == expected.features).all()
@@ -234,7 +233,7 @@ def test_how_the_stream_is_divided_changes_nothing(chunk):
     assert result.radius == expected.radius
 
 
-def test_equal_rows_and_the_smallest_buffer_do_no_harm():
+def test_equal_rows_in_the_smallest_buffer():
     result = stream(np.ones((500, 3), np.float32), 2, 7, max_rows=4).finish()
     assert result.radius == 0
     assert (result.features == 1).all()
@@ -258,14 +257,14 @@ def test_finish_takes_a_smaller_size_and_can_be_called_again():
         (1, 10, 3, r"max_rows: expected a whole number of at least 4, got 3"),
     ],
 )
-def test_a_stream_refuses_impossible_sizes(n_select, n_rows, max_rows, text):
+def test_a_stream_of_sizes_out_of_range_is_refused(n_select, n_rows, max_rows, text):
     with pytest.raises(InputError, match=text):
         StreamingCoreset(n_select, n_rows=n_rows, max_rows=max_rows)
     with pytest.raises(InputError, match=text):
         coreset_bytes(n_rows, 8, n_select, max_rows=max_rows)
 
 
-def test_a_stream_refuses_rows_that_do_not_fit():
+def test_rows_of_other_shapes_are_refused():
     parts = StreamingCoreset(2, n_rows=50)
     with pytest.raises(InputError, match=r"features: expected at least one row, got none\. Add rows before finishing"):
         parts.finish()
@@ -280,15 +279,14 @@ def test_a_stream_refuses_rows_that_do_not_fit():
 
 @pytest.mark.parametrize("d", [4, 40])
 @pytest.mark.parametrize(("n_rows", "max_rows", "n_select"), [(20_000, 40_000, 800), (24_000, 20_000, 400)])
-def test_the_estimate_bounds_the_memory(d, n_rows, max_rows, n_select, monkeypatch):
-    for name, size in {"_BATCH": 128, "_TILE": 64, "_SCAN": 64}.items():  # so that the rows make up most of it
-        monkeypatch.setattr(coreset, name, size)
+def test_the_estimate_bounds_the_memory(d, n_rows, max_rows, n_select):
+    sizes = BlockSizes(batch=128, tile=64, scan=64)  # so that the rows make up most of it
     chunk, source = clustered(2000, d, spread=0.1), source_of(2000)
     tracemalloc.start()
-    parts = StreamingCoreset(n_select, n_rows=n_rows, max_rows=max_rows)
+    parts = StreamingCoreset(n_select, n_rows=n_rows, max_rows=max_rows, block_sizes=sizes)
     for _ in range(n_rows // len(chunk)):
         parts.add(chunk, source)
     parts.finish()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak <= coreset_bytes(n_rows, d, n_select, max_rows=max_rows) <= 1.5 * peak
+    assert peak <= coreset_bytes(n_rows, d, n_select, max_rows=max_rows, block_sizes=sizes) <= 1.5 * peak

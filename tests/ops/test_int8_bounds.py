@@ -1,3 +1,5 @@
+"""The 8-bit bound holds for every row, rules out no neighbor, and is tight enough to be useful."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -6,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blemish.ops import int8_bounds
-from blemish.ops.int8_bounds import IntegerScores
+from blemish.ops.int8_bounds import IntegerScores, exact_weight_limit
 
 NOTHING = np.empty(0, np.int64)
 
@@ -31,17 +33,14 @@ def made(kind, seed, n, dim):
 KINDS = ["noise", "few axes", "rare large channels", "far from the origin", "one large value each", "equal rows"]
 
 
-@pytest.mark.parametrize("weight_limit", sorted({63, int8_bounds._weight_limit()}))
+@pytest.mark.parametrize("weight_limit", sorted({63, exact_weight_limit()}))
 @settings(max_examples=40, deadline=None)
 @given(kind=st.sampled_from(KINDS), seed=st.integers(0, 500), n=st.integers(1, 300), dim=st.integers(1, 80))
-def test_no_pair_within_reach_is_ruled_out(weight_limit, kind, seed, n, dim):
+def test_no_nearest_neighbor_is_ruled_out(weight_limit, kind, seed, n, dim):
     rows = made(kind, seed, n + 9, dim)
     queries, bank = rows[n:], rows[:n]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(int8_bounds, "_weight_limit", lambda: weight_limit)
-        patch.setattr(int8_bounds, "_TOO_MANY", (1, 16))
-        scores = IntegerScores(bank, bank.mean(axis=0))
-        pairs = scores.candidates(queries, bank, 1, NOTHING, scores.take_buffers(9))
+    scores = IntegerScores(bank, bank.mean(axis=0), weight_limit=weight_limit, max_candidates=(1, 16))
+    pairs = scores.candidates(queries, bank, 1, NOTHING, scores.take_buffers(9))
     assert pairs is not None
     distances = np.linalg.norm(queries[:, None].astype(np.float64) - bank, axis=2)
     kept = np.full(distances.shape, np.inf)
@@ -64,12 +63,12 @@ def test_the_bound_holds_for_every_row(kind, seed, n, dim):
     groups = scores._column_of_row % scores.n_groups
     dots = buffers.dots[:, scores._column_of_row].astype(np.float64)
     bound = (dots * scores._scale[groups] + buffers.base[:, groups]) / buffers.coefficients[:, 2:3]
-    # What the search allows on its side: see `lowest_score`.
-    reach = (x * x).sum(axis=1)[:, None] + (m * m).sum(axis=1)
-    assert (bound + scores._slack * reach + 1e-30 >= true).all()
+    # The slack of the search: see `lowest_score`.
+    squares = (x * x).sum(axis=1)[:, None] + (m * m).sum(axis=1)
+    assert (bound + scores._slack * squares + 1e-30 >= true).all()
 
 
-def test_the_bound_is_not_idle():
+def test_the_bound_rules_out_most_rows():
     rows = made("few axes", 0, 2100, 64)
     queries, bank = rows[2000:], rows[:2000]
     scores = IntegerScores(bank, bank.mean(axis=0))
@@ -79,11 +78,11 @@ def test_the_bound_is_not_idle():
     assert scores.width == 16
 
 
-@pytest.mark.parametrize(("kind", "turned"), [("noise", False), ("one large value each", True), ("few axes", True)])
-def test_queries_are_turned_only_where_it_pays(kind: str, turned: bool):
+@pytest.mark.parametrize(("kind", "rotated"), [("noise", False), ("one large value each", True), ("few axes", True)])
+def test_queries_are_rotated_only_where_it_pays(kind: str, rotated: bool):
     bank = made(kind, 0, 800, 96)
     rotation = int8_bounds._rotation(bank - bank.mean(axis=0))
-    assert (rotation is not None) == turned
+    assert (rotation is not None) == rotated
 
 
 def test_too_many_candidates_are_reported():
@@ -102,18 +101,17 @@ def test_pairs_that_would_take_longer_than_a_float_product_are_too_many(dim):
     assert (pairs is None) == (dim > 384)
 
 
-def test_a_query_at_the_mean_does_not_find_excluded_rows(monkeypatch):
-    monkeypatch.setattr(int8_bounds, "_TOO_MANY", (1, 16))
+def test_a_query_at_the_mean_does_not_find_excluded_rows():
     bank = made("noise", 1, 1600, 8)
     mean = bank.mean(axis=0)
-    scores = IntegerScores(bank, mean)
+    scores = IntegerScores(bank, mean, max_candidates=(1, 16))
     excluded = np.argsort(np.linalg.norm(bank - mean, axis=1))[:40:2]
     pairs = scores.candidates(mean[None], bank, 1, excluded, scores.take_buffers(1))
     assert pairs is not None
     assert not np.isin(pairs[1], excluded).any()
 
 
-def test_buffers_are_used_again():
+def test_buffers_are_reused():
     bank = made("noise", 2, 64, 8)
     scores = IntegerScores(bank, bank.mean(axis=0))
     first = scores.take_buffers(4)
@@ -123,8 +121,8 @@ def test_buffers_are_used_again():
     assert len(scores.take_buffers(5).dots) == 5
 
 
-def test_this_machine_multiplies_without_saturation_or_is_told_to_use_7_bits():
-    assert int8_bounds._weight_limit() in (127, 63)
+def test_the_exact_weight_limit_is_8_or_7_bits():
+    assert exact_weight_limit() in (127, 63)
 
 
 @pytest.mark.parametrize(
@@ -139,5 +137,5 @@ def test_this_machine_multiplies_without_saturation_or_is_told_to_use_7_bits():
         (np.zeros(32), 16),
     ],
 )
-def test_axes_are_taken_while_they_are_worth_it(variances: np.ndarray, width: int):
+def test_axes_are_kept_while_they_are_worth_it(variances: np.ndarray, width: int):
     assert int8_bounds._width(variances) == width

@@ -1,3 +1,5 @@
+"""Nearest neighbors equal brute force: any data, exclusions, ties, block sizes and threads."""
+
 from __future__ import annotations
 
 import pickle
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from blemish.errors import InputError
 from blemish.ops.neighbors import MemoryIndex
-from tests.reference_neighbors import nearest
+from tests.reference import nearest_neighbors
 
 
 def clustered(seed, n, dim, *, spread=0.1, offset=0.0):
@@ -22,11 +24,11 @@ def clustered(seed, n, dim, *, spread=0.1, offset=0.0):
 
 def assert_exact(queries, bank, k, exclude=None):
     got = MemoryIndex(bank).search(queries, k, exclude=exclude)
-    distances, indices = nearest(queries, bank, k, exclude)
+    distances, indices = nearest_neighbors(queries, bank, k, exclude)
     assert got.distances.dtype == np.float32
     assert got.indices.dtype == np.int64
     np.testing.assert_allclose(got.distances, distances, rtol=1e-6, atol=1e-30)
-    # Two float64 sums may round to neighbouring float32 numbers: another index counts only if it is as near.
+    # Two float64 sums may round to neighboring float32 numbers: another index counts only if it is as near.
     other = got.indices != indices
     np.testing.assert_allclose(got.distances[other], distances[other], rtol=2e-7)
     for row in got.indices:
@@ -66,7 +68,7 @@ def test_equal_rows_come_by_index(seed, n, k):
     bank = rng.integers(0, 3, size=(n, 3)).astype(np.float32)
     queries = rng.integers(0, 3, size=(20, 3)).astype(np.float32)
     k = min(k, n)
-    np.testing.assert_array_equal(MemoryIndex(bank).search(queries, k).indices, nearest(queries, bank, k)[1])
+    np.testing.assert_array_equal(MemoryIndex(bank).search(queries, k).indices, nearest_neighbors(queries, bank, k)[1])
 
 
 def heavy_tailed(seed, n, dim):
@@ -120,7 +122,7 @@ def test_very_small_and_very_large_numbers_are_ordered(scale):
     assert_exact(rows[1700:], rows[:1700], 3)
 
 
-def test_a_query_far_from_the_bank_is_answered():
+def test_queries_far_from_the_bank():
     bank = plain_noise(12, 1600, 8)
     queries = np.concatenate([bank[:3] * np.float32(1e12), bank[:3] * np.float32(1e-12), bank.mean(0)[None]])
     assert_exact(queries, bank, 2)
@@ -128,27 +130,25 @@ def test_a_query_far_from_the_bank_is_answered():
 
 def test_the_8_bit_bound_alone_is_enough_for_features(monkeypatch):
     bank, queries = clustered(13, 3000, 64), clustered(14, 100, 64)
-    expected = nearest(queries, bank, 9)
+    expected = nearest_neighbors(queries, bank, 9)
     index = MemoryIndex(bank)
     monkeypatch.setattr(index, "_search_float", lambda *left: None if not left[3] else pytest.fail("fell back"))
     np.testing.assert_array_equal(index.search(queries, 9).indices, expected[1])
 
 
-def test_7_bit_weights_give_the_same(monkeypatch):
+def test_7_bit_weights_give_the_same():
     bank, queries = clustered(15, 2000, 64), clustered(16, 100, 64)
     full = MemoryIndex(bank).search(queries, 3)
-    monkeypatch.setattr("blemish.ops.int8_bounds._weight_limit", lambda: 63)
-    narrow = MemoryIndex(bank).search(queries, 3)
+    narrow = MemoryIndex(bank, weight_limit=63).search(queries, 3)
     np.testing.assert_array_equal(full.indices, narrow.indices)
     np.testing.assert_array_equal(full.distances, narrow.distances)
 
 
 @pytest.mark.parametrize("n_queries", [1, 4, 37, 4096])
-def test_the_answer_does_not_depend_on_the_block(monkeypatch, n_queries):
+def test_the_result_does_not_depend_on_the_block(n_queries):
     bank, queries = clustered(17, 2000, 32), clustered(18, 150, 32)
     expected = MemoryIndex(bank).search(queries, 4)
-    monkeypatch.setattr("blemish.ops.neighbors._BLOCK_QUERIES", (n_queries, n_queries))
-    got = MemoryIndex(bank).search(queries, 4)
+    got = MemoryIndex(bank, block_queries=(n_queries, n_queries)).search(queries, 4)
     np.testing.assert_array_equal(got.indices, expected.indices)
     np.testing.assert_array_equal(got.distances, expected.distances)
 
@@ -160,7 +160,7 @@ def test_a_bank_row_has_distance_zero_to_itself():
     np.testing.assert_array_equal(found.indices[:, 0], np.arange(500))
 
 
-def test_one_query_gets_what_it_gets_among_many():
+def test_one_query_equals_the_same_query_among_many():
     bank, queries = clustered(2, 3000, 64), clustered(3, 200, 64)
     index = MemoryIndex(bank)
     together = index.search(queries, 3)
@@ -200,7 +200,7 @@ def test_the_bank_may_be_a_view_and_is_not_changed():
     bank = clustered(7, 200, 16)
     before = bank.copy()
     view = MemoryIndex(bank[::2, ::-1]).search(bank[1::2, ::-1])
-    np.testing.assert_array_equal(view.indices, nearest(bank[1::2, ::-1], bank[::2, ::-1], 1)[1])
+    np.testing.assert_array_equal(view.indices, nearest_neighbors(bank[1::2, ::-1], bank[::2, ::-1], 1)[1])
     np.testing.assert_array_equal(bank, before)
 
 
@@ -220,7 +220,7 @@ def test_whole_groups_may_be_excluded():
         assert_exact(query, bank, k, exclude)
 
 
-def test_numbers_that_overflow_the_bound_are_answered():
+def test_values_that_overflow_the_bound():
     bank = plain_noise(19, 1600, 6) * np.float32(1e14)
     queries = np.stack([bank.mean(axis=0, dtype=np.float64).astype(np.float32), bank[7]])
     assert_exact(queries, bank, 2)
@@ -233,7 +233,7 @@ def test_sizes():
 
 
 @pytest.mark.parametrize(
-    ("bank", "words"),
+    ("bank", "text"),
     [
         (np.zeros((3, 2)), r"memory_bank: expected float32 \(n, D\), got float64 \(3, 2\)\."),
         (np.full((3, 2), -1e16, np.float32), r"memory_bank: expected values from -1e\+15 to 1e\+15, got 1e\+16\."),
@@ -241,13 +241,13 @@ def test_sizes():
         (np.full((3, 2), np.nan, np.float32), r"memory_bank: expected finite float32 \(n, D\), got 6 NaN"),
     ],
 )
-def test_a_bad_bank_is_refused(bank, words):
-    with pytest.raises(InputError, match=words):
+def test_a_bad_bank_is_refused(bank, text):
+    with pytest.raises(InputError, match=text):
         MemoryIndex(bank)
 
 
 @pytest.mark.parametrize(
-    ("queries", "settings", "words"),
+    ("queries", "settings", "text"),
     [
         (np.zeros((2, 5), np.float32), {}, r"queries: expected float32 \(Q, 4\), got float32 \(2, 5\)\."),
         (np.full((2, 4), np.inf, np.float32), {}, "queries: expected finite float32"),
@@ -262,6 +262,6 @@ def test_a_bad_bank_is_refused(bank, words):
         (np.zeros((2, 4), np.float32), {"exclude": np.ones(9, bool)}, r"exclude: expected bool \(10,\), got bool"),
     ],
 )
-def test_bad_searches_are_refused(queries, settings, words):
-    with pytest.raises(InputError, match=words):
+def test_bad_searches_are_refused(queries, settings, text):
+    with pytest.raises(InputError, match=text):
         MemoryIndex(clustered(9, 10, 4)).search(queries, **settings)

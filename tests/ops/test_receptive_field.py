@@ -1,4 +1,4 @@
-"""The receptive field: by hand, by the textbook's slow way, and by the gradient of the real networks."""
+"""Receptive fields by hand, by tracing each output back, and by the gradient of the real networks."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ from blemish.ops.receptive_field import (
 TUTORIAL = "conv4,pool2/2,conv4,pool2/2,conv3,conv4"
 
 
-def seen_slowly(layers, size, index):
-    """The pixels that an output sees, by following each place back through each layer."""
-    places = {index}
+def reference_field(layers, size, index):
+    """Return the pixels of an output's receptive field by tracing each position back through each layer."""
+    positions = {index}
     sizes = [size, *output_sizes(layers, size)]
     for layer, before in zip(reversed(layers), reversed(sizes[:-1]), strict=True):
         reached = {
-            place * layer.stride - layer.padding + layer.dilation * k for place in places for k in range(layer.kernel)
+            position * layer.stride - layer.padding + layer.dilation * k
+            for position in positions
+            for k in range(layer.kernel)
         }
-        places = {place for place in reached if 0 <= place < before}
-    return places
+        positions = {position for position in reached if 0 <= position < before}
+    return positions
 
 
 LAYERS = st.builds(
@@ -47,16 +49,16 @@ LAYERS = st.builds(
 
 
 @given(st.lists(LAYERS, min_size=1, max_size=4), st.integers(1, 60), st.data())
-def test_the_span_holds_exactly_what_is_reached(layers, size, data):
+def test_the_span_equals_the_traced_pixels(layers, size, data):
     sizes = output_sizes(layers, size)
     if min(sizes) < 1:
         return
     index = data.draw(st.integers(0, sizes[-1] - 1))
-    seen = seen_slowly(layers, size, index)
+    pixels = reference_field(layers, size, index)
     start, stop = receptive_field(layers).span(index, size)
-    assert not seen or (start <= min(seen) and max(seen) < stop)
+    assert not pixels or (start <= min(pixels) and max(pixels) < stop)
     if all(layer.padding == 0 and not layer.padding_after for layer in layers):
-        assert (start, stop) == (min(seen), max(seen) + 1)
+        assert (start, stop) == (min(pixels), max(pixels) + 1)
 
 
 def test_the_tutorials_derivation():
@@ -67,7 +69,7 @@ def test_the_tutorials_derivation():
     text = explain(steps)
     assert "Along one side, 33 pixels become 1 output: 33 -> 30 -> 15 -> 12 -> 6 -> 4 -> 1." in text
     assert any("1 + 3 x 1 + 1 x 1 + 3 x 2 + 1 x 2 + 2 x 4 + 3 x 4 = 33 pixels" in line for line in text)
-    assert any("first one's middle is at pixel 16; each neighbour's is 4 pixels on" in line for line in text)
+    assert any("first one's centre is at pixel 16; each neighbor's is 4 pixels on" in line for line in text)
 
 
 def test_an_image_of_256_pixels():
@@ -116,12 +118,12 @@ def test_dilation_and_uneven_padding():
 @pytest.mark.parametrize(
     "text", ["", "conv", "pool2,", "conv3-1", "conv0x", "dense10", "conv3/p1", "conv3p", "conv-3", "conv3 pool2"]
 )
-def test_a_line_that_is_no_stack_is_told(text):
+def test_errors_of_a_description(text):
     with pytest.raises(InputError, match=r"stack: expected layers with commas between, got '.*'\. Write conv or pool"):
         parse_stack(text)
 
 
-def test_numbers_that_cannot_be_are_told():
+def test_errors_of_numbers_out_of_range():
     with pytest.raises(InputError, match=r"kernel: expected a whole number of at least 1, got 0, in conv1"):
         parse_stack("conv0")
     with pytest.raises(InputError, match=r"stride: expected a whole number of at least 1, got 0"):

@@ -1,1 +1,3 @@
-"""Drawn materials and defects."""
+"""Synthetic images: procedural textures, materials with defects, and the demo data set."""
+
+__all__ = ["demo", "materials", "textures"]

@@ -1,0 +1,199 @@
+"""Metrics of maps against scikit-learn and the reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from blemish.errors import InputError
+from blemish.metrics import classification as metrics
+from blemish.metrics.segmentation import PixelCounts, aupro, pixel_auroc, pro_curve
+from tests import reference
+
+
+def drawn(rng: np.random.Generator, shape=(23, 26), n=4, gap=1.0) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Maps with noise and masks with a few touching and separate regions; the first image is good."""
+    maps, masks = [], []
+    for i in range(n):
+        mask = np.zeros(shape, bool)
+        if i:
+            mask[3 : 6 + i, 4:9] = True
+            mask[6 + i, 9] = True  # touches by a corner: the same region if 8-connected
+            mask[20:22, 18 : 18 + 2 * i] = True
+        masks.append(mask)
+        maps.append((rng.normal(size=shape) + gap * mask).astype(np.float32))
+    return maps, masks
+
+
+@pytest.mark.parametrize(("gap", "offset"), [(0, 0), (1, 0), (3, 5), (1, -5), (2, 1000)])
+def test_metrics_are_exact_to_1e_4(rng, gap, offset):
+    maps, masks = drawn(rng, gap=gap)
+    maps = [(m + np.float32(offset)).astype(np.float32) for m in maps]
+    counts = PixelCounts()
+    for anomaly_map, mask in zip(maps, masks, strict=True):
+        counts.add(anomaly_map, mask)
+    scores, labels = np.concatenate([m.ravel() for m in maps]), np.concatenate([m.ravel() for m in masks])
+    within = 1e-4
+    assert counts.pixel_auroc() == pytest.approx(sk.roc_auc_score(labels, scores), abs=within)
+    assert abs(counts.pixel_auroc() - sk.roc_auc_score(labels, scores)) <= counts.auroc_error() + 1e-12
+    assert counts.pixel_average_precision() == pytest.approx(sk.average_precision_score(labels, scores), abs=within)
+    assert counts.pixel_f1_max()[0] == pytest.approx(metrics.f1_max(scores, labels)[0], abs=within)
+    for limit in (0.05, 0.3, 1.0):
+        expected = reference.aupro(maps, masks, limit)
+        assert counts.aupro(limit) == pytest.approx(expected, abs=within)
+        assert abs(counts.aupro(limit) - expected) <= counts.aupro_error(limit) + 1e-12
+
+
+def test_values_that_fill_few_bins_are_exact(rng):
+    maps, masks = drawn(rng)
+    maps = [np.round(m * 4) / np.float32(4) for m in maps]
+    assert aupro(maps, masks) == pytest.approx(reference.aupro(maps, masks, 0.3), abs=1e-12)
+    fprs, pros = reference.pro_curve(maps, masks)
+    curve = pro_curve(maps, masks)
+    np.testing.assert_allclose(curve.x, fprs, atol=1e-12)
+    np.testing.assert_allclose(curve.y, pros, atol=1e-12)
+    values = np.unique(np.stack(maps))[::-1]
+    np.testing.assert_array_equal(curve.thresholds[1:][values > 0], values[values > 0])
+    assert (curve.thresholds[1:] <= values).all()  # the far end of a negative value's bin
+    np.testing.assert_allclose(curve.thresholds[1:], values, rtol=1 / 8192)
+
+
+def test_every_point_of_the_curve_is_that_of_its_threshold(rng):
+    maps, masks = drawn(rng)
+    curve = pro_curve(maps, masks)
+    n_good = sum((~mask).sum() for mask in masks)
+    for i in (0, 1, 50, 700, len(curve.x) - 1):
+        positive = sum(((m >= curve.thresholds[i]) & ~mask).sum() for m, mask in zip(maps, masks, strict=True))
+        assert curve.x[i] == pytest.approx(positive / n_good, abs=1e-12)
+    assert (np.diff(curve.x) >= 0).all()
+    assert (np.diff(curve.y) >= 0).all()
+    assert (curve.x[-1], curve.y[-1]) == (1.0, 1.0)
+
+
+def test_the_mask_itself_is_perfect_and_its_negative_is_worst(rng):
+    _, masks = drawn(rng)
+    maps = [mask.astype(np.float32) for mask in masks]
+    assert aupro(maps, masks) == 1.0
+    assert aupro(maps, masks, 0.05) == 1.0
+    assert pixel_auroc(maps, masks) == 1.0
+    worst = [-m for m in maps]
+    assert aupro(worst, masks) == 0.0
+    assert pixel_auroc(worst, masks) == 0.0
+
+
+def test_a_constant_map_is_chance(rng):
+    _, masks = drawn(rng)
+    maps = [np.full(mask.shape, 3, np.float32) for mask in masks]
+    assert pixel_auroc(maps, masks) == 0.5
+    assert aupro(maps, masks, 0.3) == pytest.approx(0.15)
+
+
+def test_small_and_large_regions_weigh_the_same():
+    mask = np.zeros((20, 20), bool)
+    mask[:10] = True
+    mask[15, 15] = True
+    found_large = (mask & (np.arange(20)[:, None] < 12)).astype(np.float32)
+    counts = PixelCounts()
+    counts.add(found_large, mask)
+    assert counts.n_regions == 2
+    assert counts.pro_curve().y.tolist() == pytest.approx([0.0, 0.5, 1.0], abs=1e-14)
+
+
+def test_minus_zero_is_zero():
+    anomaly_map = np.float32([[0.0, -0.0], [-0.0, 0.0]])
+    assert pixel_auroc([anomaly_map], [np.eye(2, dtype=bool)]) == 0.5
+
+
+def test_order_of_extremes_is_kept():
+    tiny, huge = np.float32(1e-45), np.finfo(np.float32).max
+    values = np.float32([[-huge, -1, -1e-30, 0, 1e-30, 1, huge]])
+    for i in range(1, values.size):
+        mask = np.arange(values.size)[None] >= i
+        assert pixel_auroc([values], [mask]) == 1.0
+        value, threshold = PixelCounts(), None
+        value.add(values, mask)
+        f1, threshold = value.pixel_f1_max()
+        assert f1 == 1.0
+        np.testing.assert_array_equal(values > np.float32(threshold), mask)
+    assert pixel_auroc([np.float32([[tiny, 0]])], [np.array([[True, False]])]) == 1.0
+
+
+def test_sum_of_counts_is_the_counts_of_all(rng):
+    maps, masks = drawn(rng)
+    maps[0] += 100
+    parts = []
+    for anomaly_map, mask in zip(maps, masks, strict=True):
+        part = PixelCounts()
+        part.add(anomaly_map, mask if mask.any() else None)
+        parts.append(part)
+    before = parts[1].metrics()
+    both = sum(parts, PixelCounts())
+    assert both.aupro() == pytest.approx(aupro(maps, masks), abs=1e-12)
+    assert both.pixel_auroc() == pytest.approx(pixel_auroc(maps, masks), abs=1e-12)
+    assert (both.n_images, both.n_regions) == (4, 6)
+    assert both.n_good + both.n_defective == sum(m.size for m in maps)
+    assert parts[1].metrics() == before
+    with pytest.raises(TypeError):
+        parts[0] + 1  # type: ignore[operator]
+
+
+def test_order_of_images_does_not_matter_though_bins_grow_coarser(rng):
+    maps, masks = drawn(rng)
+    maps = [100 + maps[0] / 9, np.exp(maps[1]), maps[2], maps[3] * 1000]
+    fine = PixelCounts()
+    fine.add(np.round(maps[0], 2), masks[3])  # with ties, which cost nothing
+    assert (fine.auroc_error(), fine.aupro_error()) == (0.0, 0.0)  # one number a bin
+    found = [aupro([maps[i] for i in order], [masks[i] for i in order]) for order in ([0, 1, 2, 3], [3, 2, 1, 0])]
+    assert found[0] == pytest.approx(found[1], abs=1e-14)
+    assert found[0] == pytest.approx(reference.aupro(maps, masks, 0.3), abs=1e-4)
+
+
+def test_coarsest_bins_are_a_8192th_wide():
+    values = np.exp2(np.linspace(-100, 100, 5001)).astype(np.float32)[None]
+    values = np.concatenate([-values, values, values * np.float32(1 + 1 / 8000)], axis=1)
+    mask = np.arange(values.size)[None] >= values.size * 2 // 3
+    curve = pro_curve([values], [mask])
+    assert len(curve.x) > values.size * 0.95
+    assert curve.y[-1] == 1.0
+
+
+def test_images_may_differ_in_size_and_layout(rng):
+    counts = PixelCounts()
+    counts.add(rng.random((5, 9), np.float32))
+    counts.add(rng.random((9, 6), np.float32).T[::2], rng.random((3, 9)) > 0.5)
+    assert counts.n_good + counts.n_defective == 45 + 27
+
+
+def test_metrics_have_anomalibs_names_and_are_absent_where_undefined(rng):
+    maps, masks = drawn(rng)
+    counts = PixelCounts()
+    assert counts.metrics() == {}
+    counts.add(maps[0], masks[0])
+    assert counts.metrics() == {}
+    with pytest.raises(InputError, match="masks: expected both good and defective pixels, got 598 good and 0"):
+        counts.aupro()
+    counts.add(maps[1], masks[1])
+    assert list(counts.metrics()) == ["pixel_AUROC", "pixel_AP", "pixel_F1Max", "AUPRO", "AUPRO_0.05"]
+    assert counts.metrics()["AUPRO_0.05"] == counts.aupro(0.05)
+
+
+def test_bad_input_is_named(rng):
+    counts = PixelCounts()
+    with pytest.raises(InputError, match=r"mask: expected bool \(4, 4\), got bool \(8, 8\). Resize the map"):
+        counts.add(np.zeros((4, 4), np.float32), np.zeros((8, 8), bool))
+    with pytest.raises(InputError, match=r"mask: expected bool \(4, 4\), got uint8"):
+        counts.add(np.zeros((4, 4), np.float32), np.zeros((4, 4), np.uint8))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="anomaly_map: expected finite float32"):
+        counts.add(np.full((4, 4), np.nan, np.float32))
+    with pytest.raises(InputError, match="anomaly_map: expected float32"):
+        counts.add(np.zeros((4, 4)))
+    assert counts.n_images == 0
+    maps, masks = drawn(rng)
+    with pytest.raises(InputError, match="masks: expected one per map, got only 3"):
+        aupro(maps, masks[:3])
+    with pytest.raises(InputError, match="masks: expected one per map, so 3, got more"):
+        pixel_auroc(maps[:3], masks)
+    for limit in (0, -0.1, 1.5):
+        with pytest.raises(InputError, match="fpr_limit: expected a number"):
+            aupro(maps, masks, limit)
