@@ -29,34 +29,36 @@ def path_of(item: ImageInput) -> Path | None:
     return item.path if isinstance(item, Sample) else Path(item)
 
 
-def read_image(item: ImageInput, bit_depth: int | None) -> UInt8:
-    """Return a sample's, path's or array's image as uint8 (H, W, 3) RGB.
+def read_image(item: ImageInput, bit_depth: int | None, *, release_gil: bool = False) -> UInt8:
+    """Return the image of a sample, path or array as uint8 (H, W, 3) RGB; arguments as in `imaging.decode.load`.
 
     Raises:
         ImageError: if the file can't be read.
         InputError: if the array is no image.
     """
     path = path_of(item)
-    return check_image(item, bit_depth=bit_depth) if path is None else load(path, bit_depth=bit_depth)
+    if path is None:
+        return check_image(item, bit_depth=bit_depth)
+    return load(path, bit_depth=bit_depth, release_gil=release_gil)
 
 
 class TrainingImages:
-    """Good images: those that can be read, and what is wrong with the others.
+    """The readable good images of a training set, and the problems of the others.
 
     Args:
         items: samples, paths or arrays.
-        bit_depth: how many bits 16-bit images really use; None for all.
-        threads: how many images are decoded ahead at a time.
-        least: how many must be left.
+        bit_depth: bits that 16-bit images use; None for all.
+        threads: images decoded ahead at a time.
+        least: fewest readable images.
 
     Attributes:
-        items: what was given, without the broken ones found so far.
-        names: how each is called: its path, or its place if it came as an array.
+        items: the images, without the broken ones found so far.
+        names: the path of each, or its index if it came as an array.
         sizes_hw: (height, width) of each.
-        problems: the broken ones.
+        problems: of the broken images.
 
     Raises:
-        DataError: if fewer than `least` can be read: each image is judged by what others are like.
+        DataError: if fewer than `least` can be read: each image is scored by the others.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class TrainingImages:
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 over the hashes of all images that are used, in order."""
+        """The SHA-256 of the images' hashes, in order."""
         return hashlib.sha256("".join(self._digests).encode("ascii")).hexdigest()
 
     def feature_maps(
@@ -98,21 +100,21 @@ class TrainingImages:
         stage: str,
         progress: Progress,
     ) -> Iterator[tuple[int, Float32]]:
-        """Yield the index and the (h, w, D) feature map that `extract` gives of each chosen image."""
+        """Yield index and feature map, `extract` of the network's input, of each chosen image."""
         for i, image in self.prepared(geometry, chosen, stage=stage, progress=progress):
             yield i, extract(image)
 
     def prepared(
         self, geometry: Geometry, chosen: Sequence[int], *, stage: str, progress: Progress
     ) -> Iterator[tuple[int, UInt8]]:
-        """Yield the index and the network's input, (h, w, 3) uint8, of each chosen image that can be decoded.
+        """Yield index and network input, (h, w, 3) uint8, of each chosen image that can be decoded.
 
-        Images are decoded and resized ahead in threads, so that memory holds only a few of them.
+        Threads decode and resize a few images ahead.
         """
 
         def prepare(i: int) -> UInt8 | ImageError:
             try:
-                return geometry.prepare(read_image(self.items[i], self._bit_depth))
+                return geometry.prepare(read_image(self.items[i], self._bit_depth, release_gil=True))
             except ImageError as error:
                 return error
 
@@ -125,7 +127,7 @@ class TrainingImages:
             progress(stage, done, len(chosen))
 
     def keep(self, good: Sequence[int]) -> None:
-        """Keep only these of the images: the ones that could be decoded.
+        """Keep only the images of these indices.
 
         Raises:
             DataError: if too few are left.
@@ -137,7 +139,7 @@ class TrainingImages:
         self._check_enough()
 
     def _facts(self, item: ImageInput) -> tuple[tuple[int, int], str] | ImageError:
-        """Return size and hash of one image, without decoding it."""
+        """Return (height, width) and hash of one image; files are not decoded."""
         path = path_of(item)
         try:
             if path is not None:
@@ -156,5 +158,5 @@ class TrainingImages:
         got = f"{len(self.items)} that can be read"
         if self.problems:
             got += f" and {len(self.problems)} broken, the first: {self.problems[0].text}"
-        todo = f"Give at least {self._least}, better 100 or more: each is judged by what the others are like."
+        todo = f"Give at least {self._least}, better 100 or more: each is scored by the others."
         raise DataError(message("good images", f"at least {self._least}", got, todo=todo))

@@ -76,7 +76,7 @@ def predictions(
     def read(item: ImageInput) -> tuple[Path | None, UInt8 | ImageError]:
         path = path_of(item)
         try:
-            return path, read_image(item, bit_depth)
+            return path, read_image(item, bit_depth, release_gil=True)
         except ImageError as error:
             return path, error
 

@@ -1,4 +1,4 @@
-"""Anomaly maps: from the patch grid to the image's size, smoothed, normalised, and cut into regions.
+"""Anomaly maps: upsampling from the patch grid, Gaussian smoothing, and connected regions above a threshold.
 
 Maps are (H, W) float32, higher is more anomalous.
 """
@@ -11,45 +11,18 @@ import cv2
 import numpy as np
 
 from blemish._validation.checks import check_array, check_number
-from blemish.errors import InputError, message
 from blemish.types import Float32, Region
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# sigma 4 px at the network's input of 224 to 256 px: Roth et al. 2022, section 3.3; amazon-science common.py.
-SIGMA_PX = 4.0
 
-
-def anomaly_map(
-    patch_map: Float32, network_hw: tuple[int, int], image_hw: tuple[int, int], sigma: float = SIGMA_PX
-) -> Float32:
-    """Return the map at the image's size: upsampled to the network's input, smoothed there, upsampled again.
-
-    Smoothing at the image's size would cost many times as much and differ by what bilinear interpolation of a map
-    this smooth loses, which is next to nothing.
+def anomalib_map(patch_map: Float32, network_hw: tuple[int, int], sigma: float) -> Float32:
+    """Return anomalib's map at the network's size: nearest-neighbor upsampling, then Gaussian smoothing.
 
     Args:
         patch_map: (h, w) float32, one value per patch.
-        network_hw: height and width of the network's input.
-        image_hw: height and width of the image.
-        sigma: of the smoothing, in pixels of the network's input; 0 for none.
-
-    Returns:
-        (H, W) float32.
-
-    Raises:
-        InputError: if the map is not finite float32 (h, w), a size is not positive, or sigma is negative.
-    """
-    return upsample(smooth(upsample(patch_map, network_hw), sigma), image_hw)
-
-
-def anomalib_map(patch_map: Float32, network_hw: tuple[int, int], sigma: float = SIGMA_PX) -> Float32:
-    """Return the map at the network's size as anomalib makes it: each patch a square of one value, then smoothed.
-
-    Args:
-        patch_map: (h, w) float32, one value per patch.
-        network_hw: height and width of the network's input, each more than the kernel's radius, 4 * sigma.
+        network_hw: height and width of the network's input, each above the kernel's radius, 4 * sigma.
         sigma: of the smoothing, in pixels of the network's input; 0 for none.
 
     Returns:
@@ -66,24 +39,22 @@ def anomalib_map(patch_map: Float32, network_hw: tuple[int, int], sigma: float =
     radius = int(4 * sigma + 0.5)
     height, width = (int(check_number("network_hw", size, low=radius + 1, high=np.inf)) for size in network_hw)
     rows, columns = (_nearest(n, cells) for n, cells in zip((height, width), patch_map.shape, strict=True))
-    seen: Float32 = patch_map[rows[:, None], columns]
+    upsampled: Float32 = patch_map[rows[:, None], columns]
     if radius == 0:
-        return seen
+        return upsampled
     size = (2 * radius + 1, 2 * radius + 1)
-    return cast("Float32", cv2.GaussianBlur(seen, size, sigma, borderType=cv2.BORDER_REFLECT_101))
+    return cast("Float32", cv2.GaussianBlur(upsampled, size, sigma, borderType=cv2.BORDER_REFLECT_101))
 
 
 def _nearest(n: int, cells: int) -> NDArray[np.int64]:
-    """Return which of `cells` each of `n` pixels takes its value from, rounded as torch does: in float32."""
-    places = np.floor(np.arange(n, dtype=np.float32) * np.float32(cells / n))
-    chosen: NDArray[np.int64] = np.minimum(places, cells - 1).astype(np.int64)
+    """Return the index of the nearest of `cells` for each of `n` pixels, rounded as torch does: in float32."""
+    positions = np.floor(np.arange(n, dtype=np.float32) * np.float32(cells / n))
+    chosen: NDArray[np.int64] = np.minimum(positions, cells - 1).astype(np.int64)
     return chosen
 
 
 def upsample(patch_map: Float32, height_width: tuple[int, int]) -> Float32:
-    """Return the map at another size, by bilinear interpolation between the centres of its cells.
-
-    Beyond the outermost centres the outermost value goes on, so no value is outside the range of the given ones.
+    """Return the map at another size: bilinear interpolation between the centres of its cells, borders replicated.
 
     Args:
         patch_map: (h, w) float32.
@@ -101,7 +72,7 @@ def upsample(patch_map: Float32, height_width: tuple[int, int]) -> Float32:
 
 
 def smooth(anomaly_map: Float32, sigma: float) -> Float32:
-    """Return the map after a Gaussian filter, reflected at the borders (d c b a | a b c d | d c b a).
+    """Return the Gaussian-filtered map, reflected at the borders (d c b a | a b c d | d c b a).
 
     Args:
         anomaly_map: (H, W) float32.
@@ -124,30 +95,6 @@ def smooth(anomaly_map: Float32, sigma: float) -> Float32:
     return cast("Float32", cv2.GaussianBlur(anomaly_map, size, sigma, borderType=cv2.BORDER_REFLECT))
 
 
-def quantile_normalise(anomaly_map: Float32, low: float, high: float) -> Float32:
-    """Return the map scaled so that `low` becomes 0 and `high` becomes 0.1; what is outside goes on linearly.
-
-    Args:
-        anomaly_map: (H, W) float32.
-        low: a quantile of good images' maps (0.9 in the paper).
-        high: a higher one (0.995 in the paper).
-
-    Returns:
-        (H, W) float32.
-
-    Raises:
-        InputError: if the map is not finite float32 (H, W), `high` is not above `low`, or either is not finite.
-
-    Source: Batzner et al. 2024 (EfficientAD), section 3.4.
-    """
-    check_array("anomaly_map", anomaly_map, dtype=np.float32, shape=("H", "W"))
-    if not (np.isfinite(low) and np.isfinite(high) and high > low):
-        todo = "The maps of the good images are constant, or the two were swapped."
-        raise InputError(message("high", f"a finite number above low ({low})", repr(high), todo=todo))
-    scaled: Float32 = (anomaly_map - np.float32(low)) * np.float32(0.1 / (high - low))
-    return scaled
-
-
 def peak(anomaly_map: Float32) -> tuple[int, int]:
     """Return (x, y) of the highest value; of equal ones the first in reading order.
 
@@ -168,10 +115,10 @@ def regions(anomaly_map: Float32, threshold: float, *, min_area_px: int = 1) -> 
     Args:
         anomaly_map: (H, W) float32.
         threshold: pixels strictly above it, both as float32, count.
-        min_area_px: regions of fewer pixels are left out.
+        min_area_px: smallest area.
 
     Returns:
-        The regions; those of equal score in reading order. Empty if nothing is above.
+        The regions; those of equal score in reading order.
 
     Raises:
         InputError: if the map is not finite float32 (H, W), or a number is out of range.
@@ -185,7 +132,7 @@ def regions(anomaly_map: Float32, threshold: float, *, min_area_px: int = 1) -> 
     if width == 0:
         return ()
     window = np.ascontiguousarray(mask[top : top + height, left : left + width])
-    # Without statistics: OpenCV's take five times as long as the labels and what follows here.
+    # OpenCV's own statistics of components take five times as long as the labels and the sums below.
     n, labels = cv2.connectedComponents(window.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
     inside = np.flatnonzero(window)
     y = inside // width
@@ -208,13 +155,13 @@ def regions(anomaly_map: Float32, threshold: float, *, min_area_px: int = 1) -> 
 
 
 def _region(contour: NDArray[np.int32], area_px: int, score: float, centroid_xy: tuple[float, float]) -> Region:
-    """Return the region; its box is that of its outline."""
+    """Return the region with the bounding box of its outline."""
     (x, y), (right, bottom) = contour.min(axis=0).tolist(), contour.max(axis=0).tolist()
     return Region((x, y, right + 1 - x, bottom + 1 - y), area_px, score, centroid_xy, contour)
 
 
 def _outlines(window: NDArray[np.bool_], labels: NDArray[np.int32]) -> dict[int, NDArray[np.int32]]:
-    """Return the outer outline, (n, 2) int32 (x, y), of each label."""
+    """Return the outer contour, (n, 2) int32 (x, y), of each label."""
     # RETR_CCOMP: with RETR_EXTERNAL a region inside the hole of another had no outline. Outer outlines have no parent.
     contours, hierarchy = cv2.findContours(window.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     outer = [contour[:, 0] for contour, links in zip(contours, hierarchy[0], strict=True) if links[3] == -1]

@@ -1,4 +1,4 @@
-"""From image files to uint8 RGB arrays and back: the one way that every caller takes."""
+"""Image files to uint8 RGB arrays and back: every caller decodes and encodes here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ import cv2
 import numpy as np
 
 from blemish._io.files import atomic_write
-from blemish._io.prefetch import prefetch
 from blemish._validation.checks import check_number, describe
 from blemish.errors import ImageError, InputError, SaveError, message
 from blemish.imaging.headers import Header, read_header
@@ -33,7 +31,6 @@ __all__ = [
     "decode",
     "fit_inside",
     "load",
-    "load_many",
     "load_mask",
     "read_facts",
     "read_stored",
@@ -47,18 +44,26 @@ SAVED_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MORE_PIXELS = "Raise max_pixels= if you trust this file and have the memory, or cut the image into tiles."
 
 
-def load(path: str | os.PathLike[str], *, bit_depth: int | None = None, max_pixels: int = MAX_PIXELS) -> UInt8:
-    """Return an image file as RGB, as a person would see it.
+def load(
+    path: str | os.PathLike[str],
+    *,
+    bit_depth: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    release_gil: bool = False,
+) -> UInt8:
+    """Return an image file as RGB, as an image viewer shows it.
 
-    PNG, JPEG, BMP, TIFF and WebP, told apart by content and not by name. Grey is repeated to three channels, alpha is
-    laid over white, EXIF orientation is applied, palettes and CMYK become RGB; of several pages the first is
-    read. Colour profiles are not applied.
+    Formats: PNG, JPEG, BMP, TIFF and WebP, recognised by content and not by name. Grey is repeated to three channels,
+    alpha is composed over white, EXIF orientation is applied, palettes and CMYK become RGB; of several pages the first
+    is read. Colour profiles are not applied.
 
     Args:
         path: the file.
-        bit_depth: how many bits a 16-bit file really uses (12 for most industrial cameras); None means all 16. Files
-            of 8 bits are as they are.
+        bit_depth: bits that a 16-bit file uses (12 for most industrial cameras); None means all 16. Files of 8 bits
+            stay as they are.
         max_pixels: larger images are refused before they are decoded.
+        release_gil: True in threads that decode ahead of a loop: other threads run Python meanwhile, and a plain PNG
+            takes about twice as long.
 
     Returns:
         (H, W, 3) uint8.
@@ -67,19 +72,27 @@ def load(path: str | os.PathLike[str], *, bit_depth: int | None = None, max_pixe
         ImageError: if it can't be read; the text says which file and why.
         InputError: if `bit_depth` is not from 9 to 16.
     """
-    return decode(_read(path, max_pixels), where=path, bit_depth=bit_depth, max_pixels=max_pixels)
+    data = _read(path, max_pixels)
+    return decode(data, where=path, bit_depth=bit_depth, max_pixels=max_pixels, release_gil=release_gil)
 
 
-def decode(data: bytes, *, where: object = None, bit_depth: int | None = None, max_pixels: int = MAX_PIXELS) -> UInt8:
-    """Return the bytes of an image file as (H, W, 3) uint8 RGB; `load` says how.
+def decode(
+    data: bytes,
+    *,
+    where: object = None,
+    bit_depth: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    release_gil: bool = False,
+) -> UInt8:
+    """Return the bytes of an image file as (H, W, 3) uint8 RGB, decoded as `load` documents.
 
     Raises:
-        ImageError: if they can't be read; `where` is what the text calls them.
+        ImageError: if they can't be read; the text calls them `where`.
         InputError: if `bit_depth` is not from 9 to 16.
     """
     full = _full_range(bit_depth)
     header = _header(data, where, max_pixels)
-    if (plain := decode_png(data, header)) is not None:
+    if not release_gil and (plain := decode_png(data, header)) is not None:
         return _to_rgb(_upright(plain, header.orientation), swap=False)
     stored = _decode_stored(data, header, where)
     if stored.dtype not in (np.uint8, np.uint16):
@@ -99,10 +112,10 @@ def decode(data: bytes, *, where: object = None, bit_depth: int | None = None, m
 
 
 def load_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Bool:
-    """Return where a mask file marks a defect: pixels that are not black.
+    """Return a mask file's defect pixels: those that are not black.
 
-    In a file stored with loss (JPEG), where black comes back as nearly black, pixels above half. A file with alpha
-    marks what is opaque and not black; if all of it is black, what is opaque, unless everything is.
+    In a file stored with loss (JPEG), where black comes back as nearly black: those above half of the range. In a file
+    with alpha: opaque pixels that are not black; if all pixels are black, the opaque ones, unless all are opaque.
 
     Returns:
         (H, W) bool.
@@ -128,13 +141,13 @@ def load_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> 
 def read_stored(
     path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, name: str = "image"
 ) -> tuple[Header, NDArray[Any]]:
-    """Return a file's header and its pixels in the depth and channels they are stored in, turned upright.
+    """Return a file's header and its pixels in the depth and channels they are stored in, rotated upright.
 
     Returns:
-        the header, and (H, W), (H, W, 3) BGR or (H, W, 4) BGR and alpha, of uint8, uint16 or whatever a TIFF holds.
+        The header, and (H, W), (H, W, 3) BGR or (H, W, 4) BGR and alpha, of uint8, uint16 or whatever a TIFF holds.
 
     Raises:
-        ImageError: if it can't be read; `name` is what the text calls it.
+        ImageError: if it can't be read; the text calls it `name`.
     """
     data = _read(path, max_pixels, name)
     header = _header(data, path, max_pixels, name)
@@ -142,10 +155,10 @@ def read_stored(
 
 
 def read_facts(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], str]:
-    """Return an image file's (height, width), turned upright, and the SHA-256 of its bytes; nothing is decoded.
+    """Return an image file's upright (height, width), and the SHA-256 of its bytes; nothing is decoded.
 
     Raises:
-        ImageError: if it is no whole image file, as far as can be told without decoding, or too large.
+        ImageError: if the header shows a file that is no image, cut short or too large.
     """
     data = _read(path, max_pixels)
     header = _header(data, path, max_pixels)
@@ -154,12 +167,12 @@ def read_facts(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 
 
 def check_image(array: object, name: str = "image", *, bit_depth: int | None = None) -> UInt8:
-    """Return an array that a caller passed as (H, W, 3) uint8 RGB, or say what it should have been.
+    """Return an array as (H, W, 3) uint8 RGB, or raise with the form that it should have.
 
     Args:
         array: uint8 or uint16, (H, W), (H, W, 1) or (H, W, 3) in RGB order.
-        name: what the error calls it.
-        bit_depth: how many bits of a uint16 array are used; None means 16.
+        name: for the error.
+        bit_depth: bits that a uint16 array uses; None means 16.
 
     Raises:
         InputError: if it is anything else.
@@ -183,37 +196,11 @@ def check_image(array: object, name: str = "image", *, bit_depth: int | None = N
     return _to_rgb(_to_uint8(array, _full_range(bit_depth), None, name), swap=False)
 
 
-def load_many(
-    paths: Iterable[str | os.PathLike[str]],
-    *,
-    threads: int = 2,
-    ahead: int = 4,
-    bit_depth: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-) -> Iterator[tuple[Path, UInt8 | ImageError]]:
-    """Yield each path with its image, or with the error that says why it could not be read, in order.
-
-    Images are decoded ahead in threads; at most `ahead` + 1 of them are in memory.
-
-    Raises:
-        InputError: if `bit_depth`, `threads` or `ahead` is out of range.
-    """
-    _full_range(bit_depth)
-
-    def one(path: str | os.PathLike[str]) -> tuple[Path, UInt8 | ImageError]:
-        try:
-            return Path(path), load(path, bit_depth=bit_depth, max_pixels=max_pixels)
-        except ImageError as error:
-            return Path(path), error
-
-    return prefetch(one, paths, threads=threads, ahead=ahead)
-
-
 def save(path: str | os.PathLike[str], image: UInt8 | Bool) -> Path:
-    """Write an image so that the file is the old one or the new one at every moment; return its path.
+    """Write an image atomically; return its path.
 
     Args:
-        path: its ending says the format; PNG keeps every pixel.
+        path: its ending chooses the format; PNG is lossless.
         image: (H, W, 3) RGB or (H, W) grey uint8, or a (H, W) bool mask, written as 0 and 255.
 
     Raises:
@@ -228,10 +215,10 @@ def save(path: str | os.PathLike[str], image: UInt8 | Bool) -> Path:
     is_grey = isinstance(image, np.ndarray) and image.ndim == 2 and image.dtype == np.uint8
     pixels = image if is_grey else check_image(image)[..., ::-1]
     try:
-        done, encoded = cv2.imencode(ending, np.ascontiguousarray(pixels))
+        ok, encoded = cv2.imencode(ending, np.ascontiguousarray(pixels))
     except cv2.error as error:
         raise SaveError(message("image", f"to be written as {ending}", error.err, where=path)) from None
-    if not done:
+    if not ok:
         raise SaveError(message("image", f"to be written as {ending}", describe(image), where=path))
     return atomic_write(path, encoded.tobytes(), name="image")
 
@@ -266,13 +253,12 @@ def _decode_stored(data: bytes, header: Header, where: object, name: str = "imag
         stored = None
     if stored is None or stored.size == 0:
         raise ImageError(message(name, "an image", f"a damaged {header.format} of {len(data)} bytes", where=where))
-    # OpenCV turns a TIFF upright whatever it is asked, and the others never with IMREAD_UNCHANGED.
-    turn = 1 if header.format == "TIFF" else header.orientation
-    return _upright(stored, turn)
+    # OpenCV rotates a TIFF upright whatever the flags, and the others never with IMREAD_UNCHANGED.
+    return _upright(stored, 1 if header.format == "TIFF" else header.orientation)
 
 
 def _header(data: bytes, where: object, max_pixels: int, name: str = "image") -> Header:
-    """Return what the file says of itself, once that is known not to be too large to decode."""
+    """Return the header of a file that is not too large to decode."""
     header = read_header(data, where=where, name=name)
     if header.height * header.width > max_pixels:
         got = f"{header.width:,} x {header.height:,}"
@@ -281,7 +267,7 @@ def _header(data: bytes, where: object, max_pixels: int, name: str = "image") ->
 
 
 def _upright(stored: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Return the pixels turned as EXIF orientation 1 to 8 says. Source: EXIF 2.3, table 6 (Orientation)."""
+    """Return the pixels with EXIF orientation 1 to 8 applied. Source: EXIF 2.3, table 6 (Orientation)."""
     if orientation >= 5:
         stored = stored.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -337,11 +323,11 @@ def _over_white(image: UInt8, alpha: UInt8, *, is_multiplied: bool) -> UInt8:
 
 
 class _Quiet:
-    """Keeps OpenCV from printing to stderr what the ImageError says anyway; counts, since threads decode at once."""
+    """Context in which OpenCV prints nothing to stderr: the ImageError holds the reason. Threads may share it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # OpenCV 5 has it in utils.logging, 4 at the top; both return the level that was.
+        # OpenCV 5 has it in utils.logging, 4 at the top; both return the previous level.
         self._set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
         self._depth = 0
         self._level = 0

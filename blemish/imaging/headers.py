@@ -1,7 +1,7 @@
-"""What the first bytes of an image file say of it, read before anything is decoded.
+"""Image headers: format, size and orientation of a file, parsed before anything is decoded.
 
 A decoder allocates what the header claims, so the claim is checked first: a file of 50 kB can claim 30,000 x 30,000
-pixels. The content decides about the format and never the name, and no decoder but these five is ever reached.
+pixels. The format is recognised by content and never by name, and no decoder but these five is ever reached.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ OTHER_FORMATS = (
 
 
 class Header(NamedTuple):
-    """What an image file says of itself.
+    """Header of an image file.
 
     Attributes:
         format: "PNG", "JPEG", "BMP", "TIFF" or "WebP".
         height: rows as stored, before the orientation is applied.
         width: columns as stored.
-        orientation: EXIF orientation 1 to 8; 1 where none is given.
-        lossy: whether pixels were stored with loss, so that 0 may have become 1.
+        orientation: EXIF orientation, 1 to 8; 1 where none is stored.
+        lossy: whether compression was lossy, so that 0 may have become 1.
     """
 
     format: str
@@ -43,17 +43,17 @@ class Header(NamedTuple):
 
 
 class _DamagedError(Exception):
-    """What is wrong with the bytes, in a few words."""
+    """Damage of a file, in a few words."""
 
 
 def read_header(data: bytes, *, where: object = None, name: str = "image") -> Header:
-    """Return format, size and orientation of an image from its bytes; pixels are not touched.
+    """Return format, size and orientation of an image from its bytes; pixels are not decoded.
 
     Args:
-        data: the whole file: the end is looked at too, since a file that was cut short decodes to a half grey image
-            in some decoders.
+        data: the whole file: its end is checked too, since some decoders return a half grey image for a file that was
+            cut short.
         where: the file, for the error.
-        name: what the error calls it.
+        name: for the error.
 
     Raises:
         ImageError: if the bytes are no image of the five formats, or end too early.

@@ -1,4 +1,4 @@
-"""Resizing with an antialiased bilinear filter, exact to the bit on every machine."""
+"""Antialiased bilinear resizing in exact integer arithmetic: the same bits on every machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BLOCK = 4
 
 
 class _Step(NamedTuple):
-    """One block of outputs: which inputs it reads and with what weights."""
+    """A block of outputs, the inputs that it reads, and their weights."""
 
     outputs: slice
     inputs: slice
@@ -31,14 +31,14 @@ class _Step(NamedTuple):
 
 
 def resize(image: UInt8, height_width: tuple[int, int]) -> UInt8:
-    """Return the image at another size: antialiased where it shrinks, bilinear where it grows.
+    """Return the image at another size: triangle filter where it shrinks, bilinear interpolation where it grows.
 
     The filter is a triangle as wide as two output pixels: Pillow's BILINEAR and torchvision's `antialias=True`, to
     within one grey level. A constant stays that constant.
 
     Args:
         image: (H, W), (H, W, 1) or (H, W, 3) uint8.
-        height_width: rows and columns wanted, each at least 1.
+        height_width: rows and columns of the result, each at least 1.
 
     Returns:
         uint8 of that size with the image's number of axes. The image itself if it has that size already.
@@ -70,7 +70,7 @@ def resize(image: UInt8, height_width: tuple[int, int]) -> UInt8:
 
 
 def fit_inside(height_width: tuple[int, int], limit: int) -> tuple[int, int]:
-    """Return the size with the same aspect ratio whose longer side is at most `limit`; never larger than it was.
+    """Return the size of the same aspect ratio whose longer side is at most `limit`; never larger than given.
 
     >>> fit_inside((600, 1200), 300)
     (150, 300)
@@ -82,7 +82,7 @@ def fit_inside(height_width: tuple[int, int], limit: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=64)
 def _steps(n_in: int, n_out: int, channels: int) -> tuple[_Step, ...]:
-    """Return the blocks that take `n_in` pixels of `channels` interleaved values to `n_out`."""
+    """Return the blocks that map `n_in` pixels of `channels` interleaved values to `n_out`."""
     scale = n_in / n_out
     # Half the triangle's width: an input pixel where it grows, an output pixel where it shrinks.
     support = max(scale, 1.0)
@@ -93,17 +93,19 @@ def _steps(n_in: int, n_out: int, channels: int) -> tuple[_Step, ...]:
         low = max(int(centers[0] - support + 0.5), 0)
         high = min(int(centers[-1] + support + 0.5), n_in)
         pixels = np.arange(low, high) + 0.5
-        weights = _whole(np.maximum(0.0, 1.0 - np.abs(pixels[None] - centers[:, None]) / support))
-        spread = np.zeros(((high - low) * channels, (stop - start) * channels), np.float32)
+        weights = _integer_weights(np.maximum(0.0, 1.0 - np.abs(pixels[None] - centers[:, None]) / support))
+        per_channel = np.zeros(((high - low) * channels, (stop - start) * channels), np.float32)
         for channel in range(channels):
-            spread[channel::channels, channel::channels] = weights.T
-        steps.append(_Step(slice(start * channels, stop * channels), slice(low * channels, high * channels), spread))
+            per_channel[channel::channels, channel::channels] = weights.T
+        steps.append(
+            _Step(slice(start * channels, stop * channels), slice(low * channels, high * channels), per_channel)
+        )
     return tuple(steps)
 
 
-def _whole(weights: Float64) -> Float64:
-    """Return rows of whole numbers in proportion to `weights` that sum to ONE exactly, so that a constant stays."""
-    whole: Float64 = np.rint(weights * (ONE / weights.sum(axis=1, keepdims=True)))
-    largest = whole.argmax(axis=1)
-    whole[np.arange(len(whole)), largest] += ONE - whole.sum(axis=1)
-    return whole
+def _integer_weights(weights: Float64) -> Float64:
+    """Return rows of integers in proportion to `weights` that sum to ONE exactly, so that a constant stays."""
+    rounded: Float64 = np.rint(weights * (ONE / weights.sum(axis=1, keepdims=True)))
+    largest = rounded.argmax(axis=1)
+    rounded[np.arange(len(rounded)), largest] += ONE - rounded.sum(axis=1)
+    return rounded

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from blemish.errors import BlemishError, ImageError, InputError, SaveError
-from blemish.imaging.decode import check_image, decode, load, load_many, load_mask, read_stored, save
+from blemish.imaging.decode import check_image, decode, load, load_mask, read_stored, save
 from tests.encoded import encoded
 
 RED = (200, 100, 50)
@@ -29,14 +29,14 @@ def image(rng):
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
-def test_lossless_formats_come_back_as_they_were(kind, image):
+def test_lossless_formats_keep_every_pixel(kind, image):
     loaded = decode(encoded(image, kind))
     assert loaded.dtype == np.uint8
     assert loaded.flags["C_CONTIGUOUS"]
     assert np.array_equal(loaded, image)
 
 
-def test_jpeg_is_what_pillow_reads(image):
+def test_jpeg_equals_pillows(image):
     data = encoded(image, "jpeg", quality=95)
     want = np.asarray(Image.open(io.BytesIO(data)))
     assert np.abs(decode(data).astype(int) - want).max() <= 3
@@ -57,7 +57,7 @@ def test_tiff_compressions(compression, image):
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff", "webp"])
-def test_alpha_is_laid_over_white(kind):
+def test_alpha_is_composed_over_white(kind):
     image = Image.new("RGBA", (5, 4), (10, 20, 30, 128))
     white = Image.new("RGBA", (5, 4), (255, 255, 255, 255))
     want = np.asarray(Image.alpha_composite(white, image).convert("RGB")).astype(int)
@@ -107,7 +107,7 @@ def test_bit_depth_out_of_range(bit_depth):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_other_numbers_in_a_tiff_are_refused_and_a_mask_of_them_is_not(dtype, tmp_path):
+def test_float_and_int32_tiffs_are_refused_as_images_and_read_as_masks(dtype, tmp_path):
     values = np.zeros((4, 5), dtype)
     values[1, 2] = 1
     path = tmp_path / "a.tiff"
@@ -128,10 +128,10 @@ def test_exif_orientation_is_applied(kind, orientation, image):
     assert loaded.shape == want.shape
     assert np.abs(loaded - want).max() <= 3
     deep = encoded(image[..., 0].astype(np.uint16) * 257, "png", exif=exif)
-    assert np.array_equal(decode(deep)[..., 0], _turned(image[..., 0], orientation))
+    assert np.array_equal(decode(deep)[..., 0], _oriented(image[..., 0], orientation))
 
 
-def _turned(grey, orientation):
+def _oriented(grey, orientation):
     steps = {
         1: [],
         2: [Image.Transpose.FLIP_LEFT_RIGHT],
@@ -231,7 +231,7 @@ def test_check_image_takes_grey_and_deep_arrays(image):
 
 
 @pytest.mark.parametrize(
-    ("array", "said"),
+    ("array", "text"),
     [
         (np.zeros((4, 5, 3), np.float32), r"got float32 \(4, 5, 3\)\. If it runs from 0 to 1: \(image \* 255\)"),
         (np.zeros((4, 5, 4), np.uint8), r"Leave alpha out"),
@@ -242,9 +242,9 @@ def test_check_image_takes_grey_and_deep_arrays(image):
         ("a.png", r"got str\."),
     ],
 )
-def test_check_image_says_what_it_takes(array, said):
+def test_check_image_refuses_other_arrays(array, text):
     with pytest.raises(
-        InputError, match=r"^image: expected uint8 or uint16 \(H, W\) or \(H, W, 3\) RGB, " + ".*" + said
+        InputError, match=r"^image: expected uint8 or uint16 \(H, W\) or \(H, W, 3\) RGB, " + ".*" + text
     ):
         check_image(array)
 
@@ -260,7 +260,7 @@ def test_save_and_load_are_inverse(ending, image, tmp_path):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_save_refuses_and_keeps_what_was_there(image, tmp_path):
+def test_a_refused_save_keeps_the_old_file(image, tmp_path):
     with pytest.raises(SaveError, match=r"^image: expected a name that ends in \.png, .*, got '\.xyz', in .*a\.xyz"):
         save(tmp_path / "a.xyz", image)
     path = save(tmp_path / "a.png", image)
@@ -271,21 +271,3 @@ def test_save_refuses_and_keeps_what_was_there(image, tmp_path):
     with pytest.raises(SaveError, match=r"^image: expected to be written as \.webp, got .*, in .*c\.webp\."):
         save(tmp_path / "c.webp", np.zeros((1, 20_000), np.uint8))
     assert np.array_equal(load(path), image)
-
-
-def test_load_many_keeps_the_order_and_reports_the_broken(image, tmp_path):
-    paths = [save(tmp_path / f"{i}.png", np.full((4, 4, 3), i, np.uint8)) for i in range(12)]
-    paths[5].write_bytes(b"")
-    found = list(load_many(paths, threads=3, ahead=2))
-    assert [path for path, _ in found] == paths
-    assert isinstance(found[5][1], ImageError)
-    assert [int(result[0, 0, 0]) for path, result in found if isinstance(result, np.ndarray)] == [
-        0,
-        1,
-        2,
-        3,
-        4,
-        *range(6, 12),
-    ]
-    with pytest.raises(InputError, match=r"^bit_depth"):
-        load_many(paths, bit_depth=99)

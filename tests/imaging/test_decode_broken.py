@@ -1,4 +1,4 @@
-"""Files that are no images, broken ones and bombs: an error that names the file, before anything is decoded."""
+"""Files that are no images, damaged files and decompression bombs: an error that names the file."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def test_a_file_cut_short_anywhere_is_an_error_and_never_half_an_image(kind, rng
     for kept in [*range(1, 64), *range(64, len(data), 41), *range(len(data) - 12, len(data))]:
         with pytest.raises(ImageError, match=r"^image: expected .*, in cut\."):
             decode(data[:kept], where="cut")
-    decode(data + bytes(64))  # what follows the end is no harm
+    decode(data + bytes(64))  # bytes after the end are harmless
     if kind != "png":  # libpng writes to stderr itself
         assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "text"),
     [
         (b"", "expected an image, got 0 bytes, in "),
         (b"hello", "expected PNG, JPEG, BMP, TIFF or WebP, got 5 bytes that are none of these, in "),
@@ -42,12 +42,12 @@ def test_a_file_cut_short_anywhere_is_an_error_and_never_half_an_image(kind, rng
         (b"RIFF\x04\0\0\0WAVE", "got 12 bytes that are none of these, in "),
     ],
 )
-def test_what_is_no_image(content, said, tmp_path):
+def test_a_file_that_is_no_image_is_named(content, text, tmp_path):
     path = tmp_path / "000812.png"
     path.write_bytes(content)
     with pytest.raises(ImageError, match=r"^image: expected") as caught:
         load(path)
-    assert said in str(caught.value)
+    assert text in str(caught.value)
     assert str(caught.value).endswith("000812.png.")
     with pytest.raises(ImageError, match=r"^mask: expected"):
         load_mask(path)
@@ -86,7 +86,7 @@ def test_no_permission_says_what_to_do(tmp_path, monkeypatch):
         load(path)
 
 
-def png_that_claims(width, height):
+def png_with_header_size(width, height):
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -101,7 +101,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(size, monkeypatch):
     with pytest.raises(
         ImageError, match=rf"^image: expected at most {MAX_PIXELS:,} pixels, got {size[0]:,} x .*max_pixels="
     ):
-        decode(png_that_claims(*size), where="bomb.png")
+        decode(png_with_header_size(*size), where="bomb.png")
 
 
 @pytest.mark.parametrize("kind", [*LOSSLESS, "jpeg"])

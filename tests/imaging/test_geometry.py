@@ -1,4 +1,4 @@
-"""What the network sees of an image, and that the way back meets the same pixels."""
+"""From image to network input and back: sizes, crops, and that a map's maximum lies where the image's spot is."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from blemish.errors import InputError
+from blemish.imaging.anomaly_map import upsample
 from blemish.imaging.geometry import Geometry, choose_geometry
 from blemish.imaging.resize import resize
 
@@ -21,13 +23,13 @@ def image(height: int, width: int) -> np.ndarray:
 
 
 def spot(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:
-    found = np.zeros((height, width, 3), np.uint8)
+    drawn = np.zeros((height, width, 3), np.uint8)
     x, y, w, h = box
-    found[y : y + h, x : x + w] = 255
-    return found
+    drawn[y : y + h, x : x + w] = 255
+    return drawn
 
 
-# Which geometry is chosen
+# choose_geometry
 
 
 @pytest.mark.parametrize(
@@ -68,29 +70,29 @@ def test_crop_is_one_number_or_two(crop, crop_hw: tuple[int, int]):
         (64, (64,), "center_crop: expected one number or (height, width), got (64,)."),
     ],
 )
-def test_sizes_that_cannot_be(image_size, crop, text: str):
+def test_sizes_out_of_range_are_refused(image_size, crop, text: str):
     with pytest.raises(InputError, match=re.escape(text)):
         choose_geometry([(100, 100)], image_size, crop)
 
 
-# What the network sees
+# Geometry.prepare
 
 
-def test_all_of_the_image_without_a_crop():
+def test_without_a_crop_the_whole_image_is_resized():
     given_image = image(70, 50)
-    seen = Geometry((64, 96)).prepare(given_image)
-    np.testing.assert_array_equal(seen, resize(given_image, (64, 96)))
+    network_input = Geometry((64, 96)).prepare(given_image)
+    np.testing.assert_array_equal(network_input, resize(given_image, (64, 96)))
 
 
-def test_the_middle_with_a_crop():
+def test_with_a_crop_the_centre_is_cut_out():
     given_image = image(128, 160)
-    seen = Geometry((64, 96), (32, 64)).prepare(given_image)
-    np.testing.assert_array_equal(seen, resize(given_image, (64, 96))[16:48, 16:80])
-    assert seen.flags.c_contiguous
-    assert seen.dtype == np.uint8
+    network_input = Geometry((64, 96), (32, 64)).prepare(given_image)
+    np.testing.assert_array_equal(network_input, resize(given_image, (64, 96))[16:48, 16:80])
+    assert network_input.flags.c_contiguous
+    assert network_input.dtype == np.uint8
 
 
-# The way back
+# Geometry.restore
 
 
 @given(height=SIZES, width=SIZES, cropped=st.booleans())
@@ -104,7 +106,7 @@ def test_a_map_comes_back_at_the_size_of_the_image(height: int, width: int, crop
         np.testing.assert_allclose(restored, 3, rtol=1e-5)
 
 
-def test_outside_of_a_crop_nothing_is_said():
+def test_outside_of_a_crop_the_map_is_zero():
     restored = Geometry((64, 64), (32, 32)).restore(np.ones((4, 4), np.float32), (128, 128), 1.0)
     inside = np.zeros((128, 128), bool)
     inside[32:96, 32:96] = True
@@ -115,21 +117,33 @@ def test_outside_of_a_crop_nothing_is_said():
     np.testing.assert_allclose(restored[34:94, 34:94], 1, rtol=1e-5)
 
 
+def test_smoothing_at_the_networks_size_is_close_to_smoothing_at_the_images(rng: np.random.Generator):
+    patch_map = rng.random((28, 28), np.float32)
+    restored = Geometry((224, 224)).restore(patch_map, (896, 896), 4.0)
+    slow = ndimage.gaussian_filter(upsample(patch_map, (896, 896)), 16.0)
+    assert np.abs(restored - slow).max() < 0.01 * np.ptp(patch_map)
+
+
+@pytest.mark.parametrize("image_hw", [(1, 1), (30, 500), (64, 80)])
+def test_extreme_image_sizes(rng: np.random.Generator, image_hw: tuple[int, int]):
+    assert Geometry((64, 80)).restore(rng.random((7, 9), np.float32), image_hw, 4.0).shape == image_hw
+
+
 @pytest.mark.parametrize("crop", [None, (64, 64)])
 @pytest.mark.parametrize("xy", [(60, 60), (100, 84), (120, 60)])
-def test_there_and_back_is_the_same_place(crop, xy: tuple[int, int]):
-    """A bright spot, seen by a network that averages 8 x 8 pixels, is brightest in the map where it was."""
+def test_a_spot_is_brightest_in_the_map_where_it_is_in_the_image(crop, xy: tuple[int, int]):
+    """With a network that averages 8 x 8 pixels."""
     geometry = Geometry((96, 96), crop)
     x, y = xy
-    seen = geometry.prepare(spot(144, 192, (x, y, 12, 12)))[..., 0].astype(np.float32)
-    cells = seen.reshape(seen.shape[0] // 8, 8, seen.shape[1] // 8, 8).mean(axis=(1, 3))
+    pixels = geometry.prepare(spot(144, 192, (x, y, 12, 12)))[..., 0].astype(np.float32)
+    cells = pixels.reshape(pixels.shape[0] // 8, 8, pixels.shape[1] // 8, 8).mean(axis=(1, 3))
     restored = geometry.restore(cells, (144, 192), 0.0)
     rows, columns = np.nonzero(restored == restored.max())
     assert abs(rows.mean() - (y + 5.5)) <= 8
     assert abs(columns.mean() - (x + 5.5)) <= 10
 
 
-# Boxes of patches
+# Geometry.patch_box
 
 
 def test_box_of_a_patch():

@@ -1,4 +1,4 @@
-"""What is read of a file before it is decoded; no decoder is asked, since each one forgives other damage."""
+"""Headers are parsed without a decoder, since each decoder tolerates other damage."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_format_and_size(kind, size):
     assert header.orientation == 1
 
 
-def test_what_was_stored_with_loss():
+def test_lossy_compression_is_recognised():
     assert read_header(encoded("JPEG")).lossy
     assert read_header(encoded("WebP")).lossy
     assert read_header(encoded("TIFF", compression="jpeg")).lossy
@@ -70,7 +70,7 @@ def test_tiff_of_both_byte_orders_and_widths(big, order):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WebP"])
-def test_a_missing_end_is_seen_without_a_decoder(kind):
+def test_a_missing_end_is_an_error(kind):
     data = encoded(kind, (64, 64), exif=_preview()) if kind == "JPEG" else encoded(kind, (64, 64))
     read_header(data)
     for cut in (2, 40):
@@ -85,7 +85,7 @@ def _preview():
     return exif.tobytes() + encoded("JPEG")
 
 
-def test_no_bytes_make_it_fail_otherwise():
+def test_random_bytes_raise_image_errors_only():
     rng = np.random.default_rng(0)
     for kind in ("PNG", "JPEG", "BMP", "TIFF", "WebP"):
         whole = encoded(kind)

@@ -1,4 +1,4 @@
-"""Resizing: equal to Pillow's antialiased bilinear, exact, and steady."""
+"""Resizing: equal to Pillow's antialiased bilinear filter, in exact integers."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_is_pillows_antialiased_bilinear_within_one_grey_level(from_hw, to_hw, k
     else:
         rows, columns = np.indices(from_hw)
         image = np.repeat((((rows + columns) % 3) * 127).astype(np.uint8)[..., None], 3, axis=2)
-    want = np.asarray(Image.fromarray(image).resize(to_hw[::-1], Image.Resampling.BILINEAR))
-    assert np.abs(resize(image, to_hw).astype(int) - want).max() <= 1
+    expected = np.asarray(Image.fromarray(image).resize(to_hw[::-1], Image.Resampling.BILINEAR))
+    assert np.abs(resize(image, to_hw).astype(int) - expected).max() <= 1
 
 
 @given(value=st.integers(0, 255), from_hw=st.tuples(SIZES, SIZES), to_hw=st.tuples(SIZES, SIZES))
@@ -45,15 +45,15 @@ def test_a_constant_stays(value, from_hw, to_hw):
 
 
 @given(from_hw=st.tuples(SIZES, SIZES), to_hw=st.tuples(SIZES, SIZES), seed=st.integers(0, 99))
-def test_turning_before_or_after_is_the_same(from_hw, to_hw, seed):
+def test_rotation_by_180_degrees_commutes_with_resizing(from_hw, to_hw, seed):
     # Not for the transpose: rows are rounded to 1/8 level before columns are taken.
     image = np.random.default_rng(seed).integers(0, 256, from_hw).astype(np.uint8)
-    turned = resize(np.ascontiguousarray(image[::-1, ::-1]), to_hw)
-    assert np.abs(turned[::-1, ::-1].astype(int) - resize(image, to_hw)).max() <= 1
+    rotated = resize(np.ascontiguousarray(image[::-1, ::-1]), to_hw)
+    assert np.abs(rotated[::-1, ::-1].astype(int) - resize(image, to_hw)).max() <= 1
 
 
 def test_the_sums_are_exact(rng):
-    """The whole numbers behind the result, added in int64 the slow way."""
+    """The integers behind the result, summed in int64."""
     from blemish.imaging.resize import FINE, ONE, _steps
 
     image = rng.integers(0, 256, (77, 53)).astype(np.uint8)
@@ -67,11 +67,11 @@ def test_the_sums_are_exact(rng):
     assert (across.sum(0) == ONE).all()
     middle = np.rint((down.T @ image.astype(np.int64)) * FINE / ONE).astype(np.int64)
     assert middle.max() * ONE < 2**24
-    want = (middle @ across + FINE * ONE // 2) // (FINE * ONE)
-    assert np.array_equal(resize(image, (20, 31)), want)
+    expected = (middle @ across + FINE * ONE // 2) // (FINE * ONE)
+    assert np.array_equal(resize(image, (20, 31)), expected)
 
 
-def test_channels_are_apart_and_axes_are_kept(rng):
+def test_channels_are_independent_and_axes_are_kept(rng):
     image = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
     small = resize(image, (13, 21))
     for channel in range(3):
@@ -80,7 +80,7 @@ def test_channels_are_apart_and_axes_are_kept(rng):
         assert np.array_equal(small[..., channel : channel + 1], resize(grey[..., None], (13, 21)))
 
 
-def test_takes_views_and_leaves_the_input_alone(rng):
+def test_views_are_taken_and_the_input_is_not_changed(rng):
     image = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
     before = image.copy()
     assert np.array_equal(resize(image[::2, ::-1], (9, 9)), resize(image[::2, ::-1].copy(), (9, 9)))
@@ -91,7 +91,7 @@ def test_takes_views_and_leaves_the_input_alone(rng):
 @pytest.mark.parametrize(
     "image", [np.zeros((4, 4), np.float32), np.zeros((0, 4), np.uint8), np.zeros((1, 2, 2, 3), np.uint8), [[1]]]
 )
-def test_refuses_what_is_no_uint8_image(image):
+def test_other_arrays_are_refused(image):
     with pytest.raises(InputError, match=r"^image: expected uint8 \(H, W\), \(H, W, 1\) or \(H, W, 3\), got"):
         resize(image, (2, 2))
 
