@@ -1,6 +1,6 @@
 """Time the decoding of a PNG by kornia-rs and OpenCV, in the main thread and in worker threads, in the same run.
 
-    python benchmarks/decode.py --size 1024 --repeats 40 --json benchmarks/results/decode.json
+    python benchmarks/decode.py --size 1024 --repeats 40
 
 The image is drawn: two waves and noise of standard deviation 6, so that it compresses like a photograph. "pause" is the
 longest time that a Python loop in another thread had to wait for the interpreter lock while a worker decoded: kornia-rs
@@ -11,19 +11,15 @@ other callers kornia-rs.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import cv2
 import numpy as np
+from results import add_json_option, table, write
 
-from blemish._io.files import atomic_write
 from blemish.imaging.decode import decode
 
 
@@ -73,7 +69,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024, help="rows and columns of the image")
     parser.add_argument("--repeats", type=int, default=40, help="images of each figure")
     parser.add_argument("--seed", type=int, default=0, help="of the noise in the image")
-    parser.add_argument("--json", type=Path, help="where the figures are written")
+    add_json_option(parser, __file__)
     asked = parser.parse_args()
     data = drawn_png(asked.size, asked.seed)
     bytes_of_file = np.frombuffer(data, np.uint8)
@@ -91,27 +87,16 @@ def main() -> None:
             for place, measure in places.items():
                 samples[name][place] += measure(call, -(-asked.repeats // 4))
             pauses[name] = max(pauses[name], pause(call, -(-asked.repeats // 4)))
-    print(f"PNG of {asked.size} x {asked.size} RGB, {len(data):,} bytes; median milliseconds (fastest)")
-    print(f"{'':26}" + "".join(f"{place:>22}" for place in places) + f"{'pause of others':>18}")
-    results = {}
+    rows = []
     for name, by_place in samples.items():
-        row = {place: {"median_ms": float(np.median(ms)), "min_ms": min(ms)} for place, ms in by_place.items()}
-        results[name] = {**row, "longest_pause_ms": pauses[name]}
-        cells = "".join(f"{cell['median_ms']:14.1f} ({cell['min_ms']:5.1f})" for cell in row.values())
-        print(f"{name:26}{cells}{pauses[name]:18.1f}")
-    if asked.json is not None:
-        report = {
-            "cores": os.cpu_count(),
-            "processor": platform.processor() or platform.machine(),
-            "size_px": asked.size,
-            "file_bytes": len(data),
-            "repeats": asked.repeats,
-            "seed": asked.seed,
-            "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-            "results": results,
-        }
-        asked.json.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(asked.json, json.dumps(report, indent=1).encode(), name="results")
+        figures = {place: [float(np.median(ms)), min(ms)] for place, ms in by_place.items()}
+        rows.append({"decoder": name, **figures, "pause of others": pauses[name]})
+        cells = "  ".join(f"{place} {median:.1f} ({fastest:.1f})" for place, (median, fastest) in figures.items())
+        print(f"{name:26} {cells}  pause of others {pauses[name]:.1f} ms")
+    title = f"Decoding a PNG of {asked.size} x {asked.size} pixels, {len(data) / 1e6:.1f} MB"
+    notes = "Milliseconds: median and fastest; two workers: for one image each."
+    formats = {place: [".1f", ".1f"] for place in places} | {"pause of others": [".1f"]}
+    write(asked.json, [table(title, rows, formats=formats, notes=notes)])
 
 
 if __name__ == "__main__":

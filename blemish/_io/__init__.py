@@ -1,1 +1,1 @@
-"""Bytes and files: atomic writes, restricted readers of weight files, reading ahead."""
+"""Files: atomic writes, restricted readers of weight files, prefetching."""

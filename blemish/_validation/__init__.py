@@ -1,1 +1,1 @@
-"""Checks of arguments with the one error wording."""
+"""Checks of arguments, with one template of error messages."""
