@@ -37,7 +37,7 @@ OF_ENGINE = {
     "image_metrics": _METRICS,
     "pixel_metrics": _METRICS,
     "threshold": _THRESHOLD,
-    "normalization": "Scores come as they are, with a p-value beside each; metrics are of the scores as they are.",
+    "normalization": "Scores are raw, each with a p-value; metrics are computed from raw scores.",
     "accelerator": _PROCESSOR,
     "devices": _PROCESSOR,
     "strategy": _PROCESSOR,
@@ -62,7 +62,7 @@ OF_DATA_SETS = {
     "test_augmentations": _TRANSFORM,
     "val_split_mode": _SPLIT,
     "val_split_ratio": _SPLIT,
-    "test_split_mode": "The folders say what is for testing; Folder(normal_split_ratio=) holds good images out.",
+    "test_split_mode": "The folders define the test images; Folder(normal_split_ratio=) holds good images out.",
     "test_split_ratio": "It is called normal_split_ratio= here, of Folder.",
 }
 

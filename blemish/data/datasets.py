@@ -76,7 +76,7 @@ class MVTecAD(ListedDataSet):
         UserWarning: if one of the last three is given: they have no effect.
     """
 
-    @refuses("MVTecAD", OF_DATA_SETS | {"seed": "Nothing is drawn: the folders say what is for testing."})
+    @refuses("MVTecAD", OF_DATA_SETS | {"seed": "Nothing is random: the folders define the test images."})
     def __init__(
         self,
         root: PathLike = "./datasets/MVTecAD",
@@ -156,7 +156,7 @@ def _sorted_folder(path: Path) -> Folder:
     around = path.resolve().parent
     if path.resolve().name == "test" and (around / "train" / "good").is_dir():
         todo = f"It is part of {around}: name that."
-        raise DataError(message("data set", "a whole one", "the test images of one", where=path, todo=todo))
+        raise DataError(message("data set", "a complete one", "the test images of one", where=path, todo=todo))
     if len(good) != 1 or len(masks) > 1 or unclear:
         todo = f"Layouts: {SORTED_LAYOUT}; or {MVTEC_LAYOUT}. Others need Folder(...) or a manifest."
         raise DataError(

@@ -1,4 +1,4 @@
-"""Files are the old ones or the new ones, and an error says which file and what to do."""
+"""After a failure a file is the old one, and the error has its name and advice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What anomalib's users write and we do not take says what to write instead; nothing of ours is refused."""
+"""Arguments of anomalib are refused with their replacement; no argument of this package is."""
 
 from __future__ import annotations
 

@@ -300,7 +300,7 @@ def test_errors_of_open_dataset_describe_the_path(mvtec, tmp_path):
         open_dataset(tmp_path / "none")
     with pytest.raises(DataError, match=r"^data set: expected a folder or a manifest, got a file, in .*license\.txt"):
         open_dataset(mvtec / "license.txt")
-    with pytest.raises(DataError, match=r"^data set: expected a whole one, got the test images .*grid: name that\."):
+    with pytest.raises(DataError, match=r"^data set: expected a complete one, got the test images .*grid: name that\."):
         open_dataset(mvtec / "grid" / "test")
 
 

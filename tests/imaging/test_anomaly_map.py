@@ -14,21 +14,21 @@ from blemish.imaging import anomaly_map as maps
 
 class TestUpsample:
     def test_is_bilinear_between_centres(self):
-        found = maps.upsample(np.float32([[0, 1]]), (1, 4))
-        np.testing.assert_allclose(found, [[0, 0.25, 0.75, 1]], atol=1e-7)
+        upsampled = maps.upsample(np.float32([[0, 1]]), (1, 4))
+        np.testing.assert_allclose(upsampled, [[0, 0.25, 0.75, 1]], atol=1e-7)
 
     @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 40), st.integers(1, 40))
     def test_keeps_a_constant_and_gives_the_shape(self, h, w, height, width):
-        found = maps.upsample(np.full((h, w), 3.5, np.float32), (height, width))
-        assert found.shape == (height, width)
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, 3.5, rtol=1e-6)
+        upsampled = maps.upsample(np.full((h, w), 3.5, np.float32), (height, width))
+        assert upsampled.shape == (height, width)
+        assert upsampled.dtype == np.float32
+        np.testing.assert_allclose(upsampled, 3.5, rtol=1e-6)
 
     def test_height_comes_before_width_and_the_peak_stays_in_place(self):
         patch_map = np.zeros((8, 4), np.float32)
         patch_map[6, 1] = 1
-        found = maps.upsample(patch_map, (80, 20))
-        x, y = maps.peak(found)
+        upsampled = maps.upsample(patch_map, (80, 20))
+        x, y = maps.peak(upsampled)
         assert abs(y - (6.5 * 10 - 0.5)) <= 1
         assert abs(x - (1.5 * 5 - 0.5)) <= 1
 
@@ -83,9 +83,9 @@ class TestRegions:
         anomaly_map[0, 0] = anomaly_map[1, 1] = 3
         anomaly_map[5, 5] = 9
         anomaly_map[8, 0:4] = 4
-        found = maps.regions(anomaly_map, 0)
-        assert [region.score for region in found] == [9, 4, 3]
-        assert [region.area_px for region in found] == [1, 4, 2]
+        regions = maps.regions(anomaly_map, 0)
+        assert [region.score for region in regions] == [9, 4, 3]
+        assert [region.area_px for region in regions] == [1, 4, 2]
         assert [region.area_px for region in maps.regions(anomaly_map, 0, min_area_px=2)] == [4, 2]
 
     def test_equal_scores_keep_reading_order(self, rng):
@@ -117,19 +117,19 @@ class TestRegions:
     @pytest.mark.parametrize("threshold", [0.5, 0.9])
     def test_regions_equal_scipys_labels(self, rng, threshold):
         anomaly_map = rng.random((60, 70), np.float32)
-        found = maps.regions(anomaly_map, threshold)
+        regions = maps.regions(anomaly_map, threshold)
         labels, n = ndimage.label(anomaly_map > threshold, structure=np.ones((3, 3)))
-        assert len(found) == n
+        assert len(regions) == n
         expected = ndimage.maximum(anomaly_map, labels, range(1, n + 1))
-        np.testing.assert_array_equal([region.score for region in found], np.sort(expected)[::-1])
+        np.testing.assert_array_equal([region.score for region in regions], np.sort(expected)[::-1])
         slices = ndimage.find_objects(labels)
         boxes = {(x.start, y.start, x.stop - x.start, y.stop - y.start) for y, x in slices}
-        assert {region.box for region in found} == boxes
+        assert {region.box for region in regions} == boxes
         centres = ndimage.center_of_mass(np.ones_like(labels), labels, range(1, n + 1))
         np.testing.assert_allclose(
-            sorted(region.centroid_xy[::-1] for region in found), sorted(tuple(centre) for centre in centres)
+            sorted(region.centroid_xy[::-1] for region in regions), sorted(tuple(centre) for centre in centres)
         )
-        assert sum(region.area_px for region in found) == (anomaly_map > threshold).sum()
+        assert sum(region.area_px for region in regions) == (anomaly_map > threshold).sum()
 
     def test_bad_input_is_named(self):
         flat = np.ones((4, 4), np.float32)

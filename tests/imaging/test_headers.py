@@ -79,7 +79,7 @@ def test_a_missing_end_is_an_error(kind):
 
 
 def _preview():
-    """Return an EXIF block that holds a whole JPEG, end marker and all."""
+    """Return an EXIF block that holds a complete JPEG, end marker and all."""
     exif = Image.Exif()
     exif[0x0112] = 1
     return exif.tobytes() + encoded("JPEG")
@@ -88,9 +88,9 @@ def _preview():
 def test_random_bytes_raise_image_errors_only():
     rng = np.random.default_rng(0)
     for kind in ("PNG", "JPEG", "BMP", "TIFF", "WebP"):
-        whole = encoded(kind)
+        complete = encoded(kind)
         for _ in range(300):
-            data = bytearray(whole)
+            data = bytearray(complete)
             for at in rng.integers(0, min(len(data), 200), 4):
                 data[at] = rng.integers(0, 256)
             with contextlib.suppress(ImageError):

@@ -144,9 +144,9 @@ def test_order_of_images_does_not_matter_though_bins_grow_coarser(rng):
     fine = PixelCounts()
     fine.add(np.round(maps[0], 2), masks[3])  # with ties, which cost nothing
     assert (fine.auroc_error(), fine.aupro_error()) == (0.0, 0.0)  # one number a bin
-    found = [aupro([maps[i] for i in order], [masks[i] for i in order]) for order in ([0, 1, 2, 3], [3, 2, 1, 0])]
-    assert found[0] == pytest.approx(found[1], abs=1e-14)
-    assert found[0] == pytest.approx(reference.aupro(maps, masks, 0.3), abs=1e-4)
+    values = [aupro([maps[i] for i in order], [masks[i] for i in order]) for order in ([0, 1, 2, 3], [3, 2, 1, 0])]
+    assert values[0] == pytest.approx(values[1], abs=1e-14)
+    assert values[0] == pytest.approx(reference.aupro(maps, masks, 0.3), abs=1e-4)
 
 
 def test_coarsest_bins_are_a_8192th_wide():

@@ -111,8 +111,8 @@ def test_large_banks_equal_brute_force(made, seed, n, dim, k, share):
 def test_a_bank_of_equal_rows_gives_the_lowest_allowed():
     exclude = np.zeros(1600, bool)
     exclude[:3] = True
-    found = MemoryIndex(constant(3, 1600, 20)).search(constant(4, 5, 20), 2, exclude=exclude)
-    np.testing.assert_array_equal(found.indices, [[3, 4]] * 5)
+    neighbors = MemoryIndex(constant(3, 1600, 20)).search(constant(4, 5, 20), 2, exclude=exclude)
+    np.testing.assert_array_equal(neighbors.indices, [[3, 4]] * 5)
 
 
 @pytest.mark.parametrize("scale", [1e-22, 1e-12, 1e12, 1e15])
@@ -155,9 +155,9 @@ def test_the_result_does_not_depend_on_the_block(n_queries):
 
 def test_a_bank_row_has_distance_zero_to_itself():
     bank = clustered(1, 500, 152, offset=50)
-    found = MemoryIndex(bank).search(bank)
-    assert (found.distances == 0).all()
-    np.testing.assert_array_equal(found.indices[:, 0], np.arange(500))
+    neighbors = MemoryIndex(bank).search(bank)
+    assert (neighbors.distances == 0).all()
+    np.testing.assert_array_equal(neighbors.indices[:, 0], np.arange(500))
 
 
 def test_one_query_equals_the_same_query_among_many():
@@ -186,14 +186,14 @@ def test_threads_share_an_index():
     for thread in threads:
         thread.join()
     assert len(results) == 4
-    for found in results.values():
-        np.testing.assert_array_equal(found.distances, expected.distances)
-        np.testing.assert_array_equal(found.indices, expected.indices)
+    for result in results.values():
+        np.testing.assert_array_equal(result.distances, expected.distances)
+        np.testing.assert_array_equal(result.indices, expected.indices)
 
 
 def test_no_queries_give_empty_arrays():
-    found = MemoryIndex(clustered(6, 10, 4)).search(np.zeros((0, 4), np.float32), 2)
-    assert found.distances.shape == found.indices.shape == (0, 2)
+    neighbors = MemoryIndex(clustered(6, 10, 4)).search(np.zeros((0, 4), np.float32), 2)
+    assert neighbors.distances.shape == neighbors.indices.shape == (0, 2)
 
 
 def test_the_bank_may_be_a_view_and_is_not_changed():

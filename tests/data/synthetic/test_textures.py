@@ -36,8 +36,8 @@ def test_pose_rotates_and_shifts_a_lattice_of_that_pitch() -> None:
     np.testing.assert_allclose(np.diff(u, axis=0), 0, atol=1e-5)
     starts = [pose(rng(seed), 200, 20.0, turn_degrees=0.0, warp_px=0.0, shift=0.1)[0][0, 0] for seed in range(30)]
     assert 0.1 < np.ptp(starts) <= 0.2
-    turned, _ = pose(rng(), 200, 20.0, turn_degrees=2.0, warp_px=1.0)
-    assert np.abs(np.diff(turned, axis=0)).mean() > 1e-4
+    rotated, _ = pose(rng(), 200, 20.0, turn_degrees=2.0, warp_px=1.0)
+    assert np.abs(np.diff(rotated, axis=0)).mean() > 1e-4
 
 
 def test_stroke_covers_a_tapered_line() -> None:
