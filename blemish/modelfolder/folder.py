@@ -41,6 +41,7 @@ from blemish._io.safetensors_file import read_tensors
 from blemish._version import __version__
 from blemish.errors import InputError, ModelFileError, SaveError, message
 from blemish.modelfolder.upgrade import FORMAT_VERSION, upgraded
+from blemish.modelfolder.weights import WEIGHTS, complete, externalise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,6 +60,9 @@ OUTPUTS: dict[str, tuple[str, ...]] = {"patchcore": ("features",), "efficientad"
 TENSORS: dict[str, dict[str, dict[str, tuple[str, int]]]] = {
     "patchcore": {"bank.safetensors": {"memory_bank": ("F32", 2), "source": ("I32", 2)}}
 }
+
+# Beginnings of the names of the network's parameters, which are kept beside it by name.
+PARAMETERS: dict[str, tuple[str, ...]] = {"efficientad": ("teacher.", "student.", "autoencoder.")}
 
 FIELDS: dict[str, type] = {"detector": str, "settings": dict, "input": dict, "thresholds": dict, "provenance": dict}
 PROVENANCE: dict[str, tuple[type, ...]] = {
@@ -79,7 +83,7 @@ class ModelFolder:
     Attributes:
         path: the folder that was read.
         header: the content of `model.json`: format_version, detector, settings, input, thresholds, provenance, files.
-        network: the bytes of `network.onnx`.
+        network: the bytes of `network.onnx`, with the weights inside that it keeps in `weights.safetensors`.
         tensors: file name to tensor name to array (read-only), for each safetensors file.
     """
 
@@ -104,7 +108,8 @@ def save_model(
         folder: where to; a model that is there is replaced, any other folder with content is left alone.
         header: detector, settings, input, thresholds, provenance, and other fields if wanted; plain JSON values.
             format_version, files and provenance.library_version are filled in.
-        network: the ONNX graph: input `image` uint8 (B, H, W, 3), standard operators only.
+        network: the ONNX graph: input `image` uint8 (B, H, W, 3), standard operators only, all weights inside. An
+            EfficientAD's are moved to `weights.safetensors`, where the graph that is written points to.
         tensors: safetensors file name to tensor name to array.
 
     Raises:
@@ -168,10 +173,13 @@ def _contents(
     fields = plain_json(header, "header")
     fields["provenance"] = {"library_version": __version__, **_section(fields, "provenance", InputError, "header")}
     _check_fields(fields, InputError, "header")
-    contents = {NETWORK: bytes(network)}
+    graph, weights = externalise(bytes(network), PARAMETERS.get(fields["detector"], ()))
+    contents = {NETWORK: graph} | ({} if weights is None else {WEIGHTS: weights})
     for name, arrays in tensors.items():
         if not FILE_NAME.fullmatch(name) or name == NETWORK:
             raise InputError(message("tensors", "file names such as 'bank.safetensors'", repr(name)))
+        if name in contents:
+            raise InputError(message("tensors", f"no {name}, which holds the network's weights", "one"))
         # "C" order: safetensors writes an array's memory as it lies.
         contents[name] = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in arrays.items()})
     _check_parts(fields["detector"], contents, "the model to save")
@@ -199,18 +207,22 @@ def _check_fields(fields: dict[str, Any], error: type[Exception], where: object)
             raise error(message(f"provenance.{name}", types[-1].__name__, type(value).__name__, where=where))
 
 
-def _check_parts(detector: str, contents: Mapping[str, bytes], where: object) -> dict[str, dict[str, NDArray[Any]]]:
-    """Check network and tensors as far as the detector's name says what they must hold; return the tensors."""
+def _check_parts(
+    detector: str, contents: Mapping[str, bytes], where: object
+) -> tuple[bytes, dict[str, dict[str, NDArray[Any]]]]:
+    """Return network and tensors, checked as far as the detector's name says what they must hold."""
     wanted = TENSORS.get(detector, {})
     missing = [name for name in (NETWORK, *wanted) if name not in contents]
     if missing:
         raise ModelFileError(message(missing[0], "a file of the model", "nothing", where=where, todo="Fit again."))
-    check_network(contents[NETWORK], name=NETWORK, outputs=OUTPUTS.get(detector, ()), where=where)
-    return {
+    tensors = {
         name: read_tensors(data, name=name, wanted=wanted.get(name, {}), where=where)
         for name, data in contents.items()
         if name != NETWORK
     }
+    network = complete(contents[NETWORK], contents, name=NETWORK, where=where)
+    check_network(network, name=NETWORK, outputs=OUTPUTS.get(detector, ()), where=where)
+    return network, tensors
 
 
 def _replace_folder(target: Path, contents: Mapping[str, bytes]) -> None:
@@ -312,8 +324,8 @@ def _load(folder: Path) -> ModelFolder:
                 message(name, f"SHA-256 {digest:.16}...", f"{actual:.16}...", where=place, todo=COPY_AGAIN)
             )
         contents[name] = data
-    tensors = _check_parts(header["detector"], contents, place)
-    return ModelFolder(path=place, header=upgraded(header), network=contents[NETWORK], tensors=tensors)
+    network, tensors = _check_parts(header["detector"], contents, place)
+    return ModelFolder(path=place, header=upgraded(header), network=network, tensors=tensors)
 
 
 def _check_header(header: dict[str, Any], place: Path) -> None:

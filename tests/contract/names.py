@@ -54,7 +54,7 @@ INDEXED = "images"  # how many images `index` and `reindex` went through
 DETECTOR_NAMES = {"Patchcore": "patchcore", "EfficientAd": "efficientad"}
 
 # The files of a model folder.
-HEADER, NETWORK, BANK = "model.json", "network.onnx", "bank.safetensors"
+HEADER, NETWORK, BANK, WEIGHTS = "model.json", "network.onnx", "bank.safetensors", "weights.safetensors"
 VERSION_FIELD = "format_version"
 
 # Times in model.json, which differ from run to run of the same fit.

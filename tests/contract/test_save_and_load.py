@@ -17,7 +17,10 @@ from tests.contract.same import assert_same
 if TYPE_CHECKING:
     from tests.contract.conftest import Case
 
-FILES = {"Patchcore": (names.HEADER, names.NETWORK, names.BANK), "EfficientAd": (names.HEADER, names.NETWORK)}
+FILES = {
+    "Patchcore": (names.HEADER, names.NETWORK, names.BANK),
+    "EfficientAd": (names.HEADER, names.NETWORK, names.WEIGHTS),
+}
 PARTS = [(kind, name) for kind, found in FILES.items() for name in found]
 
 

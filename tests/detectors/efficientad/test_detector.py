@@ -91,7 +91,7 @@ def test_it_meets_the_engine(teacher: Path, good_paths: list[Path]):
 
 
 def test_a_saved_model_predicts_bit_for_bit(trained: EfficientAd, folder: Path, tmp_path: Path):
-    assert sorted(path.name for path in folder.iterdir()) == ["model.json", "network.onnx"]
+    assert sorted(path.name for path in folder.iterdir()) == ["model.json", "network.onnx", "weights.safetensors"]
     loaded = EfficientAd.load(folder, threads=2)
     assert loaded.settings == trained.settings
     for image in (good(99), scratched(98)[0], scratched(97, 50, 140)[0]):
