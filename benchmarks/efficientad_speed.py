@@ -23,15 +23,14 @@ from results import add_json_option, table, write
 
 from blemish import runtime
 from blemish.detectors.efficientad import pdn
-from blemish.detectors.efficientad.allocator import kept_memory
+from blemish.detectors.efficientad.devices import kept_memory
 from blemish.detectors.efficientad.graph import Networks, efficientad_graph
-from blemish.detectors.efficientad.loss import jittered
 from blemish.detectors.efficientad.maps import Maps, Quantiles
 from blemish.detectors.efficientad.networks import arrays
 from blemish.detectors.efficientad.penalty import DrawnPenalty
 from blemish.detectors.efficientad.settings import EfficientAdSettings
 from blemish.detectors.efficientad.teacher import load_teacher
-from blemish.detectors.efficientad.training import Images, Training
+from blemish.detectors.efficientad.training import Images, Training, jittered
 from blemish.imaging.decode import load, resize
 from blemish.imaging.geometry import Geometry
 

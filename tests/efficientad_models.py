@@ -1,11 +1,14 @@
-"""Small EfficientAD detectors for tests: a random teacher, images of 48 pixels, three steps."""
+"""Small EfficientAD detectors for tests: narrow networks, a random teacher, images of 48 pixels, three steps."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import safetensors.numpy
 import torch
 
@@ -16,9 +19,11 @@ from blemish.detectors.efficientad.networks import arrays
 if TYPE_CHECKING:
     import numpy as np
 
+N_OUTPUTS = 32
 # Every setting that decides the result is written down, so that tests say the same whatever the defaults become.
 SETTINGS: dict[str, Any] = {
     "model_size": "small",
+    "teacher_out_channels": N_OUTPUTS,
     "image_size": 48,
     "lr": 1e-3,
     "weight_decay": 1e-5,
@@ -34,13 +39,27 @@ SETTINGS: dict[str, Any] = {
     "false_positive_rate": 0.25,
     "seed": 0,
     "device": "cpu",
-    "threads": 2,
+    "threads": 1,
 }
 
 
-@lru_cache(maxsize=4)
-def random_weights(size: str = "small", n_outputs: int = 384, seed: int = 0) -> dict[str, np.ndarray]:
-    """A network whose outputs have a deviation of about one."""
+@contextmanager
+def narrow_networks() -> Iterator[None]:
+    """Inside, patch description networks have an eighth of the paper's channels: a fiftieth of the work."""
+    with pytest.MonkeyPatch.context() as patch:
+        for size, convs in pdn.CONVS.items():
+            narrow = tuple((name, width // 8, *kernel) for name, width, *kernel in convs)
+            patch.setitem(pdn.CONVS, size, narrow)  # type: ignore[arg-type]
+        yield
+
+
+def random_weights(size: str = "small", n_outputs: int = N_OUTPUTS, seed: int = 0) -> dict[str, np.ndarray]:
+    """A network whose outputs have a standard deviation of about one."""
+    return _random_weights(size, n_outputs, seed, pdn.CONVS[size])
+
+
+@lru_cache(maxsize=8)
+def _random_weights(size: str, n_outputs: int, seed: int, _convs: object) -> dict[str, np.ndarray]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return {name: array * 2 for name, array in arrays(pdn.pdn(size, n_outputs)).items()}

@@ -1,4 +1,4 @@
-"""The state of a training in one file: tensors and plain values, written whole, read strictly, nothing unpickled."""
+"""Checkpoints of a training: tensors and plain values in one safetensors file, atomic to write, strict to read."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-STATE = "state.json"  # a tensor of bytes, so that one file holds all and one rename replaces it
+STATE = "state.json"  # a tensor of bytes, so that one rename replaces tensors and values together
+FORMAT = 2  # 1: of blemish 0.1.0
 MAX_BYTES = 4 << 30
+TODO = "Give the settings of before, or delete it to begin anew."
 
 
 class Checkpoint(NamedTuple):
-    """What was saved.
+    """The content of a checkpoint.
 
     Attributes:
         tensors: by name.
-        state: what JSON can hold.
+        state: plain values by name.
     """
 
     tensors: Mapping[str, NDArray[Any]]
@@ -37,62 +39,83 @@ class Checkpoint(NamedTuple):
 
 
 def save_checkpoint(
-    path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]], state: Mapping[str, Any]
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, NDArray[Any]],
+    state: Mapping[str, Any],
+    identity: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint; a kill at any moment leaves the old one or the new one.
+
+    Args:
+        path: the file.
+        tensors: by name.
+        state: what JSON can hold.
+        identity: what decides the training: settings, teacher, images.
 
     Raises:
         SaveError: if it can't be written.
     """
-    text = json.dumps(plain_json(state, "state"), sort_keys=True).encode("ascii")
-    whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    data = safetensors.numpy.save({**whole, STATE: np.frombuffer(text, np.uint8)})
+    document = plain_json({"format": FORMAT, "identity": identity, "state": state}, "checkpoint")
+    text = json.dumps(document, sort_keys=True).encode("ascii")
+    contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    data = safetensors.numpy.save({**contiguous, STATE: np.frombuffer(text, np.uint8)})
     atomic_write(path, data, name="checkpoint")
 
 
-def load_checkpoint(path: str | os.PathLike[str], wanted: Mapping[str, Any]) -> Checkpoint | None:
+def load_checkpoint(path: str | os.PathLike[str], identity: Mapping[str, Any]) -> Checkpoint | None:
     """Return a checkpoint, or None if there is none.
 
     Args:
         path: the file.
-        wanted: what its state must say under "of": settings, teacher, images; all of them decide the training.
+        identity: as it was saved; other settings, teachers or images are refused.
 
     Raises:
-        InputError: if it is of other settings or images; the text names the first that differs.
-        ModelFileError: if it is damaged, or no checkpoint.
+        InputError: if it is of another training; the text names the first setting that differs.
+        ModelFileError: if it is damaged, no checkpoint, or of another version of Blemish.
     """
     file = Path(path)
-    todo = "Delete it to begin anew, or name another file."
     if not file.exists():
         return None
     try:
-        if file.stat().st_size > MAX_BYTES:
-            got = f"{file.stat().st_size} bytes"
-            raise ModelFileError(message("checkpoint", f"at most {MAX_BYTES} bytes", got, where=file, todo=todo))
-        data = file.read_bytes()
-    except OSError as error:
-        got = repr(error.strerror or str(error))
-        raise ModelFileError(message("checkpoint", "a file that can be read", got, where=file)) from error
-    tensors = dict(read_tensors(data, name="checkpoint", wanted={STATE: ("U8", 1)}, where=file))
+        tensors = dict(read_tensors(_bytes(file), name="checkpoint", wanted={STATE: ("U8", 1)}, where=file))
+    except ModelFileError as error:
+        got = "a damaged file, or one of another program or version"
+        raise ModelFileError(message("checkpoint", "one of blemish", got, where=file, todo=TODO)) from error
     try:
-        state = json.loads(tensors.pop(STATE).tobytes())
-        made_of = dict(state["of"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        document = json.loads(tensors.pop(STATE).tobytes())
+        version = document.get("format", 1)
+        if version == FORMAT:
+            saved, state = dict(document["identity"]), dict(document["state"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         got = f"{type(error).__name__}: {error}"[:120]
-        raise ModelFileError(message("checkpoint", "one of blemish", got, where=file, todo=todo)) from None
-    different = _first_difference(json.loads(json.dumps(plain_json(wanted, "of"))), made_of)
-    if different is not None:
-        name, value, was = different
+        raise ModelFileError(message("checkpoint", "one of blemish", got, where=file, todo=TODO)) from None
+    if version != FORMAT:
+        todo = "Delete it to begin anew, or finish with the version that wrote it."
+        raise ModelFileError(message("checkpoint", f"format {FORMAT}", repr(version)[:60], where=file, todo=todo))
+    difference = _first_difference(json.loads(json.dumps(plain_json(identity, "identity"))), saved)
+    if difference is not None:
+        name, value, was = difference
         raise InputError(
-            message("checkpoint", f"one made with {name} {value!r:.60}", f"{was!r:.60}", where=file, todo=todo)
+            message("checkpoint", f"one made with {name} {value!r:.60}", f"{was!r:.60}", where=file, todo=TODO)
         )
     return Checkpoint(tensors, state)
 
 
-def _first_difference(wanted: Mapping[str, Any], made_of: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """Return the name, inside settings too, of the first thing that is not as wanted, and both its values."""
-    for name, value in wanted.items():
-        was = made_of.get(name)
+def _bytes(file: Path) -> bytes:
+    try:
+        size = file.stat().st_size
+        if size > MAX_BYTES:
+            raise ModelFileError(message("checkpoint", f"at most {MAX_BYTES} bytes", str(size), where=file))
+        return file.read_bytes()
+    except OSError as error:
+        got = repr(error.strerror or str(error))
+        raise ModelFileError(message("checkpoint", "a file that can be read", got, where=file)) from error
+
+
+def _first_difference(identity: Mapping[str, Any], saved: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """Return name, value and saved value of the first setting that differs, also inside of dicts."""
+    for name, value in identity.items():
+        was = saved.get(name)
         if was == value:
             continue
         inner = _first_difference(value, was) if isinstance(value, dict) and isinstance(was, dict) else None

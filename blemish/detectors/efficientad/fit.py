@@ -1,4 +1,4 @@
-"""Fitting EfficientAD: good images in; a network, quantiles and calibrated thresholds out."""
+"""Fitting EfficientAD: training, quantile normalisation and calibration on good images (Batzner et al. 2024)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from blemish.detectors.efficientad.allocator import kept_memory
-from blemish.detectors.efficientad.devices import current, is_gpu
+from blemish.detectors.efficientad.devices import current, is_gpu, kept_memory
 from blemish.detectors.efficientad.graph import Networks, efficientad_graph
-from blemish.detectors.efficientad.last_layer import seconds_to_solve, solved
+from blemish.detectors.efficientad.last_layer import refit_student, seconds_to_refit
 from blemish.detectors.efficientad.loop import Loop, Outcome, Plan, plan_training
 from blemish.detectors.efficientad.maps import Maps, Quantiles, open_maps
 from blemish.detectors.efficientad.networks import arrays
@@ -29,18 +28,18 @@ if TYPE_CHECKING:
     from blemish.detectors.efficientad.teacher import Teacher
     from blemish.types import Problem, Progress, UInt8
 
-# Parts instead of whole images where time is short: of 24 x 24 outputs, 125 x 125 pixels.
+# Crops instead of whole images where time is short: 24 x 24 outputs, 125 x 125 pixels.
 SHORT_CROP = 24
-ENOUGH_STEPS = 10_000  # of whole images; with fewer, more steps on parts teach more
+ENOUGH_STEPS = 10_000  # on whole images; if fewer fit in, more steps on crops give better scores
 TIMED_STEPS = 2
-TIMED_ON_GPU = 8  # of which the first load programs and record the graph
-AFTER = 2.5  # a prediction for calibration takes so many times as long as the teacher alone
+TIMED_ON_GPU = 8  # the first load programs and record the CUDA graph
+AFTER = 2.5  # seconds of a prediction over those of the teacher alone
 AFTER_S = 3.0  # building the graph
-LEAST_SHARE = 0.1  # of a budget is trained, also where reading the images took all of it
+LEAST_SHARE = 0.1  # of a budget, for training where reading the images took all of it
 
 
 class Split(NamedTuple):
-    """Which images are learnt from, which decide quantiles and the early stop, and which set the threshold."""
+    """Indices of the training images, of the held-out ones (quantiles, early stop) and of the calibration set."""
 
     train: list[int]
     held: list[int]
@@ -49,15 +48,15 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class EfficientAdState:
-    """What fitting ends in, and all that predicting needs.
+    """The fitted detector: all that predicting needs.
 
     Attributes:
-        maps: the network, and how its maps become one.
-        calibration: of scores; an image's score is the highest value of its map, so it is that of maps too.
-        names: how each training image is called.
+        maps: the network and the fusion of its maps.
+        calibration: of scores and of maps: an image's score is the highest value of its map.
+        names: of the training images.
         sizes_hw: (height, width) of each.
-        provenance: where the model comes from, for `model.json`.
-        history: what training went through, for `model.json`.
+        provenance: seed, teacher, hashes and durations, for `model.json`.
+        history: losses and numbers of images, for `model.json`.
     """
 
     maps: Maps
@@ -69,7 +68,7 @@ class EfficientAdState:
 
 
 class Run(NamedTuple):
-    """What a fit is told beside its settings.
+    """Options of a fit that do not change its result.
 
     Attributes:
         threads: for torch and the network.
@@ -85,10 +84,10 @@ class Run(NamedTuple):
 
 
 def split_images(n: int, holdout: float, seed: int) -> Split:
-    """Return the split of `n` images: a share is not learnt from, at least two; a quarter of that is `held`.
+    """Return a random split of `n` images: `holdout` of them, at least two, are not trained on; a quarter is `held`.
 
-    The threshold's images decide nothing else, so that a new good image is like one of them in every respect and
-    the false positive rate that they promise holds.
+    The calibration set decides nothing but the threshold: it is exchangeable with new good images, so that the
+    conformal false positive rate holds.
 
     >>> [len(part) for part in split_images(209, 0.2, 0)]
     [167, 10, 32]
@@ -134,10 +133,10 @@ def _fit(
     if plan.seconds is not None:
         after = AFTER * each * (len(inputs) - len(split.train)) + AFTER_S
         if settings.solve_last:
-            after += seconds_to_solve(training, each)
+            after += seconds_to_refit(training, each)
         plan = _planned(training, plan, start + plan.seconds - after)
-    of = {"settings": settings.to_dict(), "teacher": teacher.sha256, "images": images.sha256, "crop": plan.crop}
-    loop = Loop(training, plan, checkpoint=run.checkpoint, of=of, progress=run.progress)
+    identity = {"settings": settings.to_dict(), "teacher": teacher.sha256, "images": images.sha256, "crop": plan.crop}
+    loop = Loop(training, plan, checkpoint=run.checkpoint, identity=identity, progress=run.progress)
     outcome = loop.run()
     maps, calibration = _calibrated(_networks(training, teacher, run), training, inputs, split, run)
     provenance: dict[str, str | int | float] = {
@@ -169,7 +168,7 @@ def _inputs(settings: EfficientAdSettings, images: TrainingImages, progress: Pro
 
 
 def _planned(training: Training, plan: Plan, end: float) -> Plan:
-    """Return the plan with steps and parts of images that make the most of the time until `end`, by timing a few."""
+    """Return the plan with the steps, and the crop, that fit in until `end`, by timing a few steps."""
     assert plan.seconds is not None
     least = LEAST_SHARE * plan.seconds
     crop = training.settings.crop
@@ -184,28 +183,28 @@ def _planned(training: Training, plan: Plan, end: float) -> Plan:
 
 
 def _seconds_a_step(training: Training) -> float:
-    """Return how long a step takes, and leave the networks as they were."""
+    """Return the seconds of a step; the networks stay as they were."""
     torch = import_torch()
-    before = [tensor.detach().clone() for tensor in training.learnt]
+    before = [tensor.detach().clone() for tensor in training.parameters]
     times = []
     for k in range(TIMED_ON_GPU if is_gpu(training.device) else TIMED_STEPS):
         start = time.monotonic()
         training.step(k, training.settings.lr)
         times.append(time.monotonic() - start)
     with torch.no_grad():
-        for tensor, old in zip(training.learnt, before, strict=True):
+        for tensor, old in zip(training.parameters, before, strict=True):
             tensor.copy_(old)
-    training.optimiser.state.clear()
+    training.optimizer.state.clear()
     return max(min(times), 1e-4)
 
 
 def _networks(training: Training, teacher: Teacher, run: Run) -> Networks:
-    """Return what was trained, with the student's last layer solved for if that is wanted."""
+    """Return the trained networks, with the ridge regression of the student's last layer if the settings ask for it."""
     settings = training.settings
     if settings.solve_last:
-        run.progress("solving the last layer", 0, 1)
-        student = solved(training)
-        run.progress("solving the last layer", 1, 1)
+        run.progress("fitting the last layer", 0, 1)
+        student = refit_student(training)
+        run.progress("fitting the last layer", 1, 1)
     else:
         student = training.student.weights()
     return Networks(
@@ -222,7 +221,7 @@ def _networks(training: Training, teacher: Teacher, run: Run) -> Networks:
 def _calibrated(
     networks: Networks, training: Training, inputs: UInt8, split: Split, run: Run
 ) -> tuple[Maps, Calibration]:
-    """Return the network with its quantiles, and the threshold: each from images that nothing else was taken from."""
+    """Return the maps with quantiles of the held-out images, and the calibration of the calibration set."""
     settings = training.settings
     geometry = settings.geometry()
     model = efficientad_graph(networks, geometry.network_hw)
@@ -247,10 +246,10 @@ def _calibrated(
 
 
 def _share(explained: float) -> float:
-    """Return how much the autoencoder's map counts: half if it rebuilds all, nothing if it rebuilds nothing.
+    """Return the weight of the autoencoder's map: half if it explains all of the teacher's variance, 0 if none.
 
-    The map of an autoencoder that has learnt nothing yet is noise, which its own quantiles make as strong as the
-    student's. Differs: half in the paper, whatever it has learnt.
+    The map of an untrained autoencoder is noise, which quantile normalisation scales up to the student's map.
+    Differs: always half in the paper.
 
     >>> _share(0.0), _share(1.0)
     (0.0, 0.5)
@@ -259,7 +258,7 @@ def _share(explained: float) -> float:
 
 
 def _history(plan: Plan, outcome: Outcome, split: Split) -> dict[str, Any]:
-    """Return what the training went through, as JSON holds it."""
+    """Return the history for `model.json`."""
     return {
         "planned_steps": plan.n_steps,
         "crop": plan.crop,

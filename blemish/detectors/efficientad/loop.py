@@ -1,7 +1,8 @@
-"""The loop around EfficientAD's training: its plan, checkpoints, early stop, and losses that burst."""
+"""The training loop of EfficientAD: plan, learning rate, checkpoints, early stop, divergence."""
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -11,9 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from blemish.detectors.efficientad.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from blemish.detectors.efficientad.loss import hard_share
 from blemish.detectors.efficientad.pdn import import_torch
-from blemish.detectors.efficientad.training import Losses, Training
+from blemish.detectors.efficientad.training import Losses, Training, hard_share
 from blemish.errors import InputError, message
 
 if TYPE_CHECKING:
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from blemish.types import Progress
 
 LATE, LATE_FACTOR = 0.95, 0.1  # nelson1425/efficientad.py and anomalib: the rate falls to a tenth at 95 % of the steps
-CHECK_STEPS = 500  # between two looks at the held-out images
-PATIENCE = 8  # looks without a gain, after which the last part of the training begins
-LEAST_GAIN = 0.005
+CHECK_STEPS = 500  # between two held-out losses
+PATIENCE = 8  # held-out losses without an improvement, after which the last part of the training begins
+LEAST_IMPROVEMENT = 0.005
 SAVE_S = 60.0  # between two checkpoints
-KEEP_STEPS = 50  # between two copies of good weights
-BURST = (
-    "The loss was no number any more at step {step}; the weights of step {kept} are kept. "
+BACKUP_STEPS = 50  # between two copies of the weights
+DIVERGED = (
+    "Training diverged at step {step} (loss {loss}); the weights of step {kept} are kept. "
     "Try a lower lr, such as {lr:.0e}."
 )
 
 
 class Plan(NamedTuple):
-    """How much is trained.
+    """Limits of a training.
 
     Attributes:
-        n_steps: at most so many steps.
-        crop: rows and columns of outputs that a step looks at in each image; None for all.
-        seconds: when training ends at the latest; None for no limit.
+        n_steps: most steps.
+        crop: rows and columns of outputs of each image that a step sees; None for all.
+        seconds: most seconds; None for no limit.
     """
 
     n_steps: int
@@ -48,11 +48,11 @@ class Plan(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What training ended with.
+    """Result of a training, beside the weights.
 
     Attributes:
-        n_steps: how many were taken.
-        seconds: how long they took.
+        n_steps: steps taken.
+        seconds: that they took.
         losses: (step, the four losses averaged since the last entry).
         held_out: (step, held-out loss).
         warning: a sentence for the user if something went wrong, else "".
@@ -66,7 +66,7 @@ class Outcome:
 
 
 def plan_training(settings: EfficientAdSettings, n_images: int) -> Plan:
-    """Return how much is trained as the settings say: the least of steps, epochs and time."""
+    """Return the limits that the settings give: the least of steps, epochs and time."""
     steps = settings.max_steps
     if settings.max_epochs is not None:
         steps = min(steps, max(1, settings.max_epochs * n_images // settings.batch_size))
@@ -74,15 +74,16 @@ def plan_training(settings: EfficientAdSettings, n_images: int) -> Plan:
 
 
 class Loop:
-    """Trains, and can be stopped and begun again.
+    """Trains, and goes on from a checkpoint.
 
     Args:
         training: the networks.
-        plan: how much.
-        checkpoint: a file that the state is written to now and then, and read from where it is there; None for none.
-        of: what the checkpoint belongs to: settings, teacher, images.
-        progress: called as progress(stage, steps done, steps); the stage tells the loss.
-        clock: tells seconds.
+        plan: the limits.
+        checkpoint: a file that the state is written to every minute, and read from where it exists; None for none.
+        identity: what decides the training: settings, teacher, images.
+        progress: called as progress(stage, steps done, steps); the stage holds the loss.
+        clock: returns seconds.
+        check_steps: steps between two held-out losses.
 
     Raises:
         InputError: if the checkpoint is of other settings or images.
@@ -95,21 +96,22 @@ class Loop:
         plan: Plan,
         *,
         checkpoint: str | os.PathLike[str] | None,
-        of: dict[str, Any],
+        identity: dict[str, Any],
         progress: Progress,
         clock: Callable[[], float] = time.monotonic,
+        check_steps: int = CHECK_STEPS,
     ) -> None:
-        self.training, self.plan, self.path, self.of = training, plan, checkpoint, of
-        self.progress, self.clock = progress, clock
+        self.training, self.plan, self.path, self.identity = training, plan, checkpoint, identity
+        self.progress, self.clock, self.check_steps = progress, clock, check_steps
         self.outcome = Outcome()
         self.end = plan.n_steps
         self._best, self._since_best = float("inf"), 0
         self._recent: list[Losses] = []
-        self._good: list[Any] = []
-        self._good_step = 0
-        found = load_checkpoint(checkpoint, of) if checkpoint is not None else None
-        if found is not None:
-            self._resume(found)
+        self._backup: list[Any] = []
+        self._backup_step = 0
+        saved = load_checkpoint(checkpoint, identity) if checkpoint is not None else None
+        if saved is not None:
+            self._resume(saved)
 
     def run(self) -> Outcome:
         """Train to the end, and return what came of it.
@@ -122,8 +124,8 @@ class Loop:
         saved = self.clock()
         try:
             while self.outcome.n_steps < self.end and not self._is_late(1.0):
-                if self.outcome.n_steps % KEEP_STEPS == 0:
-                    self._keep()
+                if self.outcome.n_steps % BACKUP_STEPS == 0:
+                    self._back_up()
                 if not self._step():
                     break
                 self.outcome.seconds = self.clock() - started
@@ -131,7 +133,7 @@ class Loop:
                     self._save()
                     saved = self.clock()
         finally:
-            # Also where Ctrl-C came: what was trained so far is not lost.
+            # Also after Ctrl-C: the steps so far are not lost.
             self.outcome.seconds = self.clock() - started
             if self.path is not None and self.outcome.n_steps:
                 self._save()
@@ -144,26 +146,26 @@ class Loop:
         rate = self.training.settings.lr * (LATE_FACTOR if k >= LATE * self.end or self._is_late(LATE) else 1.0)
         losses = self.training.step(k, rate, hard_share(k, self.plan.n_steps))
         if not np.isfinite(losses.total):
-            self._burst(k)
+            self._restore(k, losses.total)
             return False
         self.outcome.n_steps = k + 1
         self._recent.append(losses)
-        if len(self._recent) == KEEP_STEPS:
+        if len(self._recent) == BACKUP_STEPS:
             mean = Losses(*np.mean(self._recent, axis=0).tolist())
             self.outcome.losses.append((k + 1, mean))
             self._recent = []
-        if self.training.settings.early_stop and (k + 1) % CHECK_STEPS == 0:
-            self._look(k + 1)
+        if self.training.settings.early_stop and (k + 1) % self.check_steps == 0:
+            self._check(k + 1)
         total = self._expected()
         self.progress(f"training, loss {losses.total:.3f}", min(k + 1, total - 1), total)
         return True
 
     def _is_late(self, share: float) -> bool:
-        """Return whether this share of the time is over."""
+        """Return whether this share of the time has passed."""
         return self.plan.seconds is not None and self.outcome.seconds >= share * self.plan.seconds
 
     def _expected(self) -> int:
-        """Return how many steps there will be, as far as can be told."""
+        """Return the expected number of steps."""
         if self.plan.seconds is None or not self.outcome.seconds:
             return self.end
         return max(
@@ -171,45 +173,45 @@ class Loop:
             min(self.end, round(self.outcome.n_steps * self.plan.seconds / self.outcome.seconds)),
         )
 
-    def _look(self, k: int) -> None:
-        """Measure the held-out loss; where it does not fall any more, begin the last part of the training."""
+    def _check(self, k: int) -> None:
+        """Measure the held-out loss; if it no longer falls, begin the last part of the training."""
         loss = self.training.held_out_loss()
         self.outcome.held_out.append((k, loss))
-        if loss < self._best * (1 - LEAST_GAIN):
+        if loss < self._best * (1 - LEAST_IMPROVEMENT):
             self._best, self._since_best = loss, 0
             return
         self._since_best += 1
         if self._since_best >= PATIENCE and k < LATE * self.end:
             self.end = min(self.end, int(k / LATE) + 1)
 
-    def _keep(self) -> None:
+    def _back_up(self) -> None:
+        """Copy the weights, to go back to if training diverges."""
         torch = import_torch()
         with torch.no_grad():
-            self._good = [tensor.clone() for tensor in self.training.learnt]
-        self._good_step = self.outcome.n_steps
+            self._backup = [tensor.clone() for tensor in self.training.parameters]
+        self._backup_step = self.outcome.n_steps
 
-    def _burst(self, k: int) -> None:
-        """Go back to the last good weights after a loss that is no number."""
+    def _restore(self, k: int, loss: float) -> None:
+        """Go back to the last copy of the weights after step `k` diverged."""
         torch = import_torch()
         lr = self.training.settings.lr / 10
         if k == 0:
             todo = "The teacher's weights or the images are not what they should be."
-            raise InputError(message("loss", "a number", "NaN or infinity at the first step", todo=todo))
+            raise InputError(message("loss", "a finite number", f"{_name(loss)} in the first step", todo=todo))
         with torch.no_grad():
-            for tensor, good in zip(self.training.learnt, self._good, strict=True):
-                tensor.copy_(good)
-        self.outcome.n_steps = self._good_step
-        self.outcome.warning = BURST.format(step=k + 1, kept=self._good_step, lr=lr)
+            for tensor, backup in zip(self.training.parameters, self._backup, strict=True):
+                tensor.copy_(backup)
+        self.outcome.n_steps = self._backup_step
+        self.outcome.warning = DIVERGED.format(step=k + 1, loss=_name(loss), kept=self._backup_step, lr=lr)
 
     def _save(self) -> None:
         tensors = {}
-        for i, tensor in enumerate(self.training.learnt):
+        for i, tensor in enumerate(self.training.parameters):
             tensors[f"weight.{i}"] = tensor.detach().cpu().numpy()
-            for name, value in self.training.optimiser.state[tensor].items():
+            for name, value in self.training.optimizer.state[tensor].items():
                 tensors[f"{name}.{i}"] = value.cpu().numpy()
         recent = np.array(self._recent, np.float64).reshape(-1, len(Losses._fields))
         state = {
-            "of": self.of,
             "n_steps": self.outcome.n_steps,
             "seconds": self.outcome.seconds,
             "losses": self.outcome.losses,
@@ -220,22 +222,22 @@ class Loop:
             "end": self.end,
         }
         assert self.path is not None
-        save_checkpoint(self.path, tensors, state)
+        save_checkpoint(self.path, tensors, state, self.identity)
 
-    def _resume(self, found: Checkpoint) -> None:
-        """Take up the state of a checkpoint."""
+    def _resume(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint."""
         torch = import_torch()
         with torch.no_grad():
-            for i, tensor in enumerate(self.training.learnt):
-                tensor.copy_(torch.from_numpy(np.array(found.tensors[f"weight.{i}"])))
+            for i, tensor in enumerate(self.training.parameters):
+                tensor.copy_(torch.from_numpy(np.array(checkpoint.tensors[f"weight.{i}"])))
                 moments = {
-                    name: torch.from_numpy(np.array(found.tensors[f"{name}.{i}"])).to(tensor.device)
+                    name: torch.from_numpy(np.array(checkpoint.tensors[f"{name}.{i}"])).to(tensor.device)
                     for name in ("step", "exp_avg", "exp_avg_sq")
-                    if f"{name}.{i}" in found.tensors
+                    if f"{name}.{i}" in checkpoint.tensors
                 }
                 if moments:
-                    self.training.optimiser.state[tensor] = moments
-        state = found.state
+                    self.training.optimizer.state[tensor] = moments
+        state = checkpoint.state
         self.outcome = Outcome(
             state["n_steps"],
             state["seconds"],
@@ -244,4 +246,8 @@ class Loop:
         )
         self._recent = [Losses(*losses) for losses in state["recent"]]
         self._best, self._since_best, self.end = state["best"], state["since_best"], state["end"]
-        self._keep()
+        self._back_up()
+
+
+def _name(loss: float) -> str:
+    return "NaN" if math.isnan(loss) else "infinite"

@@ -10,7 +10,7 @@ import numpy as np
 from blemish import runtime
 from blemish._validation.checks import describe
 from blemish.detectors.efficientad.graph import OUTPUTS
-from blemish.detectors.efficientad.pdn_tiles import FIELD_PX, STRIDE_PX
+from blemish.detectors.efficientad.pdn import FIELD_PX, STRIDE_PX
 from blemish.errors import ModelFileError, message
 from blemish.imaging.anomaly_map import smooth, upsample
 

@@ -1,93 +1,23 @@
-"""Teacher and student while they are trained, on tiles or by plain convolutions, with one face for both."""
+"""Teacher and student while they are trained: one network whose outputs can be cut into heads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blemish.detectors.efficientad import pdn_tiles
+from blemish.detectors.efficientad import winograd
 from blemish.detectors.efficientad.devices import is_gpu, seeded
-from blemish.detectors.efficientad.pdn import Size, autoencoder, import_torch, pdn
+from blemish.detectors.efficientad.pdn import IMAGENET_MEAN, IMAGENET_STD, Size, autoencoder, import_torch, pdn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Network(Protocol):
+class Network:
     """A patch description network that can be run and trained.
-
-    Results are in an order of their own, the same for all networks of one kind: `ordered` brings features into it.
-    """
-
-    def features(self, x: Any, n_hw: tuple[int, int]) -> Any:
-        """Return what comes before the last convolution, of images out of `pdn_tiles.normalised`."""
-
-    def head(self, features: Any, i: int) -> Any:
-        """Return what head `i` makes of some or all of these images' features."""
-
-    def images(self, features: Any, start: int, end: int) -> Any:
-        """Return the features of some images."""
-
-    def ordered(self, planes: Any) -> Any:
-        """Return (N, h, w, C) in the order of results."""
-
-    def planes(self, result: Any, hw: tuple[int, int]) -> Any:
-        """Return a result as (N, h, w, C)."""
-
-    def tensors(self) -> list[Any]:
-        """Return what is learnt."""
-
-    def weights(self) -> dict[str, NDArray[np.float32]]:
-        """Return the weights by the names of `pdn`."""
-
-
-class Tiled:
-    """On Winograd's tiles: without padding, in float32.
-
-    Args:
-        weights: by the names of `pdn`.
-        size: "small" or "medium".
-        n_heads: into how many parts the outputs are cut.
-        device: where it runs.
-    """
-
-    def __init__(self, weights: Mapping[str, NDArray[Any]], size: Size, *, n_heads: int, device: str) -> None:
-        self.params = pdn_tiles.to_params(weights, n_heads=n_heads, device=device)
-        self.size = size
-
-    def features(self, x: Any, n_hw: tuple[int, int]) -> Any:
-        """Return tiles."""
-        return pdn_tiles.trunk(self.params, x, n_hw)
-
-    def head(self, features: Any, i: int) -> Any:
-        """Return tiles."""
-        return pdn_tiles.head(self.params, features, i)
-
-    def images(self, features: Any, start: int, end: int) -> Any:
-        """Return tiles."""
-        return features[:, :, start:end]
-
-    def ordered(self, planes: Any) -> Any:
-        """Return tiles; rows and columns must be multiples of four."""
-        return pdn_tiles.to_tiles(planes)
-
-    def planes(self, result: Any, hw: tuple[int, int]) -> Any:
-        """Return tiles as planes."""
-        return pdn_tiles.from_tiles(result, hw)
-
-    def tensors(self) -> list[Any]:
-        """Return all weights."""
-        return self.params.tensors()
-
-    def weights(self) -> dict[str, NDArray[np.float32]]:
-        """Return the weights by the names of `pdn`."""
-        return pdn_tiles.from_params(self.params, self.size)
-
-
-class Plain:
-    """By torch's own convolutions: with padding, and on a GPU.
 
     Args:
         weights: by the names of `pdn`.
@@ -95,50 +25,47 @@ class Plain:
         n_heads: into how many parts the outputs are cut.
         device: where it runs.
         padding: whether it pads.
+        fast: whether convolutions are Winograd's: for float32 on a processor.
     """
 
     def __init__(
-        self, weights: Mapping[str, NDArray[Any]], size: Size, *, n_heads: int, device: str, padding: bool
+        self,
+        weights: Mapping[str, NDArray[Any]],
+        size: Size,
+        *,
+        n_heads: int,
+        device: str,
+        padding: bool,
+        fast: bool,
     ) -> None:
         torch = import_torch()
         n_outputs = len(list(weights.values())[-1])
-        net = pdn(size, n_outputs, padding=padding)
-        net.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
-        self.net = net.to(device)
+        self.net = pdn(size, n_outputs, padding=padding)
+        self.net.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
+        self.net.to(device)
         self._n = n_outputs // n_heads
+        self._conv2d = winograd.conv2d if fast else torch.nn.functional.conv2d
+        self._halved = is_gpu(device) and not padding
         modules: list[Any] = list(self.net)[1:]  # images come normalised
-        if is_gpu(device) and not padding:
-            modules = [halved if isinstance(module, torch.nn.AvgPool2d) else module for module in modules]
-        *self._trunk, self._last = modules
+        *self._body, self._last = modules
 
-    def features(self, x: Any, n_hw: tuple[int, int]) -> Any:  # noqa: ARG002 - tiles need it
-        """Return (N, C, h, w)."""
+    def features(self, x: Any) -> Any:
+        """Return the inputs of the last convolution, (N, C, h, w), of images (N, H, W, 3) out of `normalised`."""
+        torch = import_torch()
         x = x.permute(0, 3, 1, 2)
-        for module in self._trunk:
-            x = module(x)
+        for module in self._body:
+            if isinstance(module, torch.nn.Conv2d):
+                x = self._conv2d(x, module.weight, module.bias, padding=module.padding[0])
+            elif self._halved and isinstance(module, torch.nn.AvgPool2d):
+                x = halved(x)
+            else:
+                x = module(x)
         return x
 
     def head(self, features: Any, i: int) -> Any:
-        """Return (N, C, h, w)."""
-        torch = import_torch()
+        """Return the outputs of head `i`, (N, h, w, C)."""
         part = slice(i * self._n, (i + 1) * self._n)
-        return torch.nn.functional.conv2d(features, self._last.weight[part], self._last.bias[part])
-
-    def images(self, features: Any, start: int, end: int) -> Any:
-        """Return (N, C, h, w)."""
-        return features[start:end]
-
-    def ordered(self, planes: Any) -> Any:
-        """Return (N, C, h, w)."""
-        return planes.permute(0, 3, 1, 2)
-
-    def planes(self, result: Any, hw: tuple[int, int]) -> Any:
-        """Return (N, h, w, C)."""
-        return result.permute(0, 2, 3, 1)[:, : hw[0], : hw[1]]
-
-    def tensors(self) -> list[Any]:
-        """Return all weights."""
-        return list(self.net.parameters())
+        return self._conv2d(features, self._last.weight[part], self._last.bias[part]).permute(0, 2, 3, 1)
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """Return the weights by the names of `pdn`."""
@@ -146,9 +73,9 @@ class Plain:
 
 
 def halved(x: Any) -> Any:
-    """Return the means of 2 x 2 outputs, (N, C, h, w), as AvgPool2d has them, whose gradient is slow on a GPU.
+    """Return the average pool of 2 x 2, (N, C, h, w), with a gradient that is faster on a GPU than AvgPool2d's.
 
-    On an H200 it takes a sixth of a step where channels come last in memory.
+    On an H200 AvgPool2d's gradient takes a sixth of a step where channels come last in memory.
     """
     torch = import_torch()
     n, channels, height, width = x.shape
@@ -158,17 +85,27 @@ def halved(x: Any) -> Any:
     return fours.mean((2, 4)).permute(0, 3, 1, 2)
 
 
-def network(
-    weights: Mapping[str, NDArray[Any]], size: Size, *, n_heads: int, device: str, padding: bool, tiled: bool
-) -> Network:
-    """Return a network: on tiles, which is for processors and no padding, or by plain convolutions."""
-    if tiled:
-        return Tiled(weights, size, n_heads=n_heads, device=device)
-    return Plain(weights, size, n_heads=n_heads, device=device, padding=padding)
+def normalised(images: Any, device: str | None = None) -> Any:
+    """Return images (N, H, W, 3) from 0 to 255 as float32 less ImageNet's mean, over its standard deviation.
+
+    Args:
+        images: an array, or a tensor.
+        device: where to; None for where a tensor is.
+    """
+    x = import_torch().as_tensor(images, device=device).float()
+    mean, std = _imagenet(str(x.device))
+    return (x - mean) / std
+
+
+@lru_cache(maxsize=8)
+def _imagenet(device: str) -> tuple[Any, Any]:
+    """Return ImageNet's mean and standard deviation of pixels from 0 to 255, (3,) each."""
+    torch = import_torch()
+    return torch.tensor(IMAGENET_MEAN, device=device) * 255, torch.tensor(IMAGENET_STD, device=device) * 255
 
 
 def new_weights(size: Size, n_outputs: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the weights of a new student for teachers of `n_outputs`, and of a new autoencoder; torch's own start."""
+    """Return initial weights of a student for teachers of `n_outputs`, and of an autoencoder, as torch draws them."""
     with seeded("cpu", seed):
         return arrays(pdn(size, 2 * n_outputs)), arrays(autoencoder(n_outputs))
 

@@ -51,6 +51,7 @@ DECODER = (
     ("deconv7", 64, 64, 3, 1, 1),
     ("deconv8", 64, 0, 3, 1, 1),
 )
+FIELD_PX, STRIDE_PX = 33, 4  # receptive field of an output, and the distance to the next
 BOTTLENECK = 8  # rows and columns that the last convolution of the encoder makes one of: 256 px after five halvings
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -109,6 +110,15 @@ def output_hw(size: Size, image_hw: tuple[int, int], *, padding: bool = False) -
         todo = "Give larger images, or a larger image_size."
         raise InputError(message("image", f"at least {least} x {least} pixels", f"{image_hw}", todo=todo))
     return height, width
+
+
+def pixels_of(n_outputs: int) -> int:
+    """Return the pixels that a row of so many outputs sees without padding.
+
+    >>> pixels_of(56)
+    253
+    """
+    return FIELD_PX + STRIDE_PX * (n_outputs - 1)
 
 
 def pdn(size: Size = "small", n_outputs: int = N_FEATURES, *, padding: bool = False) -> torch.nn.Sequential:
@@ -229,7 +239,7 @@ def arrange(
     state: Mapping[str, NDArray[Any]],
     size: Size = "small",
     *,
-    n_outputs: int = N_FEATURES,
+    n_outputs: int | None = N_FEATURES,
     part: str = "teacher",
     where: object = None,
 ) -> dict[str, NDArray[np.float32]]:
@@ -237,14 +247,19 @@ def arrange(
 
     Args:
         state: tensors by name, in one of the layouts of `load_weights`.
-        size: as `load_weights`, with `n_outputs` and `part`.
+        size: as `load_weights`, with `part`.
+        n_outputs: None for as many as the last convolution has.
         where: the file, for errors.
 
     Raises:
         ModelFileError: as `load_weights`.
     """
-    shapes = pdn_shapes(size, n_outputs)
-    return _checked(_in_our_names(state, shapes, (f"model.{part}.", f"{part}.")), shapes, f"PDN {size} {part}", where)
+    shapes = pdn_shapes(size)
+    named = _in_our_names(state, shapes, (f"model.{part}.", f"{part}."))
+    if n_outputs is None:
+        bias = named.get(list(shapes)[-1])
+        n_outputs = len(bias) if bias is not None and bias.ndim == 1 else N_FEATURES
+    return _checked(named, pdn_shapes(size, n_outputs), f"PDN {size} {part}", where)
 
 
 def arrange_autoencoder(

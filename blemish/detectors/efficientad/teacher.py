@@ -1,7 +1,7 @@
-"""Teachers: the weights that EfficientAD's student learns from, shipped with the package or out of a user's file.
+"""Teacher weights, shipped with the package or from a user's file.
 
-A teacher of ours is two files: half-precision weights as safetensors, and a card beside them of the same name ending in
-.json, which says what it was made from and holds the SHA-256 of the weights.
+A teacher of this package is two files: half-precision weights as safetensors, and a card (model card) of the same name
+ending in .json, with its sources and the SHA-256 of the weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from blemish._io.files import atomic_write
 from blemish._io.torch_file import read_file, read_state_dict
-from blemish.detectors.efficientad.pdn import N_FEATURES, Size, arrange, check_size
+from blemish.detectors.efficientad.pdn import Size, arrange, check_size
 from blemish.errors import ModelFileError, message
 
 if TYPE_CHECKING:
@@ -33,16 +33,14 @@ MAX_CARD_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Teacher:
-    """A patch description network's weights and where they come from.
-
-    It takes RGB from 0 to 1 and normalises inside, as `blemish.pdn.pdn` builds it.
+    """Weights of a patch description network, with their origin.
 
     Attributes:
         size: "small" (PDN-S) or "medium" (PDN-M).
-        state: float32 weights by the names of `blemish.pdn.pdn`, ready for its `load_state_dict` as tensors.
-        sha256: of the file they came from.
-        file: that file.
-        card: what the JSON beside it says; empty for a file that has none.
+        state: float32 weights by the names of `pdn.pdn`.
+        sha256: of the weight file.
+        file: the weight file.
+        card: the JSON beside it; empty for a file without one.
     """
 
     size: Size
@@ -51,9 +49,14 @@ class Teacher:
     file: Path
     card: Mapping[str, Any] = field(repr=False)
 
+    @property
+    def n_outputs(self) -> int:
+        """Channels of its features: 384 in the paper."""
+        return len(list(self.state.values())[-1])
+
 
 def load_teacher(size: str = "small", file: str | os.PathLike[str] | None = None) -> Teacher:
-    """Return the teacher of a size: the one shipped with the package, or one out of a file.
+    """Return the teacher of a size, as shipped with the package or from a file.
 
     Args:
         size: "small" or "medium".
@@ -78,7 +81,7 @@ def load_teacher(size: str = "small", file: str | os.PathLike[str] | None = None
         raise ModelFileError(
             message("teacher", f"SHA-256 {wanted!s:.16}...", f"{digest:.16}...", where=path, todo=todo)
         )
-    state = arrange(read_state_dict(data, where=path, allow_unknown=True), chosen, n_outputs=N_FEATURES, where=path)
+    state = arrange(read_state_dict(data, where=path, allow_unknown=True), chosen, n_outputs=None, where=path)
     return Teacher(chosen, state, digest, path, card)
 
 

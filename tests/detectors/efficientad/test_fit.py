@@ -1,4 +1,4 @@
-"""Fitting: who is learnt from, who is held out, and what a time allows."""
+"""Fitting: the split of the images, and the steps that fit in a budget."""
 
 from __future__ import annotations
 
@@ -11,18 +11,13 @@ import pytest
 from blemish.detectors.efficientad import fit as efficientad_fit
 from blemish.detectors.efficientad.fit import split_images
 from blemish.detectors.efficientad.training import Losses, Training
-from tests.efficientad_models import small_efficientad, write_teacher
+from tests.efficientad_models import small_efficientad
 from tests.images import goods
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_teacher(tmp_path_factory.mktemp("teacher"))
 
 
 @pytest.mark.parametrize("n", [4, 5, 10, 209, 1000])
 @pytest.mark.parametrize("holdout", [0.01, 0.2, 0.8])
-def test_no_image_has_two_tasks(n: int, holdout: float):
+def test_no_image_is_in_two_parts(n: int, holdout: float):
     split = split_images(n, holdout, 0)
     assert sorted(itertools.chain(*split)) == list(range(n))
     assert len(split.train) >= 2
@@ -37,7 +32,7 @@ def test_another_seed_is_another_split():
 
 
 class Clock:
-    """Tells seconds that pass only while a step is taken."""
+    """Seconds that pass only during a step."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, whole_s: float, part_s: float) -> None:
         self.now = 0.0
@@ -61,7 +56,7 @@ class Clock:
         ("24h", None, 50_000),
     ],
 )
-def test_a_time_allows_so_many_steps(
+def test_a_budget_gives_the_steps_that_fit_in(
     teacher: Path, monkeypatch: pytest.MonkeyPatch, budget: str, crop: int | None, n_steps: int
 ):
     clock = Clock(monkeypatch, whole_s=1.5, part_s=1.0)
@@ -81,7 +76,7 @@ def test_timing_leaves_the_networks_as_they_were(teacher: Path):
     assert timed.fitted.maps.model == plain.fitted.maps.model
 
 
-def test_the_threshold_is_that_of_images_that_nothing_was_learnt_from(teacher: Path):
+def test_the_threshold_is_of_the_calibration_set_alone(teacher: Path):
     images = goods(10)
     model = small_efficientad(teacher).fit(images)
     split = split_images(10, 0.4, 0)

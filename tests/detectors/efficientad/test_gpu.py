@@ -15,7 +15,7 @@ from blemish.detectors.efficientad.teacher import load_teacher
 from blemish.detectors.efficientad.training import Images, Training
 from blemish.detectors.registry import load_detector
 from blemish.imaging.decode import save
-from tests.efficientad_models import random_weights, small_efficientad, write_teacher
+from tests.efficientad_models import random_weights, small_efficientad
 from tests.images import good
 
 if TYPE_CHECKING:
@@ -25,17 +25,13 @@ torch = pytest.importorskip("torch", reason="needs blemish[train]")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 SIDE = 68
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_teacher(tmp_path_factory.mktemp("teacher"))
+FULL_WIDTH = True
 
 
 def training(model: EfficientAd, device: str, crop: int | None) -> Training:
     images = np.stack([good(seed, SIDE, SIDE) for seed in range(4)])
-    learnt = Images(images[:3], images[3:], DrawnPenalty((SIDE, SIDE), 0))
-    made = Training(model.settings, crop, random_weights(), learnt, device=device)
+    parts = Images(images[:3], images[3:], DrawnPenalty((SIDE, SIDE), 0))
+    made = Training(model.settings, crop, random_weights(), parts, device=device)
     made.autoencoder.dropout.p = 0.0
     return made
 
@@ -43,13 +39,13 @@ def training(model: EfficientAd, device: str, crop: int | None) -> Training:
 def test_a_graph_gives_the_steps_that_it_is_of(teacher: Path, monkeypatch: pytest.MonkeyPatch):
     model = small_efficientad(teacher, image_size=SIDE)
     graphed, plain = training(model, "cuda", None), training(model, "cuda", None)
-    monkeypatch.setattr(plain, "_together", lambda drawn, share: plain._losses(drawn.places, share, *drawn[:3]))
+    monkeypatch.setattr(plain, "_losses", lambda inputs, share: plain._four_losses(inputs.places, share, *inputs[:3]))
     for made in (graphed, plain):
         made.autoencoder.dropout.p = 0.5
     for k in range(6):
         np.testing.assert_allclose(graphed.step(k, 1e-4), plain.step(k, 1e-4), rtol=0.02)
     assert graphed._graph is not None
-    for one, other in zip(graphed.learnt, plain.learnt, strict=True):
+    for one, other in zip(graphed.parameters, plain.parameters, strict=True):
         torch.testing.assert_close(one, other, rtol=0.05, atol=1e-3)
     # It is of the share and the parts that it was made with.
     np.testing.assert_allclose(graphed.step(6, 1e-9, 0.1), plain.step(6, 1e-9, 0.1), rtol=0.02)

@@ -21,6 +21,8 @@ from blemish.imaging.decode import load, resize
 from blemish.imaging.geometry import Geometry
 from tests.efficientad_models import random_weights
 
+FULL_WIDTH = True
+
 
 def networks(size: str = "small", padding: bool = False) -> Networks:
     with torch.random.fork_rng():
@@ -28,7 +30,7 @@ def networks(size: str = "small", padding: bool = False) -> Networks:
         autoencoder = arrays(pdn.autoencoder())
     rng = np.random.default_rng(0)
     mean, std = rng.normal(size=384).astype(np.float32), rng.uniform(0.5, 2, 384).astype(np.float32)
-    return Networks(random_weights(size), random_weights(size, 768, 1), autoencoder, mean, std, size, padding)
+    return Networks(random_weights(size, 384), random_weights(size, 768, 1), autoencoder, mean, std, size, padding)
 
 
 def by_torch(given: Networks, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The loop: how much it trains, what it does after a kill, when losses burst, and when they stop falling."""
+"""The loop: limits, learning rate, checkpoints, divergence, early stop."""
 
 from __future__ import annotations
 
@@ -9,35 +9,34 @@ from typing import Any
 import pytest
 import torch
 
-from blemish.detectors.efficientad import loop as efficientad_loop
 from blemish.detectors.efficientad.loop import Loop, Plan, plan_training
 from blemish.detectors.efficientad.training import Losses
 from blemish.errors import InputError
 
 
 class Quadratic:
-    """Stands for a training: one tensor that Adam brings to 0; step k can be told to burst."""
+    """Stands for a training: one tensor that Adam brings to 0; one step can diverge."""
 
-    def __init__(self, *, bursts_at: int = -1, held_out: float | None = None) -> None:
+    def __init__(self, *, diverges_at: int = -1, held_out: float | None = None) -> None:
         self.settings = SimpleNamespace(lr=0.1, early_stop=held_out is not None)
-        self.learnt = [torch.full((3,), 5.0, requires_grad=True)]
-        self.optimiser = torch.optim.Adam(self.learnt, lr=0.1)
+        self.parameters = [torch.full((3,), 5.0, requires_grad=True)]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=0.1)
         self.rates: list[float] = []
         self.shares: list[float] = []
-        self.bursts_at, self.held_out = bursts_at, held_out
+        self.diverges_at, self.held_out = diverges_at, held_out
 
     def step(self, k: int, rate: float, share: float) -> Losses:
         self.shares.append(share)
         self.rates.append(rate)
-        if k == self.bursts_at:
+        if k == self.diverges_at:
             with torch.no_grad():
-                self.learnt[0].fill_(float("nan"))
+                self.parameters[0].fill_(float("nan"))
             return Losses(float("nan"), 0, 0, 0)
-        self.optimiser.param_groups[0]["lr"] = rate
-        self.optimiser.zero_grad()
-        loss = (self.learnt[0] * (k % 3 + 1)).square().sum()
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.zero_grad()
+        loss = (self.parameters[0] * (k % 3 + 1)).square().sum()
         loss.backward()
-        self.optimiser.step()
+        self.optimizer.step()
         return Losses(float(loss.detach()), 0, 0, 0)
 
     def held_out_loss(self) -> float:
@@ -46,7 +45,7 @@ class Quadratic:
 
 
 def loop(training: Any, n_steps: int = 200, **changes: Any) -> Loop:
-    kept: dict[str, Any] = {"checkpoint": None, "of": {"a": 1}, "progress": lambda *_: None}
+    kept: dict[str, Any] = {"checkpoint": None, "identity": {"a": 1}, "progress": lambda *_: None}
     plan = Plan(n_steps, None, changes.pop("seconds", None))
     return Loop(training, plan, **{**kept, **changes})
 
@@ -77,7 +76,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path, stop
     second = Quadratic()
     outcome = loop(second, checkpoint=tmp_path / "c").run()
     assert len(second.rates) == 200 - stop
-    assert torch.equal(second.learnt[0], whole.learnt[0])
+    assert torch.equal(second.parameters[0], whole.parameters[0])
     assert (outcome.n_steps, outcome.losses) == (expected.n_steps, expected.losses)
 
 
@@ -91,30 +90,29 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path):
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path):
     loop(Quadratic(), checkpoint=tmp_path / "c").run()
     with pytest.raises(InputError, match="checkpoint: expected one made with a 2, got 1"):
-        loop(Quadratic(), checkpoint=tmp_path / "c", of={"a": 2})
+        loop(Quadratic(), checkpoint=tmp_path / "c", identity={"a": 2})
 
 
-def test_a_loss_that_bursts_stops_and_keeps_good_weights():
-    training = Quadratic(bursts_at=120)
+def test_divergence_stops_and_restores_the_last_copy():
+    training = Quadratic(diverges_at=120)
     outcome = loop(training).run()
     assert outcome.n_steps == 100
-    assert torch.isfinite(training.learnt[0]).all()
+    assert torch.isfinite(training.parameters[0]).all()
     expected = (
-        "The loss was no number any more at step 121; the weights of step 100 are kept. Try a lower lr, such as 1e-02."
+        "Training diverged at step 121 (loss NaN); the weights of step 100 are kept. Try a lower lr, such as 1e-02."
     )
     assert outcome.warning == expected
 
 
-def test_a_loss_that_never_was_a_number_is_an_error():
-    with pytest.raises(InputError, match="loss: expected a number, got NaN or infinity at the first step"):
-        loop(Quadratic(bursts_at=0)).run()
+def test_divergence_in_the_first_step_is_an_error():
+    with pytest.raises(InputError, match="loss: expected a finite number, got NaN in the first step"):
+        loop(Quadratic(diverges_at=0)).run()
 
 
-def test_training_ends_where_the_held_out_loss_stays(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(efficientad_loop, "CHECK_STEPS", 10)
+def test_training_ends_where_the_held_out_loss_stays():
     training = Quadratic(held_out=1.0)
-    outcome = loop(training, 1000).run()
-    # The first look is the best; eight more without a gain, and then a twentieth at the low rate.
+    outcome = loop(training, 1000, check_steps=10).run()
+    # The first is the best; eight more without a gain, and then a twentieth at the low rate.
     assert outcome.held_out == [(k, 1.0) for k in range(10, 100, 10)]
     assert outcome.n_steps == int(90 / 0.95) + 1
     assert training.rates[-1] == pytest.approx(0.01)

@@ -10,8 +10,11 @@ import safetensors.numpy
 
 from blemish.detectors.efficientad import pdn
 from blemish.errors import InputError, ModelFileError
+from blemish.ops.receptive_field import receptive_field
+from tests.efficientad_models import narrow_networks
 
 torch = pytest.importorskip("torch", reason="needs blemish[train]")
+FULL_WIDTH = True
 
 
 def n_parameters(network) -> int:
@@ -42,7 +45,8 @@ def test_the_autoencoder_has_the_papers_parameters():
 @pytest.mark.parametrize("padding", [False, True])
 @pytest.mark.parametrize("size", pdn.SIZES)
 def test_all_maps_have_one_size(size, padding):
-    teacher = pdn.pdn(size, 4, padding=padding)
+    with narrow_networks():
+        teacher = pdn.pdn(size, 4, padding=padding)
     autoencoder = pdn.autoencoder(4, padding=padding).eval()
     for hw in [(33, 33), (64, 97), (100, 35), (257, 270)]:
         image = torch.rand(1, 3, *hw)
@@ -55,6 +59,13 @@ def test_all_maps_have_one_size(size, padding):
 def test_an_image_of_256_pixels_gives_the_papers_maps():
     assert pdn.output_hw("small", (256, 256)) == (56, 56)
     assert pdn.output_hw("medium", (256, 256), padding=True) == (64, 64)
+
+
+@pytest.mark.parametrize("size", pdn.SIZES)
+def test_pixels_are_those_of_the_receptive_field(size):
+    field = receptive_field(pdn.layers(size))
+    assert (field.size, field.stride) == (pdn.FIELD_PX, pdn.STRIDE_PX)
+    assert pdn.output_hw(size, (pdn.pixels_of(5), pdn.pixels_of(9))) == (5, 9)
 
 
 def test_an_image_below_the_receptive_field_is_told():

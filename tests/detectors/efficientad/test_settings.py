@@ -45,7 +45,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"bit_depth": 8}, "bit_depth: expected a whole number from 9 to 16"),
         ({"seed": -1}, "seed: expected a whole number from 0"),
         ({"threads": 0}, "threads: expected a whole number from 1 to 256"),
-        ({"teacher_out_channels": 128}, "teacher_out_channels: expected 384 as the teacher has, got 128"),
+        ({"teacher_out_channels": 128}, "teacher_out_channels: expected 32 as the teacher has, got 128"),
     ],
 )
 def test_what_cannot_be_is_refused(teacher: Path, changes: dict[str, Any], text: str):

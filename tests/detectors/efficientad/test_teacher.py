@@ -9,6 +9,8 @@ from blemish.detectors.efficientad import pdn, teacher
 from blemish.detectors.efficientad.teacher import load_teacher, save_teacher
 from blemish.errors import InputError, ModelFileError, SaveError
 
+FULL_WIDTH = True
+
 
 @pytest.fixture
 def state():
@@ -25,6 +27,12 @@ def test_what_was_saved_comes_back_in_half_precision(state, tmp_path):
     for name, array in state.items():
         assert found.state[name].dtype == np.float32
         np.testing.assert_array_equal(found.state[name], array.astype(np.float16), err_msg=name)
+
+
+def test_the_number_of_outputs_is_the_files(state, tmp_path):
+    narrow = {**state, "conv4.weight": state["conv4.weight"][:20], "conv4.bias": state["conv4.bias"][:20]}
+    assert load_teacher("small", save_teacher(tmp_path / "t.safetensors", narrow, {})).n_outputs == 20
+    assert load_teacher().n_outputs == 384
 
 
 def test_a_changed_byte_is_told(state, tmp_path):

@@ -1,8 +1,9 @@
-"""One step: the paper's four losses, on tiles and by plain convolutions, the same again for the same number."""
+"""One step: the paper's four losses, reproducible by its number."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -10,29 +11,27 @@ import torch
 
 from blemish.detectors.efficientad import pdn
 from blemish.detectors.efficientad import training as efficientad_training
-from blemish.detectors.efficientad.loss import jittered
 from blemish.detectors.efficientad.networks import arrays
-from blemish.detectors.efficientad.pdn_tiles import pixels_of
 from blemish.detectors.efficientad.penalty import DrawnPenalty
-from blemish.detectors.efficientad.training import Images, Losses, Training
-from tests.efficientad_models import random_weights, small_efficientad, write_teacher
+from blemish.detectors.efficientad.training import Images, Losses, Training, hard_loss, hard_share, jittered
+from tests.efficientad_models import N_OUTPUTS, random_weights, small_efficientad
 from tests.images import good
 
 if TYPE_CHECKING:
     from blemish import EfficientAd
 
-SIDE = 68  # 9 x 9 outputs, of which tiles take 8 x 8
+SIDE = 68  # 9 x 9 outputs
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> EfficientAd:
-    return small_efficientad(write_teacher(tmp_path_factory.mktemp("teacher")), image_size=SIDE, lr=1e-3)
+def model(teacher: Path) -> EfficientAd:
+    return small_efficientad(teacher, image_size=SIDE, lr=1e-3)
 
 
-def training(model: EfficientAd, *, crop: int | None = None, n: int = 3) -> Training:
+def training(model: EfficientAd, *, crop: int | None = None, n: int = 3, **options: Any) -> Training:
     images = np.stack([good(seed, SIDE, SIDE) for seed in range(n + 1)])
-    learnt = Images(images[:n], images[n:], DrawnPenalty((SIDE, SIDE), 0))
-    return Training(model.settings, crop, random_weights(), learnt)
+    parts = Images(images[:n], images[n:], DrawnPenalty((SIDE, SIDE), 0))
+    return Training(model.settings, crop, random_weights(), parts, **{"mixed": False, **options})
 
 
 def as_the_paper_has_it(made: Training, k: int) -> Losses:
@@ -46,7 +45,7 @@ def as_the_paper_has_it(made: Training, k: int) -> Losses:
     changed = jittered(rng, image)
     other = made.images.penalty.parts(rng, 1, image.shape[1:3])
 
-    def said(module: torch.nn.Module, weights: dict[str, np.ndarray], x: np.ndarray) -> torch.Tensor:
+    def features(module: torch.nn.Module, weights: dict[str, np.ndarray], x: np.ndarray) -> torch.Tensor:
         module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
         with torch.no_grad():
             return module.eval()(torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255)
@@ -54,43 +53,31 @@ def as_the_paper_has_it(made: Training, k: int) -> Losses:
     def scaled(x: torch.Tensor) -> torch.Tensor:
         return (x - made.mean[:, None, None]) / made.std[:, None, None]
 
-    teacher, student = pdn.pdn(), pdn.pdn("small", 768)
+    teacher, student = pdn.pdn("small", N_OUTPUTS), pdn.pdn("small", 2 * N_OUTPUTS)
     weights = made.student.weights()
-    distance = (scaled(said(teacher, random_weights(), image)) - said(student, weights, image)[:, :384]).square()
-    rebuilt = said(pdn.autoencoder(), arrays(made.autoencoder), changed)
+    distance = (
+        scaled(features(teacher, random_weights(), image)) - features(student, weights, image)[:, :N_OUTPUTS]
+    ).square()
+    rebuilt = features(pdn.autoencoder(N_OUTPUTS), arrays(made.autoencoder), changed)
     return Losses(
         float(distance[distance >= torch.quantile(distance, 0.999)].mean()),
-        float(said(student, weights, other)[:, :384].square().mean()),
-        float((scaled(said(teacher, random_weights(), changed)) - rebuilt).square().mean()),
-        float((rebuilt - said(student, weights, changed)[:, 384:]).square().mean()),
+        float(features(student, weights, other)[:, :N_OUTPUTS].square().mean()),
+        float((scaled(features(teacher, random_weights(), changed)) - rebuilt).square().mean()),
+        float((rebuilt - features(student, weights, changed)[:, N_OUTPUTS:]).square().mean()),
     )
 
 
-@pytest.fixture(autouse=True)
-def _float32(monkeypatch: pytest.MonkeyPatch):
-    """The same on every processor."""
-    monkeypatch.setattr(efficientad_training, "has_instructions", lambda *_: False)
-
-
-@pytest.mark.parametrize("tiled", [True, False])
-def test_losses_are_the_papers(model: EfficientAd, monkeypatch: pytest.MonkeyPatch, tiled: bool):
-    monkeypatch.setattr(efficientad_training, "LEAST_TILED", 8 if tiled else 100)
-    made = training(model)
-    n = 8 if tiled else 9
-    made.hw = made.crop_hw = (n, n)
+@pytest.mark.parametrize("fast", [True, False])
+def test_losses_are_the_papers(model: EfficientAd, fast: bool):
+    made = training(model, fast=fast)
     made.autoencoder.dropout.p = 0.0
-    made.images.train = made.images.train[:, : pixels_of(n), : pixels_of(n)]
-    made._targets.clear()
+    made.images.train = made.images.train[:, :65, :65]  # as much as the outputs see
     expected = as_the_paper_has_it(made, 5)
-    found = made.step(5, 1e-9)
-    np.testing.assert_allclose(found, expected, rtol=2e-3)
+    np.testing.assert_allclose(made.step(5, 1e-9), expected, rtol=2e-3)
 
 
-def test_bfloat16_gives_nearly_the_same_losses(model: EfficientAd, monkeypatch: pytest.MonkeyPatch):
-    whole = training(model, crop=4)
-    monkeypatch.setattr(efficientad_training, "has_instructions", lambda *_: True)
-    mixed = training(model, crop=4)
-    assert mixed.mixed
+def test_bfloat16_gives_nearly_the_same_losses(model: EfficientAd):
+    whole, mixed = (training(model, crop=4, mixed=mixed) for mixed in (False, True))
     for made in (mixed, whole):
         made.autoencoder.dropout.p = 0.0
     np.testing.assert_allclose(mixed.step(3, 1e-9), whole.step(3, 1e-9), rtol=0.05)
@@ -100,7 +87,7 @@ def test_bfloat16_gives_nearly_the_same_losses(model: EfficientAd, monkeypatch: 
 def test_what_the_autoencoder_explains_is_between_nothing_and_all(model: EfficientAd, monkeypatch: pytest.MonkeyPatch):
     made = training(model)
     assert 0 <= made.explained() < 0.5
-    right = made._scaled(made._of_teacher(made._whole(made.images.held[0]), made.hw))
+    right = made._scaled(made._of_teacher(made._whole(made.images.held[0])))
     monkeypatch.setattr(made, "_rebuilt", lambda _: right)
     assert made.explained() == pytest.approx(1.0)
     monkeypatch.setattr(made, "_rebuilt", lambda _: 9 - right)
@@ -130,7 +117,7 @@ def test_each_image_comes_once_an_epoch(model: EfficientAd):
 
 def test_mean_and_deviation_are_the_teachers(model: EfficientAd):
     made = training(model)
-    features = torch.cat([made._target(i).reshape(-1, 384) for i in range(3)]).double()
+    features = torch.cat([made._target(i).reshape(-1, N_OUTPUTS) for i in range(3)]).double()
     torch.testing.assert_close(made.mean.double(), features.mean(0), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(made.std.double(), features.std(0, correction=0), rtol=1e-3, atol=1e-4)
 
@@ -143,38 +130,76 @@ def test_constant_images_have_a_deviation(model: EfficientAd):
     assert np.isfinite(made.held_out_loss())
 
 
-def test_a_burst_changes_nothing(model: EfficientAd):
+def test_a_step_that_diverges_changes_no_parameter(model: EfficientAd):
     made = training(model)
     made.mean = made.mean * float("nan")
-    before = [tensor.detach().clone() for tensor in made.learnt]
+    before = [tensor.detach().clone() for tensor in made.parameters]
     assert not np.isfinite(made.step(0, 1e-3).total)
-    assert all(torch.equal(one, other) for one, other in zip(before, made.learnt, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(before, made.parameters, strict=True))
 
 
-def test_the_cache_is_bounded(model: EfficientAd, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(efficientad_training, "CACHE_BYTES", 2 * 9 * 9 * 384 * 2)
-    made = training(model)
+def test_the_cache_is_bounded(model: EfficientAd):
+    made = training(model, cache_bytes=2 * 9 * 9 * N_OUTPUTS * 2)
     assert len(made._targets) == 2
     assert torch.equal(made._target(2), made._target(2))
 
 
-def test_steps_that_are_alike_are_launched_as_one_on_a_gpu(model: EfficientAd, monkeypatch: pytest.MonkeyPatch):
+def test_repeated_steps_on_a_gpu_use_a_cuda_graph(model: EfficientAd, monkeypatch: pytest.MonkeyPatch):
     recorded = []
 
-    def one_launch(function, inputs, learnt):
-        assert all(tensor.requires_grad for tensor in learnt)
+    def cuda_graph(function, inputs, parameters):
+        assert all(tensor.requires_grad for tensor in parameters)
         assert not any(tensor.requires_grad for tensor in inputs)
         recorded.append([tensor.shape for tensor in inputs])
         return function
 
-    plain, made = training(model), training(model)
+    plain, made = (training(model, fast=False) for _ in range(2))
     monkeypatch.setattr(efficientad_training, "is_gpu", lambda _: True)
-    monkeypatch.setattr(efficientad_training, "one_launch", one_launch)
-    monkeypatch.setattr(plain, "_together", lambda drawn, share: plain._losses(drawn.places, share, *drawn[:3]))
+    monkeypatch.setattr(efficientad_training, "cuda_graph", cuda_graph)
+    monkeypatch.setattr(plain, "_losses", lambda inputs, share: plain._four_losses(inputs.places, share, *inputs[:3]))
     for k, (share, n_recorded) in enumerate([(0.1, 0), (0.01, 0), (0.01, 1), (0.01, 1), (0.1, 1), (0.1, 2)]):
         assert made.step(k, 1e-9, share) == pytest.approx(plain.step(k, 1e-9, share), rel=1e-5)
         assert len(recorded) == n_recorded
     made.crop_hw = (4, 4)
     for k in range(3):
         made.step(k, 1e-9)
-    assert len(recorded) == 2  # parts lie elsewhere in each step
+    assert len(recorded) == 2  # crops lie elsewhere in each step
+
+
+@pytest.mark.parametrize("n", [10, 1000, 1500, 50_000])
+def test_hard_loss_is_the_mean_from_the_quantile_on(n: int):
+    distances = torch.rand(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64).square()
+    limit = torch.quantile(distances, 0.999)  # nelson1425/efficientad.py
+    assert hard_loss(distances.view(2, -1, 5)) == pytest.approx(float(distances[distances >= limit].mean()))
+
+
+def test_hard_loss_moves_the_hardest_alone():
+    distances = torch.arange(3000.0, requires_grad=True)
+    hard_loss(distances).backward()
+    assert distances.grad is not None
+    assert distances.grad.nonzero().flatten().tolist() == [2997, 2998, 2999]
+
+
+def test_the_share_falls_to_the_papers():
+    shares = [hard_share(k, 10_000) for k in (0, 250, 500, 999, 1000, 9999)]
+    assert shares[0] == 0.1
+    assert shares[2] == pytest.approx(0.01)
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-2:] == [0.001, 0.001]
+    assert hard_share(0, 1) == 0.1
+    distances = torch.arange(1000.0)
+    assert float(hard_loss(distances, 0.1)) == pytest.approx(np.arange(900, 1000).mean())
+
+
+def test_images_change_in_one_of_three_ways():
+    image = good(0, 24, 24).astype(np.float64)
+    grey = image @ (0.299, 0.587, 0.114)
+    seen = set()
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        found = jittered(np.random.default_rng(seed), good(0, 24, 24)[None])[0]
+        kind, factor = int(rng.integers(3)), rng.uniform(0.8, 1.2)
+        base = (0, grey.mean(), grey[..., None])[kind]
+        np.testing.assert_allclose(found, np.clip(factor * image + (1 - factor) * base, 0, 255), atol=1e-2)
+        seen.add(kind)
+    assert seen == {0, 1, 2}
