@@ -92,21 +92,21 @@ def distill(
 
 
 class Lines:
-    """Shows progress with a remark: bars on a terminal, else a line now and then, on stderr."""
+    """Progress on stderr: bars on a terminal, else at most twenty lines a stage."""
 
     def __init__(self) -> None:
         self.bars = Bars()
-        self.said: dict[str, int] = {}
+        self.shown: dict[str, int] = {}
 
-    def __call__(self, what: str, done: int, total: int, remark: str) -> None:
-        """Show that `done` of `total` are done; twenty lines in all where there is no terminal."""
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show that `done` of `total` are done; a stage is named by its text up to the first comma."""
         if sys.stderr.isatty():
-            self.bars(f"{what} {remark}".strip(), done, total)
+            self.bars(stage, done, total)
             return
-        part = 20 * done // max(total, 1)
-        if self.said.get(what) != part:
-            self.said[what] = part
-            print(f"{what}: {done} of {total} {remark}".rstrip(), file=sys.stderr)
+        name, part = stage.partition(",")[0], 20 * done // max(total, 1)
+        if self.shown.get(name) != part:
+            self.shown[name] = part
+            print(f"{stage}: {done} of {total}", file=sys.stderr)
 
 
 @app.command("receptive-field")

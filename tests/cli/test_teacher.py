@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 
@@ -13,6 +14,7 @@ from blemish.cli.commands import main
 from blemish.cli.teacher import duration_s
 from blemish.errors import InputError
 from blemish.imaging.decode import load, save
+from tests.efficientad_models import narrow_networks
 from tests.images import good
 
 
@@ -105,27 +107,32 @@ def test_what_is_no_duration_is_told(text):
         duration_s(text)
 
 
-def test_distill_says_what_it_made(run, tmp_path):
+def test_distill_prints_the_loss_and_the_card(run, tmp_path):
     for i in range(8):
         save(tmp_path / "photographs" / f"{i}.png", good(i, 260, 260))
     save(tmp_path / "photographs" / "8.png", np.zeros((8, 8), np.uint8))
     (tmp_path / "photographs" / "9.png").write_bytes(b"broken")
     out = tmp_path / "t.safetensors"
     small = ("--backbone", "efficientnet_lite0", "--layers", "blocks.1, blocks.3", "--batch", 1, "--threads", 1)
-    code, said, err = run("distill", tmp_path / "photographs", "--out", out, "--steps", 1, *small)
-    assert code == 0
-    assert "1 images could not be read." in said
-    assert "PDN-S after 1 steps" in said
-    assert f"Saved in {out}." in said
-    assert "preparing crops: 10 of 10" in err
-    assert out.exists()
-    assert out.with_suffix(".json").exists()
-    code, _, err = run("distill", tmp_path / "photographs", "--out", out, "--steps", 1, *small, "--seed", 1)
+    command = ("distill", tmp_path / "photographs", "--out", out, "--steps", 1, *small)
+    with narrow_networks():
+        code, text, err = run(*command)
+        assert code == 0
+        assert "1 images could not be read." in text
+        assert "PDN-S after 1 steps" in text
+        assert f"Saved in {out}." in text
+        assert "preparing crops: 10 of 10" in err
+        assert "min left: 1 of 1" in err
+        card = json.loads(run(*command, "--json")[1])
+    assert card == json.loads(out.with_suffix(".json").read_text())
+    assert card["weights_sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    code, _, err = run(*command, "--seed", 1)
     assert (code, err.splitlines()[-1].startswith("error: prepared crops: expected seed 1")) == (2, True)
 
 
-def test_lines_are_few():
+def test_lines_are_few(capsys):
     lines = cli_teacher.Lines()
     for done in range(1, 1001):
-        lines("distilling", done, 1000, "")
-    assert lines.said == {"distilling": 20}
+        lines(f"distilling, loss {1 / done}", done, 1000)
+    assert lines.shown == {"distilling": 20}
+    assert capsys.readouterr().err.count("\n") == 21

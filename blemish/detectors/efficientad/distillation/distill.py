@@ -1,8 +1,9 @@
-"""Distilling a teacher: a patch description network that gives what a deep pretrained network gives.
+"""Distillation of a deep pretrained network into a patch description network, the teacher of EfficientAD.
 
-Few steps on few crops must do on a CPU: the network learns with batch norms, which are folded away at the end, by a
-fast optimiser, with products of bfloat16 where the processor has them, and its last layer is at last solved for by
-least squares.
+Few steps must do on a processor: batch norms, which are folded away at the end, the Muon optimizer, bfloat16 where the
+processor multiplies it fast, and ridge regression of the last layer after the last step.
+
+Source: Batzner et al. 2024, section 3.1.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,25 +21,26 @@ import numpy as np
 from blemish._io.files import atomic_write
 from blemish._validation.checks import check_number
 from blemish._version import __version__
+from blemish.detectors.efficientad.checkpoint import TODO, load_checkpoint, save_checkpoint
 from blemish.detectors.efficientad.devices import training_device
-from blemish.detectors.efficientad.distillation.checkpoint import load_checkpoint, save_checkpoint
-from blemish.detectors.efficientad.distillation.optimizer import Descent
+from blemish.detectors.efficientad.distillation.optimizer import Muon
 from blemish.detectors.efficientad.distillation.student import (
     batch_of,
     batches,
     folded,
     measure_norms,
+    new_student,
+    normalised_kernels,
     projected,
-    trainee,
-    turned,
 )
 from blemish.detectors.efficientad.distillation.targets import Targets, TargetSettings, prepare, projection
 from blemish.detectors.efficientad.pdn import check_size, import_torch
-from blemish.detectors.efficientad.teacher import save_teacher
+from blemish.detectors.efficientad.teacher import load_teacher, save_teacher
 from blemish.errors import InputError, message
 from blemish.imaging.decode import save as save_image
 from blemish.ops.least_squares import mean_squared_error, refit_last_layer
 from blemish.runtime.precision import has_instructions
+from blemish.types import Progress, no_progress
 from blemish.visualization import loss_figure
 
 if TYPE_CHECKING:
@@ -49,31 +50,31 @@ if TYPE_CHECKING:
     from blemish.detectors.efficientad.pdn import Size
     from blemish.types import Float32
 
-WARM_UP = 20  # steps until the rate is full
+WARM_UP = 20  # steps until the highest rate
 DECAY = 0.6  # the share of the steps, at the end, over which the rate falls to 0
-HELD_OUT = 0.02  # of the images, for a loss that nothing was fitted to
-N_MEASURED = 128  # held-out crops that the loss is measured on
-TIMED_STEPS = 8  # that a budget is first planned from
-SOLVED_AT_ONCE = 16  # crops, where products of all inputs of a layer are added up
-N_NORM_BATCHES = 16  # that the batch norms' statistics are measured on before the last layer is solved
+HELD_OUT = 0.02  # of the images
+N_HELD_OUT = 128  # crops of the held-out loss
+TIMED_STEPS = 8  # before a budget is planned for the first time
+REGRESSION_BATCH = 16  # crops
+N_NORM_BATCHES = 16  # for the batch norms' statistics before the regression
 SAVE_S = 60.0  # between two checkpoints
-FINISH_SHARE = 0.1  # of a budget, for folding, solving and writing
+FINISH_SHARE = 0.1  # of a budget, for folding, regression and writing
 BF16 = ("avx512_bf16", "amx_bf16")
-MOVING = 0.95  # of the loss that is shown, per step
+DECAY_OF_LOSS = 0.95  # of the moving average, per step
 
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """How a teacher learns.
+    """Settings of a distillation.
 
     Attributes:
         size: "small" or "medium".
         steps: updates of the weights; None plans them from `budget_s`.
         budget_s: seconds for the steps, without making the crops.
         batch: crops per step.
-        rate: the share of their length that kernels move by in a step, at its highest.
-        seed: of the first weights and the order of the crops.
-        last_crops: crops that the last layer is solved on behind the last step.
+        rate: highest length of a kernel's step, as a share of its norm.
+        seed: of the initial weights and the order of the crops.
+        last_crops: crops in the regression of the last layer.
     """
 
     size: Size = "small"
@@ -99,15 +100,15 @@ class DistillSettings:
 
 
 @dataclass
-class Progress:
-    """Where a run stands.
+class RunState:
+    """How far a run is.
 
     Attributes:
         step: updates done.
         steps: updates planned; 0 until a budget has been planned.
         losses: [step, moving training loss or None, held-out loss] per point of the curve.
         moving: the moving average of the training loss; None before the first step.
-        spent_s: seconds of learning, over all parts of the run.
+        spent_s: seconds of all steps.
     """
 
     step: int = 0
@@ -115,9 +116,6 @@ class Progress:
     losses: list[list[float | None]] = field(default_factory=list)
     moving: float | None = None
     spent_s: float = 0.0
-
-
-Report = Callable[[str, int, int, str], None]
 
 
 def distill(
@@ -130,61 +128,55 @@ def distill(
     device: str | None = None,
     licence: str = "",
     threads: int | None = None,
-    progress: Report | None = None,
+    progress: Progress = no_progress,
+    save_s: float = SAVE_S,
 ) -> dict[str, Any]:
-    """Make a teacher from natural images and a pretrained network; write its weights and card, return the card.
+    """Train a teacher on natural images and a pretrained network; write its weights and card, return the card.
 
-    What was killed goes on where it stood when it is called again with the same settings, and ends with the same
-    weights to the bit on the same machine. Only `steps` may be changed in between, until the rate has begun to fall.
+    A killed run continues when it is called again with the same settings, and ends with the same weights bit for bit on
+    the same machine. Only `steps` may change in between, until the rate has begun to fall.
 
     Args:
         images: a folder of natural images, with its sub-folders.
         out: weights to write, ending in .safetensors; the card goes beside it.
-        settings: how to learn.
-        targets: from what.
+        settings: of the training.
+        targets: of the training pairs.
         work: folder for crops, targets, checkpoint and loss curve; by default `out` with the ending .work.
         device: "cpu", "cuda", ...; None for a GPU where there is one.
         licence: of the images, for the card.
         threads: of the processor; None for all.
-        progress: called as progress(what, done, all, remark).
+        progress: called as progress(stage, done, total); the stage holds loss and time left.
+        save_s: seconds between two checkpoints.
 
     Raises:
         DataError: if there are too few images.
-        InputError: if a setting can't be, torch is missing, `work` holds a run of other settings, or the loss is no
-            number.
+        InputError: if a setting is out of range, torch is missing, `work` holds a run of other settings, or training
+            diverges.
         ModelFileError: if the pretrained network's weights are missing, or a file in `work` is damaged.
         SaveError: if a file can't be written.
     """
     settings, targets = settings or DistillSettings(), targets or TargetSettings()
     torch, where = import_torch(), training_device(device)
-    target = check_out(out)
-    folder = Path(work) if work is not None else target.with_suffix(".work")
-    say = progress or _silent
-    ready = prepare(
-        images, folder, targets, threads=threads, progress=lambda done, n: say("preparing crops", done, n, "")
-    )
+    path = check_out(out)
+    folder = Path(work) if work is not None else path.with_suffix(".work")
+    pairs = prepare(images, folder, targets, threads=threads, progress=progress)
     if threads is not None:
         torch.set_num_threads(threads)
-    run = Run(settings, ready, folder, torch.device(where))
-    run.learn(say)
+    run = Run(settings, pairs, folder, torch.device(where), save_s=save_s)
+    run.train(progress)
     before, after = run.finish()
     state = projected(folded(run.network, settings.size), settings.size, run.to_384(targets.seed))
     losses = {
         "held_out": before,
         "held_out_after_solving_last_layer": after,
-        "held_out_if_nothing_is_learnt": run.nothing_learnt(),
+        "held_out_if_nothing_is_learnt": run.loss_of_mean(),
     }
-    card = _card(settings, targets, run, losses, licence)
-    save_teacher(target, state, card)
-    return card
-
-
-def _silent(_what: str, _done: int, _total: int, _remark: str) -> None:
-    """Say nothing of the progress."""
+    save_teacher(path, state, _card(settings, targets, run, losses, licence))
+    return dict(load_teacher(settings.size, path).card)
 
 
 def check_out(out: str | os.PathLike[str]) -> Path:
-    """Return the path to write weights to, or raise before anything is computed.
+    """Return the path of the weights, checked before anything is computed.
 
     Raises:
         InputError: if it does not end in .safetensors or is a folder.
@@ -196,38 +188,50 @@ def check_out(out: str | os.PathLike[str]) -> Path:
 
 
 class Run:
-    """One distillation: network, optimiser and where they stand, in memory and in a folder.
+    """One distillation: student, optimizer and state, in memory and in a folder.
 
     Args:
-        settings: how to learn.
-        targets: what from.
-        folder: where the checkpoint lies, which is read if it is there.
+        settings: of the training.
+        targets: the training pairs.
+        folder: of the checkpoint, which is read if it exists.
         device: torch's.
+        save_s: seconds between two checkpoints.
+        timed_steps: before a budget is planned for the first time.
 
     Raises:
         InputError: if the checkpoint is of other settings.
         ModelFileError: if it is damaged.
     """
 
-    def __init__(self, settings: DistillSettings, targets: Targets, folder: Path, device: torch.device) -> None:
+    def __init__(
+        self,
+        settings: DistillSettings,
+        targets: Targets,
+        folder: Path,
+        device: torch.device,
+        *,
+        save_s: float = SAVE_S,
+        timed_steps: int = TIMED_STEPS,
+    ) -> None:
         self.settings, self.targets, self.device = settings, targets, device
+        self.save_s, self.timed_steps = save_s, timed_steps
         self.path = folder / "checkpoint.safetensors"
         self.n_channels = targets.features.shape[-1]
         self.mixed = device.type != "cpu" or has_instructions(*BF16)
-        self.held_out, self.learnt = self._parted()
-        self.network = trainee(settings.size, self.n_channels, settings.seed).to(device)
-        self.descent = Descent(dict(self.network.named_parameters()), turned(settings.size))
-        self.progress = Progress(steps=settings.steps or 0)
-        self.judged = [self._batch(rows) for rows in batches(self.held_out[:N_MEASURED], settings.batch)]
+        self.held_out, self.training = self._split()
+        self.network = new_student(settings.size, self.n_channels, settings.seed).to(device)
+        self.optimizer = Muon(dict(self.network.named_parameters()), normalised_kernels(settings.size))
+        self.state = RunState(steps=settings.steps or 0)
+        self.validation = [self._batch(rows) for rows in batches(self.held_out[:N_HELD_OUT], settings.batch)]
         self._resume()
 
-    def learn(self, say: Report) -> None:
-        """Do the steps that are left, saving now and then.
+    def train(self, progress: Progress) -> None:
+        """Take the remaining steps, with a checkpoint every minute.
 
         Raises:
-            InputError: if the loss is no number; the checkpoint before it is kept.
+            InputError: if the training diverges; the last checkpoint is kept.
         """
-        at = self.progress
+        at = self.state
         if at.step == 0:
             self.save()
         saved = started = time.monotonic()
@@ -235,92 +239,95 @@ class Run:
         while (self.settings.steps is None and at.steps == 0) or at.step < at.steps:
             self._step()
             at.spent_s = spent + time.monotonic() - started
-            if at.steps == 0 and at.step >= TIMED_STEPS:
-                self._plan()  # and anew at each saving, since a machine that is busy at first may be free later
+            if at.steps == 0 and at.step >= self.timed_steps:
+                self._plan()  # and again at each checkpoint: a machine that is busy at first may be free later
             is_last = at.step == at.steps
-            if is_last or time.monotonic() - saved > SAVE_S:
+            if is_last or time.monotonic() - saved > self.save_s:
                 if self.settings.budget_s is not None and at.step < (1 - DECAY) * at.steps:
                     self._plan()
                 self.save()
                 saved = time.monotonic()
             left = at.spent_s / at.step * (at.steps - at.step)
-            say("distilling", at.step, at.steps or TIMED_STEPS, f"loss {at.moving:.3f}, {left / 60:.0f} min left")
+            stage = f"distilling, loss {at.moving:.3f}, {left / 60:.0f} min left"
+            progress(stage, at.step, at.steps or self.timed_steps)
 
     def finish(self) -> tuple[float, float]:
-        """Measure the batch norms' statistics and solve the last layer; return the held-out losses before and after."""
-        rows = batches(self.learnt[: self.settings.last_crops], SOLVED_AT_ONCE)
+        """Set the batch norms' statistics and refit the last layer; return the held-out loss before and after."""
+        rows = batches(self.training[: self.settings.last_crops], REGRESSION_BATCH)
         measure_norms(self.network, (self._batch(part)[0] for part in rows[:N_NORM_BATCHES]))
         self.network.eval()
-        return refit_last_layer(self.network, (self._batch(part) for part in rows), self.judged)
+        return refit_last_layer(self.network, (self._batch(part) for part in rows), self.validation)
 
-    def nothing_learnt(self) -> float:
-        """Return the held-out loss of a network that always gives the mean of natural images."""
-        total = sum(float(wanted.square().sum()) for _, wanted in self.judged)
-        return total / sum(wanted.numel() for _, wanted in self.judged)
+    def loss_of_mean(self) -> float:
+        """Return the held-out loss of a constant output, the mean of natural images."""
+        total = sum(float(targets.square().sum()) for _, targets in self.validation)
+        return total / sum(targets.numel() for _, targets in self.validation)
 
     def to_384(self, seed: int) -> Float32 | None:
-        """Return the projection that the last layer lacks, or None if the targets are 384 already."""
+        """Return the projection to 384 features, or None if the targets have 384 channels."""
         n = self.targets.facts["channels"]
         return projection(n, seed) if n == self.n_channels else None
 
     def save(self) -> None:
         """Write the checkpoint, with the held-out loss at this step in its curve."""
         self.network.eval()
-        self.progress.losses.append(
-            [self.progress.step, self.progress.moving, mean_squared_error(self.network, self.judged)]
+        self.state.losses.append(
+            [self.state.step, self.state.moving, mean_squared_error(self.network, self.validation)]
         )
         self.network.train()
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        tensors |= {f"descent.{name}": tensor for name, tensor in self.descent.state.items()}
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state.items()}
         arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
-        save_checkpoint(self.path, arrays, {"identity": self._identity(), "progress": asdict(self.progress)})
+        save_checkpoint(self.path, arrays, asdict(self.state), self._identity())
         self._draw_curve()
 
     def _draw_curve(self) -> None:
-        """Write the losses so far as JSON and as a chart."""
-        columns = [[row[i] for row in self.progress.losses] for i in range(3)]
+        """Write the losses as JSON and as a chart."""
+        columns = [[row[i] for row in self.state.losses] for i in range(3)]
         document = dict(zip(("step", "training", "held_out"), columns, strict=True))
         atomic_write(self.path.with_name("loss.json"), json.dumps(document).encode(), name="loss curve")
         points = [[math.nan if value is None else value for value in column] for column in columns]
         curves = {"training": points[1], "held out": points[2]}
-        title = f"Loss of the {self.settings.size} teacher: 1 is nothing learnt"
+        title = f"Loss of the {self.settings.size} teacher: 1 is the loss of the mean"
         save_image(self.path.with_name("loss.png"), loss_figure(points[0], curves, title=title))
 
     def _step(self) -> None:
-        at = self.progress
-        images, wanted = self._batch(self._rows(at.step))
+        at = self.state
+        images, targets = self._batch(self._rows(at.step))
         with self._precision():
-            made = self.network(images)
-        loss = (made.float() - wanted).square().mean()
+            outputs = self.network(images)
+        loss = (outputs.float() - targets).square().mean()
         value = float(loss.detach())
         if not math.isfinite(value):
-            todo = f"Give a smaller --rate than {self.settings.rate}; what was learnt before is in {self.path}."
-            raise InputError(message("loss", "a number", str(value), where=f"step {at.step + 1}", todo=todo))
+            name = "NaN" if math.isnan(value) else "infinite"
+            todo = f"Give a smaller --rate than {self.settings.rate}; the last checkpoint is {self.path}."
+            got = f"training diverged at step {at.step + 1} (loss {name})"
+            raise InputError(message("loss", "a finite number", got, todo=todo))
         loss.backward()
-        self.descent.step(self.settings.rate * self._share(at.step))
+        self.optimizer.step(self.settings.rate * self._share(at.step))
         at.step += 1
-        at.moving = value if at.moving is None else MOVING * at.moving + (1 - MOVING) * value
+        at.moving = value if at.moving is None else DECAY_OF_LOSS * at.moving + (1 - DECAY_OF_LOSS) * value
 
     def _share(self, step: int) -> float:
-        """Return the rate's share of its highest: up, level, and down to 0 at the last step."""
-        down = (self.progress.steps - step) / (DECAY * self.progress.steps) if self.progress.steps else 1.0
+        """Return the rate over its highest: linear warm-up, constant, linear decay to 0 at the last step."""
+        down = (self.state.steps - step) / (DECAY * self.state.steps) if self.state.steps else 1.0
         return min(1.0, (step + 1) / WARM_UP, down)
 
     def _plan(self) -> None:
-        """Plan the steps that the budget has time for, from how long those that were done took."""
+        """Set the number of steps that fit in the budget, from the mean duration so far."""
         assert self.settings.budget_s is not None
-        each = self.progress.spent_s / self.progress.step
-        self.progress.steps = max(TIMED_STEPS, int(self.settings.budget_s * (1 - FINISH_SHARE) / each))
+        each = self.state.spent_s / self.state.step
+        self.state.steps = max(self.timed_steps, int(self.settings.budget_s * (1 - FINISH_SHARE) / each))
 
     def _rows(self, step: int) -> NDArray[np.int64]:
-        """Return the crops of a step: each epoch in an order of its own, which the seed decides."""
-        per_epoch = max(1, len(self.learnt) // self.settings.batch)
+        """Return the crops of a step: each once per epoch, in a random order."""
+        per_epoch = max(1, len(self.training) // self.settings.batch)
         epoch, place = divmod(step, per_epoch)
-        order = np.random.default_rng((self.settings.seed, 4, epoch)).permutation(self.learnt)
+        order = np.random.default_rng((self.settings.seed, 4, epoch)).permutation(self.training)
         return order[place * self.settings.batch : (place + 1) * self.settings.batch]
 
-    def _parted(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the crops of held-out images and those of the others, each in an order that the seed decides."""
+    def _split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the crops of the held-out images and of the training images, each in a random order."""
         valid = self.targets.valid
         rng = np.random.default_rng((self.settings.seed, 3))
         order = valid[rng.permutation(len(valid))]
@@ -339,33 +346,29 @@ class Run:
         return batch_of(self.targets.crops, self.targets.features, rows, self.device)
 
     def _identity(self) -> dict[str, Any]:
-        """Return what a checkpoint must agree on, but the number of steps."""
-        found = {name: value for name, value in asdict(self.settings).items() if name not in {"steps", "last_crops"}}
-        return {**found, "channels": self.n_channels, "crops": len(self.targets.valid)}
+        """Return what decides the training, but the number of steps."""
+        settings = {name: value for name, value in asdict(self.settings).items() if name not in {"steps", "last_crops"}}
+        return {**settings, "channels": self.n_channels, "crops": len(self.targets.valid)}
 
     def _resume(self) -> None:
         import torch
 
-        found = load_checkpoint(self.path)
-        if found is None:
+        checkpoint = load_checkpoint(self.path, self._identity())
+        if checkpoint is None:
             return
-        tensors, facts = found
-        begin_anew = f"Give the settings of before, or delete {self.path} to begin anew."
-        theirs, ours = facts.get("identity", {}), self._identity()
-        for name, value in ours.items():
-            if theirs.get(name) != value:
-                got = f"{name} {theirs.get(name)!r:.60}"
-                raise InputError(message("checkpoint", f"{name} {value!r}", got, where=self.path, todo=begin_anew))
-        at = Progress(**facts["progress"])
-        wanted = at.steps if self.settings.steps is None else self.settings.steps
-        if at.steps != wanted and at.step > (1 - DECAY) * min(at.steps, wanted):
+        at = RunState(**checkpoint.state)
+        steps = at.steps if self.settings.steps is None else self.settings.steps
+        if at.steps != steps and at.step > (1 - DECAY) * min(at.steps, steps):
             got = f"one whose rate has begun to fall towards step {at.steps}"
-            raise InputError(message("checkpoint", f"one of {wanted} steps", got, where=self.path, todo=begin_anew))
-        at.steps = wanted
-        state = {name: torch.from_numpy(np.array(array)).to(self.device) for name, array in tensors.items()}
-        self.network.load_state_dict({n.partition(".")[2]: t for n, t in state.items() if n.startswith("network.")})
-        self.descent.load({n.partition(".")[2]: t for n, t in state.items() if n.startswith("descent.")}, at.step)
-        self.progress = at
+            raise InputError(message("checkpoint", f"one of {steps} steps", got, where=self.path, todo=TODO))
+        at.steps = steps
+        tensors: dict[str, dict[str, torch.Tensor]] = {"network": {}, "optimizer": {}}
+        for name, array in checkpoint.tensors.items():
+            part, _, rest = name.partition(".")
+            tensors[part][rest] = torch.from_numpy(np.array(array)).to(self.device)
+        self.network.load_state_dict(tensors["network"])
+        self.optimizer.load(tensors["optimizer"], at.step)
+        self.state = at
 
 
 def _card(
@@ -395,13 +398,13 @@ def _card(
         },
         "learning": {
             **asdict(settings),
-            "steps": run.progress.step,
+            "steps": run.state.step,
             "crops": len(run.targets.valid),
             "crop_px": targets.crop_px,
             "image_px": targets.image_px,
-            "seconds_of_steps": round(run.progress.spent_s),
+            "seconds_of_steps": round(run.state.spent_s),
         },
-        "loss": {"training": run.progress.moving, **losses},
+        "loss": {"training": run.state.moving, **losses},
         "loss_is": "mean squared error of channels of variance 1 over natural images; the held-out crops also chose"
         " by how much the last layer's solution was shrunk",
     }

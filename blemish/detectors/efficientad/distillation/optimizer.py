@@ -1,4 +1,4 @@
-"""The optimiser that distils a teacher, with a state of plain tensors, so that a run goes on exactly where it stood."""
+"""Muon for kernels and Adam for other parameters, with a state of plain tensors for exact checkpoints."""
 
 from __future__ import annotations
 
@@ -10,64 +10,63 @@ if TYPE_CHECKING:
 
 MOMENTUM = 0.9
 ADAM_BETAS = (0.9, 0.99)
-ADAM_RATE = 0.15  # of Adam's step beside Muon's: Muon's is a share of the weights' length, Adam's is per weight
+ADAM_RATE = 0.15  # over Muon's rate, which is a share of a kernel's norm; Adam's is per weight
 EPSILON = 1e-8
 # Coefficients of a quintic iteration that brings singular values near 1 in five steps: Jordan et al. 2024, "Muon".
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
-class Descent:
-    """Muon for convolutions whose length does not matter (a batch norm follows), Adam for everything else.
+class Muon:
+    """Muon for convolutions before a batch norm, which cancels their norm; Adam for all other parameters.
 
-    A step of Muon turns each kernel's matrix by a share of its length, in all directions alike, which pays where steps
-    are few and dear.
+    A step of Muon is the orthogonalised momentum, scaled to a share of the kernel's norm: fewer steps than Adam needs.
 
     Args:
-        parameters: by name. Those in `turned` are kept at a fixed length.
-        turned: names of the convolutions that Muon moves.
+        parameters: by name.
+        kernels: names of those that Muon updates; their norm is kept constant.
 
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon; Kingma and Ba 2015 (arXiv 1412.6980).
     """
 
-    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], turned: frozenset[str]) -> None:
+    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], kernels: frozenset[str]) -> None:
         import torch
 
         self.parameters = dict(parameters)
-        self.turned = turned
+        self.kernels = kernels
         self.n_steps = 0
         self.state: dict[str, torch.Tensor] = {}
         for name, parameter in self.parameters.items():
             self.state[f"first.{name}"] = torch.zeros_like(parameter)
-            if name not in turned:
+            if name not in kernels:
                 self.state[f"second.{name}"] = torch.zeros_like(parameter)
             else:
-                _to_length(parameter)
+                _normalise(parameter)
 
     def step(self, rate: float) -> None:
-        """Move every parameter against its gradient; `rate` is the share of their length that kernels move by."""
+        """Update every parameter; `rate` is the length of a kernel's step as a share of its norm."""
         import torch
 
         self.n_steps += 1
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 assert parameter.grad is not None
-                if name in self.turned:
-                    self._turn(name, parameter, parameter.grad, rate)
+                if name in self.kernels:
+                    self._muon(name, parameter, parameter.grad, rate)
                 else:
                     self._adam(name, parameter, parameter.grad, rate * ADAM_RATE)
                 parameter.grad = None
 
     def load(self, state: Mapping[str, torch.Tensor], n_steps: int) -> None:
-        """Go on with the state of another one after `n_steps`."""
+        """Continue from a state after `n_steps`."""
         self.state, self.n_steps = {name: state[name].clone() for name in self.state}, n_steps
 
-    def _turn(self, name: str, parameter: torch.Tensor, gradient: torch.Tensor, rate: float) -> None:
+    def _muon(self, name: str, parameter: torch.Tensor, gradient: torch.Tensor, rate: float) -> None:
         first = self.state[f"first.{name}"]
         first.mul_(MOMENTUM).add_(gradient)
         ahead = gradient + MOMENTUM * first
         update = orthogonal(ahead.flatten(1)).view_as(parameter)
         parameter.sub_(update * (rate * parameter.norm() / (update.norm() + EPSILON)))
-        _to_length(parameter)
+        _normalise(parameter)
 
     def _adam(self, name: str, parameter: torch.Tensor, gradient: torch.Tensor, rate: float) -> None:
         first, second = self.state[f"first.{name}"], self.state[f"second.{name}"]
@@ -79,7 +78,7 @@ class Descent:
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """Return the matrix with all its singular values brought near 1, (rows, columns) float32."""
+    """Return the orthogonal factor of a matrix, with singular values near 1, (rows, columns) float32."""
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x: torch.Tensor = wide / (wide.norm() + 1e-7)
     a, b, c = QUINTIC
@@ -89,8 +88,8 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     return x if matrix.shape[0] <= matrix.shape[1] else x.T
 
 
-def _to_length(kernel: torch.Tensor) -> None:
-    """Bring a kernel to the length at which its outputs have the variance of its inputs."""
+def _normalise(kernel: torch.Tensor) -> None:
+    """Scale a kernel to the norm at which its outputs have the variance of its inputs."""
     import torch
 
     with torch.no_grad():

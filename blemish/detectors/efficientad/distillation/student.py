@@ -1,7 +1,7 @@
-"""A patch description network while it learns: with batch norms, without the teacher's last projection, and as weights.
+"""The student of a distillation: a patch description network with batch norms, and its export as a teacher's weights.
 
-What learns has an output per channel of its targets. Projecting them to 384 features is one matrix, which is multiplied
-into the last layer at the end: the same network for fewer operations.
+The student has one output per channel of its targets. The projection to 384 features is one matrix, multiplied into the
+last layer at the end: the same network for fewer operations.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from blemish.types import Float32
 
 
-def trainee(size: Size, n_channels: int, seed: int) -> torch.nn.Sequential:
-    """Return a new network that learns `n_channels` targets: convolutions, batch norms, ReLUs and pools by their names.
+def new_student(size: Size, n_channels: int, seed: int) -> torch.nn.Sequential:
+    """Return an initialised network of `n_channels` outputs: convolutions, batch norms, ReLUs and pools by name.
 
     It takes normalised float32 (B, 3, H, W), channels last in memory.
     """
@@ -40,7 +40,7 @@ def trainee(size: Size, n_channels: int, seed: int) -> torch.nn.Sequential:
         conv = nn.Conv2d(channels, outputs, kernel, bias=is_last)
         with torch.no_grad():
             conv.weight.normal_(0, (channels * kernel * kernel) ** -0.5, generator=generator)
-            if conv.bias is not None:  # the last one says nothing at first: the mean, not noise
+            if conv.bias is not None:  # the last one starts at the targets' mean, 0
                 conv.weight.zero_()
                 conv.bias.zero_()
         parts.append((name, conv))
@@ -56,33 +56,33 @@ def trainee(size: Size, n_channels: int, seed: int) -> torch.nn.Sequential:
     return network
 
 
-def turned(size: Size) -> frozenset[str]:
-    """Return the names of the kernels whose length does not matter, since a batch norm follows."""
+def normalised_kernels(size: Size) -> frozenset[str]:
+    """Return the names of the kernels before a batch norm, whose norm has no effect."""
     return frozenset(f"{name}.weight" for name, *_ in CONVS[size][:-1])
 
 
 def batch_of(
     crops: NDArray[np.uint8], features: NDArray[np.float16], rows: NDArray[np.int64], device: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return normalised images (B, 3, H, W) and targets (B, C, h, w) of some crops, float32."""
+    """Return normalised images (B, 3, H, W) and targets (B, C, h, w) of the crops in `rows`, float32."""
     import torch
 
-    rows = np.sort(rows)  # in the order of the file: fewer seeks, and a batch has no order
+    rows = np.sort(rows)  # in the order of the file: fewer seeks
     mean, std = (255 * torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     images = torch.from_numpy(crops[rows]).to(device).permute(0, 3, 1, 2).float()
     images = ((images - mean) / std).contiguous(memory_format=torch.channels_last)
-    wanted = torch.from_numpy(features[rows]).to(device).float().permute(0, 3, 1, 2)
-    return images, wanted
+    targets = torch.from_numpy(features[rows]).to(device).float().permute(0, 3, 1, 2)
+    return images, targets
 
 
 def folded(network: torch.nn.Sequential, size: Size) -> dict[str, Float32]:
-    """Return the weights with the batch norms folded in: float32 by the names of `blemish.pdn.pdn`."""
+    """Return the weights with the batch norms folded in: float32 by the names of `pdn.pdn`."""
     state = {name: tensor.detach().float().cpu().numpy() for name, tensor in network.state_dict().items()}
-    made: dict[str, Float32] = {}
+    weights: dict[str, Float32] = {}
     for name, *_ in CONVS[size]:
         weight, norm = state[f"{name}.weight"], f"norm{name[-1]}"
         if f"{norm}.weight" in state:
-            made[f"{name}.weight"], made[f"{name}.bias"] = fold_batch_norm(
+            weights[f"{name}.weight"], weights[f"{name}.bias"] = fold_batch_norm(
                 weight,
                 np.zeros(len(weight), np.float32),
                 gamma=state[f"{norm}.weight"],
@@ -92,12 +92,12 @@ def folded(network: torch.nn.Sequential, size: Size) -> dict[str, Float32]:
                 epsilon=1e-5,
             )
         else:
-            made[f"{name}.weight"], made[f"{name}.bias"] = np.ascontiguousarray(weight), state[f"{name}.bias"]
-    return made
+            weights[f"{name}.weight"], weights[f"{name}.bias"] = np.ascontiguousarray(weight), state[f"{name}.bias"]
+    return weights
 
 
 def projected(state: dict[str, Float32], size: Size, to_384: Float32 | None) -> dict[str, Float32]:
-    """Return the weights of a teacher with 384 outputs: the projection (C, 384) multiplied into the last layer."""
+    """Return the weights of a teacher of 384 outputs: the last layer times the projection (C, 384), if one is given."""
     if to_384 is None:
         return state
     last = CONVS[size][-1][0]
@@ -106,11 +106,11 @@ def projected(state: dict[str, Float32], size: Size, to_384: Float32 | None) -> 
 
 
 def measure_norms(network: torch.nn.Sequential, batched: Iterable[torch.Tensor]) -> None:
-    """Set each batch norm's statistics to the plain average over some batches, as the weights stand now."""
+    """Set each batch norm's statistics to their average over the batches, for the present weights."""
     import torch
 
     norms = [part for part in network if isinstance(part, torch.nn.BatchNorm2d)]
-    usual = [norm.momentum for norm in norms]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # torch: a cumulative average
@@ -118,10 +118,10 @@ def measure_norms(network: torch.nn.Sequential, batched: Iterable[torch.Tensor])
     with torch.no_grad():
         for images in batched:
             network[:-1](images)
-    for norm, momentum in zip(norms, usual, strict=True):
+    for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
 
 def batches(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    """Return rows cut into pieces of at most `size`."""
+    """Return the rows in batches of at most `size`."""
     return [rows[part] for part in blocks(len(rows), size)]

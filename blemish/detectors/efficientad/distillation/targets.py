@@ -1,7 +1,7 @@
-"""What a teacher learns from: crops of natural images, and what a pretrained network makes of those places.
+"""Training pairs of a distillation: crops of natural images, and a pretrained network's features at those places.
 
-A crop and its targets are made once and kept in two memory-mapped files, so that a run that was killed goes on, and no
-step of the training waits for the pretrained network.
+Crops and targets are computed once and kept in two memory-mapped files, so that a killed run continues and no training
+step waits for the pretrained network.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +25,7 @@ from blemish.detectors.efficientad.pdn import N_FEATURES, layers, output_hw
 from blemish.errors import DataError, ImageError, InputError, ModelFileError, message
 from blemish.imaging.decode import load, resize
 from blemish.ops.receptive_field import receptive_field
+from blemish.types import Progress, no_progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,27 +33,27 @@ if TYPE_CHECKING:
     from blemish.backbones.backbone import Backbone
     from blemish.types import Float32, UInt8
 
-FINER = 2  # the pretrained network sees the image at twice the size: Batzner et al. 2024, appendix A: 512 and 256
+FINER = 2  # the pretrained network's input over the student's: Batzner et al. 2024, appendix A: 512 and 256
 GREY_SHARE = 0.1  # of images made grey: Batzner et al. 2024, algorithm 3
-MEASURED = 64  # images that the channels' means and deviations are taken from
+STATISTICS_IMAGES = 64  # for the channels' means and standard deviations
 MIN_IMAGES = 8
-SAVE_EVERY = 50  # images
+SAVE_IMAGES = 50  # between two writes of the progress
 ALIGNED = 32  # pixels: twice that is what the pretrained networks' strides divide
 PREPARED = "prepared.json"
 
 
 @dataclass(frozen=True)
 class TargetSettings:
-    """What decides the crops and targets, and so must not change between two parts of a run.
+    """Settings of crops and targets, which stay the same until a run is finished.
 
     Attributes:
         backbone: the pretrained network.
-        layers: those of its layers that are learnt.
-        image_px: the shorter side that images are brought to.
+        layers: whose features are the targets.
+        image_px: shorter side of the resized images.
         crop_px: side of a crop.
-        crops_per_image: places taken from each image.
-        max_images: how many to take, the first in the order of their names; None for all.
-        seed: of the places, flips and grey images.
+        crops_per_image: random crops of each image.
+        max_images: most images, the first by name; None for all.
+        seed: of crops, flips and grey images.
     """
 
     backbone: str = "efficientnet_lite2"
@@ -74,7 +75,7 @@ class TargetSettings:
 
 @dataclass(frozen=True)
 class Targets:
-    """Crops and targets that are ready.
+    """Training pairs on disk.
 
     Attributes:
         crops: (N, crop_px, crop_px, 3) uint8 RGB, memory-mapped.
@@ -93,23 +94,23 @@ class Targets:
 
 
 class Source:
-    """A pretrained network that gives the features of its layers at the places where a PDN has outputs."""
+    """A pretrained network, whose layers are interpolated at the outputs of a PDN."""
 
     def __init__(self, settings: TargetSettings, *, threads: int | None = None) -> None:
         self.backbone: Backbone = backbones.build(settings.backbone, layers=settings.layers)
         self.session = runtime.load(self.backbone.model, threads=threads)
-        found = graph_fields(self.backbone.model, self.backbone.layers)
+        fields = graph_fields(self.backbone.model, self.backbone.layers)
         # In pixels of the smaller image: pixel u of the finer one has its middle at (u + 0.5) / FINER - 0.5.
-        self.places = [((f.centre + 0.5) / FINER - 0.5, f.stride / FINER) for f in found.values()]
+        self.places = [((f.centre + 0.5) / FINER - 0.5, f.stride / FINER) for f in fields.values()]
         self.n_channels = sum(self.backbone.channels)
-        self.step = max(f.stride for f in found.values())
+        self.step = max(f.stride for f in fields.values())
 
     def features(self, image: UInt8, hw: tuple[int, int]) -> Float32:
-        """Return what the network makes of an image, at the centres of the outputs of a PDN.
+        """Return the network's features of an image at the centres of a PDN's outputs.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            hw: rows and columns that the PDN sees it at.
+            hw: size of the PDN's input.
 
         Returns:
             (h, w, C) float32, the layers' channels one after another.
@@ -120,16 +121,16 @@ class Source:
         at = [field.centre + field.stride * np.arange(n) for n in output_hw("small", hw)]
         parts = []
         for name, (first, stride) in zip(self.backbone.layers, self.places, strict=True):
-            found = maps[name][0]
+            features = maps[name][0]
             for axis in (0, 1):
-                found = _linear(found, (at[axis] - first) / stride, axis + 1)
-            parts.append(found)
+                features = _linear(features, (at[axis] - first) / stride, axis + 1)
+            parts.append(features)
         joined: Float32 = np.concatenate(parts).transpose(1, 2, 0)
         return joined
 
 
 def _linear(array: Float32, at: NDArray[np.floating[Any]], axis: int) -> Float32:
-    """Return an array read between its places along an axis, linearly; the last place beyond its ends."""
+    """Return the linear interpolation of an array along an axis, clamped at its ends."""
     at = np.clip(at, 0, array.shape[axis] - 1)
     low = np.minimum(at.astype(np.int64), max(array.shape[axis] - 2, 0))
     high = np.minimum(low + 1, array.shape[axis] - 1)
@@ -140,11 +141,10 @@ def _linear(array: Float32, at: NDArray[np.floating[Any]], axis: int) -> Float32
 
 
 def projection(n_channels: int, seed: int) -> Float32:
-    """Return the fixed map from a network's normalised channels to a teacher's 384 features.
+    """Return a random orthogonal projection of a network's normalised channels to a teacher's 384 features.
 
-    Random and orthogonal, so that distances between patches are kept: exactly where there are at most 384 channels,
-    in expectation where there are more. Adaptive pooling over channels, as in the reference program, adds neighbouring
-    channels up instead and repeats them where there are too few.
+    Distances between patches are preserved: exactly up to 384 channels, in expectation beyond. Differs: the reference
+    program pools adjacent channels adaptively, and repeats them where there are too few.
 
     Returns:
         (C, 384) float32 with orthonormal rows if C <= 384, else orthonormal columns, scaled so that features have
@@ -163,16 +163,18 @@ def prepare(
     settings: TargetSettings,
     *,
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
+    save_images: int = SAVE_IMAGES,
 ) -> Targets:
-    """Return crops and targets, making what is not there yet.
+    """Return the training pairs of a folder of images, computing those that are missing.
 
     Args:
         images: a folder of natural images, searched with its sub-folders.
-        folder: where the two files are kept.
-        settings: what decides them.
+        folder: of the two files.
+        settings: of crops and targets.
         threads: for the pretrained network; one per core by default.
-        progress: called as progress(images done, all images).
+        progress: called as progress(stage, images done, all images).
+        save_images: images between two writes of how far it is.
 
     Raises:
         DataError: if there are fewer than 8 images that can be read.
@@ -187,13 +189,13 @@ def prepare(
         got, todo = str(len(paths)), "A teacher needs some thousands; a good one, many more."
         raise DataError(message("images", f"at least {MIN_IMAGES}", got, where=images, todo=todo))
     source = Source(settings, threads=threads)
-    wanted = _identity(settings, paths, Path(images), source)
-    done = _open(folder, wanted)
+    identity = _identity(settings, paths, Path(images), source)
+    done = _open(folder, identity)
     if done is None:
         rng = np.random.default_rng((settings.seed, 1))
-        sample = [paths[i] for i in rng.permutation(len(paths))[:MEASURED]]
+        sample = [paths[i] for i in rng.permutation(len(paths))[:STATISTICS_IMAGES]]
         mean, deviation = _statistics(source, sample, settings)
-        done = {"identity": wanted, "images": 0, "left_out": {}, "mean": mean.tolist(), "std": deviation.tolist()}
+        done = {"identity": identity, "images": 0, "left_out": {}, "mean": mean.tolist(), "std": deviation.tolist()}
     mapped = _mapped(
         folder,
         done["images"] > 0,
@@ -201,7 +203,7 @@ def prepare(
         settings,
         min(source.n_channels, N_FEATURES),
     )
-    _fill(source, paths, mapped, done, settings=settings, folder=folder, progress=progress)
+    _fill(source, paths, mapped, done, settings=settings, folder=folder, progress=progress, save_images=save_images)
     left_out = done["left_out"]
     each = settings.crops_per_image
     valid = [i * each + n for i in range(len(paths)) if str(i) not in left_out for n in range(each)]
@@ -210,7 +212,7 @@ def prepare(
         raise DataError(message("images", f"at least {MIN_IMAGES} that can be read", problem, where=images))
     facts = {
         "images": len(valid) // each,
-        "images_sha256": wanted["images_sha256"],
+        "images_sha256": identity["images_sha256"],
         "weights_sha256": source.backbone.weights_sha256,
         "channels": source.n_channels,
     }
@@ -218,7 +220,7 @@ def prepare(
 
 
 def _identity(settings: TargetSettings, paths: Sequence[Path], root: Path, source: Source) -> dict[str, Any]:
-    """Return what the prepared files depend on, as it stands in their JSON."""
+    """Return the identity of the prepared files: settings, images, weights."""
     digest = hashlib.sha256()
     for path in paths:
         try:
@@ -226,30 +228,30 @@ def _identity(settings: TargetSettings, paths: Sequence[Path], root: Path, sourc
         except OSError:
             size = -1
         digest.update(f"{path.relative_to(root).as_posix()} {size}\n".encode())
-    found = {**asdict(settings), "layers": list(settings.layers)}
-    return {**found, "images_sha256": digest.hexdigest(), "weights_sha256": source.backbone.weights_sha256}
+    document = {**asdict(settings), "layers": list(settings.layers)}
+    return {**document, "images_sha256": digest.hexdigest(), "weights_sha256": source.backbone.weights_sha256}
 
 
-def _open(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what is known of the files in a folder, or None if there are none."""
+def _open(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the state of the prepared files, or None if there are none."""
     path = folder / PREPARED
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        identity = dict(found["identity"])
+        state = json.loads(path.read_text(encoding="utf-8"))
+        saved = dict(state["identity"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         todo = f"Delete {folder}, or give another --work folder."
         raise ModelFileError(
-            message(PREPARED, "what distill wrote", repr(str(error)[:80]), where=folder, todo=todo)
+            message(PREPARED, "a file of distill", repr(str(error)[:80]), where=folder, todo=todo)
         ) from None
-    other = [name for name in wanted if identity.get(name) != wanted[name]]
+    other = [name for name in identity if saved.get(name) != identity[name]]
     if other:
-        got = f"{other[0]} {identity.get(other[0])!r:.60}"
+        got = f"{other[0]} {saved.get(other[0])!r:.60}"
         todo = f"Give the settings of before, or delete {folder} to begin anew."
-        expected = f"{other[0]} {wanted[other[0]]!r:.60}"
+        expected = f"{other[0]} {identity[other[0]]!r:.60}"
         raise InputError(message("prepared crops", expected, got, where=folder, todo=todo))
-    return dict(found)
+    return dict(state)
 
 
 def _mapped(
@@ -257,7 +259,7 @@ def _mapped(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
     hw = output_hw("small", (settings.crop_px, settings.crop_px))
     folder.mkdir(parents=True, exist_ok=True)
-    made = []
+    arrays = []
     for name, dtype, shape in (
         ("crops.npy", np.uint8, (n_crops, settings.crop_px, settings.crop_px, 3)),
         ("targets.npy", np.float16, (n_crops, *hw, n_channels)),
@@ -265,24 +267,24 @@ def _mapped(
         path = folder / name
         mode: Literal["r+", "w+"] = "r+" if again else "w+"
         try:
-            found = np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
+            array = np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
         except (OSError, ValueError) as error:
-            raise save_error(name, path, error) if isinstance(error, OSError) else _spoilt(path, str(error)) from error
-        if found.shape != shape or found.dtype != dtype:
-            raise _spoilt(path, f"{found.dtype} {found.shape}")
-        made.append(found)
-    return made[0], made[1]
+            raise save_error(name, path, error) if isinstance(error, OSError) else _damaged(path, str(error)) from error
+        if array.shape != shape or array.dtype != dtype:
+            raise _damaged(path, f"{array.dtype} {array.shape}")
+        arrays.append(array)
+    return arrays[0], arrays[1]
 
 
-def _spoilt(path: Path, got: str) -> ModelFileError:
+def _damaged(path: Path, got: str) -> ModelFileError:
     todo = f"Delete {path.parent} to begin anew."
-    return ModelFileError(message(path.name, "what distill wrote", got[:120], where=path.parent, todo=todo))
+    return ModelFileError(message(path.name, "a file of distill", got[:120], where=path.parent, todo=todo))
 
 
 def _statistics(
     source: Source, paths: Sequence[Path], settings: TargetSettings
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and deviation of each channel over some images."""
+    """Return mean and standard deviation of each channel over some images."""
     n, total, squares = 0, np.zeros(source.n_channels), np.zeros(source.n_channels)
     for path in paths:
         try:
@@ -298,10 +300,10 @@ def _statistics(
 
 
 def _small_hw(image: UInt8, settings: TargetSettings) -> tuple[int, int]:
-    """Return the size that a PDN sees an image at; sides that the network's strides divide, so that they line up."""
+    """Return the size of the PDN's input: a multiple of 32 pixels, which the network's strides divide."""
     height, width = image.shape[:2]
     scale = settings.image_px / min(height, width)
-    # Panoramas are squeezed to 3 to 1: more would only cost.
+    # At most 3 to 1: a panorama would only cost more.
     longer = [
         min(max(settings.image_px, round(side * scale / ALIGNED) * ALIGNED), 3 * settings.image_px)
         for side in (height, width)
@@ -317,7 +319,8 @@ def _fill(
     *,
     settings: TargetSettings,
     folder: Path,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress,
+    save_images: int,
 ) -> None:
     mean, deviation = (np.array(done[name], np.float32) for name in ("mean", "std"))
     to_384 = projection(source.n_channels, settings.seed) if source.n_channels > N_FEATURES else None
@@ -333,16 +336,15 @@ def _fill(
             mapped[0][i * each : (i + 1) * each] = crops
             mapped[1][i * each : (i + 1) * each] = features if to_384 is None else features @ to_384
         done["images"] = i + 1
-        if (i + 1) % SAVE_EVERY == 0 or i + 1 == len(paths):
+        if (i + 1) % save_images == 0 or i + 1 == len(paths):
             for array in mapped:
                 getattr(array, "flush", lambda: None)()
             atomic_write(folder / PREPARED, json.dumps(done).encode(), name="prepared crops")
-        if progress is not None:
-            progress(i + 1, len(paths))
+        progress("preparing crops", i + 1, len(paths))
 
 
 def _crops(source: Source, image: UInt8, settings: TargetSettings, rng: np.random.Generator) -> tuple[UInt8, Float32]:
-    """Return crops of an image, flipped or grey by chance, and their targets, (n, crop_px, ...) and (n, h, w, C)."""
+    """Return crops of an image, at random flipped or grey, and their targets, (n, crop_px, ...) and (n, h, w, C)."""
     if rng.random() < 0.5:
         image = np.ascontiguousarray(image[:, ::-1])
     if rng.random() < GREY_SHARE:
@@ -355,7 +357,7 @@ def _crops(source: Source, image: UInt8, settings: TargetSettings, rng: np.rando
     n = output_hw("small", (side, side))[0]
     crops, targets = [], []
     for _ in range(settings.crops_per_image):
-        # A place that is a multiple of the stride has the whole image's outputs for its own.
+        # At a multiple of the stride, a crop's outputs are the whole image's.
         row, column = (int(rng.integers(0, (pixels - side) // step + 1)) for pixels in hw)
         crops.append(small[row * step : row * step + side, column * step : column * step + side])
         targets.append(features[row : row + n, column : column + n])

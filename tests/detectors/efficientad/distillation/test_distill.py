@@ -11,14 +11,15 @@ import sys
 import numpy as np
 import pytest
 
+from blemish.detectors.efficientad.checkpoint import load_checkpoint, save_checkpoint
 from blemish.detectors.efficientad.distillation import distill as module
-from blemish.detectors.efficientad.distillation.checkpoint import load_checkpoint
-from blemish.detectors.efficientad.distillation.distill import DistillSettings, Progress, Run, check_out, distill
+from blemish.detectors.efficientad.distillation.distill import DistillSettings, Run, RunState, check_out, distill
 from blemish.detectors.efficientad.distillation.targets import TargetSettings, prepare
 from blemish.detectors.efficientad.pdn import pdn_shapes
 from blemish.detectors.efficientad.teacher import load_teacher
 from blemish.errors import InputError, ModelFileError
 from blemish.imaging.decode import load, save
+from blemish.types import no_progress
 from tests.images import good
 
 torch = pytest.importorskip("torch", reason="needs blemish[train]")
@@ -26,13 +27,13 @@ TARGETS = TargetSettings("efficientnet_lite0", ("blocks.3", "blocks.4"), image_p
 SETTINGS = DistillSettings(steps=4, batch=2, last_crops=4)
 KILLED = """
 import os, sys
-from blemish.detectors.efficientad.distillation import distill as module
-from tests.detectors.efficientad.distillation.test_distill import SETTINGS, TARGETS
-def say(what, done, total, remark):
-    if what == "distilling" and done == 2:
+from tests.detectors.efficientad.distillation.test_distill import SETTINGS, TARGETS, distill
+from tests.efficientad_models import narrow_networks
+def progress(stage, done, total):
+    if stage.startswith("distilling") and done == 2:
         os._exit(9)
-module.SAVE_S = 0.0
-module.distill(sys.argv[1], sys.argv[2], settings=SETTINGS, targets=TARGETS, threads=1, progress=say)
+with narrow_networks():
+    distill(sys.argv[1], sys.argv[2], settings=SETTINGS, targets=TARGETS, threads=1, progress=progress, save_s=0.0)
 """
 
 
@@ -44,8 +45,35 @@ def photographs(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def prepared(photographs, tmp_path_factory):
+    """A folder of crops and targets, to be copied."""
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(photographs, folder, TARGETS)
+    return folder
+
+
+@pytest.fixture
+def work(prepared, tmp_path):
+    return shutil.copytree(prepared, tmp_path / "t.work")
+
+
+@pytest.fixture
+def pairs(photographs, work):
+    return prepare(photographs, work, TARGETS)
+
+
 def made(photographs, out, settings=SETTINGS, **more):
     return distill(photographs, out, settings=settings, targets=TARGETS, threads=1, **more)
+
+
+def changed(path, change, **state):
+    """Write a checkpoint again, with other tensors or another state."""
+    checkpoint = load_checkpoint(path, {})
+    tensors = dict(checkpoint.tensors)
+    identity = {"size": "small", "budget_s": None, "batch": 2, "rate": 0.02, "seed": 0, "channels": 80, "crops": 16}
+    change(tensors)
+    save_checkpoint(path, tensors, {**checkpoint.state, **state}, identity)
 
 
 def test_a_teacher_is_made_with_card_and_curve(photographs, tmp_path):
@@ -60,98 +88,98 @@ def test_a_teacher_is_made_with_card_and_curve(photographs, tmp_path):
     curve = json.loads((tmp_path / "t.work" / "loss.json").read_text())
     assert (curve["step"], curve["training"][0]) == ([0, 4], None)
     assert load(tmp_path / "t.work" / "loss.png").shape == (400, 720, 3)
-    assert {row[0] for row in seen} == {"preparing crops", "distilling"}
-    assert [row[1] for row in seen if row[0] == "distilling"] == [1, 2, 3, 4]
-    assert "min left" in seen[-1][3]
+    assert {row[0].partition(",")[0] for row in seen} == {"preparing crops", "distilling"}
+    assert [row[1] for row in seen if row[0].startswith("distilling, loss ")] == [1, 2, 3, 4]
+    assert seen[-1][0].endswith(" min left")
+    assert card == json.loads((tmp_path / "t.json").read_text())
+    assert card["weights_sha256"] == found.sha256
 
 
-def test_a_kill_in_the_middle_changes_no_weight(photographs, tmp_path):
-    made(photographs, tmp_path / "whole.safetensors")
-    out = tmp_path / "killed.safetensors"
+def test_a_kill_in_the_middle_changes_no_weight(photographs, work, tmp_path):
+    made(photographs, tmp_path / "whole.safetensors", work=shutil.copytree(work, tmp_path / "whole"))
+    out = tmp_path / "t.safetensors"
     command = [sys.executable, "-c", KILLED, str(photographs), str(out)]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
     assert done.returncode == 9
     assert not out.exists()
     steps = []
-    made(photographs, out, progress=lambda what, n, *_: steps.append(n) if what == "distilling" else None)
+    made(photographs, out, progress=lambda stage, n, _: steps.append(n) if "distilling" in stage else None)
     assert steps == [3, 4]
     assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 
 
-def test_the_seed_decides(photographs, tmp_path):
+def test_the_seed_decides(photographs, prepared, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        shutil.copytree(prepared, tmp_path / f"{name}.work")
         made(photographs, tmp_path / f"{name}.safetensors", DistillSettings(**{**SETTINGS.__dict__, "seed": seed}))
     a, b, c = ((tmp_path / f"{name}.safetensors").read_bytes() for name in "abc")
     assert a == b
     assert a != c
 
 
-def test_steps_may_change_until_the_rate_falls(photographs, tmp_path):
+def test_steps_may_change_until_the_rate_falls(photographs, work, tmp_path):
     made(photographs, tmp_path / "t.safetensors")
     longer = DistillSettings(**{**SETTINGS.__dict__, "steps": 6})
     with pytest.raises(InputError, match=r"expected one of 6 steps, got one whose rate has begun to fall towards"):
         made(photographs, tmp_path / "t.safetensors", longer)
-    path = tmp_path / "t.work" / "checkpoint.safetensors"
-    tensors, facts = load_checkpoint(path)
-    facts["progress"]["step"] = 1
-    module.save_checkpoint(path, tensors, facts)
+    changed(work / "checkpoint.safetensors", lambda _: None, step=1)
     assert made(photographs, tmp_path / "t.safetensors", longer)["learning"]["steps"] == 6
 
 
-def test_a_checkpoint_of_other_settings_is_told(photographs, tmp_path):
+def test_a_checkpoint_of_other_settings_is_refused(photographs, work, tmp_path):
     made(photographs, tmp_path / "t.safetensors")
     other = DistillSettings(**{**SETTINGS.__dict__, "rate": 0.01})
-    with pytest.raises(InputError, match=r"checkpoint: expected rate 0\.01, got rate 0\.0.*delete .* to begin anew"):
+    with pytest.raises(
+        InputError, match=r"checkpoint: expected one made with rate 0\.01, got 0\.02, .*delete it to begin anew"
+    ):
         made(photographs, tmp_path / "t.safetensors", other)
-    path = tmp_path / "t.work" / "checkpoint.safetensors"
+    path = work / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ModelFileError, match=r"checkpoint\.safetensors.*to begin anew"):
         made(photographs, tmp_path / "t.safetensors")
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(photographs, tmp_path, monkeypatch):
+def test_divergence_stops_and_keeps_the_checkpoint(photographs, work, tmp_path):
     made(photographs, tmp_path / "t.safetensors")
-    path = tmp_path / "t.work" / "checkpoint.safetensors"
-    tensors, facts = load_checkpoint(path)
-    facts["progress"]["step"] = 1
-    tensors["network.conv4.bias"] = np.full_like(tensors["network.conv4.bias"], np.nan)
-    module.save_checkpoint(path, tensors, facts)
+    path = work / "checkpoint.safetensors"
+    nan = np.full(80, np.nan, np.float32)
+    changed(path, lambda tensors: tensors.update({"network.conv4.bias": nan}), step=1)
     before = path.read_bytes()
-    with pytest.raises(InputError, match=r"loss: expected a number, got nan, in step 2\. Give a smaller --rate than"):
+    with pytest.raises(InputError, match=r"training diverged at step 2 \(loss NaN\)\. Give a smaller --rate than"):
         made(photographs, tmp_path / "t.safetensors")
     assert path.read_bytes() == before
 
 
-def test_a_budget_becomes_steps(photographs, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "TIMED_STEPS", 2)
+def test_a_budget_becomes_steps(pairs, work):
     settings = DistillSettings(**{**SETTINGS.__dict__, "steps": None, "budget_s": 1.0})
-    steps = made(photographs, tmp_path / "t.safetensors", settings)["learning"]["steps"]
-    assert steps >= 2
+    run = Run(settings, pairs, work, torch.device("cpu"), timed_steps=2)
+    run.train(no_progress)
+    assert run.state.step == run.state.steps >= 2
 
 
-def test_a_slow_start_is_planned_anew_until_the_rate_falls(photographs, tmp_path, monkeypatch):
+def test_a_slow_start_is_planned_anew_until_the_rate_falls(pairs, work, monkeypatch):
     settings = DistillSettings(**{**SETTINGS.__dict__, "steps": None, "budget_s": 100.0})
-    run = Run(settings, prepare(photographs, tmp_path, TARGETS), tmp_path, torch.device("cpu"))
+    run = Run(settings, pairs, work, torch.device("cpu"), save_s=0.0)
     clock, took = [0.0], iter([2.0] * module.TIMED_STEPS + [0.5] * 400)
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(module, "SAVE_S", 0.0)
+    monkeypatch.setattr(run, "save", lambda: None)
 
     def step():
-        run.progress.step += 1
-        run.progress.moving = 1.0
+        run.state.step += 1
+        run.state.moving = 1.0
         clock[0] += next(took)
 
     monkeypatch.setattr(run, "_step", step)
     plans = []
-    run.learn(lambda *_: plans.append(run.progress.steps))
+    run.train(lambda *_: plans.append(run.state.steps))
     assert plans[module.TIMED_STEPS - 1] == 45
-    assert 60 < plans[-1] == run.progress.step
-    assert run.progress.spent_s <= 100.0
+    assert 60 < plans[-1] == run.state.step
+    assert run.state.spent_s <= 100.0
 
 
 def test_the_rate_rises_and_falls():
     run = Run.__new__(Run)
-    run.progress = Progress(steps=1000)
+    run.state = RunState(steps=1000)
     shares = [run._share(step) for step in range(1000)]
     assert shares[0] == 1 / module.WARM_UP
     assert max(shares) == 1.0
@@ -159,13 +187,14 @@ def test_the_rate_rises_and_falls():
     assert np.argmin(np.array(shares[50:]) == 1.0) == pytest.approx(1000 * (1 - module.DECAY) - 50, abs=1)
 
 
-def test_no_image_is_both_held_out_and_learnt(photographs, tmp_path):
-    ready = prepare(photographs, tmp_path, TARGETS)
-    run = Run(SETTINGS, ready, tmp_path, torch.device("cpu"))
-    held_out, learnt = ({int(row) // TARGETS.crops_per_image for row in rows} for rows in (run.held_out, run.learnt))
-    assert (len(held_out), len(learnt)) == (1, 7)
-    assert held_out.isdisjoint(learnt)
-    assert sorted([*run.held_out, *run.learnt]) == ready.valid.tolist()
+def test_no_image_is_both_held_out_and_trained_on(pairs, work):
+    run = Run(SETTINGS, pairs, work, torch.device("cpu"))
+    held_out, training = (
+        {int(row) // TARGETS.crops_per_image for row in rows} for rows in (run.held_out, run.training)
+    )
+    assert (len(held_out), len(training)) == (1, 7)
+    assert held_out.isdisjoint(training)
+    assert sorted([*run.held_out, *run.training]) == pairs.valid.tolist()
 
 
 @pytest.mark.parametrize(
@@ -181,19 +210,19 @@ def test_no_image_is_both_held_out_and_learnt(photographs, tmp_path):
         ({"last_crops": 0}, "last_crops: expected"),
     ],
 )
-def test_settings_that_cannot_be_are_told(change, text):
+def test_settings_out_of_range_are_refused(change, text):
     with pytest.raises(InputError, match=text):
         DistillSettings(**{**SETTINGS.__dict__, **change})
 
 
-def test_a_target_that_cannot_be_is_told_first(tmp_path):
+def test_a_wrong_path_is_refused_first(tmp_path):
     for out in (tmp_path / "t.pth", tmp_path):
         with pytest.raises(InputError, match=r"out: expected a file ending in \.safetensors"):
             distill(tmp_path, out)
     assert check_out("a.safetensors").name == "a.safetensors"
 
 
-def test_missing_torch_is_told_before_anything_is_read(monkeypatch, tmp_path):
+def test_missing_torch_is_an_error_before_anything_is_read(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(InputError, match=r"torch: expected to be installed.*pip install 'blemish\[train\]'"):
         distill(tmp_path / "none", tmp_path / "t.safetensors")

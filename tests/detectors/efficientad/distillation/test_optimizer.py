@@ -1,11 +1,11 @@
-"""The optimiser: it turns kernels, goes downhill, and goes on exactly."""
+"""The optimizer: the loss falls, kernels keep their norm, and a state continues exactly."""
 
 from __future__ import annotations
 
 import pytest
 
 from blemish.detectors.efficientad.distillation import optimizer as module
-from blemish.detectors.efficientad.distillation.optimizer import Descent, orthogonal
+from blemish.detectors.efficientad.distillation.optimizer import Muon, orthogonal
 
 torch = pytest.importorskip("torch", reason="needs blemish[train]")
 
@@ -23,31 +23,31 @@ def small_problem(seed=0):
     return network, images, wanted
 
 
-def steps(network, descent, images, wanted, n, rate=0.05):
+def steps(network, muon, images, wanted, n, rate=0.05):
     losses = []
     for _ in range(n):
         loss = (network(images) - wanted).square().mean()
         loss.backward()
-        descent.step(rate)
+        muon.step(rate)
         losses.append(float(loss.detach()))
     return losses
 
 
-def test_the_loss_falls_and_kernels_keep_their_length(monkeypatch):
+def test_the_loss_falls_and_kernels_keep_their_norm(monkeypatch):
     monkeypatch.setattr(module, "ADAM_RATE", 0.03)
     network, images, wanted = small_problem()
-    descent = Descent(dict(network.named_parameters()), frozenset({"0.weight"}))
-    losses = steps(network, descent, images, wanted, 200)
+    muon = Muon(dict(network.named_parameters()), frozenset({"0.weight"}))
+    losses = steps(network, muon, images, wanted, 200)
     assert losses[-1] < 0.2 * losses[0]
     assert float(network[0].weight.detach().norm()) == pytest.approx(8**0.5, rel=1e-5)
 
 
 def test_going_on_from_a_state_changes_nothing():
     network, images, wanted = small_problem()
-    whole = Descent(dict(network.named_parameters()), frozenset({"0.weight"}))
+    whole = Muon(dict(network.named_parameters()), frozenset({"0.weight"}))
     steps(network, whole, images, wanted, 3)
     twin, _, _ = small_problem()
-    part = Descent(dict(twin.named_parameters()), frozenset({"0.weight"}))
+    part = Muon(dict(twin.named_parameters()), frozenset({"0.weight"}))
     twin.load_state_dict(network.state_dict())
     part.load({name: tensor.clone() for name, tensor in whole.state.items()}, whole.n_steps)
     steps(network, whole, images, wanted, 2)
@@ -69,8 +69,8 @@ def test_orthogonal_brings_singular_values_near_one(shape):
 
 def test_no_gradient_moves_nothing():
     network, images, _ = small_problem()
-    descent = Descent(dict(network.named_parameters()), frozenset({"0.weight"}))
+    muon = Muon(dict(network.named_parameters()), frozenset({"0.weight"}))
     before = network[0].weight.detach().clone()
     (0 * network(images)).sum().backward()
-    descent.step(0.1)
+    muon.step(0.1)
     torch.testing.assert_close(network[0].weight, before)

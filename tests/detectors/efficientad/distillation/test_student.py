@@ -1,4 +1,4 @@
-"""The learning network: folded it is the teacher, and its last layer is solved for exactly."""
+"""The student: folded and projected, it is the teacher."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from blemish.detectors.efficientad.distillation.student import (
     batches,
     folded,
     measure_norms,
+    new_student,
     projected,
-    trainee,
 )
 from blemish.detectors.efficientad.distillation.targets import projection
 
@@ -20,9 +20,9 @@ torch = pytest.importorskip("torch", reason="needs blemish[train]")
 CPU = torch.device("cpu")
 
 
-def stirred(size, n_channels=6):
-    """A trainee whose batch norms and weights are all something."""
-    network = trainee(size, n_channels, 0)
+def random_student(size, n_channels=6):
+    """A student whose batch norms and weights are random."""
+    network = new_student(size, n_channels, 0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in network.state_dict().items():
@@ -35,7 +35,7 @@ def stirred(size, n_channels=6):
 
 @pytest.mark.parametrize("size", pdn.SIZES)
 def test_folded_and_projected_it_is_the_teacher(size):
-    network = stirred(size).eval()
+    network = random_student(size).eval()
     crops = np.random.default_rng(0).integers(0, 256, (2, 41, 41, 3), np.uint8)
     features = np.zeros((2, 3, 3, 6), np.float16)
     images, _ = batch_of(crops, features, np.arange(2), CPU)
@@ -51,7 +51,7 @@ def test_folded_and_projected_it_is_the_teacher(size):
 
 
 def test_the_norms_are_measured_on_what_is_given():
-    network = trainee("small", 2, 0)
+    network = new_student("small", 2, 0)
     images = torch.randn(6, 3, 37, 37, generator=torch.Generator().manual_seed(0))
     measure_norms(network, [images[:3], images[3:]])
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Crops and targets: in the right place, made once, resumed, and refused with a reason."""
+"""Training pairs: aligned, computed once, resumed, and refused with a reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import numpy as np
 import pytest
 
-from blemish.detectors.efficientad.distillation import targets
 from blemish.detectors.efficientad.distillation.targets import Source, TargetSettings, prepare, projection
 from blemish.errors import DataError, InputError, ModelFileError
 from blemish.imaging.decode import load, resize, save
@@ -63,23 +62,22 @@ def test_a_spot_shows_in_the_target_whose_field_it_is_in():
     assert abs((columns * change).sum() / total - column) < 0.5
 
 
-def test_what_was_killed_goes_on(photographs, tmp_path, monkeypatch):
+def test_a_killed_preparation_continues(photographs, tmp_path):
     whole = prepare(photographs, tmp_path / "whole", SMALL)
 
-    def stop(done, _):
+    def stop(stage, done, total):
         if done == 5:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(targets, "SAVE_EVERY", 2)
     with pytest.raises(KeyboardInterrupt):
-        prepare(photographs, tmp_path / "parts", SMALL, progress=stop)
+        prepare(photographs, tmp_path / "parts", SMALL, progress=stop, save_images=2)
     done = []
-    parts = prepare(photographs, tmp_path / "parts", SMALL, progress=lambda n, _: done.append(n))
+    parts = prepare(photographs, tmp_path / "parts", SMALL, progress=lambda _, n, total: done.append(n))
     assert done == [5, 6, 7, 8, 9]
     np.testing.assert_array_equal(parts.crops, whole.crops)
     np.testing.assert_array_equal(parts.features, whole.features)
     again = []
-    prepare(photographs, tmp_path / "parts", SMALL, progress=lambda n, _: again.append(n))
+    prepare(photographs, tmp_path / "parts", SMALL, progress=lambda _, n, total: again.append(n))
     assert again == []
 
 
@@ -94,7 +92,7 @@ def test_a_broken_image_is_left_out_and_named(photographs, tmp_path):
     assert ready.facts["images"] == 8
 
 
-def test_other_settings_images_or_files_are_told(photographs, tmp_path):
+def test_other_settings_images_or_files_are_refused(photographs, tmp_path):
     prepare(photographs, tmp_path, SMALL)
     other = TargetSettings(**{**SMALL.__dict__, "seed": 1})
     with pytest.raises(
@@ -107,18 +105,18 @@ def test_other_settings_images_or_files_are_told(photographs, tmp_path):
     with pytest.raises(InputError, match="prepared crops: expected images_sha256"):
         prepare(more, tmp_path, SMALL)
     np.save(tmp_path / "crops.npy", np.zeros((3, 41, 41, 3), np.uint8))
-    with pytest.raises(ModelFileError, match=r"crops\.npy: expected what distill wrote, got uint8 \(3, 41, 41, 3\)"):
+    with pytest.raises(ModelFileError, match=r"crops\.npy: expected a file of distill, got uint8 \(3, 41, 41, 3\)"):
         prepare(photographs, tmp_path, SMALL)
     (tmp_path / "targets.npy").write_bytes(b"half")
     shutil.copy(photographs / "0.png", tmp_path / "crops.npy")
-    with pytest.raises(ModelFileError, match=r"crops\.npy: expected what distill wrote, got .*Delete .* to begin anew"):
+    with pytest.raises(ModelFileError, match=r"crops\.npy: expected a file of distill, got .*Delete .* to begin anew"):
         prepare(photographs, tmp_path, SMALL)
     (tmp_path / "prepared.json").write_text("{}")
-    with pytest.raises(ModelFileError, match=r"prepared\.json: expected what distill wrote, got .*identity"):
+    with pytest.raises(ModelFileError, match=r"prepared\.json: expected a file of distill, got .*identity"):
         prepare(photographs, tmp_path, SMALL)
 
 
-def test_too_few_images_are_told(photographs, tmp_path):
+def test_too_few_images_are_refused(photographs, tmp_path):
     few = tmp_path / "few"
     few.mkdir()
     with pytest.raises(DataError, match=r"images: expected images .* got an empty folder"):
@@ -149,7 +147,7 @@ def test_the_projection_keeps_lengths(n_channels):
     assert features.var() == pytest.approx(1.0, rel=0.05)
 
 
-def test_numbers_that_cannot_be_are_told():
+def test_settings_out_of_range_are_refused():
     with pytest.raises(InputError, match="crop_px: expected a number from 33 to 64, got 32"):
         TargetSettings(crop_px=32, image_px=64)
     with pytest.raises(InputError, match="image_px: expected a multiple of 32, got 250"):
