@@ -139,7 +139,8 @@ def receptive_field(
     field = field_of(layers)
     drawn = None if image is None or out is None else str(_draw(layers, image, out, size, cell))
     rows = [
-        {"name": one.name, "map": one.size, "sees_px": one.field.size, "stride_px": one.field.stride} for one in steps
+        {"name": step.name, "map": step.size, "sees_px": step.field.size, "stride_px": step.field.stride}
+        for step in steps
     ]
     document: dict[str, Any] = {
         "network": name,

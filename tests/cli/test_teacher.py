@@ -42,18 +42,18 @@ def test_the_derivation_is_printed(run):
 
 def test_the_derivation_as_json(run):
     code, out, _ = run("receptive-field", "--model", "efficientad-m", "--padding", "--size", 256, "--json")
-    said = json.loads(out)
+    document = json.loads(out)
     assert code == 0
-    assert (said["receptive_field_px"], said["stride_px"], said["first_px"]) == (33, 4, -16)
-    assert said["steps"][0] == {"name": "image", "map": 256, "sees_px": 1, "stride_px": 1}
-    assert said["steps"][-1]["map"] == 64
+    assert (document["receptive_field_px"], document["stride_px"], document["first_px"]) == (33, 4, -16)
+    assert document["steps"][0] == {"name": "image", "map": 256, "sees_px": 1, "stride_px": 1}
+    assert document["steps"][-1]["map"] == 64
 
 
 def test_a_backbones_layer(run):
     code, out, _ = run("receptive-field", "--backbone", "efficientnet_lite0", "--layer", "blocks.4", "--json")
-    said = json.loads(out)
+    document = json.loads(out)
     assert code == 0
-    assert (said["network"], said["receptive_field_px"]) == ("efficientnet_lite0, layer blocks.4", 67)
+    assert (document["network"], document["receptive_field_px"]) == ("efficientnet_lite0, layer blocks.4", 67)
 
 
 def test_the_drawing_is_written(run, tmp_path):
@@ -78,7 +78,7 @@ def test_the_drawing_is_written(run, tmp_path):
         (["--backbone", "efficientnet_lite0", "--layer", "logits"], "got GlobalAveragePool, whose outputs may see"),
     ],
 )
-def test_what_cannot_be_is_told(run, arguments, text):
+def test_wrong_arguments_are_refused(run, arguments, text):
     code, out, err = run("receptive-field", *arguments)
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
@@ -86,7 +86,7 @@ def test_what_cannot_be_is_told(run, arguments, text):
     assert err.count("\n") == 1
 
 
-def test_a_wrong_cell_or_image_is_told(run, tmp_path):
+def test_a_wrong_cell_or_image_is_refused(run, tmp_path):
     save(tmp_path / "p.png", good(0))
     drawing = ("receptive-field", "--image", tmp_path / "p.png", "--out", tmp_path / "f.png")
     assert "cell: expected a row and a column such as 3,5, got 'x'" in run(*drawing, "--cell", "x")[2]
@@ -102,7 +102,7 @@ def test_durations(text, wanted):
 
 
 @pytest.mark.parametrize("text", ["", "m", "-3m", "0", "3 d", "1e3"])
-def test_what_is_no_duration_is_told(text):
+def test_a_wrong_duration_is_refused(text):
     with pytest.raises(InputError, match=r"budget: expected a time such as 90s, 10m or 1\.5h"):
         duration_s(text)
 

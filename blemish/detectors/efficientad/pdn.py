@@ -1,7 +1,6 @@
-"""EfficientAD's networks: patch description networks (teacher, student), the autoencoder, the layouts of their weights.
+"""Patch description networks (teacher, student) and autoencoder of EfficientAD, and the layouts of their weights.
 
-Torch is imported by the functions that build networks and by nothing else. Names of layers are anomalib's, so that a
-state dict of its checkpoints fits.
+Torch is imported by the functions that build networks alone. Layer names are those of anomalib's checkpoints.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 Size = Literal["small", "medium"]
 SIZES = ("small", "medium")
 N_FEATURES = 384  # Batzner et al. 2024, table 6
-# Name, outputs (0: as many as asked for), kernel, padding where the network pads. Batzner et al. 2024, tables 6 and 7;
+# Name, outputs (0: n_outputs), kernel, padding of a network that pads. Batzner et al. 2024, tables 6 and 7;
 # the paddings are those of github.com/nelson1425/EfficientAD, common.py.
 CONVS: dict[str, tuple[tuple[str, int, int, int], ...]] = {
     "small": (("conv1", 128, 4, 3), ("conv2", 256, 4, 3), ("conv3", 256, 3, 1), ("conv4", 0, 4, 0)),
@@ -36,7 +35,7 @@ CONVS: dict[str, tuple[tuple[str, int, int, int], ...]] = {
         ("conv6", 0, 1, 0),
     ),
 }
-POOLED = ("conv1", "conv2")  # an average pool of 2 x 2 follows these, with a padding of 1 where the network pads
+POOLED = ("conv1", "conv2")  # followed by an average pool of 2 x 2, with a padding of 1 in a network that pads
 # Table 8 of the paper: name, inputs, outputs, kernel, stride, padding.
 ENCODER = (
     ("enconv1", 3, 32, 4, 2, 1),
@@ -52,14 +51,14 @@ DECODER = (
     ("deconv8", 64, 0, 3, 1, 1),
 )
 FIELD_PX, STRIDE_PX = 33, 4  # receptive field of an output, and the distance to the next
-BOTTLENECK = 8  # rows and columns that the last convolution of the encoder makes one of: 256 px after five halvings
+BOTTLENECK = 8  # kernel of the last convolution of the encoder: 256 px after five halvings
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 INSTALL = "Run `pip install 'blemish[train]'`."
 
 
 def import_torch() -> Any:
-    """Return the module `torch`, or say how to install it.
+    """Return the module `torch`.
 
     Raises:
         InputError: if it is not installed or does not start.
@@ -73,7 +72,7 @@ def import_torch() -> Any:
 
 
 def check_size(size: str) -> Size:
-    """Return "small" or "medium", also for "s" and "m", or raise.
+    """Return "small" or "medium", also for "s" and "m".
 
     Raises:
         InputError: if it is none of these.
@@ -86,19 +85,19 @@ def check_size(size: str) -> Size:
 
 def layers(size: Size = "small", *, padding: bool = False) -> tuple[Layer, ...]:
     """Return the convolutions and pools of a patch description network, for `receptive_field`."""
-    found = []
+    stack = []
     for name, _, kernel, pad in CONVS[check_size(size)]:
-        found.append(Layer(name, kernel, padding=pad if padding else 0))
+        stack.append(Layer(name, kernel, padding=pad if padding else 0))
         if name in POOLED:
-            found.append(Layer(f"pool{name[-1]}", 2, 2, padding=int(padding)))
-    return tuple(found)
+            stack.append(Layer(f"pool{name[-1]}", 2, 2, padding=int(padding)))
+    return tuple(stack)
 
 
 def output_hw(size: Size, image_hw: tuple[int, int], *, padding: bool = False) -> tuple[int, int]:
-    """Return rows and columns of the maps that the networks make of an image.
+    """Return rows and columns of the networks' outputs for an image.
 
     Raises:
-        InputError: if the image is smaller than what one output sees, 33 x 33 pixels without padding.
+        InputError: if the image is smaller than the receptive field, 33 x 33 pixels without padding.
 
     >>> output_hw("small", (256, 256))
     (56, 56)
@@ -124,8 +123,8 @@ def pixels_of(n_outputs: int) -> int:
 def pdn(size: Size = "small", n_outputs: int = N_FEATURES, *, padding: bool = False) -> torch.nn.Sequential:
     """Return a new patch description network: a teacher with 384 outputs, a student with 768.
 
-    It takes float32 (B, 3, H, W) RGB from 0 to 1 and gives (B, n_outputs, h, w), with (h, w) as `output_hw`; ImageNet's
-    mean and deviation are taken inside. Its state dict has `conv1.weight`, `conv1.bias` and so on and nothing else.
+    Input: float32 (B, 3, H, W) RGB from 0 to 1, normalised inside by ImageNet's mean and standard deviation. Output:
+    (B, n_outputs, h, w), with (h, w) of `output_hw`. State dict: `conv1.weight`, `conv1.bias`, ... alone.
 
     Args:
         size: "small" (PDN-S) or "medium" (PDN-M).
@@ -186,7 +185,7 @@ def autoencoder(n_outputs: int = N_FEATURES, *, padding: bool = False) -> torch.
             self.dropout = nn.Dropout(0.2)
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:
-            """Return the features that the whole image lets expect."""
+            """Return the predicted features of the teacher."""
             x = self.normalise(image)
             *strided, last = self.encoder.values()
             for conv in strided:
@@ -203,7 +202,7 @@ def autoencoder(n_outputs: int = N_FEATURES, *, padding: bool = False) -> torch.
 
 
 def decoder_sizes(image_hw: tuple[int, int], *, padding: bool = False) -> list[tuple[int, int]]:
-    """Return what the autoencoder resizes to before each of its decoder's convolutions but the last.
+    """Return the sizes of the decoder's bilinear resizing before each of its convolutions but the last.
 
     >>> [height for height, _ in decoder_sizes((256, 256))]
     [3, 8, 15, 32, 63, 127, 56]
@@ -217,7 +216,7 @@ def decoder_sizes(image_hw: tuple[int, int], *, padding: bool = False) -> list[t
 def load_weights(
     path: str | os.PathLike[str], size: Size = "small", *, n_outputs: int = N_FEATURES, part: str = "teacher"
 ) -> dict[str, NDArray[np.float32]]:
-    """Return the weights of a patch description network out of a file, by this package's names.
+    """Return the weights of a patch description network from a file, by this package's names.
 
     Args:
         path: .pth, .pt, .ckpt or .safetensors, read without torch and without running anything. Layouts: this package's
@@ -225,10 +224,10 @@ def load_weights(
             nelson1425's (`0.weight`, `3.weight`, ...).
         size: which network it should be.
         n_outputs: how many outputs it should have.
-        part: "teacher" or "student", which one to take from a file that holds both.
+        part: "teacher" or "student", for a file that holds both.
 
     Raises:
-        ModelFileError: if the file is damaged, or the weights in it are those of another network, or not finite.
+        ModelFileError: if the file is damaged, or its weights are of another network or not finite.
     """
     return arrange(
         load_state_dict(path, allow_unknown=True), check_size(size), n_outputs=n_outputs, part=part, where=path
@@ -268,7 +267,7 @@ def arrange_autoencoder(
     """Return the weights of an autoencoder by this package's names, checked; layouts as `load_weights`.
 
     Raises:
-        ModelFileError: if they are those of another network, or not finite.
+        ModelFileError: if they are of another network, or not finite.
     """
     shapes = autoencoder_shapes(n_outputs)
     return _checked(_in_our_names(state, shapes, ("model.ae.", "ae.")), shapes, "autoencoder", where)
@@ -298,7 +297,7 @@ def autoencoder_shapes(n_outputs: int = N_FEATURES) -> dict[str, tuple[int, ...]
 def _in_our_names(
     state: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]], prefixes: tuple[str, ...]
 ) -> dict[str, NDArray[Any]]:
-    """Return the tensors with a prefix taken off, and a Sequential's numbers made names by their order."""
+    """Return the tensors without prefix, and with names for a Sequential's numbers, by their order."""
     for prefix in prefixes:
         inside = {name[len(prefix) :]: array for name, array in state.items() if name.startswith(prefix)}
         if inside:
@@ -322,8 +321,8 @@ def _checked(
     todo = "Give the weight file of this network, or another size."
     if set(state) != set(shapes):
         missing = [name for name in shapes if name not in state]
-        strange = [name[:60] for name in state if name not in shapes]
-        got = f"no {missing[0]} but {', '.join(strange[:3]) or 'nothing'}" if missing else f"{strange[0]} too"
+        unknown = [name[:60] for name in state if name not in shapes]
+        got = f"no {missing[0]} but {', '.join(unknown[:3]) or 'nothing'}" if missing else f"{unknown[0]} too"
         raise ModelFileError(
             message(network, f"tensors {', '.join(list(shapes)[:2])}, ...", got, where=where, todo=todo)
         )
@@ -347,11 +346,11 @@ def _conv(into: int, out: int, kernel: int, stride: int, padding: int) -> torch.
 
 
 def _normalise() -> torch.nn.Module:
-    """Return a module that takes ImageNet's mean from an image from 0 to 1 and divides by its deviation."""
+    """Return a module that normalises images from 0 to 1 by ImageNet's mean and standard deviation."""
     import torch
 
     class Normalise(torch.nn.Module):
-        """(image - mean) / std, per channel; nothing of it is in the state dict."""
+        """(image - mean) / std, per channel; not in the state dict."""
 
         mean: torch.Tensor
         std: torch.Tensor

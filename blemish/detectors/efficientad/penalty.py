@@ -1,4 +1,4 @@
-"""Images of other things, on which a student is kept from imitating its teacher: out of a folder, or drawn here."""
+"""Penalty images (Batzner et al. 2024, section 3.2): random parts of a folder's photographs, or dead-leaves images."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     import os
 
 GREY_SHARE = 0.3  # nelson1425/efficientad.py and anomalib: RandomGrayscale(0.3)
-ZOOM = 2  # images are brought to twice the size of the networks' input before a part is cut out: the same programs
-N_DRAWN = 48
-N_LEAVES = (60, 500)
+ZOOM = 2  # the image over the networks' input, before a part is cut out: the same programs
+N_DRAWN = 48  # images
+N_LEAVES = (60, 500)  # of an image
 
 
 class Penalty(Protocol):
-    """Where penalty images come from."""
+    """A source of penalty images."""
 
     problems: list[Problem]
 
@@ -34,14 +34,14 @@ class Penalty(Protocol):
 
 
 class PenaltyFolder:
-    """Photographs out of a folder and its sub-folders; each is read when it is first drawn.
+    """Photographs of a folder and its sub-folders, read when they are drawn.
 
     Args:
-        folder: where they are.
-        image_hw: size of the networks' input; images are brought to twice that.
+        folder: of the photographs.
+        image_hw: size of the networks' input; images are resized to twice that.
 
     Attributes:
-        problems: the images that could not be read; others are taken instead.
+        problems: the images that could not be read; others take their place.
 
     Raises:
         DataError: if there are no images.
@@ -63,13 +63,13 @@ class PenaltyFolder:
         """Return `n` random parts of random images, (n, h, w, 3) uint8.
 
         Raises:
-            DataError: if no image is left that can be read.
+            DataError: if none of the images can be read.
         """
-        return np.stack([_part(rng, self._one(rng), hw) for _ in range(n)])
+        return np.stack([_part(rng, self._image(rng), hw) for _ in range(n)])
 
-    def _one(self, rng: np.random.Generator) -> UInt8:
+    def _image(self, rng: np.random.Generator) -> UInt8:
         while len(self._broken) < len(self._paths):
-            # Broken ones stay in the list, so that a draw means the same image in a run that is resumed.
+            # Broken ones stay in the list: a random index is the same image in a resumed run.
             path = self._paths[int(rng.integers(len(self._paths)))]
             if path in self._broken:
                 continue
@@ -84,9 +84,9 @@ class PenaltyFolder:
 
 
 class DrawnPenalty:
-    """Images that are drawn: leaves of all sizes, each of its own colour and texture, one over the other.
+    """Dead-leaves images: occluding shapes of all sizes, each of a random colour and texture.
 
-    Their edges, corners, gradients and textures occur at all scales, as in photographs ("dead leaves").
+    Edges, corners, gradients and textures occur at all scales, as in photographs.
 
     Args:
         image_hw: size of the networks' input; images are twice as large.
@@ -100,25 +100,25 @@ class DrawnPenalty:
         self.problems: list[Problem] = []
         self._hw = ZOOM * image_hw[0], ZOOM * image_hw[1]
         self._seed = seed
-        self._kept: dict[int, UInt8] = {}
+        self._images: dict[int, UInt8] = {}
 
     def parts(self, rng: np.random.Generator, n: int, hw: tuple[int, int]) -> UInt8:
         """Return `n` random parts of random images, (n, h, w, 3) uint8."""
-        return np.stack([_part(rng, self._one(int(rng.integers(N_DRAWN))), hw) for _ in range(n)])
+        return np.stack([_part(rng, self._image(int(rng.integers(N_DRAWN))), hw) for _ in range(n)])
 
-    def _one(self, i: int) -> UInt8:
-        if i not in self._kept:
-            self._kept[i] = dead_leaves(np.random.default_rng([self._seed, i]), self._hw)
-        return self._kept[i]
+    def _image(self, i: int) -> UInt8:
+        if i not in self._images:
+            self._images[i] = dead_leaves(np.random.default_rng([self._seed, i]), self._hw)
+        return self._images[i]
 
 
 def dead_leaves(rng: np.random.Generator, hw: tuple[int, int]) -> UInt8:
-    """Return one drawn image, (h, w, 3) uint8."""
+    """Return a dead-leaves image, (h, w, 3) uint8."""
     height, width = hw
     side = max(hw)
     textures = [_texture(rng, side) for _ in range(4)]
     image = textures[0][:height, :width].copy()
-    # Between 1 / r^3, where leaves of every size cover as much, and the few large ones that photographs have in front.
+    # Density between 1 / r^3, where every size covers as much, and the few large objects in front of photographs.
     low, high = 4.0, side / 3
     radii = 1 / (1 / high + rng.random(int(rng.integers(*N_LEAVES))) * (1 / low - 1 / high))
     for radius in radii:
@@ -135,14 +135,14 @@ def dead_leaves(rng: np.random.Generator, hw: tuple[int, int]) -> UInt8:
 
 
 def _colour(rng: np.random.Generator) -> Float32:
-    """Return a colour from 0 to 255, mostly a dull one, as in photographs."""
+    """Return a colour from 0 to 255 with a photograph's low saturation."""
     grey = rng.uniform(10, 245)
     colour = grey + rng.normal(0, 1, 3) * rng.choice([8.0, 25.0, 70.0])
     return np.asarray(np.clip(colour, 0, 255), np.float32)
 
 
 def _texture(rng: np.random.Generator, side: int) -> Float32:
-    """Return noise of several scales in a random pair of colours, (side, side, 3) float32."""
+    """Return noise of several scales between two random colours, (side, side, 3) float32."""
     field = np.zeros((side, side), np.float32)
     for cell in 2.0 ** rng.uniform(1, 7, 3):
         stretch = 2.0 ** rng.uniform(-1.5, 1.5)
@@ -153,7 +153,7 @@ def _texture(rng: np.random.Generator, side: int) -> Float32:
 
 
 def _leaf(rng: np.random.Generator, hw: tuple[int, ...], centre: tuple[int, int], radius: float) -> Float32:
-    """Return how much an ellipse, a polygon or a bar covers of each pixel, (h, w) float32 from 0 to 1."""
+    """Return the coverage of each pixel by an ellipse, a polygon or a bar, (h, w) float32 from 0 to 1."""
     mask = np.zeros(hw, np.uint8)
     kind, turn = int(rng.integers(3)), float(rng.uniform(0, 180))
     if kind == 0:
@@ -168,7 +168,7 @@ def _leaf(rng: np.random.Generator, hw: tuple[int, ...], centre: tuple[int, int]
 
 
 def _part(rng: np.random.Generator, image: UInt8, hw: tuple[int, int]) -> UInt8:
-    """Return a random part, grey at times, (h, w, 3) uint8."""
+    """Return a random part, grey in three of ten cases, (h, w, 3) uint8."""
     top, left = (int(rng.integers(whole - part + 1)) for whole, part in zip(image.shape[:2], hw, strict=True))
     part = image[top : top + hw[0], left : left + hw[1]]
     if rng.random() < GREY_SHARE:
@@ -178,5 +178,5 @@ def _part(rng: np.random.Generator, image: UInt8, hw: tuple[int, int]) -> UInt8:
 
 
 def penalty_images(folder: str | None, image_hw: tuple[int, int], seed: int) -> Penalty:
-    """Return the penalty images of a folder, or drawn ones where none is named."""
+    """Return the penalty images of a folder, or dead-leaves images where it is None."""
     return DrawnPenalty(image_hw, seed) if folder is None else PenaltyFolder(folder, image_hw)

@@ -29,19 +29,19 @@ def gpus(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
         (2, "cuda:1", "cuda:1"),
     ],
 )
-def test_what_was_asked_for_or_the_best(monkeypatch: pytest.MonkeyPatch, n: int, asked: str | None, expected: str):
+def test_the_device_asked_for_or_a_gpu(monkeypatch: pytest.MonkeyPatch, n: int, asked: str | None, expected: str):
     gpus(monkeypatch, n)
     assert training_device(asked) == expected
 
 
 @pytest.mark.parametrize("asked", ["gpu", "cuda:x", "cuda:", "mps", "meta", 3, "cuda:1234"])
-def test_an_unknown_device_is_told(monkeypatch: pytest.MonkeyPatch, asked: str):
+def test_an_unknown_device_is_refused(monkeypatch: pytest.MonkeyPatch, asked: str):
     gpus(monkeypatch, 2)
     with pytest.raises(InputError, match="device: expected cpu, cuda or a GPU by its number"):
         training_device(asked)
 
 
-def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_gpu_is_refused(monkeypatch: pytest.MonkeyPatch):
     gpus(monkeypatch, 0)
     with pytest.raises(InputError, match=r"got cuda, and torch sees 0 GPUs here\. .*a torch built for CUDA"):
         training_device("cuda")

@@ -68,7 +68,7 @@ def test_pixels_are_those_of_the_receptive_field(size):
     assert pdn.output_hw(size, (pdn.pixels_of(5), pdn.pixels_of(9))) == (5, 9)
 
 
-def test_an_image_below_the_receptive_field_is_told():
+def test_an_image_below_the_receptive_field_is_refused():
     with pytest.raises(InputError, match=r"image: expected at least 33 x 33 pixels, got \(32, 200\)\. Give larger"):
         pdn.output_hw("small", (32, 200))
 
@@ -155,7 +155,7 @@ def wrong_states():
 
 
 @pytest.mark.parametrize(("state", "text"), wrong_states())
-def test_weights_of_another_network_are_told(state, text):
+def test_weights_of_another_network_are_refused(state, text):
     with pytest.raises(ModelFileError, match=text):
         pdn.arrange(state, where="t.pth")
 

@@ -1,4 +1,4 @@
-"""Penalty images: random parts of photographs or of drawn images, the same for the same generator."""
+"""Penalty images: random parts of photographs or of dead-leaves images, reproducible by the generator."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def state():
     return {name: 0.1 * rng.normal(size=shape).astype(np.float32) for name, shape in pdn.pdn_shapes().items()}
 
 
-def test_what_was_saved_comes_back_in_half_precision(state, tmp_path):
+def test_weights_are_saved_in_half_precision(state, tmp_path):
     path = save_teacher(tmp_path / "made" / "t.safetensors", state, {"network": "PDN-S", "steps": 3})
     found = load_teacher("s", path)
     assert (found.size, found.file, found.card["steps"]) == ("small", path, 3)
@@ -35,7 +35,7 @@ def test_the_number_of_outputs_is_the_files(state, tmp_path):
     assert load_teacher().n_outputs == 384
 
 
-def test_a_changed_byte_is_told(state, tmp_path):
+def test_a_changed_byte_is_refused(state, tmp_path):
     path = save_teacher(tmp_path / "t.safetensors", state, {})
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -53,7 +53,7 @@ def test_a_strangers_json_beside_a_file_is_no_card(state, tmp_path, text):
     assert load_teacher("small", path).card == {}
 
 
-def test_a_file_of_the_other_size_is_told(state, tmp_path):
+def test_a_file_of_the_other_size_is_refused(state, tmp_path):
     path = save_teacher(tmp_path / "t.safetensors", state, {})
     with pytest.raises(ModelFileError, match=r"PDN medium teacher: expected tensors conv1\.weight.*no conv5\.weight"):
         load_teacher("medium", path)
@@ -78,7 +78,7 @@ def test_weights_that_do_not_fit_into_half_precision_are_refused(state, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_a_place_that_cannot_be_written_is_told(state, tmp_path):
+def test_a_path_that_cannot_be_written_is_refused(state, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SaveError, match="teacher"):
         save_teacher(tmp_path / "file" / "t.safetensors", state, {})

@@ -84,7 +84,7 @@ def test_bfloat16_gives_nearly_the_same_losses(model: EfficientAd):
     assert mixed.held_out_loss() == pytest.approx(whole.held_out_loss(), rel=0.05)
 
 
-def test_what_the_autoencoder_explains_is_between_nothing_and_all(model: EfficientAd, monkeypatch: pytest.MonkeyPatch):
+def test_the_explained_variance_is_between_0_and_1(model: EfficientAd, monkeypatch: pytest.MonkeyPatch):
     made = training(model)
     assert 0 <= made.explained() < 0.5
     right = made._scaled(made._of_teacher(made._whole(made.images.held[0])))
@@ -109,7 +109,7 @@ def test_a_step_is_the_same_again_and_another_is_not(model: EfficientAd):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_each_image_comes_once_an_epoch(model: EfficientAd):
+def test_each_image_is_seen_once_per_epoch(model: EfficientAd):
     made = training(model)
     chosen = [made._chosen(k)[0] for k in range(9)]
     assert all(sorted(chosen[i : i + 3]) == [0, 1, 2] for i in (0, 3, 6))

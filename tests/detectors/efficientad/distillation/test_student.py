@@ -50,7 +50,7 @@ def test_folded_and_projected_it_is_the_teacher(size):
     assert projected(state, size, None) is state
 
 
-def test_the_norms_are_measured_on_what_is_given():
+def test_the_batch_norms_have_the_statistics_of_the_batches():
     network = new_student("small", 2, 0)
     images = torch.randn(6, 3, 37, 37, generator=torch.Generator().manual_seed(0))
     measure_norms(network, [images[:3], images[3:]])
