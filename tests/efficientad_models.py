@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 N_OUTPUTS = 32
+PAPER = dict(pdn.CONVS)
 # Every setting that decides the result is written down, so that tests say the same whatever the defaults become.
 SETTINGS: dict[str, Any] = {
     "model_size": "small",
@@ -44,11 +45,11 @@ SETTINGS: dict[str, Any] = {
 
 
 @contextmanager
-def narrow_networks() -> Iterator[None]:
+def narrow_networks(divisor: int = 8) -> Iterator[None]:
     """Inside, patch description networks have an eighth of the paper's channels: a fiftieth of the work."""
     with pytest.MonkeyPatch.context() as patch:
-        for size, convs in pdn.CONVS.items():
-            narrow = tuple((name, width // 8, *kernel) for name, width, *kernel in convs)
+        for size, convs in PAPER.items():
+            narrow = tuple((name, width // divisor, *kernel) for name, width, *kernel in convs)
             patch.setitem(pdn.CONVS, size, narrow)  # type: ignore[arg-type]
         yield
 

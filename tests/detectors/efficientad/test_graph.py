@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +20,18 @@ from blemish.detectors.efficientad.networks import arrays
 from blemish.errors import InputError
 from blemish.imaging.decode import load, resize
 from blemish.imaging.geometry import Geometry
-from tests.efficientad_models import random_weights
-
-FULL_WIDTH = True
+from tests.efficientad_models import N_OUTPUTS, narrow_networks, random_weights
 
 
 def networks(size: str = "small", padding: bool = False) -> Networks:
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        autoencoder = arrays(pdn.autoencoder())
+        autoencoder = arrays(pdn.autoencoder(N_OUTPUTS))
     rng = np.random.default_rng(0)
-    mean, std = rng.normal(size=384).astype(np.float32), rng.uniform(0.5, 2, 384).astype(np.float32)
-    return Networks(random_weights(size, 384), random_weights(size, 768, 1), autoencoder, mean, std, size, padding)
+    mean, std = rng.normal(size=N_OUTPUTS).astype(np.float32), rng.uniform(0.5, 2, N_OUTPUTS).astype(np.float32)
+    return Networks(
+        random_weights(size, N_OUTPUTS), random_weights(size, 2 * N_OUTPUTS, 1), autoencoder, mean, std, size, padding
+    )
 
 
 def by_torch(given: Networks, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -42,13 +43,13 @@ def by_torch(given: Networks, images: np.ndarray) -> dict[str, np.ndarray]:
         with torch.no_grad():
             return module.eval()(x)
 
-    teacher = said(pdn.pdn(given.size, padding=given.padding), given.teacher)
-    student = said(pdn.pdn(given.size, 768, padding=given.padding), given.student)
-    rebuilt = said(pdn.autoencoder(padding=given.padding), given.autoencoder)
+    teacher = said(pdn.pdn(given.size, N_OUTPUTS, padding=given.padding), given.teacher)
+    student = said(pdn.pdn(given.size, 2 * N_OUTPUTS, padding=given.padding), given.student)
+    rebuilt = said(pdn.autoencoder(N_OUTPUTS, padding=given.padding), given.autoencoder)
     teacher = (teacher - torch.from_numpy(given.mean)[:, None, None]) / torch.from_numpy(given.std)[:, None, None]
     return {
-        "student_map": (teacher - student[:, :384]).square().mean(1).numpy(),
-        "autoencoder_map": (rebuilt - student[:, 384:]).square().mean(1).numpy(),
+        "student_map": (teacher - student[:, :N_OUTPUTS]).square().mean(1).numpy(),
+        "autoencoder_map": (rebuilt - student[:, N_OUTPUTS:]).square().mean(1).numpy(),
     }
 
 
@@ -101,7 +102,15 @@ def test_the_graph_is_the_networks(padding: bool):
     assert (operators["Conv"], operators["AveragePool"], operators["MatMul"]) == (2 * 4 + 6 + 8, 4, 0)
 
 
+@pytest.fixture
+def _full_width() -> Iterator[None]:
+    with narrow_networks(1):
+        yield
+
+
+@pytest.mark.slow
 @pytest.mark.data
+@pytest.mark.usefixtures("_full_width")
 def test_scores_of_real_images_are_torchs_to_a_thousandth(data_root: Path):
     """The joined map's highest value, which is the score, of the graph's and of torch's maps."""
     given = networks()
