@@ -226,6 +226,13 @@ def test_markers_are_known():
         assert all(name in generated.GENERATORS for name, _ in generated.MARKER.findall(text)), page
 
 
+@pytest.mark.parametrize("page", [page for page, text in TEXTS.items() if generated.MARKER.search(text)])
+def test_generated_parts_can_be_made(page: str):
+    filled = generated.filled(TEXTS[page])
+    assert not generated.MARKER.search(filled)
+    assert len(filled) > len(TEXTS[page])
+
+
 def test_layers_are_drawn_with_a_purpose():
     drawn = generated.layers()
     packages = {path.name for path in (ROOT / "blemish").iterdir() if path.is_dir() and path.name != "__pycache__"}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 MARKER = re.compile(r"^<!-- generated: ([a-z-]+)((?: [\w./-]+)*) -->$", re.M)
 COMMAND_GROUPS = {
     "Detect": ("demo", "check", "fit", "test", "predict", "benchmark"),
@@ -211,26 +212,25 @@ def _benchmark_table(one: dict[str, Any]) -> str:
         [_cell(value, column.get("format")) for value, column in zip(row, columns, strict=True)] for row in one["rows"]
     ]
     version = f"version {measured['version']}" + (f", commit {measured['commit']}" if measured.get("commit") else "")
-    source = f"{version}, {measured['when']}. Machine: {escaped(measured['machine'])}."
-    parts = [f"### {one['title']}", table([escaped(column["title"]) for column in columns], rows)]
+    source = f"Measured with {version}, {measured['when']}; {escaped(measured['machine'])}. Command: `{one['command']}`"
+    parts = [f"**{one['title']}**", table([escaped(column["title"]) for column in columns], rows)]
     if one.get("notes"):
         parts.append(escaped(one["notes"]))
-    parts.append(f"```sh\n{one['command']}\n```\n\n:::{{container}} measured\nMeasured with {source}\n:::")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, f"```{{container}} measured\n{source}\n```"])
 
 
 def _cell(value: object, formats: Sequence[str] | None) -> str:
     if value is None:
         return ""
     if isinstance(value, list):
-        return ", ".join(_number(item, form) for item, form in zip(value, formats or (), strict=False))
+        return f",{NO_BREAK}".join(_number(item, form) for item, form in zip(value, formats or (), strict=False))
     if isinstance(value, str):
         return escaped(value)
     return _number(value, formats[0] if formats else "g")
 
 
 def _number(value: Any, form: str) -> str:
-    return f"{100 * value:.0f} %" if form == "%" else format(value, form)
+    return f"{100 * value:.0f}{NO_BREAK}%" if form == "%" else format(value, form)
 
 
 # --- derived figures --------------------------------------------------------------------------------------------------
@@ -256,15 +256,10 @@ def backbones() -> str:
     from blemish.backbones import available
 
     rows = [
-        [
-            f"`{one.name}`",
-            one.licence,
-            f"{one.download_mb:.1f} MB",
-            f"[{one.source.split('/')[2]}]({one.source})" if "://" in one.source else f"`{one.source}`",
-        ]
+        [f"`{one.name}`", escaped(", ".join(one.layers)), one.licence, f"{one.download_mb:.1f} MB", f"`{one.source}`"]
         for one in available()
     ]
-    return table(["name", "licence of the weights", "download", "source of the weights"], rows)
+    return table(["name", "default layers", "licence of the weights", "download", "source of the weights"], rows)
 
 
 def layers() -> str:
