@@ -1,4 +1,4 @@
-"""Metrics of raw scores: AUROC, average precision, F1-max, their curves and bootstrap intervals, error rates.
+"""Metrics of raw scores: AUROC, average precision, F1-max, their curves and bootstrap intervals.
 
 Only the order of the scores matters: nothing is normalised or clipped. Every metric is computed from the counts of good
 and defective images (or pixels, or resampled images) at each distinct score. The `*_of_counts` functions are that one
@@ -144,40 +144,6 @@ def precision_recall_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
     return Curve(np.r_[0.0, x], np.r_[1.0, y], np.r_[np.inf, tally.values])
 
 
-def false_positive_rate(scores: ArrayLike, labels: ArrayLike, threshold: float) -> float:
-    """Return the false positive rate: the share of good images that score above `threshold`.
-
-    Raises:
-        InputError: if no image is good, a score or the threshold is NaN, or the lengths differ.
-
-    >>> false_positive_rate([1, 2, 3, 9], [False, False, False, True], 2)
-    0.3333333333333333
-    """
-    values, defective = _check(scores, labels)
-    good = values[~defective]
-    if not good.size:
-        raise InputError(message("labels", "at least one good image", f"{len(values)} defective ones"))
-    check_number("threshold", threshold, low=-np.inf, high=np.inf)
-    return float((good > threshold).mean())
-
-
-def miss_rate(scores: ArrayLike, labels: ArrayLike, threshold: float) -> float:
-    """Return the false negative rate: the share of defective images that do not score above `threshold`.
-
-    Raises:
-        InputError: if no image is defective, a score or the threshold is NaN, or the lengths differ.
-
-    >>> miss_rate([1, 3, 9, 9], [False, True, True, True], 3)
-    0.3333333333333333
-    """
-    values, defective = _check(scores, labels)
-    bad = values[defective]
-    if not bad.size:
-        raise InputError(message("labels", "at least one defective image", f"{len(values)} good ones"))
-    check_number("threshold", threshold, low=-np.inf, high=np.inf)
-    return float((bad <= threshold).mean())
-
-
 def image_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """Return image_AUROC, image_AP and image_F1Max by name; an empty dict if all images are of one class.
 
@@ -195,38 +161,6 @@ def image_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     return {name: float(metric(tally.defective, tally.good)) for name, metric in _OF_COUNTS.items()}
 
 
-def bootstrap_interval(
-    metric: Metric,
-    scores: ArrayLike,
-    labels: ArrayLike,
-    *,
-    n_resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Return the bootstrap percentile interval of one image metric.
-
-    Stratified: good and defective images are resampled separately, so every resample has as many of each as the test
-    set. The interval covers the choice of test images, not that of training images; where good and defective images are
-    fully separated it is (1, 1).
-
-    Args:
-        metric: "image_AUROC", "image_AP" or "image_F1Max".
-        scores: (n,) finite numbers, higher is more anomalous.
-        labels: (n,) bool or 0 and 1, True for defective.
-        n_resamples: number of resamples.
-        level: confidence level, 0.95 for 95 %.
-        seed: of the resampling; the same seed gives the same interval.
-
-    Raises:
-        InputError: as for `auroc`, or if a setting is out of range or the metric is unknown.
-
-    Source: Efron & Tibshirani 1993, chapter 13 (percentile interval).
-    """
-    intervals = bootstrap_intervals(scores, labels, metrics=(metric,), n_resamples=n_resamples, level=level, seed=seed)
-    return intervals[metric]
-
-
 def bootstrap_intervals(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -236,7 +170,25 @@ def bootstrap_intervals(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Return `bootstrap_interval` of each of `metrics`, all from the same resamples."""
+    """Return the bootstrap percentile interval of each of `metrics`, all from the same resamples.
+
+    Stratified: good and defective images are resampled separately, so every resample has as many of each as the test
+    set. The interval covers the choice of test images, not that of training images; where good and defective images are
+    fully separated it is (1, 1).
+
+    Args:
+        scores: (n,) finite numbers, higher is more anomalous.
+        labels: (n,) bool or 0 and 1, True for defective.
+        metrics: of "image_AUROC", "image_AP" and "image_F1Max".
+        n_resamples: number of resamples.
+        level: confidence level, 0.95 for 95 %.
+        seed: of the resampling; the same seed gives the same interval.
+
+    Raises:
+        InputError: as for `auroc`, or if a setting is out of range or a metric is unknown.
+
+    Source: Efron & Tibshirani 1993, chapter 13 (percentile interval).
+    """
     for name in metrics:
         if name not in _OF_COUNTS:
             raise InputError(message("metric", "one of " + ", ".join(_OF_COUNTS), repr(name)))

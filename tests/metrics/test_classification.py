@@ -80,13 +80,6 @@ class TestScores:
         np.testing.assert_array_equal(curve.thresholds, np.r_[np.inf, thresholds[::-1]])
         assert (np.diff(curve.x) >= 0).all()
 
-    def test_error_rates_count_what_is_strictly_above(self):
-        scores, labels = [1.0, 2.0, 3.0, 2.0, 4.0], [False, False, False, True, True]
-        assert metrics.false_positive_rate(scores, labels, 2.0) == pytest.approx(1 / 3)
-        assert metrics.miss_rate(scores, labels, 2.0) == 0.5
-        assert metrics.false_positive_rate(scores, labels, np.inf) == 0
-        assert metrics.miss_rate(scores, labels, -np.inf) == 0
-
     def test_threshold_is_right_even_between_neighboring_floats(self):
         first = 1.0
         second = np.nextafter(first, 2)
@@ -124,14 +117,6 @@ class TestScores:
             with pytest.raises(InputError, match=text):
                 metric(scores, labels)
 
-    def test_error_rates_of_no_images_are_errors(self):
-        with pytest.raises(InputError, match="labels: expected at least one good image, got 1 defective ones"):
-            metrics.false_positive_rate([1.0], [True], 0)
-        with pytest.raises(InputError, match="labels: expected at least one defective image, got 1 good ones"):
-            metrics.miss_rate([1.0], [False], 0)
-        with pytest.raises(InputError, match="threshold"):
-            metrics.miss_rate([1.0], [True], float("nan"))
-
 
 class TestBootstrap:
     def test_interval_equals_a_plain_loop(self, rng):
@@ -149,24 +134,25 @@ class TestBootstrap:
 
     def test_same_seed_same_interval(self, rng):
         scores, labels = rng.normal(size=50), np.arange(50) % 2 == 0
-        first = metrics.bootstrap_interval("image_AUROC", scores, labels, n_resamples=50)
-        assert first == metrics.bootstrap_interval("image_AUROC", scores, labels, n_resamples=50)
-        assert first != metrics.bootstrap_interval("image_AUROC", scores, labels, n_resamples=50, seed=1)
-        assert first == metrics.bootstrap_intervals(scores, labels, n_resamples=50)["image_AUROC"]
+        first = metrics.bootstrap_intervals(scores, labels, n_resamples=50)
+        assert first == metrics.bootstrap_intervals(scores, labels, n_resamples=50)
+        assert first != metrics.bootstrap_intervals(scores, labels, n_resamples=50, seed=1)
+        alone = metrics.bootstrap_intervals(scores, labels, metrics=("image_AUROC",), n_resamples=50)
+        assert alone == {"image_AUROC": first["image_AUROC"]}
 
     def test_wider_level_wider_interval_and_separated_is_one(self, rng):
         scores, labels = rng.normal(size=60), np.arange(60) % 3 == 0
-        narrow = metrics.bootstrap_interval("image_AP", scores, labels, level=0.5)
-        wide = metrics.bootstrap_interval("image_AP", scores, labels, level=0.99)
+        narrow = metrics.bootstrap_intervals(scores, labels, level=0.5)["image_AP"]
+        wide = metrics.bootstrap_intervals(scores, labels, level=0.99)["image_AP"]
         assert wide[0] < narrow[0] < metrics.average_precision(scores, labels) < narrow[1] < wide[1]
-        assert metrics.bootstrap_interval("image_AUROC", labels * 1.0, labels) == (1.0, 1.0)
+        assert metrics.bootstrap_intervals(labels * 1.0, labels)["image_AUROC"] == (1.0, 1.0)
 
     def test_bad_settings_are_named(self):
         with pytest.raises(InputError, match="metric: expected one of image_AUROC, image_AP, image_F1Max, got 'auc'"):
-            metrics.bootstrap_interval("auc", [1, 2], [0, 1])  # type: ignore[arg-type]
+            metrics.bootstrap_intervals([1, 2], [0, 1], metrics=("auc",))  # type: ignore[arg-type]
         with pytest.raises(InputError, match="n_resamples: expected a number of at least 1"):
-            metrics.bootstrap_interval("image_AP", [1, 2], [0, 1], n_resamples=0)
+            metrics.bootstrap_intervals([1, 2], [0, 1], n_resamples=0)
         with pytest.raises(InputError, match="level: expected a number from 0 to 1"):
-            metrics.bootstrap_interval("image_AP", [1, 2], [0, 1], level=95)
+            metrics.bootstrap_intervals([1, 2], [0, 1], level=95)
         with pytest.raises(InputError, match="both good and defective"):
-            metrics.bootstrap_interval("image_AP", [1, 2], [0, 0])
+            metrics.bootstrap_intervals([1, 2], [0, 0])
