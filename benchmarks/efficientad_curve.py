@@ -20,7 +20,7 @@ from pathlib import Path
 from results import add_json_option, load_data, table, write
 
 from blemish import EfficientAd, Engine, MVTecAD
-from blemish.detectors.registry import load_detector
+from blemish.detectors.registry import load
 
 SHOWN = ("image_AUROC", "AUPRO", "pixel_AUROC", "false_positive_rate", "miss_rate")
 
@@ -44,7 +44,7 @@ def one(asked, category, limits, checkpoint):
     engine.fit(model, data)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     folder = model.save(checkpoint.with_suffix(".model"))
-    found = engine.evaluate(load_detector(folder, threads=asked.threads), data)
+    found = engine.evaluate(load(folder, threads=asked.threads), data)
     history = model.fitted.history
     return {
         "category": category,

@@ -29,7 +29,7 @@ for case in ("resnet18", "lite0", "older", "efficientad"):
     for one, score, kept in zip(scored(), golden["scores"], golden["maps"], strict=True):
         if isinstance(model, Patchcore):
             features = model.fitted.extractor.features(one)
-            seen = model.fitted.geometry.network_map(model.fitted.scorer.distances(features).distances, 4.0)
+            seen = model.fitted.geometry.network_map(model.fitted.scorer.distances(features).distances)
         else:
             joined = model.fitted.maps
             seen = joined.joined(*joined.raw(joined.geometry.prepare(one)))

@@ -12,7 +12,9 @@ from blemish._version import __version__
 if TYPE_CHECKING:
     from blemish.data.datasets import Folder, Manifest, MVTec, MVTecAD
     from blemish.detectors.efficientad.detector import EfficientAd
+    from blemish.detectors.padim.detector import Padim
     from blemish.detectors.patchcore.detector import Patchcore
+    from blemish.detectors.registry import load
     from blemish.errors import (
         BlemishError,
         DataError,
@@ -43,12 +45,14 @@ _HOMES = {
     "Manifest": "data.datasets",
     "ModelFileError": "errors",
     "NotFittedError": "errors",
+    "Padim": "detectors.padim.detector",
     "Patchcore": "detectors.patchcore.detector",
     "Prediction": "types",
     "Report": "types",
     "Sample": "types",
     "SaveError": "errors",
     "StoreError": "errors",
+    "load": "detectors.registry",
 }
 
 __all__ = [
@@ -66,6 +70,7 @@ __all__ = [
     "Manifest",
     "ModelFileError",
     "NotFittedError",
+    "Padim",
     "Patchcore",
     "Prediction",
     "Report",
@@ -73,6 +78,7 @@ __all__ = [
     "SaveError",
     "StoreError",
     "__version__",
+    "load",
 ]
 
 

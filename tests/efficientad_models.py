@@ -33,7 +33,6 @@ SETTINGS: dict[str, Any] = {
     "budget": None,
     "batch_size": 1,
     "crop": None,
-    "map_sigma_px": 0.0,
     "holdout": 0.4,
     "early_stop": True,
     "solve_last": True,

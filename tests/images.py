@@ -26,16 +26,12 @@ SETTINGS: dict[str, Any] = {
     "num_neighbors": 1,
     "pooling": 3,
     "scaling": "whiten",
-    "shrinkage": 0.1,
     "position_sigma": 1.0,
-    "score_sigma": 0.0,
     "score_fusion": False,
-    "map_sigma_px": 4.0,
     "false_positive_rate": 0.1,
     "bit_depth": None,
     "max_rows": 500_000,
     "seed": 0,
-    "arithmetic": "blemish",
     "threads": 2,
 }
 

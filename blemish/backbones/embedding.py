@@ -38,7 +38,8 @@ def embedding_graph(
     pooling: int = 3,
     scaling: Affine | None = None,
     part_axes: Affine | None = None,
-    like_anomalib: Geometry | None = None,
+    resized: Geometry | None = None,
+    count_padding: bool = False,
 ) -> onnx.ModelProto:
     """Return the graph from `image` to `features`, (B, D, h, w), `parts`, (B, K, v, u), and `summary`, (B, S), float32.
 
@@ -52,7 +53,8 @@ def embedding_graph(
         pooling: size of the neighborhood, odd; 1 for none.
         scaling: a linear map of the features, or None.
         part_axes: a linear map of the parts, or None.
-        like_anomalib: the geometry if the graph resizes the image itself and averages padding too, as anomalib does.
+        resized: the geometry, if the graph resizes and crops the image itself.
+        count_padding: whether zeros around a layer count in its averages, as in `AvgPool2d(3, 1, 1)` of anomalib.
 
     Raises:
         InputError: if `pooling` is not odd.
@@ -60,14 +62,12 @@ def embedding_graph(
     if check_number("pooling", pooling, low=1, high=15) % 2 == 0:
         raise InputError(message("pooling", "an odd number", str(pooling)))
     model = backbone.model
-    if like_anomalib is not None:
-        model = insert_resize(model, like_anomalib.resize_hw, like_anomalib.crop_hw)
+    if resized is not None:
+        model = insert_resize(model, resized.resize_hw, resized.crop_hw)
     graph = Graph(model=model)
-    # anomalib's AvgPool2d(3, 1, 1) counts the padding.
-    counted = int(like_anomalib is not None)
     window = {"kernel_shape": [pooling] * 2, "pads": [pooling // 2] * 4, "strides": [1, 1]}
     pooled = [
-        graph.add("AveragePool", [layer], **window, count_include_pad=counted) if pooling > 1 else layer
+        graph.add("AveragePool", [layer], **window, count_include_pad=int(count_padding)) if pooling > 1 else layer
         for layer in backbone.layers
     ]
     outputs = {

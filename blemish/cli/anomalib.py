@@ -53,10 +53,10 @@ def export_anomalib(
     as_json: option.AsJson = False,
 ) -> None:
     """Write a checkpoint that gives the same scores in anomalib. Example: blemish export-anomalib model out.ckpt"""
-    from blemish.detectors.registry import load_detector
+    from blemish.detectors.registry import load
     from blemish.interop.anomalib.checkpoints import export_checkpoint
 
-    path = export_checkpoint(load_detector(model), out)
+    path = export_checkpoint(load(model), out)
     megabytes = path.stat().st_size / 2**20
     say(as_json, {"checkpoint": str(path), "mb": megabytes}, f"Saved in {path}, {megabytes:.1f} MB.")
 
@@ -72,7 +72,7 @@ def compare(
     layers: option.Layers = "",
     image_size: Annotated[int, typer.Option(help="Side of the network's input in pixels, for both.")] = 256,
     coreset_ratio: Annotated[float, typer.Option(help="Share of good patches that both banks keep.")] = 0.1,
-    neighbors: option.Neighbors = 9,
+    neighbors: Annotated[int, typer.Option(help="Bank rows that re-weight the image score.")] = 9,
     seed: option.Seed = 0,
     timed_picks: Annotated[
         int | None,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from blemish.data.datasets import DataSet
-    from blemish.detectors.registry import Calibrated, Detector
+    from blemish.detectors.base import AnyDetector
     from blemish.evaluation.engine import Engine
     from blemish.types import Report
 
@@ -109,7 +109,7 @@ def check(data: Path, category: option.Category = None, as_json: option.AsJson =
 @app.command()
 @option.of_detector
 def fit(
-    make: Callable[[], Calibrated],
+    make: Callable[[], AnyDetector],
     data: Path,
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
     category: option.Category = None,
@@ -157,10 +157,10 @@ def test(
     as_json: option.AsJson = False,
 ) -> None:
     """Test a model on images whose defects are known. Example: blemish test model images/ --report report.html"""
-    from blemish.detectors.registry import load_detector
+    from blemish.detectors import registry
     from blemish.evaluation.results import numbers, scores_csv, table, training_overlap, write_html, write_text
 
-    loaded = load_detector(model, threads=threads)
+    loaded = registry.load(model, threads=threads)
     found = _engine().evaluate(loaded, _data(data, category))
     note = training_overlap(loaded, found)
     if note is not None:
@@ -184,13 +184,13 @@ def predict(
 ) -> None:
     """Say of each image whether it is defective, and where. Example: blemish predict model part.png --out figures"""
     from blemish.data.datasets import open_dataset
-    from blemish.detectors.registry import load_detector
+    from blemish.detectors import registry
     from blemish.evaluation import load_nearest_good
     from blemish.imaging.decode import load, save
     from blemish.types import Problem
     from blemish.visualization import figure
 
-    loaded = load_detector(model, threads=threads)
+    loaded = registry.load(model, threads=threads)
     bit_depth = loaded.bit_depth
     paths: list[Path] = []
     for path in images:
@@ -226,7 +226,7 @@ def predict(
 @app.command()
 @option.of_detector
 def benchmark(
-    make: Callable[[], Calibrated],
+    make: Callable[[], AnyDetector],
     root: Annotated[Path, typer.Option(help="Folder of categories in MVTec AD's layout.")],
     categories: Annotated[list[str] | None, typer.Option(help="Names, after one option or several.")] = None,
     json_out: option.JsonOut = None,
@@ -254,7 +254,7 @@ def benchmark(
     _finish(models, reports, report, n_failed)
 
 
-def _fit_and_test(engine: Engine, model: Detector, root: Path, category: str) -> Report:
+def _fit_and_test(engine: Engine, model: AnyDetector, root: Path, category: str) -> Report:
     from blemish.data.datasets import MVTecAD
 
     data = MVTecAD(root, category)
@@ -274,7 +274,7 @@ def _write_results(reports: Sequence[Report], json_out: Path | None, csv_out: Pa
         write_text(csv_out, numbers_csv({**rows, "average": mean}))
 
 
-def _finish(models: Sequence[Detector], reports: Sequence[Report], report: Path | None, n_failed: int) -> None:
+def _finish(models: Sequence[AnyDetector], reports: Sequence[Report], report: Path | None, n_failed: int) -> None:
     from blemish.evaluation.results import numbers_with_average, table, write_html
 
     if reports:

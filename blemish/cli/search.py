@@ -16,7 +16,7 @@ from blemish.errors import ImageError, InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blemish.detectors.registry import Detector
+    from blemish.detectors.base import AnyDetector
     from blemish.search import DefectStore, EncodedImage, Match, Suggestion
     from blemish.types import Sample
 
@@ -195,16 +195,16 @@ def suggest(
         raise typer.Exit(2)
 
 
-def _detector(folder: Path, threads: int | None) -> Detector:
-    from blemish.detectors.registry import load_detector
+def _detector(folder: Path, threads: int | None) -> AnyDetector:
+    from blemish.detectors.registry import load
 
-    return load_detector(folder, threads=threads)
+    return load(folder, threads=threads)
 
 
 def _open(
     store: str,
     category: str | None,
-    model: Detector | None = None,
+    model: AnyDetector | None = None,
     good: Path | None = None,
     *,
     create: bool = False,

@@ -1,4 +1,4 @@
-"""Training images of a detector: decoding ahead, problems of broken files, and feature maps."""
+"""The good images that a detector is fitted on: what they are, which are broken, and their feature maps."""
 
 from __future__ import annotations
 
@@ -7,39 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from blemish._io.prefetch import prefetch
 from blemish.errors import DataError, ImageError, message
-from blemish.imaging.decode import check_image, load, read_facts
-from blemish.types import Float32, ImageInput, Problem, Progress, Sample, UInt8
+from blemish.imaging.decode import path_of, read_facts, read_image
+from blemish.types import Float32, ImageInput, Problem, Progress, UInt8
 
 if TYPE_CHECKING:
     from blemish.imaging.geometry import Geometry
 
-
 # Each image is scored by the others while thresholds are calibrated.
 MIN_IMAGES = 2
-
-
-def path_of(item: ImageInput) -> Path | None:
-    """Return the file of an image, or None if it came as an array."""
-    if isinstance(item, np.ndarray):
-        return None
-    return item.path if isinstance(item, Sample) else Path(item)
-
-
-def read_image(item: ImageInput, bit_depth: int | None, *, release_gil: bool = False) -> UInt8:
-    """Return the image of a sample, path or array as uint8 (H, W, 3) RGB; arguments as in `imaging.decode.load`.
-
-    Raises:
-        ImageError: if the file can't be read.
-        InputError: if the array is no image.
-    """
-    path = path_of(item)
-    if path is None:
-        return check_image(item, bit_depth=bit_depth)
-    return load(path, bit_depth=bit_depth, release_gil=release_gil)
 
 
 class TrainingImages:

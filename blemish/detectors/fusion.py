@@ -69,7 +69,7 @@ class ScoreFusion:
         scores = sum(weight * leave_one_out_neg_log_p(row) for weight, row in zip(WEIGHTS.values(), good, strict=True))
         return cls.of(part_gaussians, gaussian, good), np.asarray(scores)
 
-    def score_components(self, patch_score: float, parts: Float32, summary: Float32) -> dict[str, float]:
+    def components(self, patch_score: float, parts: Float32, summary: Float32) -> dict[str, float]:
         """Return what the image score is the sum of, by name.
 
         Args:

@@ -1,4 +1,4 @@
-"""What every detector can do, and which one a model folder holds."""
+"""The detectors by name, and loading whichever a model folder holds."""
 
 from __future__ import annotations
 
@@ -6,85 +6,54 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from blemish.errors import ModelFileError, message
+from blemish.errors import InputError, ModelFileError, message
 from blemish.modelfolder.folder import load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
+    from blemish.detectors.base import AnyDetector, Detector
 
-    from blemish.ops.conformal import Calibration
-    from blemish.types import ImageInput, Prediction, Problem, Progress
-
-# Detector as `model.json` names it, to the module and the class; a class is loaded when it is first needed.
+# Name in `model.json` and on the command line to module and class; a class is imported at its first use.
 DETECTORS = {
-    "patchcore": ("detectors.patchcore.detector", "Patchcore"),
-    "efficientad": ("detectors.efficientad.detector", "EfficientAd"),
+    "patchcore": ("blemish.detectors.patchcore.detector", "Patchcore"),
+    "padim": ("blemish.detectors.padim.detector", "Padim"),
+    "efficientad": ("blemish.detectors.efficientad.detector", "EfficientAd"),
 }
-
-
-class Detector(Protocol):
-    """What `Engine` and the commands need of a detector; `Patchcore` is one."""
-
-    problems: tuple[Problem, ...]
-
-    def fit(self, samples: Iterable[ImageInput], *, progress: Progress | None = None) -> object:
-        """Fit on good images."""
-
-    def predict(self, image: ImageInput) -> Prediction:
-        """Return what the detector says of one image."""
-
-    def predict_many(self, images: Iterable[ImageInput]) -> Iterator[Prediction | Problem]:
-        """Yield the prediction of each image, or what is wrong with it."""
-
-    def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the model folder."""
-
-    def header(self) -> dict[str, Any]:
-        """Return what `model.json` says of this detector: settings, input, thresholds, provenance."""
-
-    @property
-    def bit_depth(self) -> int | None:
-        """How many bits 16-bit images really use; None for all."""
-
-    @property
-    def threshold(self) -> float:
-        """The image threshold."""
-
-    @property
-    def false_positive_rate(self) -> float:
-        """Share of good images that may be called defective."""
-
-
-class Calibrated(Detector, Protocol):
-    """What the commands that fit need besides."""
-
-    def estimated_bytes(self, n_images: int) -> int:
-        """Return about how much memory fitting on so many images takes, in bytes."""
-
-    @property
-    def calibration(self) -> Calibration:
-        """Good images' scores and the image threshold that they give."""
 
 
 @runtime_checkable
 class Trained(Protocol):
-    """What a detector has besides if it learns weights in steps; `EfficientAd` does, `Patchcore` does not."""
+    """The part of a detector that learns weights in steps."""
 
     def limit(self, *, max_epochs: int | None = None, max_steps: int | None = None) -> None:
-        """Set how much the next fit trains at most."""
+        """Limit the training of the next fit."""
 
     @property
     def hint(self) -> str:
-        """What to tell a user before an hour of training, "" if nothing."""
+        """Advice to a user before an hour of training, "" for none."""
 
     @property
     def summary(self) -> str:
-        """What the last training did, in a sentence."""
+        """A sentence about the last training."""
 
 
-def load_detector(folder: str | os.PathLike[str], *, threads: int | None = None) -> Detector:
+def detector_type(name: str) -> type[Detector[Any, Any]]:
+    """Return the class of a detector.
+
+    Raises:
+        InputError: if there is none of that name.
+    """
+    if name not in DETECTORS:
+        raise InputError(message("detector", f"one of {', '.join(DETECTORS)}", repr(name)))
+    module, kind = DETECTORS[name]
+    return cast("type[Detector[Any, Any]]", getattr(import_module(module), kind))
+
+
+def load(folder: str | os.PathLike[str], *, threads: int | None = None) -> AnyDetector:
     """Return the detector in a model folder, whichever it is; nothing in the folder is executed.
+
+    Args:
+        folder: a model folder that `save` or `blemish fit` wrote.
+        threads: for decoding and for the network; None for one per core.
 
     Raises:
         InputError: if `threads` is out of range.
@@ -94,5 +63,4 @@ def load_detector(folder: str | os.PathLike[str], *, threads: int | None = None)
     name = model.header["detector"]
     if name not in DETECTORS:
         raise ModelFileError(message("detector", f"one of {', '.join(DETECTORS)}", repr(name), where=folder))
-    module, kind = DETECTORS[name]
-    return cast("Detector", getattr(import_module(f"blemish.{module}"), kind).from_model(model, threads=threads))
+    return detector_type(name).from_model(model, threads=threads)

@@ -22,7 +22,7 @@ from blemish.types import Bool, ImageInput, Prediction, Problem, Progress, Repor
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from blemish.detectors.registry import Detector
+    from blemish.detectors.base import Predictor
 
 
 @dataclass
@@ -68,9 +68,9 @@ class Engine:
         for name, value in self.limits.items():
             if value is not None:
                 check_whole(name, value, 1, 10**7)
-        self._fit_s: WeakKeyDictionary[Detector, float] = WeakKeyDictionary()
+        self._fit_s: WeakKeyDictionary[Predictor, float] = WeakKeyDictionary()
 
-    def fit(self, model: Detector, datamodule: DataSet) -> None:
+    def fit(self, model: Predictor, datamodule: DataSet) -> None:
         """Fit a detector on the good training images of a data set, and on nothing else of it.
 
         Raises:
@@ -82,7 +82,7 @@ class Engine:
         model.fit(datamodule.train, progress=self.progress)
         self._fit_s[model] = time.perf_counter() - start
 
-    def test(self, model: Detector, datamodule: DataSet) -> list[dict[str, float]]:
+    def test(self, model: Predictor, datamodule: DataSet) -> list[dict[str, float]]:
         """Return a list of one dictionary of metrics on the test images, the format of anomalib's `Engine.test`.
 
         Keys: image_AUROC, image_AP, image_F1Max, pixel_AUROC, pixel_AP, pixel_F1Max, AUPRO (FPR limit 0.3), AUPRO_0.05,
@@ -94,7 +94,7 @@ class Engine:
         """
         return [dict(self.evaluate(model, datamodule).metrics)]
 
-    def evaluate(self, model: Detector, datamodule: DataSet) -> Report:
+    def evaluate(self, model: Predictor, datamodule: DataSet) -> Report:
         """Return the full test report: metrics with intervals, metrics by defect type, the score of each image.
 
         Images are read and predicted one by one, so that the time per image is the latency of an inspection. A
@@ -125,7 +125,7 @@ class Engine:
             timings["fit_s"] = self._fit_s[model]
         return _report(model, datamodule, tally, timings)
 
-    def predict(self, model: Detector, data: DataSet | Iterable[ImageInput]) -> Iterator[Prediction | Problem]:
+    def predict(self, model: Predictor, data: DataSet | Iterable[ImageInput]) -> Iterator[Prediction | Problem]:
         """Yield a prediction, or the problem of an unreadable image, for each test image or each image given."""
         images = data.test if isinstance(data, DataSet) else data
         return model.predict_many(images)
@@ -157,7 +157,7 @@ def load_defect_mask(sample: Sample, height_width: tuple[int, int]) -> Bool | Pr
     return mask
 
 
-def _test_image(model: Detector, sample: Sample, tally: _Tally) -> None:
+def _test_image(model: Predictor, sample: Sample, tally: _Tally) -> None:
     start = time.perf_counter()
     try:
         prediction = model.predict(sample)
@@ -174,7 +174,7 @@ def _test_image(model: Detector, sample: Sample, tally: _Tally) -> None:
         tally.pixels.setdefault(sample.defect, PixelCounts()).add(prediction.anomaly_map, mask)
 
 
-def _report(model: Detector, datamodule: DataSet, tally: _Tally, timings: Mapping[str, float]) -> Report:
+def _report(model: Predictor, datamodule: DataSet, tally: _Tally, timings: Mapping[str, float]) -> Report:
     tested = tally.tested
     scores = np.array([result.score for result in tested])
     labels = np.array([result.sample.is_defective for result in tested])

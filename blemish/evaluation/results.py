@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from blemish.detectors.registry import Detector
+    from blemish.detectors.base import Predictor
     from blemish.types import GoodPatch, Report, Tested, UInt8
 
 COLUMNS = ("image_AUROC", "pixel_AUROC", "AUPRO", "false_positive_rate", "miss_rate", "fit_s", "predict_ms")
@@ -62,7 +62,7 @@ def scores_csv(reports: Iterable[Report]) -> str:
     return _csv(head, (_score_cells(report, tested) for report in reports for tested in report.tested))
 
 
-def training_overlap(model: Detector, report: Report) -> str | None:
+def training_overlap(model: Predictor, report: Report) -> str | None:
     """Return a warning if test images were training images of the model, as far as their paths tell; else None."""
     training = {os.path.realpath(entry["path"]) for entry in model.header().get("training", ())}
     n_known = sum(os.path.realpath(tested.sample.path) in training for tested in report.tested)
@@ -93,7 +93,7 @@ def load_nearest_good(nearest: GoodPatch | None, bit_depth: int | None) -> UInt8
         return None
 
 
-def figures_of(model: Detector, report: Report) -> list[Figure]:
+def figures_of(model: Predictor, report: Report) -> list[Figure]:
     """Return figures of the worst misses and false positives, or of the closest calls where there are none.
 
     Raises:
@@ -104,7 +104,7 @@ def figures_of(model: Detector, report: Report) -> list[Figure]:
     return [_figure(model, tested) for tested in shown]
 
 
-def write_html(path: Path, models: Sequence[Detector], reports: Sequence[Report]) -> Path:
+def write_html(path: Path, models: Sequence[Predictor], reports: Sequence[Report]) -> Path:
     """Write the HTML report on tested models with figures, and return its path.
 
     Raises:
@@ -116,7 +116,7 @@ def write_html(path: Path, models: Sequence[Detector], reports: Sequence[Report]
     return write_report(path, reports, figures=figures, provenance={"Blemish": __version__, **provenance})
 
 
-def _figure(model: Detector, tested: Tested) -> Figure:
+def _figure(model: Predictor, tested: Tested) -> Figure:
     image = load(tested.sample.path, bit_depth=model.bit_depth)
     mask = load_defect_mask(tested.sample, (image.shape[0], image.shape[1]))
     prediction = model.predict(image)

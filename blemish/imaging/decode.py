@@ -19,11 +19,12 @@ from blemish.errors import ImageError, InputError, SaveError, message
 from blemish.imaging.headers import Header, read_header
 from blemish.imaging.png import decode_png
 from blemish.imaging.resize import fit_inside, resize
+from blemish.types import Sample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from blemish.types import Bool, UInt8
+    from blemish.types import Bool, ImageInput, UInt8
 
 __all__ = [
     "MAX_PIXELS",
@@ -221,6 +222,26 @@ def save(path: str | os.PathLike[str], image: UInt8 | Bool) -> Path:
     if not ok:
         raise SaveError(message("image", f"to be written as {ending}", describe(image), where=path))
     return atomic_write(path, encoded.tobytes(), name="image")
+
+
+def path_of(item: ImageInput) -> Path | None:
+    """Return the file of an image, or None if it came as an array."""
+    if isinstance(item, np.ndarray):
+        return None
+    return item.path if isinstance(item, Sample) else Path(item)
+
+
+def read_image(item: ImageInput, bit_depth: int | None, *, release_gil: bool = False) -> UInt8:
+    """Return the image of a sample, path or array as uint8 (H, W, 3) RGB; arguments as in `load`.
+
+    Raises:
+        ImageError: if the file can't be read.
+        InputError: if the array is no image.
+    """
+    path = path_of(item)
+    if path is None:
+        return check_image(item, bit_depth=bit_depth)
+    return load(path, bit_depth=bit_depth, release_gil=release_gil)
 
 
 def _read(path: str | os.PathLike[str], max_pixels: int, name: str = "image") -> bytes:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,22 @@ if TYPE_CHECKING:
 MULTIPLE_PX = 32
 MAX_SIDE_PX = 4096
 SAME_ASPECT = 1.05
+Upsampling = Literal["bilinear", "nearest"]
+
+
+class MapRule(NamedTuple):
+    """How a map on the patch grid comes to the size of the network's input.
+
+    Attributes:
+        upsampling: "bilinear" (Roth et al. 2022, section 3.3), or "nearest" as anomalib 2.7's PatchCore does.
+        sigma_px: standard deviation of the Gaussian filter behind it, in pixels of the network's input; 0 for none.
+    """
+
+    upsampling: Upsampling = "bilinear"
+    sigma_px: float = 4.0  # Roth et al. 2022, section 3.3
+
+
+BILINEAR = MapRule()
 
 
 @dataclass(frozen=True)
@@ -29,14 +45,15 @@ class Geometry:
 
     Attributes:
         resize_hw: (height, width) in pixels.
-        crop_hw: (height, width) of the centre crop, or None for no crop.
-        like_anomalib: whether the network's graph resizes and crops instead, in float32, and maps are upsampled as by
-            anomalib.
+        crop_hw: (height, width) of the centre that the network sees, or None for all of it.
+        resize_in_graph: whether the network's graph resizes and crops, in float32, as in imported models.
+        map_rule: from the patch grid back to the network's input.
     """
 
     resize_hw: tuple[int, int]
     crop_hw: tuple[int, int] | None = None
-    like_anomalib: bool = field(default=False, repr=False)
+    resize_in_graph: bool = False
+    map_rule: MapRule = BILINEAR
 
     @property
     def network_hw(self) -> tuple[int, int]:
@@ -45,37 +62,36 @@ class Geometry:
 
     def prepare(self, image: UInt8) -> UInt8:
         """Return the network's input, uint8 (h, w, 3), of an image, uint8 (H, W, 3)."""
-        if self.like_anomalib:
+        if self.resize_in_graph:
             return image
         resized = resize(image, self.resize_hw)
         top, left = self._corner()
         height, width = self.network_hw
         return np.ascontiguousarray(resized[top : top + height, left : left + width])
 
-    def restore(self, patch_map: Float32, image_hw: tuple[int, int], sigma: float) -> Float32:
-        """Return the anomaly map, (H, W) float32 at the image's size, of a map on the patch grid.
+    def restore(self, patch_map: Float32, image_hw: tuple[int, int]) -> Float32:
+        """Return the anomaly map, (H, W) float32 at the image's size, of an (h, w) float32 patch map of 0 or more.
 
         It is smoothed at the network's size: smoothing at the image's size costs many times as much, for a difference
         below 1 % of the map's range.
-
-        Args:
-            patch_map: (h, w) float32, not negative.
-            image_hw: (H, W) of the image.
-            sigma: Gaussian smoothing in pixels of the network's input. Outside of a crop the map is 0.
         """
-        network_map = self.network_map(patch_map, sigma)
+        return self.to_image(self.network_map(patch_map), image_hw)
+
+    def network_map(self, patch_map: Float32) -> Float32:
+        """Return the map at the size of the network's input of a map on the patch grid: upsampled and smoothed."""
+        upsampling, sigma_px = self.map_rule
+        if upsampling == "nearest":
+            return anomalib_map(patch_map, self.network_hw, sigma_px)
+        return smooth(upsample(patch_map, self.network_hw), sigma_px)
+
+    def to_image(self, network_map: Float32, image_hw: tuple[int, int]) -> Float32:
+        """Return the (H, W) float32 map at the image's size of one at the network's; 0 outside of a crop."""
         if self.crop_hw is None:
             return upsample(network_map, image_hw)
-        padded = np.zeros(self.resize_hw, np.float32)
+        resized = np.zeros(self.resize_hw, np.float32)
         top, left = self._corner()
-        padded[top : top + network_map.shape[0], left : left + network_map.shape[1]] = network_map
-        return upsample(padded, image_hw)
-
-    def network_map(self, patch_map: Float32, sigma: float) -> Float32:
-        """Return the map at the network's input size, upsampled and smoothed."""
-        if self.like_anomalib:
-            return anomalib_map(patch_map, self.network_hw, sigma)
-        return smooth(upsample(patch_map, self.network_hw), sigma)
+        resized[top : top + network_map.shape[0], left : left + network_map.shape[1]] = network_map
+        return upsample(resized, image_hw)
 
     def patch_box(
         self, row: int, column: int, grid_hw: tuple[int, int], image_hw: tuple[int, int]
@@ -112,10 +128,10 @@ def choose_geometry(
     Raises:
         InputError: if a size is out of range, or the crop is larger than the resized image.
 
-    >>> choose_geometry([(1080, 1920)], 320, None)
-    Geometry(resize_hw=(256, 416), crop_hw=None)
-    >>> choose_geometry([(900, 900)], (256, 256), 224)
-    Geometry(resize_hw=(256, 256), crop_hw=(224, 224))
+    >>> choose_geometry([(1080, 1920)], 320, None).resize_hw
+    (256, 416)
+    >>> choose_geometry([(900, 900)], (256, 256), 224).crop_hw
+    (224, 224)
     """
     if isinstance(image_size, tuple):
         resize_hw = _check_pair("image_size", image_size)

@@ -56,9 +56,14 @@ LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}  # left by desktops; no reaso
 COPY_AGAIN = "The file was changed or damaged: copy the whole folder again, or fit again."
 
 # The outputs of the network, and the tensors with dtype and number of axes, that a detector's folder must have.
-OUTPUTS: dict[str, tuple[str, ...]] = {"patchcore": ("features",), "efficientad": ("student_map", "autoencoder_map")}
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    "patchcore": ("features",),
+    "padim": ("features",),
+    "efficientad": ("student_map", "autoencoder_map"),
+}
 TENSORS: dict[str, dict[str, dict[str, tuple[str, int]]]] = {
-    "patchcore": {"bank.safetensors": {"memory_bank": ("F32", 2), "source": ("I32", 2)}}
+    "patchcore": {"bank.safetensors": {"memory_bank": ("F32", 2), "source": ("I32", 2)}},
+    "padim": {"gaussians.safetensors": {"mean": ("F32", 3), "whitening": ("F32", 4)}},
 }
 
 # Beginnings of the names of the network's parameters, which are kept beside it by name.

@@ -1,41 +1,59 @@
-"""What all detectors' model folders have in common: settings, calibrations and training images, read strictly."""
+"""Parts of `model.json` that all detectors have, read strictly: geometry, calibrations and training images."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
 
 from blemish._validation.checks import check_number, check_whole
 from blemish.errors import BlemishError, InputError, ModelFileError, message
+from blemish.imaging.geometry import Geometry, MapRule, Upsampling, choose_geometry
 from blemish.ops.conformal import Calibration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from blemish.modelfolder.folder import ModelFolder
 
 Read = TypeVar("Read")
 # Scores are float32 distances, and maps are compared with thresholds as float32.
 LARGEST_SCORE = float(np.finfo(np.float32).max)
+LARGEST_SIDE_PX = 2**31 - 1
 
 
-def read_fitted(model: ModelFolder, detector: str, what: str, read: Callable[[], Read]) -> Read:
-    """Return what `read` makes of a model folder; whatever does not fit in it is an error of the folder.
+@dataclass(frozen=True)
+class Training:
+    """The training images of a detector.
+
+    Attributes:
+        paths: path of each, or "array i".
+        sizes_hw: (height, width) of each.
+    """
+
+    paths: tuple[str, ...] = ()
+    sizes_hw: tuple[tuple[int, int], ...] = ()
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return what `model.json` holds."""
+        return [{"path": path, "height_width": size} for path, size in zip(self.paths, self.sizes_hw, strict=True)]
+
+
+def read_fitted(model: ModelFolder, detector: str, read: Callable[[], Read]) -> Read:
+    """Return the result of `read` on a model folder; whatever it raises becomes an error of the folder.
 
     Args:
         model: the folder.
-        detector: the name that it must say.
-        what: what was expected, for the error.
-        read: raises whatever it likes.
+        detector: the detector that it must hold.
+        read: raises if the folder's parts do not fit each other.
 
     Raises:
         ModelFileError: if it is another detector's, or its parts do not fit each other.
     """
-    named = model.header["detector"]
-    if named != detector:
-        raise ModelFileError(message("detector", detector, repr(named), where=model.path))
+    held = model.header["detector"]
+    if held != detector:
+        raise ModelFileError(message("detector", detector, repr(held), where=model.path))
     try:
         return read()
     except ModelFileError:
@@ -43,53 +61,58 @@ def read_fitted(model: ModelFolder, detector: str, what: str, read: Callable[[],
     except (BlemishError, KeyError, TypeError, ValueError, IndexError) as error:
         got = f"{type(error).__name__}: {error}".strip()
         todo = "Fit again, or copy the model folder again."
-        raise ModelFileError(message("model.json", what, got, where=model.path, todo=todo)) from error
+        raise ModelFileError(message("model.json", f"a {detector} model", got, where=model.path, todo=todo)) from error
 
 
-def stored_settings(stored: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
-    """Return the values of a dataclass of settings, lists as tuples since JSON has none.
-
-    Raises:
-        InputError: if there are others than it has.
-    """
-    names = {field.name for field in dataclasses.fields(kind)}
-    if set(stored) != names:
-        raise InputError(message("settings", ", ".join(sorted(names)), ", ".join(sorted(stored))))
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
-
-
-def stored_calibration(stored: Mapping[str, Any], name: str, rate: float) -> Calibration:
-    """Return the calibration of the `name` scores; rate and threshold must be the ones that follow from them.
+def read_geometry(header: Mapping[str, Any]) -> Geometry:
+    """Return the geometry that `input` and `anomaly_map` describe.
 
     Raises:
-        InputError: if they are not.
+        InputError: if they describe none.
     """
-    found = Calibration.from_scores(stored[f"{name}_scores"], stored["false_positive_rate"])
-    for score in found.scores[[0, -1]]:
+    size, crop = header["input"]["resize_hw"], header["input"]["crop_hw"]
+    chosen = choose_geometry([(1, 1)], (*size,), None if crop is None else (*crop,))
+    in_graph, rule = header["input"]["resize_in_graph"], header["anomaly_map"]
+    if not isinstance(in_graph, bool):
+        raise InputError(message("input.resize_in_graph", "true or false", repr(in_graph)))
+    if rule["upsampling"] not in get_args(Upsampling):
+        expected = " or ".join(get_args(Upsampling))
+        raise InputError(message("anomaly_map.upsampling", expected, repr(rule["upsampling"])))
+    sigma_px = float(check_number("anomaly_map.sigma_px", rule["sigma_px"], low=0, high=100))
+    return Geometry(chosen.resize_hw, chosen.crop_hw, in_graph, MapRule(rule["upsampling"], sigma_px))
+
+
+def read_calibration(header: Mapping[str, Any], name: str) -> Calibration:
+    """Return the calibration of the "image" or "pixel" scores; rate and threshold must follow from them.
+
+    Raises:
+        InputError: if they do not.
+    """
+    stored, rate = header["thresholds"], header["settings"]["false_positive_rate"]
+    calibration = Calibration.from_scores(stored[f"{name}_scores"], stored["false_positive_rate"])
+    for score in calibration.scores[[0, -1]]:
         check_number(f"thresholds.{name}_scores", float(score), low=-LARGEST_SCORE, high=LARGEST_SCORE)
-    if rate != found.false_positive_rate:
-        expected = f"{found.false_positive_rate} as thresholds say"
+    if rate != calibration.false_positive_rate:
+        expected = f"{calibration.false_positive_rate} as thresholds say"
         raise InputError(message("false_positive_rate", expected, repr(rate)))
-    if stored[name] != found.threshold:
+    if stored[name] != calibration.threshold:
         todo = "Move thresholds with set_false_positive_rate, and save."
-        expected = f"{found.threshold}, which follows from its scores"
+        expected = f"{calibration.threshold}, which follows from its scores"
         raise InputError(message(f"thresholds.{name}", expected, repr(stored[name]), todo=todo))
-    return found
+    return calibration
 
 
-def stored_training(stored: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
+def read_training(header: Mapping[str, Any]) -> Training:
     """Return path and (height, width) of each training image.
 
     Raises:
-        InputError: if they are not that.
+        InputError: if `training` is no list of these.
     """
-    if not isinstance(stored, list):
-        raise InputError(message("training", "a list of images", type(stored).__name__))
-    sizes_hw = []
-    for one in stored:
-        if not isinstance(one["path"], str):
-            raise InputError(message("path", "text", repr(one["path"])))
-        height, width = one["height_width"]
-        most = 2**31 - 1
-        sizes_hw.append((check_whole("height_width", height, 1, most), check_whole("height_width", width, 1, most)))
-    return tuple(one["path"] for one in stored), tuple(sizes_hw)
+    rows = header["training"]
+    if not isinstance(rows, list):
+        raise InputError(message("training", "a list of images", type(rows).__name__))
+    for row in rows:
+        if not isinstance(row["path"], str):
+            raise InputError(message("path", "text", repr(row["path"])))
+    sizes = ((check_whole("height_width", side, 1, LARGEST_SIDE_PX) for side in row["height_width"]) for row in rows)
+    return Training(tuple(row["path"] for row in rows), tuple((height, width) for height, width in sizes))

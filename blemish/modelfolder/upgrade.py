@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from blemish.errors import ModelFileError, message
+from blemish.imaging.geometry import MapRule
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 FORMAT_VERSION = 2
 
-RENAMED_SETTINGS = {"false_alarm_rate": "false_positive_rate", "whole_picture": "score_fusion"}
+RENAMED = {"false_alarm_rate": "false_positive_rate", "whole_picture": "score_fusion", "budget_s": "budget"}
 
 
 def upgraded(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -17,6 +20,9 @@ def upgraded(header: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         header: the content of `model.json`, whose format_version, settings and thresholds were checked for their type.
+
+    Raises:
+        ModelFileError: if the present version can't express it; it says what to do.
     """
     result = dict(header)
     for version in range(result["format_version"], FORMAT_VERSION):
@@ -25,13 +31,37 @@ def upgraded(header: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_version_1(header: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 (0.1.0) said false_alarm_rate and whole_picture."""
+    """Return a header of version 1 (0.1.0) as version 2 writes it.
+
+    Version 1 had settings for the map's smoothing and for anomalib's arithmetic, which are the geometry's now.
+
+    Raises:
+        ModelFileError: if a setting that is a constant now had another value.
+    """
+    settings, thresholds = _renamed(header["settings"]), _renamed(header["thresholds"])
+    as_anomalib = settings.pop("arithmetic", "blemish") == "anomalib"
+    sigma_px = settings.pop("map_sigma_px", MapRule().sigma_px)
+    settings.pop("shrinkage", None)  # of the whitening, which is in the network's weights
+    score_sigma = settings.pop("score_sigma", 0.0)
+    if score_sigma != 0.0:
+        todo = "Fit again with `blemish fit`: a smoothed score brought nothing and is no setting any more."
+        raise ModelFileError(message("score_sigma", "0", repr(score_sigma), todo=todo))
+    if header["detector"] == "efficientad":
+        # Its score is the highest value of its map: one calibration served both thresholds.
+        thresholds |= {f"pixel{end}": thresholds.get(f"image{end}") for end in ("", "_scores")}
+    nearest = as_anomalib and header["detector"] == "patchcore"
     return {
         **header,
         "format_version": 2,
-        "settings": {RENAMED_SETTINGS.get(name, name): value for name, value in header["settings"].items()},
-        "thresholds": {RENAMED_SETTINGS.get(name, name): value for name, value in header["thresholds"].items()},
+        "settings": settings,
+        "thresholds": thresholds,
+        "input": {**header["input"], "resize_in_graph": as_anomalib},
+        "anomaly_map": {"upsampling": "nearest" if nearest else "bilinear", "sigma_px": sigma_px},
     }
+
+
+def _renamed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {RENAMED.get(name, name): value for name, value in fields.items()}
 
 
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1}

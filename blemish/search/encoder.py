@@ -22,11 +22,10 @@ import cv2
 import numpy as np
 
 from blemish import backbones, runtime
-from blemish.data.training_images import path_of, read_image
-from blemish.detectors.patchcore.detector import Patchcore
+from blemish.detectors.base import Detector
 from blemish.errors import InputError, message
 from blemish.imaging.anomaly_map import regions as regions_above
-from blemish.imaging.decode import read_facts
+from blemish.imaging.decode import path_of, read_facts, read_image
 from blemish.search.backends.interface import IMAGE, REGION
 from blemish.search.model_id import model_id, model_ids_0_1
 from blemish.search.normal_statistics import CHANNELS, LAYERS, MIDDLE_DEEP, SHALLOW, NormalStatistics
@@ -35,16 +34,14 @@ from blemish.types import GoodPatch
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from blemish.detectors.registry import Detector
-    from blemish.types import Bool, Float32, ImageInput, Prediction, Progress, Region, UInt8
+    from blemish.detectors.base import Predictor
+    from blemish.types import Bool, Float32, GoodPatch, ImageInput, Prediction, Progress, Region, UInt8
 
 NAME = "efficientnet_lite0 blocks 2, 4, 14; version 1"
 # Exponent of the anomaly map, and weight of the second part: measured in benchmarks/retrieval.py.
 MAP_POWER, EXTENT_WEIGHT = 4.0, 2.0
 # With nothing above the threshold, a forced region is all above this share of the map's highest value.
 FORCED_SHARE = 0.7
-# Bank rows that are searched for k different training images.
-MAX_BANK_ROWS = 256
 DIMS = {REGION: sum(CHANNELS.values()), IMAGE: sum(CHANNELS.values())}
 
 
@@ -97,7 +94,7 @@ class RegionEncoder:
         ModelFileError: if the embedded network's weights are not here.
     """
 
-    def __init__(self, model: Detector) -> None:
+    def __init__(self, model: Predictor) -> None:
         self.model = model
         self.model_id = model_id(model)
         self.normal: NormalStatistics | None = None
@@ -154,23 +151,10 @@ class RegionEncoder:
             ImageError: if the file can't be read.
             InputError: if the array is no image.
         """
-        if not isinstance(self.model, Patchcore):
-            patch = self.model.predict(image).nearest_good
-            return () if patch is None else (patch,)
-        state = self.model.fitted
-        _, features = self.model.predict_with_features(image)
-        patches = state.scorer.distances(features)
-        row, column = np.unravel_index(int(state.scorer.patch_map(patches.distances).argmax()), patches.distances.shape)
-        index = state.scorer.index
-        neighbors = index.search(features[row, column][None], min(index.n_rows, MAX_BANK_ROWS))
-        nearest: dict[int, GoodPatch] = {}
-        for bank_row, distance in zip(neighbors.indices[0].tolist(), neighbors.distances[0].tolist(), strict=True):
-            source, source_row, source_column = state.source[bank_row].tolist()
-            if source not in nearest and len(nearest) < k:
-                grid_hw = features.shape[0], features.shape[1]
-                box = state.geometry.patch_box(source_row, source_column, grid_hw, state.sizes_hw[source])
-                nearest[source] = GoodPatch(state.names[source], box, distance)
-        return tuple(nearest.values())
+        if isinstance(self.model, Detector):
+            return self.model.nearest_good_patches(image, k)
+        nearest = self.model.predict(image).nearest_good
+        return () if nearest is None else (nearest,)
 
     def features(self, network_input: UInt8) -> dict[str, Float32]:
         """Return the (D, h, w) float32 features of each layer of an (H, W, 3) uint8 RGB network input."""

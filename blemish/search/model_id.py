@@ -11,19 +11,19 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from blemish.detectors.registry import Detector
+    from blemish.detectors.base import Predictor
 
 # Files, which count by their SHA-256, and the rate that moves the thresholds of a fitted detector.
 LEFT_OUT_SETTINGS = {"backbone", "teacher", "imagenet_dir", "false_positive_rate"}
 # Entries of the header that do not say what a detector computes.
 LEFT_OUT_ENTRIES = {"format_version", "files", "training", "history"}
 
-# 0.1.0 called them so, and its settings are all that its ids know.
-NAMES_0_1 = {"score_fusion": "whole_picture"}
-NEWER_SETTINGS: frozenset[str] = frozenset()
+# Settings that 0.1.0 called otherwise, and those of PatchCore that are constants now.
+NAMES_0_1 = {"score_fusion": "whole_picture", "budget": "budget_s"}
+CONSTANTS_0_1 = {"shrinkage": 0.1, "score_sigma": 0.0}
 
 
-def model_id(model: Detector) -> str:
+def model_id(model: Predictor) -> str:
     """Return 16 hex digits of a hash of what a detector computes; two equal fits have the same.
 
     These are its settings, its input, the SHA-256 of the backbone's weights and of the training images (or of the
@@ -38,18 +38,24 @@ def model_id(model: Detector) -> str:
     return _digest({**header, "provenance": hashes, "scores": scores})
 
 
-def model_ids_0_1(model: Detector) -> tuple[str, ...]:
+def model_ids_0_1(model: Predictor) -> tuple[str, ...]:
     """Return the ids that 0.1.0 gave to this detector: as loaded from a folder, and as just fitted.
 
     It hashed the settings and the provenance, of which saving changed `library_version`.
     """
     header = model.header()
-    settings = _without(header.get("settings", {}), {"false_positive_rate", *NEWER_SETTINGS})
+    settings = _without(header.get("settings", {}), {"false_positive_rate"})
     settings = {NAMES_0_1.get(name, name): value for name, value in settings.items()}
+    as_anomalib = header.get("input", {}).get("resize_in_graph", False)
+    settings |= {"arithmetic": "anomalib" if as_anomalib else "blemish"}
+    settings |= {"map_sigma_px": header.get("anomaly_map", {}).get("sigma_px")}
+    if header["detector"] == "patchcore":
+        settings |= CONSTANTS_0_1 | ({"shrinkage": 0.0} if as_anomalib else {})
+    seen = _without(header.get("input", {}), {"resize_in_graph"})
     loaded = _without(header.get("provenance", {}), {"fit_s"})
     ids = []
     for provenance in (loaded, _without(loaded, {"library_version"})):
-        parts = {"settings": settings, "provenance": provenance, "input": header.get("input", {})}
+        parts = {"settings": settings, "provenance": provenance, "input": seen}
         ids.append(_digest({**parts, "detector": header["detector"]}))
     return tuple(ids)
 

@@ -12,9 +12,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from blemish.data.training_images import path_of, read_image
 from blemish.errors import DataError, ImageError, InputError, StoreError, message
-from blemish.imaging.decode import read_facts
+from blemish.imaging.decode import path_of, read_facts, read_image
 from blemish.imaging.geometry import Geometry, choose_geometry
 from blemish.ops.statistics import Affine, Moments
 from blemish.types import no_progress

@@ -26,7 +26,7 @@ from blemish.search.voting import N_VOTERS
 from blemish.types import no_progress
 
 if TYPE_CHECKING:
-    from blemish.detectors.registry import Detector
+    from blemish.detectors.base import Predictor
     from blemish.search.backends.interface import Backend
     from blemish.search.encoder import EncodedImage
     from blemish.types import Float32, Float64, GoodPatch, ImageInput, Progress
@@ -72,7 +72,7 @@ class DefectStore:
         self,
         folder: str | os.PathLike[str] | None = None,
         *,
-        model: Detector | RegionEncoder | None = None,
+        model: Predictor | RegionEncoder | None = None,
         category: str | None = None,
         good: Sequence[ImageInput] | None = None,
         create: bool = True,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from blemish import ImageError, InputError, NotFittedError, Patchcore, Prediction, Sample
+from blemish import ImageError, InputError, NotFittedError, Prediction, Sample
 from tests.contract import drawn, names
 from tests.contract.same import assert_same
 
@@ -206,9 +206,9 @@ def test_the_rate_moves_the_thresholds(case: Case):
     assert (model.threshold, model.pixel_threshold) == strict
 
 
-def test_patchcore_gives_the_features_too(patchcore: Case):
-    assert isinstance(patchcore.fitted, Patchcore)
-    found, features = patchcore.fitted.predict_with_features(drawn.scratched(300))
-    assert_same(found, patchcore.fitted.predict(drawn.scratched(300)))
-    assert features.ndim == 3
-    assert features.dtype == np.float32
+def test_nearest_good_patches_are_of_different_images(patchcore: Case):
+    image = drawn.scratched(300)
+    patches = patchcore.fitted.nearest_good_patches(image, 3)
+    assert patches[0] == patchcore.fitted.predict(image).nearest_good
+    assert len({patch.path for patch in patches}) == len(patches) == 3
+    assert sorted(patch.distance for patch in patches) == [patch.distance for patch in patches]

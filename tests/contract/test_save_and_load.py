@@ -143,7 +143,7 @@ def test_a_changed_byte_anywhere_is_seen(
 HEADERS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "newer": (lambda header: header.update({names.VERSION_FIELD: 99}), "newer version"),
     "no version": (lambda header: header.pop(names.VERSION_FIELD), names.VERSION_FIELD),
-    "unknown detector": (lambda header: header.update(detector="padim"), "padim"),
+    "unknown detector": (lambda header: header.update(detector="cflow"), "cflow"),
     "no settings": (lambda header: header.pop("settings"), "settings"),
     "no files": (lambda header: header.pop("files"), "files"),
     "no thresholds": (lambda header: header.pop("thresholds"), "thresholds"),

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blemish.data.training_images import TrainingImages, path_of, read_image
+from blemish.data.training_images import TrainingImages
 from blemish.errors import DataError, ImageError, InputError
+from blemish.imaging.decode import path_of, read_image
 from blemish.imaging.geometry import Geometry
 from blemish.types import Sample, no_progress
 from tests.images import cut_off, good, goods, write, write_goods

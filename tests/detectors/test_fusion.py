@@ -41,7 +41,7 @@ def test_each_surprise_comes_from_its_own_tail():
         "part": 0.6 * Tail.from_scores(part_scores).neg_log_p(gaussians.score(parts)),
         "image": Tail.from_scores(whole.good_scores[2]).neg_log_p(whole.gaussian.mahalanobis(summary)),
     }
-    found = whole.score_components(1.5, parts, summary)
+    found = whole.components(1.5, parts, summary)
     assert found == pytest.approx(expected)
     assert min(found.values()) > 0
 
@@ -155,10 +155,6 @@ def test_a_network_that_does_not_look_from_further_away_is_refused(output: str, 
     expected = rf"network: expected outputs parts and summary, got {others}, in .*network\.onnx.* Fit again"
     with pytest.raises(ModelFileError, match=expected):
         Patchcore.load(folder)
-
-
-def test_anomalib_has_no_such_thing():
-    assert not Patchcore(arithmetic="anomalib").settings.score_fusion
 
 
 def test_the_setting_is_checked():

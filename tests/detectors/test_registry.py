@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from blemish import Patchcore
-from blemish.detectors.registry import load_detector
+from blemish.detectors.registry import load
 from blemish.errors import InputError, ModelFileError
 from tests.images import goods, small_patchcore
 from tests.models import rewrite, save_small
@@ -16,7 +16,7 @@ from tests.models import rewrite, save_small
 def test_a_folder_is_the_detector_that_it_says(tmp_path: Path):
     images = goods(4)
     fitted = small_patchcore(bit_depth=12).fit(images)
-    loaded = load_detector(fitted.save(tmp_path / "model"), threads=1)
+    loaded = load(fitted.save(tmp_path / "model"), threads=1)
     assert isinstance(loaded, Patchcore)
     assert loaded.bit_depth == 12
     assert loaded.predict(images[0]).score == fitted.predict(images[0]).score
@@ -24,12 +24,12 @@ def test_a_folder_is_the_detector_that_it_says(tmp_path: Path):
 
 def test_an_unknown_detector_is_refused(tmp_path: Path):
     save_small(tmp_path / "model")
-    rewrite(tmp_path / "model", lambda header: header.update(detector="padim"))
+    rewrite(tmp_path / "model", lambda header: header.update(detector="cflow"))
     with pytest.raises(ModelFileError, match="detector: expected one of patchcore"):
-        load_detector(tmp_path / "model")
+        load(tmp_path / "model")
 
 
 def test_threads_are_checked(tmp_path: Path):
     model = small_patchcore().fit(goods(3)).save(tmp_path / "model")
     with pytest.raises(InputError, match="threads"):
-        load_detector(model, threads=0)
+        load(model, threads=0)

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from blemish.errors import InputError
 from blemish.imaging.anomaly_map import upsample
-from blemish.imaging.geometry import Geometry, choose_geometry
+from blemish.imaging.geometry import Geometry, MapRule, choose_geometry
 from blemish.imaging.resize import resize
 
 SIZES = st.integers(20, 300)
@@ -97,9 +97,9 @@ def test_with_a_crop_the_centre_is_cut_out():
 
 @given(height=SIZES, width=SIZES, cropped=st.booleans())
 def test_a_map_comes_back_at_the_size_of_the_image(height: int, width: int, cropped: bool):
-    geometry = Geometry((64, 96), (32, 64) if cropped else None)
+    geometry = Geometry((64, 96), (32, 64) if cropped else None, map_rule=MapRule(sigma_px=2.0))
     patch_map = np.full((4, 8), 3, np.float32)
-    restored = geometry.restore(patch_map, (height, width), 2.0)
+    restored = geometry.restore(patch_map, (height, width))
     assert (restored.shape, restored.dtype) == ((height, width), np.float32)
     assert restored[height // 2, width // 2] == pytest.approx(3, rel=1e-5)
     if not cropped:  # a constant stays constant up to the edges
@@ -107,7 +107,9 @@ def test_a_map_comes_back_at_the_size_of_the_image(height: int, width: int, crop
 
 
 def test_outside_of_a_crop_the_map_is_zero():
-    restored = Geometry((64, 64), (32, 32)).restore(np.ones((4, 4), np.float32), (128, 128), 1.0)
+    restored = Geometry((64, 64), (32, 32), map_rule=MapRule(sigma_px=1.0)).restore(
+        np.ones((4, 4), np.float32), (128, 128)
+    )
     inside = np.zeros((128, 128), bool)
     inside[32:96, 32:96] = True
     assert (restored[inside] > 0).all()
@@ -119,25 +121,25 @@ def test_outside_of_a_crop_the_map_is_zero():
 
 def test_smoothing_at_the_networks_size_is_close_to_smoothing_at_the_images(rng: np.random.Generator):
     patch_map = rng.random((28, 28), np.float32)
-    restored = Geometry((224, 224)).restore(patch_map, (896, 896), 4.0)
+    restored = Geometry((224, 224)).restore(patch_map, (896, 896))
     slow = ndimage.gaussian_filter(upsample(patch_map, (896, 896)), 16.0)
     assert np.abs(restored - slow).max() < 0.01 * np.ptp(patch_map)
 
 
 @pytest.mark.parametrize("image_hw", [(1, 1), (30, 500), (64, 80)])
 def test_extreme_image_sizes(rng: np.random.Generator, image_hw: tuple[int, int]):
-    assert Geometry((64, 80)).restore(rng.random((7, 9), np.float32), image_hw, 4.0).shape == image_hw
+    assert Geometry((64, 80)).restore(rng.random((7, 9), np.float32), image_hw).shape == image_hw
 
 
 @pytest.mark.parametrize("crop", [None, (64, 64)])
 @pytest.mark.parametrize("xy", [(60, 60), (100, 84), (120, 60)])
 def test_a_spot_is_brightest_in_the_map_where_it_is_in_the_image(crop, xy: tuple[int, int]):
     """With a network that averages 8 x 8 pixels."""
-    geometry = Geometry((96, 96), crop)
+    geometry = Geometry((96, 96), crop, map_rule=MapRule(sigma_px=0.0))
     x, y = xy
     pixels = geometry.prepare(spot(144, 192, (x, y, 12, 12)))[..., 0].astype(np.float32)
     cells = pixels.reshape(pixels.shape[0] // 8, 8, pixels.shape[1] // 8, 8).mean(axis=(1, 3))
-    restored = geometry.restore(cells, (144, 192), 0.0)
+    restored = geometry.restore(cells, (144, 192))
     rows, columns = np.nonzero(restored == restored.max())
     assert abs(rows.mean() - (y + 5.5)) <= 8
     assert abs(columns.mean() - (x + 5.5)) <= 10

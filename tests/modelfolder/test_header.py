@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from blemish.errors import InputError, ModelFileError
+from blemish.imaging.geometry import Geometry, MapRule
 from blemish.modelfolder.folder import load_model
-from blemish.modelfolder.header import read_fitted, stored_settings, stored_training
+from blemish.modelfolder.header import Training, read_fitted, read_geometry, read_training
 from tests.models import save_small
-
-
-@dataclass
-class Settings:
-    sides: tuple[int, int]
-    seed: int
-
-
-def test_settings_are_those_of_the_class():
-    assert stored_settings({"sides": [3, 4], "seed": 1}, Settings) == {"sides": (3, 4), "seed": 1}
-    for wrong in ({"seed": 1}, {"sides": [3, 4], "seed": 1, "more": 2}):
-        with pytest.raises(InputError, match="settings: expected seed, sides, got"):
-            stored_settings(wrong, Settings)
 
 
 @pytest.mark.parametrize("wrong", [{}, [{"path": 3, "height_width": [1, 1]}], [{"path": "a", "height_width": [0, 1]}]])
 def test_training_images_are_names_and_sizes(wrong: Any):
-    assert stored_training([{"path": "a.png", "height_width": [2, 3]}]) == (("a.png",), ((2, 3),))
+    training = Training(("a.png",), ((2, 3),))
+    assert read_training({"training": training.to_json()}) == training
     with pytest.raises(InputError, match=r"training|path|height_width"):
-        stored_training(wrong)
+        read_training({"training": wrong})
 
 
 def test_another_detector_is_refused_before_anything_is_read(tmp_path: Path):
     model = load_model(save_small(tmp_path / "model"))
     with pytest.raises(ModelFileError, match="detector: expected efficientad, got 'patchcore'"):
-        read_fitted(model, "efficientad", "an EfficientAD model", lambda: pytest.fail("it was read"))
+        read_fitted(model, "efficientad", lambda: pytest.fail("it was read"))
 
 
 def test_what_goes_wrong_inside_is_an_error_of_the_folder(tmp_path: Path):
     model = load_model(save_small(tmp_path / "model"))
-    with pytest.raises(ModelFileError, match=r"model\.json: expected a model, got KeyError: 'bank'"):
-        read_fitted(model, "patchcore", "a model", lambda: {}["bank"])
+    with pytest.raises(ModelFileError, match=r"model\.json: expected a patchcore model, got KeyError: 'bank'"):
+        read_fitted(model, "patchcore", lambda: {}["bank"])
+
+
+GEOMETRY: dict[str, Any] = {
+    "input": {"resize_hw": [64, 96], "crop_hw": [32, 64], "resize_in_graph": True},
+    "anomaly_map": {"upsampling": "nearest", "sigma_px": 2.0},
+}
+
+
+def test_the_geometry_is_read_as_it_was_written():
+    assert read_geometry(GEOMETRY) == Geometry((64, 96), (32, 64), True, MapRule("nearest", 2.0))
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "wrong"),
+    [
+        ("input", "resize_in_graph", 1),
+        ("input", "resize_hw", [64]),
+        ("input", "crop_hw", [96, 96]),
+        ("anomaly_map", "upsampling", "cubic"),
+        ("anomaly_map", "sigma_px", -1),
+        ("anomaly_map", "sigma_px", "4"),
+    ],
+)
+def test_a_geometry_that_cannot_be_is_refused(section: str, field: str, wrong: Any):
+    header = {**GEOMETRY, section: {**GEOMETRY[section], field: wrong}}
+    with pytest.raises(InputError, match=rf"{field}|image_size|center_crop"):
+        read_geometry(header)

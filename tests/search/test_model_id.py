@@ -35,7 +35,7 @@ def test_a_second_equal_fit_has_the_same_id(fitted: Patchcore, good_paths: list[
 def test_other_settings_or_images_have_another_id(fitted: Patchcore, good_paths: list[Path], tmp_path: Path):
     others = [
         small_patchcore(seed=1).fit(good_paths),
-        small_patchcore(map_sigma_px=3.0).fit(good_paths),
+        small_patchcore(pooling=1).fit(good_paths),
         small_patchcore().fit(good_paths[1:]),
         small_patchcore().fit([*good_paths[1:], write(tmp_path / "other.png", good(77))]),
     ]
@@ -69,6 +69,5 @@ def test_efficientad_has_an_id_of_its_own(teacher: Path, good_paths: list[Path],
 def test_the_calibration_scores_count(fitted: Patchcore):
     state = fitted.fitted
     moved = dataclasses.replace(state.image_calibration, scores=state.image_calibration.scores + 1)
-    changed = small_patchcore()
-    changed._fitted = dataclasses.replace(state, image_calibration=moved)
+    changed = Patchcore.from_state(fitted.settings, dataclasses.replace(state, image_calibration=moved))
     assert model_id(changed) != model_id(fitted)

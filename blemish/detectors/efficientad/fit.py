@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,8 +18,10 @@ from blemish.detectors.efficientad.networks import arrays
 from blemish.detectors.efficientad.pdn import import_torch
 from blemish.detectors.efficientad.penalty import penalty_images
 from blemish.detectors.efficientad.settings import LEAST_IMAGES
+from blemish.detectors.efficientad.state import EfficientAdState
 from blemish.detectors.efficientad.training import Images, Training
 from blemish.errors import DataError, message
+from blemish.modelfolder.header import Training as TrainingRecord
 from blemish.ops.conformal import Calibration
 
 if TYPE_CHECKING:
@@ -44,27 +46,6 @@ class Split(NamedTuple):
     train: list[int]
     held: list[int]
     calibration: list[int]
-
-
-@dataclass(frozen=True)
-class EfficientAdState:
-    """The fitted detector: all that predicting needs.
-
-    Attributes:
-        maps: the network and the fusion of its maps.
-        calibration: of scores and of maps: an image's score is the highest value of its map.
-        names: of the training images.
-        sizes_hw: (height, width) of each.
-        provenance: seed, teacher, hashes and durations, for `model.json`.
-        history: losses and numbers of images, for `model.json`.
-    """
-
-    maps: Maps
-    calibration: Calibration
-    names: tuple[str, ...]
-    sizes_hw: tuple[tuple[int, int], ...]
-    provenance: dict[str, str | int | float] = field(repr=False)
-    history: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 class Run(NamedTuple):
@@ -149,8 +130,15 @@ def _fit(
         "training_s": round(outcome.seconds, 3),
         "fit_s": round(time.monotonic() - start, 3),
     }
-    names, sizes = tuple(images.names), tuple(images.sizes_hw)
-    fitted = EfficientAdState(maps, calibration, names, sizes, provenance, _history(plan, outcome, split))
+    fitted = EfficientAdState(
+        geometry=maps.geometry,
+        image_calibration=calibration,
+        pixel_calibration=calibration,
+        training=TrainingRecord(tuple(images.names), tuple(images.sizes_hw)),
+        provenance=provenance,
+        maps=maps,
+        history=_history(plan, outcome, split),
+    )
     return fitted, tuple(penalty.problems), outcome.warning
 
 
@@ -231,7 +219,6 @@ def _calibrated(
         padding=settings.padding,
         pad_maps=settings.pad_maps,
         border=settings.border,
-        sigma_px=settings.map_sigma_px,
         threads=run.threads,
     )
     total = len(split.held) + len(split.calibration)

@@ -61,7 +61,6 @@ class Maps:
         border: what lies around them then: "edge" goes on with the outermost cell, "zero" puts 0 into the raw maps
             as anomalib does, "normal" puts 0 into the joined map as nelson1425 does.
         share: how much the autoencoder's map counts, the student's the rest: half in Batzner et al. 2024.
-        sigma_px: smoothing of the joined map, in pixels of the network's input.
     """
 
     model: bytes
@@ -73,7 +72,6 @@ class Maps:
     pad_maps: bool
     border: Border
     share: float = 0.5
-    sigma_px: float = 0.0
 
     def raw(self, network_input: UInt8) -> tuple[Float32, Float32]:
         """Return both maps, (h, w) float32, of one input of the network, (H, W, 3) uint8."""
@@ -84,7 +82,7 @@ class Maps:
     def joined(self, student: Float32, autoencoder: Float32) -> Float32:
         """Return the weighted mean of the normalised maps at the size of the network's input."""
         hw = self.geometry.network_hw
-        both = smooth(self._mean(student, autoencoder), self.sigma_px / STRIDE_PX)
+        both = smooth(self._mean(student, autoencoder), self.geometry.map_rule.sigma_px / STRIDE_PX)
         if self.padding or not self.pad_maps:
             return upsample(both, hw)
         if self.border == "edge":
@@ -104,7 +102,7 @@ class Maps:
     def score_and_map(self, image: UInt8) -> tuple[float, Float32]:
         """Return the score, which is the joined map's highest value, and the map at the image's size."""
         joined = self.joined(*self.raw(self.geometry.prepare(image)))
-        return float(joined.max()), self.geometry.restore(joined, (image.shape[0], image.shape[1]), 0.0)
+        return float(joined.max()), self.geometry.to_image(joined, (image.shape[0], image.shape[1]))
 
 
 def placed(cells: Float32, hw: tuple[int, int]) -> Float32:
@@ -139,7 +137,6 @@ def open_maps(
     student: Quantiles = UNKNOWN,
     autoencoder: Quantiles = UNKNOWN,
     share: float = 0.5,
-    sigma_px: float = 0.0,
 ) -> Maps:
     """Return a network that runs, after trying it on a black image.
 
@@ -148,7 +145,7 @@ def open_maps(
         ModelFileError: if it can't be run, or its outputs are no two maps of one size.
     """
     running = runtime.load(model, threads=threads)
-    maps = Maps(model, running, geometry, student, autoencoder, padding, pad_maps, border, share, sigma_px)
+    maps = Maps(model, running, geometry, student, autoencoder, padding, pad_maps, border, share)
     found = running.run(np.zeros((1, *geometry.network_hw, 3), np.uint8))
     shapes = [describe(found.get(name)) for name in OUTPUTS]
     arrays = [found[name] for name in OUTPUTS if name in found]

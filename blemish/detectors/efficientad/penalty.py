@@ -177,6 +177,6 @@ def _part(rng: np.random.Generator, image: UInt8, hw: tuple[int, int]) -> UInt8:
     return part
 
 
-def penalty_images(folder: str | None, image_hw: tuple[int, int], seed: int) -> Penalty:
+def penalty_images(folder: str | os.PathLike[str] | None, image_hw: tuple[int, int], seed: int) -> Penalty:
     """Return the penalty images of a folder, or dead-leaves images where it is None."""
     return DrawnPenalty(image_hw, seed) if folder is None else PenaltyFolder(folder, image_hw)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from blemish._validation.checks import check_whole
 from blemish.backbones.embedding import Extractor, embedding_graph
-from blemish.detectors.fusion import MultiScaleFeatures, ScoreFusion, multi_scale_bytes
+from blemish.detectors.fusion import MultiScaleFeatures, multi_scale_bytes
 from blemish.detectors.patchcore.scoring import Scorer
+from blemish.detectors.patchcore.state import PatchcoreState
 from blemish.errors import InputError, message
+from blemish.modelfolder.header import Training
 from blemish.ops.conformal import Calibration
 from blemish.ops.coreset import StreamingCoreset, coreset_bytes
 from blemish.ops.distance_statistics import fit_distance_statistics
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
     from blemish.data.training_images import TrainingImages
     from blemish.detectors.patchcore.settings import PatchcoreSettings
     from blemish.imaging.geometry import Geometry
-    from blemish.types import Progress
+    from blemish.types import Bool, Progress
 
+# Share of the mean eigenvalue added to each in whitening; .01 to 1 measured alike (benchmarks/ablation.py).
+SHRINKAGE = 0.1
 # More scores would not move the threshold at a false positive rate of 1 %, and each costs a search.
 MAX_CALIBRATION = 1000
 # Measured: interpreter, libraries, the embedded network and the images decoded ahead.
@@ -38,80 +42,47 @@ BASE_BYTES = 300 * 2**20
 FeatureMaps = Iterable[tuple[int, Float32]]
 
 
-@dataclass(frozen=True)
-class PatchcoreState:
-    """What fitting ends in, and all that predicting needs.
-
-    Attributes:
-        geometry: how an image becomes the network's input.
-        extractor: the network, `image` to scaled `features`.
-        scorer: bank, levels, and how they make a score.
-        source: (n, 3) int32: training image, row and column of each bank row.
-        image_calibration: of image scores.
-        pixel_calibration: of the highest value of each good image's map.
-        names: how each training image is called.
-        sizes_hw: (height, width) of each.
-        provenance: where the model comes from, for `model.json`.
-        whole: what good images are like in parts and as a whole; None where patches alone make the score.
-    """
-
-    geometry: Geometry
-    extractor: Extractor
-    scorer: Scorer
-    source: NDArray[np.int32]
-    image_calibration: Calibration
-    pixel_calibration: Calibration
-    names: tuple[str, ...]
-    sizes_hw: tuple[tuple[int, int], ...]
-    provenance: dict[str, str | int | float] = field(repr=False)
-    whole: ScoreFusion | None = None
-
-
 def fit(
-    settings: PatchcoreSettings, backbone: Backbone, images: TrainingImages, *, threads: int, progress: Progress
+    settings: PatchcoreSettings, backbone: Backbone, images: TrainingImages, *, progress: Progress
 ) -> PatchcoreState:
-    """Return the fitted detector.
+    """Return PatchCore fitted on good images: whitening, memory bank, distance statistics and calibrations.
 
     Raises:
         DataError: if fewer than two images can be decoded.
-        InputError: if the network does not take images of this size, or the bank is too small to judge by.
+        InputError: if the network does not take images of this size, or the bank is too small to calibrate with.
     """
     start = time.perf_counter()
     geometry = settings.geometry(images.sizes_hw, backbone.image_hw)
-    inside = geometry if geometry.like_anomalib else None
-    plain = embedding_graph(backbone, pooling=settings.pooling, like_anomalib=inside)
-    raw = Extractor(plain.SerializeToString(), threads=threads)
+    raw = Extractor(embedding_graph(backbone, pooling=settings.pooling).SerializeToString(), threads=settings.n_threads)
     first = _first_pass(settings, images, raw, geometry, progress)
-    kept = first.kept
+    cached = first.cached
     linear = None if settings.scaling == "none" else first.scaling
     part_axes = None if first.multi_scale is None else first.multi_scale.part_axes()
-    scaled = embedding_graph(
-        backbone, pooling=settings.pooling, scaling=linear, part_axes=part_axes, like_anomalib=inside
-    )
-    extractor = Extractor(scaled.SerializeToString(), threads=threads)
+    graph = embedding_graph(backbone, pooling=settings.pooling, scaling=linear, part_axes=part_axes)
+    extractor = Extractor(graph.SerializeToString(), threads=settings.n_threads)
 
     def maps(chosen: list[int], stage: str) -> FeatureMaps:
-        if kept is None:
+        if cached is None:
             return images.feature_maps(extractor.features, geometry, chosen, stage=stage, progress=progress)
-        return _counted(((i, kept[i]) for i in chosen), len(chosen), stage, progress)
+        return _counted(((i, cached[i]) for i in chosen), len(chosen), stage, progress)
 
     everything = list(range(len(images)))
-    bank, source = _bank(settings, maps(everything, "collecting patches"), len(images), progress)
-    scorer, scores, peaks = calibrated(settings, geometry, bank, source, maps(first.chosen, "calibrating"))
-    whole = None
+    bank, source = _memory_bank(settings, maps(everything, "collecting patches"), len(images), progress)
+    calibrated = calibrate(settings, geometry, bank, source, maps(first.chosen, "calibrating"))
+    fusion, scores = None, calibrated.scores
     if first.multi_scale is not None:
-        whole, scores = first.multi_scale.fitted(scores)
+        fusion, scores = first.multi_scale.fitted(scores)
+    rate = settings.false_positive_rate
     return PatchcoreState(
-        geometry,
-        extractor,
-        scorer,
-        source,
-        Calibration.from_scores(scores, settings.false_positive_rate),
-        Calibration.from_scores(peaks, settings.false_positive_rate),
-        tuple(images.names),
-        tuple(images.sizes_hw),
-        {**_provenance(settings, backbone, images), "fit_s": round(time.perf_counter() - start, 3)},
-        whole,
+        geometry=geometry,
+        extractor=extractor,
+        scorer=calibrated.scorer,
+        source=source,
+        fusion=fusion,
+        image_calibration=Calibration.from_scores(scores, rate),
+        pixel_calibration=Calibration.from_scores(calibrated.map_maxima, rate),
+        training=Training(tuple(images.names), tuple(images.sizes_hw)),
+        provenance={**_provenance(settings, backbone, images), "fit_s": round(time.perf_counter() - start, 3)},
     )
 
 
@@ -132,8 +103,7 @@ def estimated_bytes(settings: PatchcoreSettings, backbone: Backbone, n_images: i
         InputError: if `n_images` is no whole number, or below 1.
     """
     check_whole("n_images", n_images, 1, 10**9)
-    size = backbone.image_hw or settings.center_crop or settings.image_size
-    area = size[0] * size[1] if isinstance(size, tuple) else size * size
+    area = settings.area_px(backbone)
     n_rows = n_images * area // backbone.strides[0] ** 2
     n_features = sum(backbone.channels)
     n_select = settings.bank_rows(n_rows)
@@ -144,17 +114,17 @@ def estimated_bytes(settings: PatchcoreSettings, backbone: Backbone, n_images: i
 
 @dataclass
 class _FirstPass:
-    """What reading every image once gives.
+    """Results of the first pass over the images.
 
     Attributes:
         scaling: of features.
-        kept: all scaled feature maps, if they fit into `max_rows`.
+        cached: all scaled feature maps, if they fit into `max_rows`.
         chosen: the images that thresholds are calibrated on.
-        further_away: what was seen from further away; None if patches alone make the score.
+        multi_scale: multi-scale features for score fusion; None where the worst patch alone makes the score.
     """
 
     scaling: Affine
-    kept: list[Float32] | None
+    cached: list[Float32] | None
     chosen: list[int]
     multi_scale: MultiScaleFeatures | None
 
@@ -165,7 +135,7 @@ def _first_pass(
     """Read every image; those that can't be decoded are left out of `images` from here on."""
     moments = Moments()
     multi_scale = MultiScaleFeatures() if settings.score_fusion else None
-    kept: list[Float32] | None = []
+    cached: list[Float32] | None = []
     good: list[int] = []
     chosen: list[int] = []
     share = min(1.0, MAX_CALIBRATION / len(images))
@@ -181,16 +151,16 @@ def _first_pass(
         if is_chosen:
             chosen.append(len(good))
         good.append(i)
-        if kept is not None:
-            kept.append(features)
+        if cached is not None:
+            cached.append(features)
             if len(images) * len(rows) > settings.max_rows:
-                kept = None
+                cached = None
     images.keep(good)
-    scaling = moments.scaling(settings.scaling, settings.shrinkage)
-    for features in kept or ():
+    scaling = moments.scaling(settings.scaling, SHRINKAGE)
+    for features in cached or ():
         rows = features.reshape(-1, features.shape[-1])
         rows[:] = rows @ scaling.weight.T + scaling.bias
-    return _FirstPass(scaling, kept, chosen, multi_scale)
+    return _FirstPass(scaling, cached, chosen, multi_scale)
 
 
 def _counted(maps: Iterator[tuple[int, Float32]], total: int, stage: str, progress: Progress) -> FeatureMaps:
@@ -199,7 +169,7 @@ def _counted(maps: Iterator[tuple[int, Float32]], total: int, stage: str, progre
         progress(stage, done, total)
 
 
-def _bank(
+def _memory_bank(
     settings: PatchcoreSettings, maps: FeatureMaps, n_images: int, progress: Progress
 ) -> tuple[Float32, NDArray[np.int32]]:
     """Return the memory bank, (n, D) float32, and the image, row and column of each of its rows, (n, 3) int32."""
@@ -219,14 +189,28 @@ def _bank(
     return selected.features, selected.source
 
 
-def calibrated(
+class Calibrated(NamedTuple):
+    """Scores of the calibration images, each without its own rows of the memory bank.
+
+    Attributes:
+        scorer: of new images.
+        scores: the image score of each.
+        map_maxima: the highest value of each one's map.
+    """
+
+    scorer: Scorer
+    scores: list[float]
+    map_maxima: list[float]
+
+
+def calibrate(
     settings: PatchcoreSettings, geometry: Geometry, bank: Float32, source: NDArray[np.int32], maps: FeatureMaps
-) -> tuple[Scorer, list[float], list[float]]:
-    """Return the scorer, and the image score and highest map value of each image, judged by the others alone.
+) -> Calibrated:
+    """Return leave-own-image-out scores of good images, and the scorer of new ones.
 
     Args:
         settings: of the detector.
-        geometry: how images become the network's input, and maps come back.
+        geometry: from the patch grid to the network's input.
         bank: (n, D) float32, the memory bank.
         source: (n, 3) int32: image, row and column of each bank row.
         maps: index and (h, w, D) feature map of each image.
@@ -235,23 +219,27 @@ def calibrated(
         InputError: if too few bank rows are from other images.
     """
     index = MemoryIndex(bank)
-    distances, weights = [], []
-    plain = Scorer(index, settings.num_neighbors, None, settings.score_sigma)
-    for i, features in maps:
-        own = source[:, 0] == i
-        if index.n_rows - int(own.sum()) < settings.num_neighbors:
-            todo = "Raise coreset_sampling_ratio or coreset_size, or give more good images."
-            got = f"{index.n_rows} rows, {int(own.sum())} of them from one image"
-            raise InputError(message("memory_bank", f"{settings.num_neighbors} rows from other images", got, todo=todo))
-        found = plain.distances(features, exclude=own)
-        distances.append(found.distances)
-        weights.append(found.weight)
-    stacked = np.stack(distances)
+    plain = Scorer(index, settings.num_neighbors, None)
+    nearest = [plain.distances(features, exclude=_own_rows(settings, source, i)) for i, features in maps]
+    stacked = np.stack([found.distances for found in nearest])
     if settings.position_sigma is None:
-        level, parts = None, stacked
+        statistics, patch_maps = None, stacked
     else:
-        level, parts = fit_distance_statistics(stacked, settings.position_sigma)
-    scorer = Scorer(index, settings.num_neighbors, level, settings.score_sigma)
-    scores = [scorer.image_score(part, weight) for part, weight in zip(parts, weights, strict=True)]
-    peaks = [float(geometry.network_map(part, settings.map_sigma_px).max()) for part in parts]
-    return scorer, scores, peaks
+        statistics, patch_maps = fit_distance_statistics(stacked, settings.position_sigma)
+    scorer = Scorer(index, settings.num_neighbors, statistics)
+    scores = [scorer.image_score(m, found.weight) for m, found in zip(patch_maps, nearest, strict=True)]
+    return Calibrated(scorer, scores, [float(geometry.network_map(m).max()) for m in patch_maps])
+
+
+def _own_rows(settings: PatchcoreSettings, source: NDArray[np.int32], image: int) -> Bool:
+    """Return which bank rows are of an image, (n,) bool; enough must be left for a search.
+
+    Raises:
+        InputError: if too few are.
+    """
+    own: Bool = source[:, 0] == image
+    if len(own) - int(own.sum()) < settings.num_neighbors:
+        todo = "Raise coreset_sampling_ratio or coreset_size, or give more good images."
+        got = f"{len(own)} rows, {int(own.sum())} of them from one image"
+        raise InputError(message("memory_bank", f"{settings.num_neighbors} rows from other images", got, todo=todo))
+    return own

@@ -1,12 +1,10 @@
-"""From patch features to distances, a patch map and an image score, given a memory bank."""
+"""Distances of patch features to a memory bank, the patch map and the image score (Roth et al. 2022, section 3.3)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-
-from blemish.ops.distance_statistics import gaussian_blur
 
 if TYPE_CHECKING:
     from blemish.ops.distance_statistics import DistanceStatistics
@@ -15,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class PatchDistances(NamedTuple):
-    """How far each patch of one image is from the bank.
+    """Nearest neighbours of the patches of one image in the memory bank.
 
     Attributes:
         distances: (h, w) float32, to the nearest bank row.
         rows: (h, w) int64, that row.
-        weight: the factor that the image score is multiplied by: 1 with one neighbour.
+        weight: factor of the image score: 1 with one neighbour.
     """
 
     distances: Float32
@@ -29,47 +27,45 @@ class PatchDistances(NamedTuple):
 
 
 class Scorer:
-    """Scores feature maps against a bank.
+    """Scores feature maps against a memory bank.
 
     Args:
         index: of the memory bank.
-        n_neighbors: how many neighbours of the nearest bank row re-weight the image score; 1 for none.
-        level: what good patches have at each position, for distances to be relative to; None for nothing.
-        score_sigma: smoothing of the patch map, in cells of the grid, before its maximum is the image score.
+        n_neighbors: neighbours of the nearest bank row that re-weight the image score; 1 for none.
+        statistics: distances of good patches at each position, by which distances are normalised; None for plain
+            distances.
     """
 
-    def __init__(
-        self, index: MemoryIndex, n_neighbors: int, level: DistanceStatistics | None, score_sigma: float
-    ) -> None:
+    def __init__(self, index: MemoryIndex, n_neighbors: int, statistics: DistanceStatistics | None) -> None:
         self.index = index
         self.n_neighbors = n_neighbors
-        self.level = level
-        self.score_sigma = score_sigma
+        self.statistics = statistics
 
     def distances(self, features: Float32, *, exclude: Bool | None = None) -> PatchDistances:
         """Return the distances of one image's patches.
 
         Args:
             features: (h, w, D) float32.
-            exclude: (n,) bool, bank rows that must not be found.
+            exclude: (n,) bool, bank rows that are left out of the search.
         """
         height, width, n_features = features.shape
         queries = features.reshape(-1, n_features)
-        found = self.index.search(queries, 1, exclude=exclude)
-        distances, rows = found.distances.reshape(height, width), found.indices.reshape(height, width)
+        nearest = self.index.search(queries, 1, exclude=exclude)
+        distances, rows = nearest.distances.reshape(height, width), nearest.indices.reshape(height, width)
         weight = 1.0
         if self.n_neighbors > 1:
             worst = int(self.patch_map(distances).argmax())
-            weight = self._weight(queries[worst], int(found.indices[worst, 0]), exclude)
+            weight = self._weight(queries[worst], int(nearest.indices[worst, 0]), exclude)
         return PatchDistances(distances, rows, weight)
 
     def patch_map(self, distances: Float32) -> Float32:
-        """Return the (h, w) float32 distances, in deviations beyond the usual if there is a level; 0 or more."""
-        return distances if self.level is None else self.level.z_scores(distances)
+        """Return (h, w) float32 distances, in standard deviations above their mean at that position; 0 or more."""
+        return distances if self.statistics is None else self.statistics.z_scores(distances)
 
-    def image_score(self, patch_map: Float32, weight: float) -> float:
-        """Return the image score of a patch map: its maximum after smoothing, times the weight."""
-        return float(gaussian_blur(patch_map, self.score_sigma).max()) * weight
+    @staticmethod
+    def image_score(patch_map: Float32, weight: float) -> float:
+        """Return the image score: the maximum of the patch map, times the weight."""
+        return float(patch_map.max()) * weight
 
     def _weight(self, query: Float32, row: int, exclude: Bool | None) -> float:
         """Return 1 minus the softmax of the patch's distance among those to the neighbours of its nearest bank row.

@@ -26,7 +26,7 @@ __all__ = ["accelerate", "export_checkpoint", "import_checkpoint"]
 STUDENT = "model.student.conv1.weight"
 
 if TYPE_CHECKING:
-    from blemish.detectors.registry import Detector
+    from blemish.detectors.base import AnyDetector
     from blemish.types import ImageInput
 
 
@@ -37,7 +37,7 @@ def import_checkpoint(
     false_positive_rate: float = 0.01,
     threads: int | None = None,
     progress: Progress = no_progress,
-) -> Detector:
+) -> AnyDetector:
     """Return the detector in a Lightning checkpoint of anomalib: the same images get the same scores.
 
     The file is read as data: nothing in it is imported or executed.
@@ -75,7 +75,7 @@ def import_checkpoint(
     )
 
 
-def export_checkpoint(model: Detector, path: str | os.PathLike[str]) -> Path:
+def export_checkpoint(model: AnyDetector, path: str | os.PathLike[str]) -> Path:
     """Write a Lightning checkpoint that anomalib 2.7 loads and that gives the same scores there; return its path.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,17 +12,18 @@ import onnx
 
 from blemish._graphs.resize import insert_resize
 from blemish._version import __version__
-from blemish.data.training_images import TrainingImages, read_image
+from blemish.data.training_images import TrainingImages
 from blemish.detectors.efficientad.detector import EfficientAd
-from blemish.detectors.efficientad.fit import EfficientAdState
 from blemish.detectors.efficientad.graph import Networks, efficientad_graph
 from blemish.detectors.efficientad.maps import Maps, Quantiles, open_maps
 from blemish.detectors.efficientad.pdn import arrange, arrange_autoencoder
 from blemish.detectors.efficientad.settings import EfficientAdSettings
-from blemish.detectors.efficientad.state import header_of
+from blemish.detectors.efficientad.state import EfficientAdState
 from blemish.errors import ModelFileError, message
+from blemish.imaging.decode import read_image
+from blemish.imaging.geometry import MapRule
 from blemish.interop.anomalib.preprocessing import Preparation, preparation
-from blemish.modelfolder.folder import ModelFolder
+from blemish.modelfolder.header import Training
 from blemish.ops.conformal import Calibration
 from blemish.types import Progress, no_progress
 
@@ -65,15 +66,14 @@ def import_efficientad(
     maps = _maps(checkpoint["state_dict"], settings, threads, where)
     threshold = float(checkpoint["state_dict"].get(THRESHOLD, np.nan))
     scores = [threshold]
-    names: tuple[str, ...] = ()
-    sizes: tuple[tuple[int, int], ...] = ()
+    training = Training()
     if good:
         images = TrainingImages(list(good), bit_depth=None, threads=threads)
         scores = []
         for done, item in enumerate(images.items, start=1):
             scores.append(maps.score_and_map(read_image(item, None))[0])
             progress("calibrating", done, len(images))
-        names, sizes = tuple(images.names), tuple(images.sizes_hw)
+        training = Training(tuple(images.names), tuple(images.sizes_hw))
     elif not np.isfinite(threshold):
         todo = "Give good images to set it by: --good FOLDER."
         raise ModelFileError(message("thresholds", "numbers", "none yet", where=where, todo=todo))
@@ -81,12 +81,20 @@ def import_efficientad(
         "library_version": __version__,
         "imported_from": f"anomalib EfficientAD, {where}",
         "imported_sha256": sha256,
-        "n_training_files": len(names),
+        "n_training_files": len(training.paths),
         "thresholds_from": f"{len(scores)} good images" if good else "the checkpoint",
     }
-    fitted = EfficientAdState(maps, Calibration.from_scores(scores, false_positive_rate), names, sizes, provenance, {})
-    folder = ModelFolder(Path(where), header_of(settings, fitted), maps.model, {})
-    return EfficientAd.from_model(folder, threads=threads)
+    calibration = Calibration.from_scores(scores, false_positive_rate)
+    state = EfficientAdState(
+        geometry=maps.geometry,
+        image_calibration=calibration,
+        pixel_calibration=calibration,
+        training=training,
+        provenance=provenance,
+        maps=maps,
+    )
+    detector: EfficientAd = EfficientAd.from_state(settings, state)
+    return detector
 
 
 def _settings(checkpoint: Mapping[str, Any], false_positive_rate: float, where: object) -> EfficientAdSettings:
@@ -108,20 +116,9 @@ def _settings(checkpoint: Mapping[str, Any], false_positive_rate: float, where: 
         padding=bool(told.get("padding", False)),
         pad_maps=bool(told.get("pad_maps", True)),
         border="zero",
-        imagenet_dir=None,
-        max_steps=70_000,
-        max_epochs=None,
-        budget_s=None,
-        batch_size=1,
-        crop=None,
-        holdout=0.2,
         early_stop=False,
         solve_last=False,
-        map_sigma_px=0.0,
-        false_positive_rate=Calibration.from_scores([0.0], false_positive_rate).false_positive_rate,
-        bit_depth=None,
-        seed=0,
-        arithmetic="anomalib",
+        false_positive_rate=false_positive_rate,
     )
 
 
@@ -136,7 +133,8 @@ def _prepared(checkpoint: Mapping[str, Any], where: object) -> Preparation:
 def _maps(state: Mapping[str, Any], settings: EfficientAdSettings, threads: int, where: object) -> Maps:
     """Return the checkpoint's network as ours, with its quantiles."""
     n = settings.teacher_out_channels
-    size, geometry = settings.model_size, settings.geometry()
+    size = settings.model_size
+    geometry = replace(settings.geometry(), resize_in_graph=True, map_rule=MapRule(sigma_px=0.0))
     networks = Networks(
         teacher=arrange(state, size, n_outputs=n, part="teacher", where=where),
         student=arrange(state, size, n_outputs=2 * n, part="student", where=where),

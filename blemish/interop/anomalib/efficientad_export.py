@@ -40,7 +40,7 @@ def efficientad_checkpoint(model: EfficientAd) -> dict[str, Any]:
     state: Arrays = {
         **_networks(fitted.maps.model, settings.model_size, settings.teacher_out_channels),
         **quantiles,
-        **threshold_state(fitted.calibration, fitted.calibration),
+        **threshold_state(fitted.image_calibration, fitted.pixel_calibration),
     }
     hyper_parameters = {
         name: getattr(settings, name) for name in ("teacher_out_channels", "lr", "weight_decay", "padding", "pad_maps")

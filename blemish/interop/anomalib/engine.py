@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blemish.backbones.weights import load_weights
-from blemish.data.training_images import path_of, read_image
 from blemish.errors import ImageError, InputError, message
 from blemish.imaging.anomaly_map import peak, upsample
+from blemish.imaging.decode import path_of, read_image
 from blemish.interop.anomalib.acceleration import coreset
 from blemish.interop.anomalib.timm_names import network, timm_name, to_timm
 from blemish.types import Prediction, Problem, Progress

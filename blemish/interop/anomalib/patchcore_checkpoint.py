@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -15,14 +15,15 @@ from blemish.backbones.backbone import Backbone
 from blemish.backbones.embedding import Extractor, embedding_graph
 from blemish.data.training_images import TrainingImages
 from blemish.detectors.patchcore.detector import Patchcore
-from blemish.detectors.patchcore.fit import PatchcoreState, calibrated
+from blemish.detectors.patchcore.fit import calibrate
 from blemish.detectors.patchcore.scoring import Scorer
 from blemish.detectors.patchcore.settings import PatchcoreSettings
-from blemish.detectors.patchcore.state import UNKNOWN, to_folder
+from blemish.detectors.patchcore.state import UNKNOWN, PatchcoreState
 from blemish.errors import ModelFileError, message
+from blemish.imaging.geometry import MapRule
 from blemish.interop.anomalib.preprocessing import Preparation, preparation
 from blemish.interop.anomalib.timm_names import Network, network, renormalised, to_ours
-from blemish.modelfolder.folder import ModelFolder
+from blemish.modelfolder.header import Training
 from blemish.ops.conformal import Calibration
 from blemish.ops.neighbors import MemoryIndex
 from blemish.types import Progress, no_progress
@@ -40,6 +41,7 @@ MEMORY_BANK = "model.memory_bank"
 # A patch this near to a bank row, in the row's length, is where the row was taken from: the same patch by another
 # program differs by 1e-6, and another patch that is as near is as good an answer.
 SAME = 1e-3
+MAP_SIGMA_PX = 4.0  # anomalib 2.7, patchcore/anomaly_map.py
 
 
 class Imported(NamedTuple):
@@ -89,11 +91,10 @@ def import_patchcore(
         InputError: if the backbone is none that we have.
         ModelFileError: if the checkpoint is another model's, not fitted, or says what a model folder can't express.
     """
-    found = read_patchcore(checkpoint, false_positive_rate=false_positive_rate, where=where)
-    extractor = Extractor(found.network, threads=threads)
+    found = read_patchcore(checkpoint, false_positive_rate=false_positive_rate, threads=threads, where=where)
+    extractor = _extractor(found, threads, where)
     source = np.full((len(found.memory_bank), 3), UNKNOWN, np.int32)
-    names: tuple[str, ...] = ()
-    sizes: tuple[tuple[int, int], ...] = ()
+    training = Training()
     if good:
         images = TrainingImages(list(good), bit_depth=None, threads=threads)
 
@@ -104,32 +105,55 @@ def import_patchcore(
         index = MemoryIndex(found.memory_bank)
         source, kept = _sources(index, maps("finding patches"))
         images.keep(kept)
-        scorer, scores, peaks = calibrated(
+        scorer, scores, maxima = calibrate(
             found.settings, found.geometry, found.memory_bank, source, maps("calibrating")
         )
-        names, sizes = tuple(images.names), tuple(images.sizes_hw)
+        training = Training(tuple(images.names), tuple(images.sizes_hw))
     else:
-        if not np.isfinite([found.image_threshold, found.pixel_threshold]).all():
-            todo = "Give good images to set them by: --good FOLDER."
-            raise ModelFileError(message("thresholds", "numbers", "none yet", where=where, todo=todo))
-        scorer = Scorer(MemoryIndex(found.memory_bank), found.settings.num_neighbors, None, 0.0)
-        scores, peaks = [found.image_threshold], [found.pixel_threshold]
+        scorer = Scorer(MemoryIndex(found.memory_bank), found.settings.num_neighbors, None)
+        scores, maxima = _own_thresholds(found, where)
     provenance: dict[str, str | int | float] = {
         "library_version": __version__,
         "imported_from": f"anomalib PatchCore, {where}",
         "imported_sha256": sha256,
-        "backbone": found.settings.backbone,
-        "n_training_files": len(names),
+        "backbone": str(found.settings.backbone),
+        "n_training_files": len(training.paths),
         "thresholds_from": f"{len(scores)} good images" if good else "the checkpoint",
     }
-    rate = false_positive_rate
-    calibrations = Calibration.from_scores(scores, rate), Calibration.from_scores(peaks, rate)
-    fitted = PatchcoreState(found.geometry, extractor, scorer, source, *calibrations, names, sizes, provenance)
-    header, tensors = to_folder(found.settings, fitted)
-    return Patchcore.from_model(ModelFolder(Path(where), header, found.network, tensors), threads=threads)
+    state = PatchcoreState(
+        geometry=found.geometry,
+        image_calibration=Calibration.from_scores(scores, false_positive_rate),
+        pixel_calibration=Calibration.from_scores(maxima, false_positive_rate),
+        training=training,
+        provenance=provenance,
+        extractor=extractor,
+        scorer=scorer,
+        source=source,
+    )
+    return cast("Patchcore", Patchcore.from_state(found.settings, state))
 
 
-def read_patchcore(checkpoint: Mapping[str, Any], *, false_positive_rate: float, where: object) -> Imported:
+def _own_thresholds(found: Imported, where: object) -> tuple[list[float], list[float]]:
+    """Return the checkpoint's own thresholds as the scores that they follow from."""
+    if not np.isfinite([found.image_threshold, found.pixel_threshold]).all():
+        todo = "Give good images to set them by: --good FOLDER."
+        raise ModelFileError(message("thresholds", "numbers", "none yet", where=where, todo=todo))
+    return [found.image_threshold], [found.pixel_threshold]
+
+
+def _extractor(found: Imported, threads: int, where: object) -> Extractor:
+    """Return the network, if its features are those of the memory bank."""
+    extractor = Extractor(found.network, threads=threads)
+    n_features = extractor.features(np.zeros((*found.geometry.network_hw, 3), np.uint8)).shape[2]
+    if found.memory_bank.shape[1] != n_features:
+        got = str(found.memory_bank.shape)
+        raise ModelFileError(message("memory_bank", f"(n, {n_features}) as the network gives", got, where=where))
+    return extractor
+
+
+def read_patchcore(
+    checkpoint: Mapping[str, Any], *, false_positive_rate: float, threads: int | None = None, where: object
+) -> Imported:
     """Return what a PatchCore checkpoint holds.
 
     Raises:
@@ -152,25 +176,20 @@ def read_patchcore(checkpoint: Mapping[str, Any], *, false_positive_rate: float,
         image_size=prepared.resize_hw,
         center_crop=prepared.crop_hw,
         coreset_sampling_ratio=float(told.get("coreset_sampling_ratio", 0.1)),
-        coreset_size=None,
         num_neighbors=min(neighbors, len(bank)) if isinstance(neighbors, int) else neighbors,
         pooling=3,
         scaling="none",
-        shrinkage=0.0,
         position_sigma=None,
-        score_sigma=0.0,
         score_fusion=False,
-        map_sigma_px=4.0,
-        false_positive_rate=Calibration.from_scores([0.0], false_positive_rate).false_positive_rate,
-        bit_depth=None,
-        max_rows=500_000,
-        seed=0,
-        arithmetic="anomalib",
+        false_positive_rate=false_positive_rate,
+        threads=threads,
     )
-    geometry = settings.geometry([(1, 1)], None)
+    geometry = replace(
+        settings.geometry([(1, 1)], None), resize_in_graph=True, map_rule=MapRule("nearest", MAP_SIGMA_PX)
+    )
     weights = {key[len(FEATURES) :]: value for key, value in state.items() if key.startswith(FEATURES)}
     backbone = _backbone(known, layers, weights, prepared)
-    graph = embedding_graph(backbone, pooling=3, like_anomalib=geometry)
+    graph = embedding_graph(backbone, pooling=3, resized=geometry, count_padding=True)
     thresholds = (float(state.get(f"post_processor._{kind}_threshold", np.nan)) for kind in ("image", "pixel"))
     return Imported(settings, geometry, graph.SerializeToString(), bank, *thresholds)
 

@@ -25,12 +25,10 @@ if TYPE_CHECKING:
 LIGHTNING = "2.6.0"  # the version that the checkpoint says it is of: the oldest that anomalib 2.7 takes
 # What anomalib always does, and so what a detector must have been fitted with.
 WANTED = {
-    "arithmetic": "anomalib",
     "pooling": 3,
     "scaling": "none",
     "position_sigma": None,
-    "score_sigma": 0.0,
-    "map_sigma_px": 4.0,
+    "score_fusion": False,
 }
 
 
@@ -84,12 +82,13 @@ def _expressible(model: Patchcore) -> tuple[str, list[str]]:
         given = ", ".join(f"{name}={value!r}" for name, value in other.items())
         wanted = ", ".join(f"{name}={WANTED[name]!r}" for name in other)
         raise InputError(message("model", f"settings that anomalib has: {wanted}", given, todo="Fit with these."))
-    name = timm_name(settings.backbone)
+    name = timm_name(str(settings.backbone))
     theirs = {ours: layer for layer, ours in network(name).layers.items()}
-    unknown = [layer for layer in settings.layers if layer not in theirs]
+    layers = settings.layers or ()
+    unknown = [layer for layer in layers if layer not in theirs]
     if unknown:
         raise InputError(message("layers", f"some of {', '.join(theirs)}", ", ".join(unknown), todo="Fit with these."))
-    return name, [theirs[layer] for layer in settings.layers]
+    return name, [theirs[layer] for layer in layers]
 
 
 def _weights(data: bytes, known: Network) -> dict[str, NDArray[Any]]:

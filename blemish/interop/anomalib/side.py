@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blemish.detectors.registry import Detector
+    from blemish.detectors.base import Predictor
     from blemish.types import Sample
 
 ANOMALIB, SAME, DEFAULTS = "anomalib", "same", "defaults"
@@ -69,7 +69,7 @@ def run(told: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _predict_cpu_ms(model: Detector, samples: Sequence[Sample]) -> float:
+def _predict_cpu_ms(model: Predictor, samples: Sequence[Sample]) -> float:
     """Return the milliseconds of processor time that an image takes, mean of 30: other programs change it little."""
     chosen = samples[:: max(1, len(samples) // 30)]
     before = time.process_time()
@@ -83,7 +83,7 @@ def _without_rates(metrics: Any) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name not in {"false_positive_rate", "miss_rate"}}
 
 
-def _anomalib(told: dict[str, Any], data: Any) -> tuple[Detector, dict[str, Any]]:
+def _anomalib(told: dict[str, Any], data: Any) -> tuple[Predictor, dict[str, Any]]:
     from blemish.interop.anomalib.engine import AnomalibPatchcore
 
     names = ("backbone", "layers", "image_size", "coreset_sampling_ratio", "num_neighbors", "seed", "timed_picks")
@@ -100,7 +100,7 @@ def _set_torch_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _blemish(told: dict[str, Any], data: Any) -> tuple[Detector, dict[str, Any]]:
+def _blemish(told: dict[str, Any], data: Any) -> tuple[Predictor, dict[str, Any]]:
     from blemish.detectors.patchcore.detector import Patchcore
     from blemish.evaluation.engine import Engine
     from blemish.interop.anomalib.engine import shared_layers
@@ -115,10 +115,8 @@ def _blemish(told: dict[str, Any], data: Any) -> tuple[Detector, dict[str, Any]]
             pooling=3,
             scaling="none",
             position_sigma=None,
-            score_sigma=0.0,
-            map_sigma_px=4.0,
             seed=told["seed"],
-            arithmetic="anomalib",
+            score_fusion=False,
             threads=told["threads"],
         )
     else:

@@ -14,7 +14,7 @@ import torch
 from blemish import DataError, EfficientAd, Engine, InputError, ModelFileError, NotFittedError, SaveError
 from blemish.detectors.efficientad.checkpoint import load_checkpoint
 from blemish.detectors.efficientad.training import Training
-from blemish.detectors.registry import Trained, load_detector
+from blemish.detectors.registry import Trained, load
 from blemish.errors import ImageError
 from blemish.types import Problem
 from tests.efficientad_models import SETTINGS, small_efficientad, write_teacher
@@ -101,7 +101,7 @@ def test_a_saved_model_predicts_bit_for_bit(trained: EfficientAd, folder: Path, 
     again = loaded.save(tmp_path / "again")
     for path in folder.iterdir():
         assert path.read_bytes() == (again / path.name).read_bytes()
-    assert isinstance(load_detector(folder), EfficientAd)
+    assert isinstance(load(folder), EfficientAd)
 
 
 def test_a_loaded_model_needs_no_torch(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -130,7 +130,7 @@ def test_the_header_says_where_the_model_comes_from(trained: EfficientAd, teache
     for name, value in SETTINGS.items():
         if name not in {"device", "threads", "budget", "max_steps"}:
             assert settings[name] == value
-    assert (settings["budget_s"], settings["teacher"]) == (None, str(teacher))
+    assert (settings["budget"], settings["teacher"]) == (None, str(teacher))
     provenance = header["provenance"]
     assert provenance["backbone"] == "teacher small-0.safetensors"
     assert (provenance["n_steps"], provenance["n_training_files"]) == (12, len(good_paths))
@@ -249,7 +249,7 @@ def test_broken_images_are_left_out_wherever_they_are(teacher: Path, tmp_path: P
     cut_off(tmp_path / "other" / "1.png", good(8))
     model = small_efficientad(teacher, imagenet_dir=tmp_path / "other", max_steps=12).fit(paths)
     assert [problem.path.name for problem in model.problems] == ["001.png", "1.png"]
-    assert len(model.fitted.names) == 5
+    assert len(model.fitted.training.paths) == 5
 
 
 def test_constant_and_tiny_images_are_fitted(teacher: Path):

@@ -13,7 +13,7 @@ from blemish.detectors.efficientad.distillation.targets import TargetSettings
 from blemish.detectors.efficientad.penalty import DrawnPenalty
 from blemish.detectors.efficientad.teacher import load_teacher
 from blemish.detectors.efficientad.training import Images, Training
-from blemish.detectors.registry import load_detector
+from blemish.detectors.registry import load
 from blemish.imaging.decode import save
 from tests.efficientad_models import random_weights, small_efficientad
 from tests.images import good
@@ -80,7 +80,7 @@ def test_a_fit_predicts_on_any_machine(teacher: Path, tmp_path: Path):
     scores = []
     for device in ("cuda:0", "cpu"):
         model = small_efficientad(teacher, image_size=SIDE, device=device).fit(images)
-        saved = load_detector(model.save(tmp_path / device.partition(":")[0]))
+        saved = load(model.save(tmp_path / device.partition(":")[0]))
         scores.append([saved.predict(image).score for image in images])
         assert scores[-1] == pytest.approx([model.predict(image).score for image in images])
     assert np.corrcoef(scores)[0, 1] > 0.9

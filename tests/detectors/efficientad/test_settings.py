@@ -61,8 +61,8 @@ def test_one_number_is_a_square_and_two_are_a_size(teacher: Path):
 
 @pytest.mark.parametrize(("given", "seconds"), [("90s", 90), ("10m", 600), ("1.5 h", 5400), ("2min", 120), ("45", 45)])
 def test_times_are_read(given: str, seconds: float):
-    assert check_budget(given) == seconds
+    assert check_budget("budget", given) == seconds
 
 
 def test_sizes_have_todays_names():
-    assert [check_model_size(size) for size in ("small", "medium")] == ["small", "medium"]
+    assert [check_model_size("model_size", size) for size in ("small", "medium")] == ["small", "medium"]

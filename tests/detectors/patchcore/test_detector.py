@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from blemish import InputError, Patchcore, Sample
 from blemish.errors import ImageError
-from blemish.imaging.resize import resize
+from blemish.imaging.geometry import MapRule
 from blemish.types import Prediction, Problem
 from tests.images import N_GOOD, good, goods, scratched, small_patchcore, write, write_goods
 
@@ -39,14 +40,6 @@ def test_a_scratch_is_found_where_it_is(fitted: Patchcore):
     assert mask[found.peak_xy[1], found.peak_xy[0]]
     assert found.mask[mask].all()
     assert found.regions[0].score == found.anomaly_map.max()
-
-
-def test_features_come_with_the_same_prediction(fitted: Patchcore):
-    image, _ = scratched(99)
-    found, features = fitted.predict_with_features(image)
-    assert same(found, fitted.predict(image))
-    inside = fitted.fitted
-    np.testing.assert_array_equal(features, inside.extractor.features(inside.geometry.prepare(image)))
 
 
 def test_good_images_are_let_through(fitted: Patchcore):
@@ -79,9 +72,9 @@ def test_nearest_good_is_the_row_that_was_found(fitted: Patchcore, good_paths: l
     inside = fitted.fitted
     features = inside.extractor.features(inside.geometry.prepare(image)).astype(np.float64)
     distances = np.linalg.norm(features[:, :, None] - inside.scorer.index.memory_bank, axis=3)
-    level = inside.scorer.level
+    level = inside.scorer.statistics
     assert level is not None
-    row, column = np.unravel_index(level.deviations(distances.min(axis=2)).argmax(), level.usual.shape)
+    row, column = np.unravel_index(level.z_scores(distances.min(axis=2)).argmax(), level.mean.shape)
     nearest = int(distances[row, column].argmin())
     image_index, source_row, source_column = inside.source[nearest].tolist()
     found = fitted.predict(image).nearest_good
@@ -92,11 +85,18 @@ def test_nearest_good_is_the_row_that_was_found(fitted: Patchcore, good_paths: l
 
 
 def test_score_is_the_highest_relative_distance(good_paths: list[Path]):
-    plain = small_patchcore(position_sigma=None, map_sigma_px=0.0).fit(good_paths)
+    plain = unsmoothed(small_patchcore(position_sigma=None).fit(good_paths))
     found = plain.predict(scratched(99)[0])
     assert found.nearest_good is not None
     assert found.score == found.nearest_good.distance
     assert found.anomaly_map.max() == pytest.approx(found.score, rel=0.03)  # no pixel lies on the centre of a cell
+
+
+def unsmoothed(model: Patchcore) -> Patchcore:
+    """The same detector without smoothing of its map."""
+    state = model.fitted
+    geometry = replace(state.geometry, map_rule=MapRule(sigma_px=0.0))
+    return Patchcore.from_state(model.settings, replace(state, geometry=geometry))
 
 
 # How images may come
@@ -157,7 +157,7 @@ def test_mixed_sizes_are_fitted_as_squares(tmp_path: Path):
     images = [good(seed, 96, 96 if seed % 2 else 192) for seed in range(8)]
     model = small_patchcore().fit(images)
     assert model.fitted.geometry.resize_hw == (96, 96)
-    assert model.fitted.sizes_hw == tuple(image.shape[:2] for image in images)
+    assert model.fitted.training.sizes_hw == tuple(image.shape[:2] for image in images)
     found = model.predict(scratched(99, 96, 192)[0]).nearest_good
     assert found is not None
     x, y, width, height = found.box
@@ -175,7 +175,7 @@ def test_the_box_of_the_good_patch_is_in_that_images_pixels():
 
 
 def test_maps_are_smoothed(fitted: Patchcore, good_paths: list[Path]):
-    rough = small_patchcore(map_sigma_px=0.0).fit(good_paths).predict(good(99))
+    rough = unsmoothed(fitted).predict(good(99))
     assert np.abs(np.diff(fitted.predict(good(99)).anomaly_map)).max() < 0.9 * np.abs(np.diff(rough.anomaly_map)).max()
     assert fitted.predict(good(99)).score == rough.score
 
@@ -294,21 +294,3 @@ def test_rates_that_no_threshold_can_promise(saved: Path, rate: Any):
     assert model.threshold == before
     with pytest.raises(InputError, match="false_positive_rate: expected a number"):
         small_patchcore(false_positive_rate=rate)
-
-
-def test_anomalibs_arithmetic_resizes_in_the_network(tmp_path: Path):
-    model = small_patchcore(arithmetic="anomalib", scaling="none", position_sigma=None).fit(
-        [*goods(5), good(9, 70, 120)]
-    )
-    again = Patchcore.load(model.save(tmp_path / "m"))
-    image = good(20, 300, 200)
-    found = again.predict(image)
-    # What the network was given is the image itself; its own resizing gives the grid of every other image.
-    np.testing.assert_array_equal(again.fitted.geometry.prepare(image), image)
-    assert again.fitted.extractor.features(image).shape == (12, 12, 152)
-    assert found.anomaly_map.shape == (300, 200)
-    assert found.score == model.predict(image).score
-    # A rounded resize before the network would be almost the same, and is not.
-    rounded = again.predict(resize(image, (96, 96))).score
-    assert found.score == pytest.approx(rounded, rel=0.05)
-    assert found.score != rounded

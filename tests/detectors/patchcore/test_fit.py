@@ -55,8 +55,8 @@ def test_calibration_leaves_each_images_own_rows_and_map_out(fitted: Patchcore):
     level, parts = fit_distance_statistics(maps, 1.0)
     scores = sorted(parts.reshape(len(parts), -1).max(axis=1))
     np.testing.assert_allclose(inside.image_calibration.scores, scores, rtol=2e-3)
-    assert inside.scorer.level is not None
-    for found, expected in zip(inside.scorer.level, level, strict=True):
+    assert inside.scorer.statistics is not None
+    for found, expected in zip(inside.scorer.statistics, level, strict=True):
         np.testing.assert_allclose(found, expected, rtol=2e-3)
     # With their own rows they would look better than a new good image does.
     own = np.median([fitted.predict(image).score for image in goods()])
@@ -68,8 +68,7 @@ def test_pixel_scores_are_the_highest_of_each_map(fitted: Patchcore):
     assert len(scores) == N_GOOD
     assert (scores < fitted.fitted.image_calibration.scores * 1.0001).all()  # smoothing lowers a maximum
     assert fitted.pixel_threshold in scores
-    unsmoothed = small_patchcore(map_sigma_px=0.0).fit(goods()).fitted.pixel_calibration.scores
-    assert (scores < 0.999 * unsmoothed).all()
+    assert (scores < 0.999 * fitted.fitted.image_calibration.scores).all()
 
 
 def test_nine_neighbours_weigh_the_score(good_paths: list[Path]):
@@ -153,9 +152,9 @@ def test_images_are_read_again_only_where_their_patches_do_not_fit(
     good_paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ):
     n_read = []
-    load = training.load
+    read_image = training.read_image
     monkeypatch.setattr(
-        training, "load", lambda path, bit_depth: n_read.append(path) or load(path, bit_depth=bit_depth)
+        training, "read_image", lambda path, bit_depth: n_read.append(path) or read_image(path, bit_depth)
     )
     small_patchcore().fit(good_paths)
     assert len(n_read) == N_GOOD
@@ -175,7 +174,7 @@ def test_two_levels_leave_a_broken_image_out_once(tmp_path: Path):
     cut_off(paths[4], good(4))
     model = small_patchcore(max_rows=1000).fit(paths)
     assert [problem.path for problem in model.problems] == [paths[4]]
-    assert model.fitted.names == tuple(str(path) for path in paths if path != paths[4])
+    assert model.fitted.training.paths == tuple(str(path) for path in paths if path != paths[4])
     assert model.calibration.n == N_GOOD - 1
 
 
@@ -188,8 +187,8 @@ def test_thresholds_are_calibrated_on_some_of_many(score_fusion: bool, tmp_path:
     assert model.calibration.n == 5
     assert model.fitted.provenance["n_training_files"] == N_GOOD - 1
     if score_fusion:
-        assert model.fitted.whole is not None
-        assert model.fitted.whole.good_scores.shape == (3, 5)
+        assert model.fitted.fusion is not None
+        assert model.fitted.fusion.good_scores.shape == (3, 5)
     assert not model.predict(good(50)).label
 
 
@@ -241,7 +240,7 @@ def test_one_broken_among_many_is_left_out(tmp_path: Path):
     assert sorted(problem.path for problem in model.problems) == [paths[3], paths[7]]
     assert all(str(p.path) in p.text and p.text.endswith("It was left out.") for p in model.problems)
     others = [path for path in paths if path not in (paths[3], paths[7])]
-    assert model.fitted.names == tuple(str(path) for path in others)
+    assert model.fitted.training.paths == tuple(str(path) for path in others)
     again = small_patchcore().fit(others)
     assert again.problems == ()
     assert again.threshold == model.threshold

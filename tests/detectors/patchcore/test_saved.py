@@ -33,7 +33,7 @@ def same(one: Prediction, other: Prediction) -> bool:
     "changes",
     [
         {},
-        {"num_neighbors": 9, "score_sigma": 0.7},
+        {"num_neighbors": 9},
         {"position_sigma": None, "scaling": "standard"},
         {"center_crop": 64, "scaling": "none", "pooling": 1},
     ],

@@ -14,8 +14,8 @@ from tests.images import SETTINGS
 
 
 def made(**changes: Any) -> PatchcoreSettings:
-    settings = {name: value for name, value in SETTINGS.items() if name != "threads"}
-    return PatchcoreSettings(**{**settings, "max_rows": 10_000, **changes})
+    settings: dict[str, Any] = {**SETTINGS, "threads": None, "max_rows": 10_000, **changes}
+    return PatchcoreSettings(**settings)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,6 @@ def made(**changes: Any) -> PatchcoreSettings:
     [
         ({"scaling": "zca"}, "scaling: expected none or standard or whiten, got 'zca'"),
         ({"scaling": ["none"]}, "scaling: expected none or standard or whiten"),
-        ({"arithmetic": "exact"}, "arithmetic: expected blemish or anomalib, got 'exact'"),
         ({"coreset_sampling_ratio": 0}, "coreset_sampling_ratio: expected a number above 0, got 0"),
         ({"coreset_sampling_ratio": 1.5}, "coreset_sampling_ratio: expected a number from 0 to 1, got 1.5"),
         ({"coreset_sampling_ratio": -0.1}, "coreset_sampling_ratio: expected a number from 0 to 1"),
@@ -40,10 +39,14 @@ def made(**changes: Any) -> PatchcoreSettings:
         ({"pooling": 3.0}, "pooling: expected a whole number from 1 to 15, got 3.0"),
         ({"pooling": 4}, "pooling: expected an odd number, got 4"),
         ({"pooling": 17}, "pooling: expected .* from 1 to 15, got 17"),
-        ({"shrinkage": -1}, "shrinkage: expected a number from 0 to 1000, got -1"),
         ({"position_sigma": -1}, "position_sigma: expected a number from 0 to 100, got -1"),
-        ({"score_sigma": float("inf")}, "score_sigma: expected a number from 0 to 100, got inf"),
-        ({"map_sigma_px": "4"}, "map_sigma_px: expected a number from 0 to 100, got '4'"),
+        ({"score_fusion": 1}, "score_fusion: expected True or False, got 1"),
+        ({"threads": 0}, "threads: expected a whole number from 1 to 256, got 0"),
+        ({"false_positive_rate": 1}, "false_positive_rate: expected"),
+        ({"layers": []}, r"layers: expected names, got \[\]"),
+        ({"layers": [3]}, r"layers: expected names, got \[3\]"),
+        ({"backbone": 3}, "backbone: expected a name or an ONNX file, got 3"),
+        ({"weights": 3}, "weights: expected a path, got 3"),
         ({"max_rows": 10}, "max_rows: expected .* from 1000 to 100000000, got 10"),
         ({"seed": -1}, "seed: expected .* from 0 to .*, got -1"),
         ({"seed": None}, "seed: expected .* from 0 to .*, got None"),
@@ -85,6 +88,9 @@ def test_rows_of_the_bank(change: dict[str, Any], n_rows: int, kept: int, why: s
 def test_every_setting_fits_in_json():
     settings = made(image_size=(64, 96), center_crop=(32, 64))
     stored = json.loads(json.dumps(settings.to_dict()))
-    assert set(stored) == {field.name for field in dataclasses.fields(PatchcoreSettings)}
-    back = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
-    assert PatchcoreSettings(**back) == settings
+    unstored = {"weights", "pre_trained", "threads"}
+    assert set(stored) == {field.name for field in dataclasses.fields(PatchcoreSettings)} - unstored
+    assert PatchcoreSettings.from_dict(stored) == settings
+    for wrong in ({**stored, "more": 2}, {"seed": 1}):
+        with pytest.raises(InputError, match=r"settings: expected backbone, .*seed, got"):
+            PatchcoreSettings.from_dict(wrong)

@@ -79,7 +79,7 @@ def test_a_missing_or_shortened_file_is_named(folder: Path, name: str):
 
 def test_a_newer_format_says_what_to_do(folder: Path):
     rewrite(folder, lambda header: header.update(format_version=99))
-    refused(folder, r"format_version: expected at most 1, got 99.*model\.json.*newer version: install blemish>=")
+    refused(folder, r"format_version: expected at most 2, got 99.*model\.json.*newer version: install blemish>=")
 
 
 def test_another_detector(folder: Path):
@@ -217,7 +217,7 @@ def test_more_neighbours_than_the_bank_has(folder: Path):
         (lambda h: h["settings"].update(image_size=[4096, 10**9]), "image_size: expected a number from 32 to 4096"),
         (lambda h: h["settings"].update(layers="blocks.4"), "layers: expected names, got 'blocks.4'"),
         (lambda h: h["settings"].update(layers=[1]), "layers: expected names"),
-        (lambda h: h["settings"].update(backbone=3), "backbone: expected a name, got 3"),
+        (lambda h: h["settings"].update(backbone=3), "backbone: expected a name or an ONNX file, got 3"),
         (lambda h: h["settings"].update(false_positive_rate=0.5), "false_positive_rate: expected 0.1 as .*, got 0.5"),
         (lambda h: h["input"].update(resize_hw=[10**6, 10**6]), "image_size: expected a number from 32 to 4096"),
         (lambda h: h["input"].update(resize_hw=96), "must be an iterable, not int"),

@@ -46,7 +46,8 @@ def test_an_import_is_saved_and_loaded_like_any_model(tree: dict[str, Any], tmp_
     one = scored()[1]
     np.testing.assert_array_equal(again.predict(one).anomaly_map, model.predict(one).anomaly_map)
     assert again.header()["provenance"]["imported_from"] == "anomalib EfficientAD, model.ckpt"
-    assert again.settings.arithmetic == "anomalib"
+    assert again.fitted.geometry.resize_in_graph
+    assert again.fitted.geometry.map_rule.sigma_px == 0
     assert again.threshold == 0.75
 
 

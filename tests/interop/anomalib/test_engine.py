@@ -11,6 +11,7 @@ from blemish import MVTecAD, Patchcore
 from blemish.data.synthetic.demo import make_demo
 from blemish.errors import InputError
 from blemish.evaluation.engine import Engine
+from blemish.interop.anomalib import import_checkpoint
 from blemish.interop.anomalib.engine import AnomalibPatchcore, shared_layers
 from tests.real_anomalib import runs_anomalib
 
@@ -32,9 +33,8 @@ def test_both_see_the_same(tmp_path: Path):
     theirs = AnomalibPatchcore(root, "tile", image_size=96, coreset_sampling_ratio=1.0, num_neighbors=5)
     data = MVTecAD(root, "tile")
     Engine().fit(theirs, data)
-    settings = {"arithmetic": "anomalib", "scaling": "none", "position_sigma": None, "pooling": 3}
-    ours = Patchcore(layers=theirs.layers, image_size=(96, 96), coreset_sampling_ratio=1.0, num_neighbors=5, **settings)
-    Engine().fit(ours, data)
+    ours = import_checkpoint(theirs.save(tmp_path / "theirs.ckpt"), good=[sample.path for sample in data.train])
+    assert isinstance(ours, Patchcore)
     # With every patch in the bank there is nothing to choose: all must agree.
     assert theirs.timings["n_bank"] == len(ours.fitted.source) == 5 * 12 * 12
     for sample in data.test:

@@ -45,7 +45,7 @@ def test_scores_and_maps_are_anomalibs(case: str, tree: dict[str, Any]):
         assert found.score == pytest.approx(score, rel=1e-5)
         # Ours is of the image's size; anomalib's stays at the network's.
         geometry, features = model.fitted.geometry, model.fitted.extractor.features(one)
-        seen = geometry.network_map(model.fitted.scorer.distances(features).distances, 4.0)
+        seen = geometry.network_map(model.fitted.scorer.distances(features).distances)
         np.testing.assert_allclose(seen[::STEP, ::STEP], kept, atol=1e-4 * kept.max())
         assert found.anomaly_map.shape == one.shape[:2]
 
@@ -57,7 +57,8 @@ def test_an_import_is_saved_and_loaded_like_any_model(tree: dict[str, Any], tmp_
     np.testing.assert_array_equal(again.predict(one).anomaly_map, model.predict(one).anomaly_map)
     assert again.predict(one).nearest_good is None
     assert again.header()["provenance"]["imported_from"] == "anomalib PatchCore, model.ckpt"
-    assert again.settings.arithmetic == "anomalib"
+    assert again.fitted.geometry.resize_in_graph
+    assert again.fitted.geometry.map_rule == ("nearest", 4.0)
 
 
 def test_thresholds_are_the_checkpoints_without_good_images(tree: dict[str, Any]):

@@ -1,0 +1,122 @@
+"""Settings of detectors that score features of a pretrained backbone, and the backbone that they name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from blemish import backbones
+from blemish.detectors.settings import (
+    CROP_HELP,
+    Settings,
+    crop_size,
+    network_size,
+    path,
+    setting,
+)
+from blemish.errors import InputError, message
+from blemish.imaging.geometry import Geometry, choose_geometry
+
+
+def layer_names(name: str, value: Any) -> tuple[str, ...] | None:
+    """Return names of layers as a tuple, None for the backbone's usual ones."""
+    if value is None:
+        return None
+    if isinstance(value, str) or not value or not all(isinstance(layer, str) for layer in value):
+        raise InputError(message(name, "names", repr(value)))
+    return tuple(value)
+
+
+def backbone_name(name: str, value: Any) -> str:
+    """Return a backbone's name or path as text."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise InputError(message(name, "a name or an ONNX file", repr(value)))
+    return str(os.fspath(value))
+
+
+def pretrained(name: str, value: Any) -> bool:
+    """Return True; anything else is refused."""
+    if value is not True:
+        todo = "Leave it out; for weights of your own give weights=, or an ONNX file as backbone=."
+        raise InputError(message(name, "True", str(value), todo=todo))
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSettings(Settings):
+    """Settings of a detector on a pretrained backbone."""
+
+    backbone: str | os.PathLike[str] = setting(
+        backbones.DEFAULT,
+        "A name out of `blemish backbones list`, or an ONNX file.",
+        backbone_name,
+        option="backbone",
+    )
+    layers: Sequence[str] | None = setting(
+        None,
+        "Layers of the backbone, finest first, with commas on the command line; its usual ones by default.",
+        layer_names,
+        option="layers",
+        kind=str,
+        parse=lambda text: text.split(","),
+    )
+    weights: str | os.PathLike[str] | None = setting(
+        None,
+        "Weight file of a named backbone, instead of the installed or fetched one.",
+        path,
+        option="weights",
+        kind=os.PathLike,
+        stored=False,
+    )
+    pre_trained: bool = setting(True, "True: random weights say nothing of an image.", pretrained, stored=False)
+    image_size: int | tuple[int, int] = setting(
+        320,
+        "Network input: (height, width), or n for about n x n pixels in the images' own aspect if they share one.",
+        network_size,
+        option="image-size",
+    )
+    center_crop: int | tuple[int, int] | None = setting(
+        None,
+        CROP_HELP,
+        crop_size,
+        option="center-crop",
+        kind=int,
+    )
+
+    def geometry(self, images_hw: Sequence[tuple[int, int]], image_hw: tuple[int, int] | None) -> Geometry:
+        """Return the geometry for images of these sizes.
+
+        Args:
+            images_hw: (height, width) of each.
+            image_hw: the one input size of the backbone, or None for any.
+        """
+        return choose_geometry(images_hw, image_hw or self.image_size, self.center_crop)
+
+    def build_backbone(self) -> backbones.Backbone:
+        """Return the backbone.
+
+        Raises:
+            InputError: if it or a layer has no such name.
+            ModelFileError: if its weights are absent or damaged.
+        """
+        return backbones.build(self.backbone, layers=self.layers, weights=self.weights)
+
+    def rebuild_backbone(self, provenance: Mapping[str, Any]) -> backbones.Backbone:
+        """Return the backbone of a loaded detector.
+
+        Raises:
+            InputError: if its weights on this machine are not those that the model was fitted with.
+        """
+        built, known = self.build_backbone(), provenance.get("backbone_sha256")
+        if built.weights_sha256 != known:
+            todo = "Make a new detector with weights= of that file."
+            wanted, got = f"those of the model, SHA-256 {known!s:.16}...", f"{built.weights_sha256:.16}..."
+            raise InputError(message("weights", wanted, got, todo=todo))
+        return built
+
+    def area_px(self, backbone: backbones.Backbone) -> int:
+        """Return about how many pixels the network's input has."""
+        size = backbone.image_hw or self.center_crop or self.image_size
+        return size[0] * size[1] if isinstance(size, tuple) else size * size

@@ -1,0 +1,420 @@
+"""The template of every detector: fit, predict, calibration, save and load, once for all."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import textwrap
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+
+from blemish._io.prefetch import prefetch
+from blemish._validation.anomalib_arguments import OF_DETECTORS, refuses
+from blemish.data.training_images import TrainingImages
+from blemish.detectors.settings import Settings, describe_settings
+from blemish.errors import ImageError, NotFittedError, message
+from blemish.imaging.anomaly_map import peak, regions
+from blemish.imaging.decode import path_of, read_image
+from blemish.modelfolder.folder import ModelFolder, load_model, save_model
+from blemish.modelfolder.header import Training, read_calibration, read_fitted, read_geometry, read_training
+from blemish.types import GoodPatch, Prediction, Problem, no_progress
+
+if TYPE_CHECKING:
+    from blemish.imaging.geometry import Geometry
+    from blemish.ops.conformal import Calibration
+    from blemish.types import Float32, ImageInput, Progress, UInt8
+
+P = ParamSpec("P")
+SettingsT = TypeVar("SettingsT", bound=Settings)
+StateT = TypeVar("StateT", bound="DetectorState")
+AnyDetector: TypeAlias = "Detector[Any, Any]"
+Own = TypeVar("Own", bound="Detector[Any, Any]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorState(ABC):
+    """A fitted detector: all that predicting needs.
+
+    Attributes:
+        geometry: from an image to the network's input, and from the patch grid back to the image.
+        image_calibration: of image scores.
+        pixel_calibration: of the highest value of each calibration image's map.
+        training: path and size of each training image.
+        provenance: seed, hashes, counts and times, for `model.json`.
+    """
+
+    geometry: Geometry
+    image_calibration: Calibration
+    pixel_calibration: Calibration
+    training: Training
+    provenance: Mapping[str, str | int | float] = field(repr=False)
+
+    @property
+    @abstractmethod
+    def network(self) -> bytes:
+        """The ONNX graph that predicting runs."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
+        """Return the arrays that a model folder holds: file name to tensor name to array."""
+
+    def header(self) -> dict[str, Any]:
+        """Return the fields of `model.json` that only this detector has."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A detector's result for one image, before thresholds.
+
+    Attributes:
+        score: of the image.
+        anomaly_map: (H, W) float32 at the size of the image.
+        nearest_good: the good patch that the most anomalous patch was compared with.
+        components: summands of the score, by name.
+    """
+
+    score: float
+    anomaly_map: Float32
+    nearest_good: GoodPatch | None = None
+    components: Mapping[str, float] = field(default_factory=dict)
+
+
+class Predictor(Protocol):
+    """The part of a detector that `Engine` and the store of defects need; other programs' models may have it too."""
+
+    problems: tuple[Problem, ...]
+
+    def fit(self, samples: Iterable[ImageInput], *, progress: Progress | None = None) -> object:
+        """Fit on good images."""
+
+    def predict(self, image: ImageInput) -> Prediction:
+        """Return the prediction of one image."""
+
+    def predict_many(self, images: Iterable[ImageInput]) -> Iterator[Prediction | Problem]:
+        """Yield the prediction of each image, or its problem."""
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the model and return its path."""
+
+    def header(self) -> dict[str, Any]:
+        """Return the content of `model.json`: settings, input, thresholds, provenance."""
+
+    @property
+    def bit_depth(self) -> int | None:
+        """Bits that 16-bit images really use; None for all."""
+
+    @property
+    def threshold(self) -> float:
+        """The image threshold."""
+
+    @property
+    def false_positive_rate(self) -> float:
+        """Share of good images that may be called defective, as it was asked for."""
+
+
+class Detector(ABC, Generic[SettingsT, StateT]):
+    """Template of a detector: it adds settings, a state, how to fit it and how to score an image.
+
+    Attributes:
+        settings: the settings, frozen.
+        problems: the training images that the last fit left out, and why.
+    """
+
+    name: ClassVar[str]
+    settings_type: ClassVar[type[Settings]]
+    least_images: ClassVar[int] = 2
+
+    settings: SettingsT
+    problems: tuple[Problem, ...] = ()
+    _state: StateT | None = None
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        """Document the settings as the arguments of the constructor."""
+        super().__init_subclass__(**given)
+        if cls.__doc__ and "{settings}" in cls.__doc__:
+            lines = [f"{row.name}: {row.help}" for row in describe_settings(cls.settings_type)]
+            listed = "\n".join(textwrap.indent(textwrap.fill(x, 108, subsequent_indent="    "), " " * 8) for x in lines)
+            cls.__doc__ = cls.__doc__.replace("        {settings}", listed)
+
+    @abstractmethod
+    def _fit(self, images: TrainingImages, progress: Progress) -> StateT:
+        """Return the state fitted on images; those that can't be decoded join `images.problems`."""
+
+    @abstractmethod
+    def _score(self, image: UInt8, state: StateT) -> Scored:
+        """Return score and map of an image, uint8 (H, W, 3) RGB."""
+
+    @classmethod
+    @abstractmethod
+    def _read(cls, model: ModelFolder, settings: Any, common: Mapping[str, Any]) -> StateT:
+        """Return the state in a model folder; any error is one of the folder.
+
+        Args:
+            model: the folder, its files verified.
+            settings: the settings in it.
+            common: the attributes of `DetectorState`.
+        """
+
+    @abstractmethod
+    def estimated_bytes(self, n_images: int) -> int:
+        """Return the peak memory of fitting on so many images, estimated, in bytes."""
+
+    def _configure(self, settings: SettingsT) -> None:
+        """Take the settings; a detector that reads weights does so here."""
+        self.settings = settings
+
+    def fit(self: Own, samples: Iterable[ImageInput], *, progress: Progress | None = None) -> Own:
+        """Fit on good images: samples, paths or arrays, uint8 (H, W, 3) RGB or (H, W) grey; return self.
+
+        Broken images are left out and listed in `problems`. The fitted state is replaced only when all is done.
+
+        Args:
+            samples: the good images; 100 or more for a false positive rate of 1 %.
+            progress: called as progress(stage, done, total).
+
+        Raises:
+            DataError: if too few can be read.
+            InputError: if an array is no image, or a loaded detector's weights differ from those of this machine.
+            ModelFileError: if a loaded detector's weights are not on this machine.
+        """
+        self._prepare_fit()
+        settings = self.settings
+        images = TrainingImages(
+            list(samples), bit_depth=settings.bit_depth, threads=settings.n_threads, least=self.least_images
+        )
+        self._state = self._fit(images, progress or no_progress)
+        self.problems = tuple(images.problems)
+        return self
+
+    def _prepare_fit(self) -> None:
+        """Raise, before an image is read, unless all that fitting needs is here."""
+
+    def predict(self, image: ImageInput) -> Prediction:
+        """Return the prediction of one image, a path, a sample or an array; no file is written.
+
+        Raises:
+            ImageError: if the file can't be read.
+            InputError: if the array is no image.
+            NotFittedError: before `fit` or `load`.
+        """
+        state = self.fitted
+        return _prediction(self._score(read_image(image, self.bit_depth), state), state, path_of(image))
+
+    def predict_many(self, images: Iterable[ImageInput]) -> Iterator[Prediction | Problem]:
+        """Yield the prediction of each image in order, or its problem; the next images are decoded meanwhile.
+
+        Raises:
+            InputError: if an array is no image.
+            NotFittedError: before `fit` or `load`.
+        """
+        state = self.fitted
+
+        def read(item: ImageInput) -> tuple[Path | None, UInt8 | ImageError]:
+            try:
+                return path_of(item), read_image(item, self.bit_depth, release_gil=True)
+            except ImageError as error:
+                return path_of(item), error
+
+        return (
+            Problem(path or Path(), "unreadable", str(image))
+            if isinstance(image, ImageError)
+            else _prediction(self._score(image, state), state, path)
+            for path, image in prefetch(read, images, threads=self.threads)
+        )
+
+    def nearest_good_patches(self, image: ImageInput, k: int) -> tuple[GoodPatch, ...]:
+        """Return the good patches nearest to the most anomalous one, nearest first, each of another training image.
+
+        A detector without a memory bank knows none.
+
+        Args:
+            image: a path, a sample or an array.
+            k: how many, at most.
+
+        Raises:
+            ImageError: if the file can't be read.
+            InputError: if the array is no image.
+            NotFittedError: before `fit` or `load`.
+        """
+        nearest = self.predict(image).nearest_good
+        return () if nearest is None else (nearest,)[:k]
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it can predict."""
+        return self._state is not None
+
+    @property
+    def fitted(self) -> StateT:
+        """The fitted state.
+
+        Raises:
+            NotFittedError: before `fit` or `load`.
+        """
+        if self._state is None:
+            todo = "Call fit() with good images, or load() a model folder."
+            raise NotFittedError(message(type(self).__name__, "a fitted detector", "one never fitted", todo=todo))
+        return self._state
+
+    @property
+    def calibration(self) -> Calibration:
+        """Scores of good images and the image threshold that follows from them."""
+        return self.fitted.image_calibration
+
+    @property
+    def threshold(self) -> float:
+        """The image threshold: an image with a higher score is called defective."""
+        return self.fitted.image_calibration.threshold
+
+    @property
+    def pixel_threshold(self) -> float:
+        """The threshold of the anomaly map: no more good images than stated have any pixel above it."""
+        return self.fitted.pixel_calibration.threshold
+
+    @property
+    def false_positive_rate(self) -> float:
+        """Share of good images that may be called defective, as it was asked for."""
+        return self.settings.false_positive_rate
+
+    @property
+    def bit_depth(self) -> int | None:
+        """Bits that 16-bit images really use; None for all."""
+        return self.settings.bit_depth
+
+    @property
+    def threads(self) -> int:
+        """Threads for decoding and for the network."""
+        return self.settings.n_threads
+
+    def set_false_positive_rate(self, false_positive_rate: float) -> None:
+        """Move both thresholds to another false positive rate, by the calibration scores that the model holds.
+
+        Raises:
+            InputError: if the rate is not between 0 and 1.
+        """
+        state = self.fitted
+        image = state.image_calibration.with_rate(false_positive_rate)
+        pixel = state.pixel_calibration.with_rate(false_positive_rate)
+        self._state = replace(state, image_calibration=image, pixel_calibration=pixel)
+        self.settings = replace(self.settings, false_positive_rate=image.false_positive_rate)
+
+    def header(self) -> dict[str, Any]:
+        """Return the content of `model.json`: settings, input, thresholds, provenance and training images."""
+        state = self.fitted
+        geometry, image, pixel = state.geometry, state.image_calibration, state.pixel_calibration
+        return {
+            "detector": self.name,
+            "settings": self.settings.to_dict(),
+            "input": {
+                "resize_hw": geometry.resize_hw,
+                "crop_hw": geometry.crop_hw,
+                "resize_in_graph": geometry.resize_in_graph,
+            },
+            "anomaly_map": geometry.map_rule._asdict(),
+            "thresholds": {
+                "false_positive_rate": image.false_positive_rate,
+                "image": image.threshold,
+                "pixel": pixel.threshold,
+                "image_scores": image.scores,
+                "pixel_scores": pixel.scores,
+            },
+            "provenance": dict(state.provenance),
+            "training": state.training.to_json(),
+            **state.header(),
+        }
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the model folder; a kill at any moment leaves the old one or the new one.
+
+        Raises:
+            NotFittedError: before `fit` or `load`.
+            SaveError: if it can't be written; the folder is then as it was.
+        """
+        state = self.fitted
+        return save_model(folder, header=self.header(), network=state.network, tensors=state.tensors())
+
+    @classmethod
+    def load(cls: type[Own], folder: str | os.PathLike[str], *, threads: int | None = None) -> Own:
+        """Return the detector in a model folder; nothing in the folder is executed.
+
+        Raises:
+            InputError: if `threads` is out of range.
+            ModelFileError: if it is absent, damaged, unsafe, from a newer version or of another detector.
+        """
+        return cls.from_model(load_model(folder), threads=threads)
+
+    @classmethod
+    def from_model(cls: type[Own], model: ModelFolder, *, threads: int | None = None) -> Own:
+        """Return the detector in a model folder that was read.
+
+        Raises:
+            InputError: if `threads` is out of range.
+            ModelFileError: if it is of another detector, or its parts do not fit each other.
+        """
+        Settings(threads=threads)  # a wrong number is the caller's error, not one of the folder
+        return cls.from_state(*read_fitted(model, cls.name, lambda: cls._restored(model, threads)))
+
+    @classmethod
+    def from_state(cls: type[Own], settings: Any, state: Any) -> Own:
+        """Return the detector with these settings and this fitted state."""
+        detector = cls.__new__(cls)
+        detector.settings, detector._state = settings, state
+        return detector
+
+    @classmethod
+    def _restored(cls, model: ModelFolder, threads: int | None) -> tuple[Any, Any]:
+        header = model.header
+        settings = cls.settings_type.from_dict(header["settings"], threads=threads)
+        common = {
+            "geometry": read_geometry(header),
+            "image_calibration": read_calibration(header, "image"),
+            "pixel_calibration": read_calibration(header, "pixel"),
+            "training": read_training(header),
+            "provenance": dict(header["provenance"]),
+        }
+        return settings, cls._read(model, settings, common)
+
+
+def constructor(settings: Callable[P, Settings]) -> Callable[Concatenate[Any, P], None]:
+    """Return the `__init__` of a detector, whose arguments are the fields of its settings.
+
+    anomalib's arguments that have no meaning here are refused with what to do instead.
+    """
+
+    def configure(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        check = refuses(type(self).__name__, OF_DETECTORS)(settings)
+        self._configure(check(*args, **kwargs))
+
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    signature = inspect.signature(settings)
+    configure.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[own, *signature.parameters.values()], return_annotation=None
+    )
+    configure.__name__ = configure.__qualname__ = "__init__"
+    configure.__doc__ = None
+    return configure
+
+
+def _prediction(scored: Scored, state: DetectorState, path: Path | None) -> Prediction:
+    """Return score and map of an image with the thresholds applied."""
+    image, limit = state.image_calibration, state.pixel_calibration.threshold
+    return Prediction(
+        score=scored.score,
+        label=scored.score > image.threshold,
+        threshold=image.threshold,
+        p_value=image.p_value(scored.score),
+        anomaly_map=scored.anomaly_map,
+        mask=scored.anomaly_map > np.float32(limit),
+        pixel_threshold=limit,
+        regions=regions(scored.anomaly_map, limit),
+        peak_xy=peak(scored.anomaly_map),
+        nearest_good=scored.nearest_good,
+        path=path,
+        score_components=scored.components,
+    )

@@ -1,0 +1,1 @@
+"""PaDiM (Defard et al. 2021)."""

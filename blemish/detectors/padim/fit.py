@@ -1,0 +1,164 @@
+"""Fitting PaDiM: a Gaussian of patch features at each position, and leave-one-out calibration."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blemish._validation.checks import check_whole
+from blemish.backbones.embedding import Extractor, embedding_graph
+from blemish.detectors.padim.state import PadimState, PositionGaussians
+from blemish.modelfolder.header import Training
+from blemish.ops.conformal import Calibration
+from blemish.ops.statistics import Affine
+
+if TYPE_CHECKING:
+    from blemish.backbones.backbone import Backbone
+    from blemish.data.training_images import TrainingImages
+    from blemish.detectors.padim.settings import PadimSettings
+    from blemish.imaging.geometry import Geometry
+    from blemish.types import Float32, Float64, Progress
+
+EPSILON = 0.01  # added to the diagonal of each covariance: Defard et al. 2021, section 3.2
+# More scores would not move the threshold at a false positive rate of 1 %.
+MAX_CALIBRATION = 1000
+# Measured: interpreter, libraries, the embedded network and the images decoded ahead.
+BASE_BYTES = 300 * 2**20
+
+
+def fit(settings: PadimSettings, backbone: Backbone, images: TrainingImages, *, progress: Progress) -> PadimState:
+    """Return PaDiM fitted on good images.
+
+    Images are read twice: for the moments of each position, and for the leave-one-out scores.
+
+    Raises:
+        DataError: if fewer than two images can be decoded.
+        InputError: if the network does not take images of this size.
+
+    Cost: memory of 24 K^2 bytes per position, whatever the number of images; one Cholesky factor per position.
+    """
+    start = time.perf_counter()
+    geometry = settings.geometry(images.sizes_hw, backbone.image_hw)
+    graph = embedding_graph(backbone, pooling=1, scaling=chosen_features(backbone, settings))
+    extractor = Extractor(graph.SerializeToString(), threads=settings.n_threads)
+    mean, whitening = _gaussians(images, extractor, geometry, progress)
+    gaussians = PositionGaussians(extractor, mean, whitening)
+    maxima = _leave_one_out_maxima(images, gaussians, geometry, progress)
+    calibration = Calibration.from_scores(maxima, settings.false_positive_rate)
+    return PadimState(
+        geometry=geometry,
+        image_calibration=calibration,
+        pixel_calibration=calibration,
+        training=Training(tuple(images.names), tuple(images.sizes_hw)),
+        gaussians=gaussians,
+        provenance={
+            "seed": settings.seed,
+            "backbone": backbone.name,
+            "backbone_sha256": backbone.weights_sha256,
+            "n_training_files": len(images),
+            "training_sha256": images.sha256,
+            "fit_s": round(time.perf_counter() - start, 3),
+        },
+    )
+
+
+def _gaussians(
+    images: TrainingImages, extractor: Extractor, geometry: Geometry, progress: Progress
+) -> tuple[Float32, Float32]:
+    """Return mean and whitening of each position; images that can't be decoded are left out from here on."""
+    moments, decoded = PositionMoments(), []
+    everything = range(len(images))
+    maps = images.feature_maps(extractor.features, geometry, everything, stage="reading images", progress=progress)
+    for i, features in maps:
+        decoded.append(i)
+        moments.add(features)
+    images.keep(decoded)
+    return moments.gaussians(EPSILON)
+
+
+def _leave_one_out_maxima(
+    images: TrainingImages, gaussians: PositionGaussians, geometry: Geometry, progress: Progress
+) -> list[float]:
+    """Return the highest map value of each calibration image, against the Gaussians of the other images."""
+    chosen = range(0, len(images), -(-len(images) // MAX_CALIBRATION))
+    inputs = images.prepared(geometry, chosen, stage="calibrating", progress=progress)
+    maps = (leave_one_out(gaussians.distances(network_input), len(images)) for _, network_input in inputs)
+    return [float(geometry.network_map(distances).max()) for distances in maps]
+
+
+def chosen_features(backbone: Backbone, settings: PadimSettings) -> Affine:
+    """Return the projection of joined layers on a random choice of their channels (Defard et al. 2021, section 3.1)."""
+    n_channels = sum(backbone.channels)
+    rng = np.random.default_rng([settings.seed, 3])
+    channels = np.sort(rng.permutation(n_channels)[: settings.n_features])
+    return Affine(np.eye(n_channels, dtype=np.float32)[channels], np.zeros(len(channels), np.float32))
+
+
+class PositionMoments:
+    """Sums of features and of their products at each position, less the first image's features."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._shift: Float32 | None = None
+        self._sum: Float64 = np.zeros(0)
+        self._products: Float64 = np.zeros(0)
+
+    def add(self, features: Float32) -> None:
+        """Add the (h, w, K) float32 features of one image."""
+        if self._shift is None:
+            self._shift = features
+            self._sum = np.zeros(features.shape)
+            self._products = np.zeros((*features.shape, features.shape[2]))
+        centred = (features - self._shift).astype(np.float64)
+        self.n += 1
+        self._sum += centred
+        self._products += centred[..., :, None] * centred[..., None, :]
+
+    def gaussians(self, epsilon: float) -> tuple[Float32, Float32]:
+        """Return mean, (h, w, K), and inverse Cholesky factor, (h, w, K, K) float32, of each position's Gaussian.
+
+        Args:
+            epsilon: what is added to the diagonal of each sample covariance, above 0.
+        """
+        assert self._shift is not None, "add images first"
+        mean = self._sum / self.n
+        size = mean.shape[2]
+        whitening = np.empty(self._products.shape, np.float32)
+        for row, column in np.ndindex(mean.shape[:2]):
+            here = mean[row, column]
+            covariance = (self._products[row, column] - self.n * np.outer(here, here)) / (self.n - 1)
+            factor = np.linalg.cholesky(covariance + epsilon * np.eye(size))
+            whitening[row, column] = np.linalg.inv(factor)
+        return (self._shift + mean).astype(np.float32), whitening
+
+
+def leave_one_out(distances: Float32, n: int) -> Float32:
+    """Return Mahalanobis distances of one of `n` images from the Gaussian of the others, by its own in all.
+
+    The covariance without one image differs by an outer product of its features (Sherman and Morrison 1950); the
+    epsilon on the diagonal is taken to scale with (n - 1) / (n - 2), which changes it by less than its own choice.
+
+    Args:
+        distances: float32, from the Gaussian that the image is part of.
+        n: images of that Gaussian, at least two.
+    """
+    squared = distances.astype(np.float64) ** 2
+    share = n / (n - 1) ** 2
+    left = np.maximum(1 - share * squared, np.finfo(np.float32).eps)
+    freedom = max(n - 2, 1) / (n - 1)
+    out: Float32 = np.sqrt((n / (n - 1)) ** 2 * freedom * squared / left).astype(np.float32)
+    return out
+
+
+def estimated_bytes(settings: PadimSettings, backbone: Backbone, n_images: int) -> int:
+    """Return the peak memory of fitting, estimated, in bytes: it does not grow with the number of images.
+
+    Raises:
+        InputError: if `n_images` is no whole number, or below 1.
+    """
+    check_whole("n_images", n_images, 1, 10**9)
+    area = settings.area_px(backbone)
+    n_features = min(settings.n_features, sum(backbone.channels))
+    return BASE_BYTES + 24 * (area // backbone.strides[0] ** 2) * n_features**2
