@@ -1,4 +1,4 @@
-"""What this processor multiplies fast."""
+"""Instruction sets of this processor, which decide the fastest precision."""
 
 from __future__ import annotations
 

@@ -14,6 +14,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from blemish.errors import InputError, message
 
 if TYPE_CHECKING:
@@ -60,8 +62,6 @@ class Session(ABC):
         size = self.input_shape[0] if self.input_shape else None
         if size is None or not images.ndim or len(images) in {0, size}:
             return self._run({self.input_name: images}, names)
-        import numpy as np
-
         n = len(images)
         places = np.minimum(np.arange(-(-n // size) * size), n - 1).reshape(-1, size)
         batches = [self._run({self.input_name: images[rows]}, names) for rows in places]

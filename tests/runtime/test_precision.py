@@ -1,4 +1,4 @@
-"""What the processor is known to do."""
+"""Instruction sets of the processor."""
 
 from __future__ import annotations
 
