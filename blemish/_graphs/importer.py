@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from itertools import count
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,8 +48,6 @@ def parse_onnx(data: bytes, *, where: object) -> onnx.ModelProto:
             standard, local functions or loops.
     """
     model = onnx.ModelProto()
-    if len(data) > MAX_ONNX_BYTES:
-        raise _refuse(f"at most {MAX_ONNX_BYTES} bytes", str(len(data)), where)
     try:
         model.ParseFromString(data)
     except DecodeError:
@@ -227,22 +223,6 @@ def _prune(graph: onnx.GraphProto, layers: Sequence[str]) -> None:
     del graph.node[:], graph.initializer[:]
     graph.node.extend(reversed(kept))
     graph.initializer.extend(weights)
-
-
-def file_bytes(path: str | os.PathLike[str]) -> bytes:
-    """Return the bytes of an ONNX file.
-
-    Raises:
-        ModelFileError: if it can't be read or is larger than 1 GiB.
-    """
-    try:
-        size = Path(path).stat().st_size
-        if size > MAX_ONNX_BYTES:
-            raise _refuse(f"at most {MAX_ONNX_BYTES} bytes", str(size), path)
-        return Path(path).read_bytes()
-    except OSError as error:
-        got = repr(error.strerror or str(error))
-        raise _refuse("a readable ONNX file", got, path, "Check the path and its rights.") from None
 
 
 def _refuse(expected: str, got: str, where: object, todo: str = "") -> ModelFileError:

@@ -1,4 +1,7 @@
-"""Atomic writes: after a kill or on a full disk, and for a concurrent reader, a file is the old one or the new one."""
+"""Reads of bounded size, and atomic writes.
+
+After a kill or on a full disk, and for a concurrent reader, a file is the old one or the new one.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from blemish.errors import SaveError, message
+from blemish.errors import ModelFileError, SaveError, message
 
 ADVICE = {
     errno.ENOSPC: "The disk is full: free some space or choose another place.",
@@ -23,6 +26,34 @@ ADVICE = {
     errno.EISDIR: "A folder of that name is in the way: move it away or choose another name.",
     errno.EEXIST: "A file of that name is in the way: move it away or choose another name.",
 }
+MAX_FILE_BYTES = 4 << 30  # the largest backbones in use have 2.5 GB
+
+
+def read_file(path: str | os.PathLike[str], *, name: str = "weights", max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """Return the bytes of a file that holds a model or weights.
+
+    Args:
+        path: of the file.
+        name: what it holds in the user's words, for the error.
+        max_bytes: size that it may have.
+
+    Raises:
+        ModelFileError: if it cannot be read, is no ordinary file, or is larger.
+    """
+
+    def refuse(expected: str, got: str, todo: str = "") -> ModelFileError:
+        return ModelFileError(message(name, expected, got, where=path, todo=todo))
+
+    try:
+        info = Path(path).stat()
+        if not stat.S_ISREG(info.st_mode):
+            raise refuse("an ordinary file", "a folder or device", "Check the path.")
+        if info.st_size > max_bytes:
+            raise refuse(f"at most {max_bytes} bytes", str(info.st_size))
+        return Path(path).read_bytes()
+    except OSError as error:
+        got = repr(error.strerror or str(error))
+        raise refuse("a readable file", got, "Check the path and its rights.") from None
 
 
 def save_error(name: str, path: Path, error: OSError) -> SaveError:

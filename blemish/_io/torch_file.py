@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import io
 import math
-import os
-import stat
 import struct
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors
 
+from blemish._io.files import read_file
 from blemish._io.safe_pickle import UNSAFE, Global, Inert, PickleReader
 from blemish.errors import ModelFileError, message
 
 if TYPE_CHECKING:
+    import os
+
     from numpy.typing import NDArray
 
-MAX_FILE_BYTES = 4 << 30  # the largest backbones in use have 2.5 GB
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py: MAGIC_NUMBER
 LEGACY_PROTOCOL = 1001  # torch/serialization.py: PROTOCOL_VERSION
 # The errors of `zipfile` on damaged files, as some hundred thousand of them raised them.
@@ -308,24 +307,6 @@ def _load_safetensors(data: bytes, path: object) -> dict[str, NDArray[Any]]:
         array = np.frombuffer(entry["data"], _dtype(dtype)).reshape(entry["shape"])
         tensors[name] = _widen(array) if dtype == "bfloat16" else array
     return tensors
-
-
-def read_file(path: str | os.PathLike[str]) -> bytes:
-    """Return the bytes of a weight file.
-
-    Raises:
-        ModelFileError: if it cannot be read, is no ordinary file, or is larger than 4 GiB.
-    """
-    try:
-        info = Path(path).stat()
-        if not stat.S_ISREG(info.st_mode):
-            raise _refuse("an ordinary file", "a folder or device", path, "Check the path.")
-        if info.st_size > MAX_FILE_BYTES:
-            raise _refuse(f"at most {MAX_FILE_BYTES} bytes", str(info.st_size), path)
-        return Path(path).read_bytes()
-    except OSError as error:
-        got = repr(error.strerror or str(error))
-        raise _refuse("a readable file", got, path, "Check the path and its rights.") from None
 
 
 def _rebuild_tensor(arguments: tuple[Any, ...]) -> _Tensor:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish import runtime
-from blemish._graphs.importer import feature_map, file_bytes, open_onnx, parse_onnx
+from blemish._graphs.importer import MAX_ONNX_BYTES, feature_map, open_onnx, parse_onnx
 from blemish._graphs.safety import check_network
+from blemish._io.files import read_file
 from blemish._validation.checks import check_number
 from blemish.backbones.architectures import NETWORKS, build_graph
 from blemish.backbones.keras_resnet import keras_resnet50
@@ -136,7 +137,7 @@ def _from_name(
 def _from_file(
     path: Path, layers: tuple[str, ...], mean: Sequence[float], std: Sequence[float], n_prefix_tokens: int | None
 ) -> Backbone:
-    data = file_bytes(path)
+    data = read_file(path, name="backbone", max_bytes=MAX_ONNX_BYTES)
     graph, image_hw = open_onnx(parse_onnx(data, where=path), layers, mean=mean, std=std, where=path)
     hw, n = image_hw or (SIDE_PX, SIDE_PX), graph.batch or 1
     try:

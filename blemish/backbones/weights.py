@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blemish._io.torch_file import ZIP_ERRORS, read_file, read_state_dict
+from blemish._io.files import read_file
+from blemish._io.torch_file import ZIP_ERRORS, read_state_dict
 from blemish.backbones.keras_resnet import read_tfjs
 from blemish.backbones.registry import find, missing
 from blemish.errors import ModelFileError, message

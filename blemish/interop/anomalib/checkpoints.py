@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blemish._io.files import atomic_write
-from blemish._io.torch_file import read_checkpoint, read_file
+from blemish._io.files import atomic_write, read_file
+from blemish._io.torch_file import read_checkpoint
 from blemish.detectors.efficientad.detector import EfficientAd
 from blemish.detectors.patchcore.detector import Patchcore
 from blemish.errors import InputError, ModelFileError, message
