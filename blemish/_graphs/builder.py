@@ -41,7 +41,8 @@ class Graph:
         self._model = onnx.ModelProto()  # all but the nodes
         self._model.CopyFrom(_empty_model() if model is None else model)
         graph = self._model.graph
-        self.batch: int | None = graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
+        sizes = [axis.dim_value for value in graph.input[:1] for axis in value.type.tensor_type.shape.dim]
+        self.batch: int | None = (sizes[0] or None) if sizes else None
         self._nodes = list(graph.node)
         del graph.node[:], graph.value_info[:]
         self._weights: dict[str, str] = {}

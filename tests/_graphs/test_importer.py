@@ -151,6 +151,19 @@ def test_network_with_a_tensor_called_image(tmp_path):
         backbones.build(saved(tmp_path, network(middle="image")), layers=["image"])
 
 
+def test_older_files_list_their_weights_as_inputs(tmp_path):
+    """As before version 4 of the format; a scalar comes first."""
+    model = network()
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0), "unneeded"))
+    values = [helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in reversed(model.graph.initializer)]
+    for i, value in enumerate(values):
+        model.graph.input.insert(i, value)
+    image = random_weights.image(8, 32, 32)
+    built = backbones.build(saved(tmp_path, model), layers=["patches"], mean=MEAN, std=STD)
+    assert [value.name for value in built.model.graph.input] == ["image"]
+    np.testing.assert_allclose(maps(built, image)["patches"], expected(image), atol=1e-3)
+
+
 def test_weights_that_no_layer_needs_are_left_out(tmp_path):
     built = backbones.build(saved(tmp_path, network()), layers=["patches"])
     names = {tensor.name for tensor in built.model.graph.initializer}
