@@ -29,14 +29,14 @@ LITE = {
     "layers 4, 10, 14": {"layers": ("blocks.4", "blocks.10", "blocks.14")},
 }
 RESNET = {"layers 1, 2": {"layers": ("layer1", "layer2")}, "layer 2": {"layers": ("layer2",)}}
+# 0.1.0 measured shrinkage (.01 and 1), score_sigma (1) and map_sigma_px (2 and 8) inert, and they became constants; the
+# figures stay in results/ablation.json.
 OTHERS = {
     "position: plain distances": {"position_sigma": None},
     "position: no smoothing": {"position_sigma": 0.0},
     "position: smoothing 2": {"position_sigma": 2.0},
     "scaling none": {"scaling": "none"},
     "scaling standard": {"scaling": "standard"},
-    "scaling whiten, shrinkage .01": {"shrinkage": 0.01},
-    "scaling whiten, shrinkage 1": {"shrinkage": 1.0},
     "size 224": {"image_size": 224},
     "size 256": {"image_size": 256},
     "size 384": {"image_size": 384},
@@ -47,9 +47,6 @@ OTHERS = {
     "coreset 10 %, at most 20,000": {"coreset_sampling_ratio": 0.1},
     "patches alone": {"score_fusion": False},
     "neighbours 9": {"num_neighbors": 9},
-    "score smoothed 1": {"score_sigma": 1.0},
-    "map smoothed 2 px": {"map_sigma_px": 2.0},
-    "map smoothed 8 px": {"map_sigma_px": 8.0},
     # What the reference implementation does, as near as these settings come to it.
     "as in the paper": {
         "position_sigma": None,
@@ -90,9 +87,9 @@ def mean_of(rows):
 
 def show(name, row, width):
     cells = []
-    for found in row["categories"].values():
-        figures = [f"{found.get(figure, float('nan')):.3f}" for figure in FIGURES[:2]]
-        rates = [f"{100 * found.get(figure, float('nan')):3.0f}%" for figure in FIGURES[2:4]]
+    for measured in row["categories"].values():
+        figures = [f"{measured.get(figure, float('nan')):.3f}" for figure in FIGURES[:2]]
+        rates = [f"{100 * measured.get(figure, float('nan')):3.0f}%" for figure in FIGURES[2:4]]
         cells.append(" ".join([*figures, *rates]))
     print(f"{name:{width}}  " + "   ".join(cells) + f"   {row['average']['image_AUROC']:.3f}", flush=True)
 
@@ -102,8 +99,10 @@ def table_of(known, backbone):
     rows, formats = [], {"mean image AUROC": [".3f"]}
     for name, row in known.items():
         cells = {
-            f"{category}: image AUROC, AUPRO, missed": [found.get(key) for key in ("image_AUROC", "AUPRO", "miss_rate")]
-            for category, found in row["categories"].items()
+            f"{category}: image AUROC, AUPRO, missed": [
+                measured.get(key) for key in ("image_AUROC", "AUPRO", "miss_rate")
+            ]
+            for category, measured in row["categories"].items()
         }
         formats |= {key: [".3f", ".3f", "%"] for key in cells}
         rows.append({"change from the default": name, **cells, "mean image AUROC": row["average"]["image_AUROC"]})
@@ -135,9 +134,9 @@ def main():
     asked = parser.parse_args()
     if asked.keep is not None:
         keep(asked.keep)
-    told = {"backbone": asked.backbone, "layers": asked.layers, "places": [f"{r}/{name}" for r, name in asked.places]}
+    run = {"backbone": asked.backbone, "layers": asked.layers, "places": [f"{r}/{name}" for r, name in asked.places]}
     kept = load_data(asked.json) or {}
-    known = kept["rows"] if told.items() <= kept.items() else {}
+    known = kept["rows"] if run.items() <= kept.items() else {}
     chosen = {
         name: settings
         for name, settings in variants(asked.backbone, asked.layers).items()
@@ -151,7 +150,7 @@ def main():
         if name not in known:
             known[name] = one_row(settings, asked.places)
             known[name]["took_s"] = time.perf_counter() - start
-        write(asked.json, [table_of(known, asked.backbone)], {**told, "rows": known})
+        write(asked.json, [table_of(known, asked.backbone)], {**run, "rows": known})
         show(name, known[name], width)
 
 

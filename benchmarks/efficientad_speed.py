@@ -31,22 +31,12 @@ from blemish.detectors.efficientad.penalty import DrawnPenalty
 from blemish.detectors.efficientad.settings import EfficientAdSettings
 from blemish.detectors.efficientad.teacher import load_teacher
 from blemish.detectors.efficientad.training import Images, Training, jittered
-from blemish.imaging.decode import load, resize
+from blemish.imaging.decode import load
 from blemish.imaging.geometry import Geometry
+from blemish.imaging.resize import resize
 
 SIDE = 256
 PART = 24
-
-
-def settings(**changes):
-    kept = {
-        "model_size": "small", "teacher": "", "teacher_out_channels": 384, "image_size": SIDE, "center_crop": None,
-        "lr": 1e-4, "weight_decay": 1e-5, "padding": False, "pad_maps": True, "border": "edge", "map_sigma_px": 4.0,
-        "imagenet_dir": None,
-        "max_steps": 100, "max_epochs": None, "budget_s": None, "batch_size": 1, "crop": None, "holdout": 0.2,
-        "early_stop": False, "solve_last": True, "false_positive_rate": 0.01, "bit_depth": None, "seed": 0,
-    }  # fmt: skip
-    return EfficientAdSettings(**{**kept, **changes})
 
 
 class Plain:
@@ -165,7 +155,8 @@ def main():
     teacher = load_teacher("small").state
     images = images_of(asked.images, 6)
     parts = Images(images[:4], images[4:], DrawnPenalty((SIDE, SIDE), 0))
-    ours = Training(settings(), None, teacher, parts)
+    settings = EfficientAdSettings(image_size=SIDE, max_steps=100, early_stop=False)
+    ours = Training(settings, None, teacher, parts)
     networks = Networks(teacher, ours.student.weights(), arrays(ours.autoencoder), ours.mean.numpy(), ours.std.numpy())
     plain = Plain(*networks[:5])
     rng = np.random.default_rng(0)

@@ -30,7 +30,7 @@ def keep(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("features", "parts", "summary"):
         setattr(Extractor, name, _output(getattr(Extractor, name), folder))
-    fitting._bank = _bank(fitting._bank, folder)
+    fitting._memory_bank = _memory_bank(fitting._memory_bank, folder)
     MemoryIndex.search = _search(MemoryIndex.search, folder)
 
 
@@ -45,7 +45,7 @@ def _output(method: Callable, folder: Path) -> Callable:
     return kept
 
 
-def _bank(method: Callable, folder: Path) -> Callable:
+def _memory_bank(method: Callable, folder: Path) -> Callable:
     @wraps(method)
     def kept(settings, maps, n_images, progress):
         maps = list(maps)
@@ -81,5 +81,5 @@ def _once(path: Path, compute: Callable) -> tuple[np.ndarray, ...]:
         with half.open("wb") as file:
             np.savez(file, *compute())
         half.replace(path)
-    with np.load(path) as found:
-        return tuple(found[name] for name in found.files)
+    with np.load(path) as arrays:
+        return tuple(arrays[name] for name in arrays.files)

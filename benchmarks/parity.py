@@ -1,4 +1,4 @@
-"""How far imported detectors are from what anomalib itself said: the golden numbers of tests/golden/anomalib.
+"""Largest errors of imported detectors against anomalib's own scores and maps, those of tests/golden/anomalib.
 
 python -m benchmarks.parity
 """
@@ -25,18 +25,19 @@ for case in ("resnet18", "lite0", "older", "efficientad"):
     golden = np.load(GOLDEN / f"{case}.npz")
     with tempfile.TemporaryDirectory() as folder:
         model = import_checkpoint(checkpoint(case, Path(folder) / "model.ckpt"))
-    scores, maps = [], []
-    for one, score, kept in zip(scored(), golden["scores"], golden["maps"], strict=True):
+    score_errors, map_errors = [], []
+    for image, score, kept in zip(scored(), golden["scores"], golden["maps"], strict=True):
         if isinstance(model, Patchcore):
-            features = model.fitted.extractor.features(one)
-            seen = model.fitted.geometry.network_map(model.fitted.scorer.distances(features).distances)
+            features = model.fitted.extractor.features(image)
+            anomaly_map = model.fitted.geometry.network_map(model.fitted.scorer.distances(features).distances)
         else:
-            joined = model.fitted.maps
-            seen = joined.joined(*joined.raw(joined.geometry.prepare(one)))
-        scores.append(abs(model.predict(one).score - score) / kept.max())
-        maps.append(np.abs(seen[::STEP, ::STEP] - kept).max() / kept.max())
-    rows.append({"case": case, "largest error of a score": max(scores), "largest error of a map": max(maps)})
-    print(f"{case:12}  {max(scores):.1e}  {max(maps):.1e}")
+            maps = model.fitted.maps
+            anomaly_map = maps.joined(*maps.raw(maps.geometry.prepare(image)))
+        score_errors.append(float(abs(model.predict(image).score - score) / kept.max()))
+        map_errors.append(float(np.abs(anomaly_map[::STEP, ::STEP] - kept).max() / kept.max()))
+    errors = max(score_errors), max(map_errors)
+    rows.append({"case": case, "largest error of a score": errors[0], "largest error of a map": errors[1]})
+    print(f"{case:12}  {errors[0]:.1e}  {errors[1]:.1e}")
 formats = {"largest error of a score": [".1e"], "largest error of a map": [".1e"]}
 notes = "Errors are relative to the map's largest value."
 write(asked.json, [table("Imported detectors against anomalib", rows, formats=formats, notes=notes)])

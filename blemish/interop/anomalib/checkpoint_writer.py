@@ -7,6 +7,7 @@ written opcode by opcode and names nothing but torch's own functions for tensors
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -27,8 +28,7 @@ def checkpoint_bytes(tree: Mapping[str, Any]) -> bytes:
     """Return the bytes of a checkpoint.
 
     Args:
-        tree: dicts with text keys, lists, tuples, text, numbers, bools, None, and arrays of float32, int64 or bool. One
-            number that is repeated by `np.broadcast_to` takes the room of one.
+        tree: dicts with text keys, lists, tuples, text, numbers, bools, None, and arrays of float32, int64 or bool.
 
     Raises:
         InputError: if it holds anything else.
@@ -93,18 +93,12 @@ class _Pickle:
         """Add torch._utils._rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, hooks)."""
         if array.dtype.name not in STORAGES:
             raise InputError(message("checkpoint", f"arrays of {', '.join(STORAGES)}", str(array.dtype)))
-        repeated = array.size > 1 and not any(array.strides)
-        strides: list[int] = []
-        step = 0 if repeated else 1
-        for size in array.shape[::-1]:
-            strides.insert(0, step)
-            step *= max(size, 1)
+        strides = tuple(math.prod(max(size, 1) for size in array.shape[i + 1 :]) for i in range(array.ndim))
         self.data += b"ctorch._utils\n_rebuild_tensor_v2\n(("
         self._text("storage")
         self.data += b"ctorch\n" + STORAGES[array.dtype.name].encode("ascii") + b"\n"
-        stored = array[(slice(1),) * array.ndim] if repeated else array
-        self._values(str(len(self.arrays)), "cpu", int(stored.size))
+        self._values(str(len(self.arrays)), "cpu", int(array.size))
         self.data += b"tQ"
-        self._values(0, array.shape, tuple(strides), False)
+        self._values(0, array.shape, strides, False)
         self.data += b"ccollections\nOrderedDict\n)RtR"
-        self.arrays.append(np.ascontiguousarray(stored))
+        self.arrays.append(np.ascontiguousarray(array))

@@ -99,9 +99,8 @@ def _weights(data: bytes, known: Network) -> dict[str, NDArray[Any]]:
     for i, conv in enumerate(known.convs):
         if i < count:
             weight, bias = constants[f"conv{i}.weight"], constants[f"conv{i}.bias"]
-        elif conv.shape:  # behind the last layer, where timm asks for weights and nothing uses them
-            weight = np.broadcast_to(np.float32(0), conv.shape)
-            bias = np.broadcast_to(np.float32(0), conv.shape[:1])
+        elif conv.shape:  # behind the last layer: timm loads these weights, and no layer uses them
+            weight, bias = np.zeros(conv.shape, np.float32), np.zeros(conv.shape[0], np.float32)
         else:
             continue
         if i == 0:  # our graphs divide by the pixels' deviations here

@@ -61,11 +61,6 @@ def test_the_same_tree_gives_the_same_bytes():
     assert checkpoint_bytes(TREE) == checkpoint_bytes(TREE)
 
 
-def test_a_repeated_number_takes_the_room_of_one():
-    with zipfile.ZipFile(io.BytesIO(checkpoint_bytes({"a": np.broadcast_to(np.float32(1), (1000, 1000))}))) as file:
-        assert file.getinfo("archive/data/0").file_size == 4
-
-
 def test_only_torchs_own_names_are_in_the_pickle():
     with zipfile.ZipFile(io.BytesIO(checkpoint_bytes(TREE))) as file:
         names = {arg for code, arg, _ in pickletools.genops(file.read("archive/data.pkl")) if code.name == "GLOBAL"}

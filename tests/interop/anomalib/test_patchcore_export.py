@@ -58,6 +58,16 @@ def test_what_was_imported_comes_back(model: Patchcore):
     assert again.settings.layers == model.settings.layers
 
 
+def test_early_layers_come_back_with_the_later_blocks_that_anomalib_loads():
+    # A small memory bank and few weights: the blocks that no layer uses are the larger part of the checkpoint.
+    fitted = small_patchcore(**{**SETTINGS, "layers": ("blocks.2", "blocks.4")}).fit(goods(4))
+    assert fitted.fitted.scorer.index.memory_bank.nbytes < 2**20
+    again = back(patchcore_checkpoint(fitted))
+    assert again.settings.layers == ("blocks.2", "blocks.4")
+    image = scratched(0, 96, 96)[0]
+    assert again.predict(image).score == pytest.approx(fitted.predict(image).score, rel=0.02)
+
+
 @runs_anomalib
 def test_anomalib_loads_what_was_fitted_here_and_sees_the_same(model: Patchcore, tmp_path: Path):
     from anomalib.models import Patchcore as Theirs
