@@ -1,6 +1,6 @@
 """`python -m blemish`."""
 
-from blemish.cli.commands import main
+from blemish.cli import main
 
 if __name__ == "__main__":
     main()

@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 import blemish
-from blemish.cli.commands import app
+from blemish.cli import app
 from blemish.data.synthetic.demo import make_demo
 from tests.images import good, scratched, write, write_goods
 

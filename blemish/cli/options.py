@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import Field
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from blemish.detectors.registry import DETECTORS, detector_type
+from blemish.detectors.registry import DETECTORS, detector_type, settings_type
 from blemish.detectors.settings import options
 
 if TYPE_CHECKING:
@@ -34,23 +35,22 @@ def make_detector(model: str, given: Mapping[str, Any]) -> AnyDetector:
     """Return the detector `model` with the options that were given; None is one that was not.
 
     Raises:
-        typer.BadParameter: if there is no such detector, or an option is of another one.
+        typer.BadParameter: if there is no such detector, or an option belongs to another one.
     """
     if model not in DETECTORS:
         known = ", ".join(DETECTORS)
         raise typer.BadParameter(f"{model} is no detector here; there are {known}", param_hint="--model")
-    kind = detector_type(model)
-    own = options(kind.settings_type)
-    chosen = {}
+    fields = options(settings_type(model))
+    arguments = {}
     for name, value in given.items():
         if value is None:
             continue
-        if name not in own:
-            others = [other for other in DETECTORS if name in options(detector_type(other).settings_type)]
-            text = f"it is an option of {' and '.join(others)}, and --model is {model}"
+        if name not in fields:
+            owners = [other for other in DETECTORS if name in options(settings_type(other))]
+            text = f"it is an option of {' and '.join(owners)}, and --model is {model}"
             raise typer.BadParameter(text, param_hint=f"--{name}")
-        chosen[own[name].name] = own[name].metadata["option"].parse(value)
-    return kind(**chosen)
+        arguments[fields[name].name] = fields[name].metadata["option"].parse(value)
+    return detector_type(model)(**arguments)
 
 
 def of_detector(command: Callable[..., None]) -> Callable[..., None]:
@@ -61,39 +61,42 @@ def of_detector(command: Callable[..., None]) -> Callable[..., None]:
     own = inspect.signature(command).parameters
     hints = get_type_hints(command, localns={"AnyDetector": Any}, include_extras=True)
     parameters = [own[name].replace(annotation=hints[name]) for name in own if name != "make"]
-    kinds = inspect.Parameter.KEYWORD_ONLY
-    parameters.append(inspect.Parameter("model", kinds, default="patchcore", annotation=Model))
-    shared = _detector_options()
-    arguments = {name.replace("-", "_"): name for name in shared}
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters.append(inspect.Parameter("model", keyword, default="patchcore", annotation=Model))
+    annotations = _detector_options()
+    arguments = {name.replace("-", "_"): name for name in annotations}
     for argument, name in arguments.items():
-        parameters.append(inspect.Parameter(argument, kinds, default=None, annotation=shared[name]))
+        parameters.append(inspect.Parameter(argument, keyword, default=None, annotation=annotations[name]))
 
     @wraps(command)
     def run(**given: Any) -> None:
-        chosen = {name: given.pop(argument) for argument, name in arguments.items()}
-        command(make=partial(make_detector, given.pop("model"), chosen), **given)
+        detector_options = {name: given.pop(argument) for argument, name in arguments.items()}
+        command(make=partial(make_detector, given.pop("model"), detector_options), **given)
 
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [parameter.replace(kind=kinds) for parameter in parameters]
+        [parameter.replace(kind=keyword) for parameter in parameters]
     )
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
 
 
 def _detector_options() -> dict[str, Any]:
-    """Return each option of any detector with its help, which says whose it is and what their defaults are."""
-    fields = {model: options(detector_type(model).settings_type) for model in DETECTORS}
-    found: dict[str, Any] = {}
-    for name in dict.fromkeys(name for own in fields.values() for name in own):
-        owners = {model: own[name] for model, own in fields.items() if name in own}
-        defaults = {model: "" if f.default is None else f" {f.default}" for model, f in owners.items()}
-        if len(owners) == len(DETECTORS) and len(set(defaults.values())) == 1:
-            note = next(iter(defaults.values())).strip()
-        else:
-            note = ", ".join(f"{model}{value}" for model, value in defaults.items())
-        field = next(iter(owners.values()))
-        kind = field.metadata["option"].kind
-        help_text = f"{field.metadata['help']} [{note}]" if note else field.metadata["help"]
-        hint = Path if kind is os.PathLike else kind
-        found[name] = Annotated[hint | None, typer.Option(f"--{name}", help=help_text)]
-    return found
+    """Return the annotation of each option of any detector: those of several detectors first."""
+    fields = {model: options(settings_type(model)) for model in DETECTORS}
+    names = dict.fromkeys(name for own in fields.values() for name in own)
+    owners = {name: {model: own[name] for model, own in fields.items() if name in own} for name in names}
+    # Sorting is stable: within a group the order is that of the detectors and of their fields.
+    return {name: _annotation(name, owners[name]) for name in sorted(names, key=lambda name: -len(owners[name]))}
+
+
+def _annotation(name: str, owners: Mapping[str, Field[Any]]) -> Any:
+    """Return the annotation of an option; its help ends with the detectors that have it and their defaults."""
+    defaults = {model: "" if field.default is None else f" {field.default}" for model, field in owners.items()}
+    if len(owners) == len(DETECTORS) and len(set(defaults.values())) == 1:
+        note = next(iter(defaults.values())).strip()
+    else:
+        note = ", ".join(f"{model}{default}" for model, default in defaults.items())
+    field = next(iter(owners.values()))
+    kind = field.metadata["option"].kind
+    help_text = f"{field.metadata['help']} [{note}]" if note else field.metadata["help"]
+    return Annotated[(Path if kind is os.PathLike else kind) | None, typer.Option(f"--{name}", help=help_text)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from blemish import backbones
+from blemish.backbones.registry import DEFAULT
 from blemish.detectors.settings import (
     CROP_HELP,
     Settings,
@@ -17,7 +17,10 @@ from blemish.detectors.settings import (
     setting,
 )
 from blemish.errors import InputError, message
-from blemish.imaging.geometry import Geometry, choose_geometry
+
+if TYPE_CHECKING:
+    from blemish.backbones.backbone import Backbone
+    from blemish.imaging.geometry import Geometry
 
 
 def layer_names(name: str, value: Any) -> tuple[str, ...] | None:
@@ -49,7 +52,7 @@ class BackboneSettings(Settings):
     """Settings of a detector on a pretrained backbone."""
 
     backbone: str | os.PathLike[str] = setting(
-        backbones.DEFAULT,
+        DEFAULT,
         "A name out of `blemish backbones list`, or an ONNX file.",
         backbone_name,
         option="backbone",
@@ -92,18 +95,22 @@ class BackboneSettings(Settings):
             images_hw: (height, width) of each.
             image_hw: the one input size of the backbone, or None for any.
         """
+        from blemish.imaging.geometry import choose_geometry
+
         return choose_geometry(images_hw, image_hw or self.image_size, self.center_crop)
 
-    def build_backbone(self) -> backbones.Backbone:
+    def build_backbone(self) -> Backbone:
         """Return the backbone.
 
         Raises:
             InputError: if it or a layer has no such name.
             ModelFileError: if its weights are absent or damaged.
         """
-        return backbones.build(self.backbone, layers=self.layers, weights=self.weights)
+        from blemish.backbones.backbone import build
 
-    def rebuild_backbone(self, provenance: Mapping[str, Any]) -> backbones.Backbone:
+        return build(self.backbone, layers=self.layers, weights=self.weights)
+
+    def rebuild_backbone(self, provenance: Mapping[str, Any]) -> Backbone:
         """Return the backbone of a loaded detector.
 
         Raises:
@@ -116,7 +123,7 @@ class BackboneSettings(Settings):
             raise InputError(message("weights", wanted, got, todo=todo))
         return built
 
-    def area_px(self, backbone: backbones.Backbone) -> int:
+    def area_px(self, backbone: Backbone) -> int:
         """Return about how many pixels the network's input has."""
         size = backbone.image_hw or self.center_crop or self.image_size
         return size[0] * size[1] if isinstance(size, tuple) else size * size

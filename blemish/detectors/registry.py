@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
 from blemish.errors import InputError, ModelFileError, message
-from blemish.modelfolder.folder import load_model
 
 if TYPE_CHECKING:
     from blemish.detectors.base import AnyDetector, Detector
+    from blemish.detectors.settings import Settings
 
-# Name in `model.json` and on the command line to module and class; a class is imported at its first use.
+
+class Entry(NamedTuple):
+    """A detector: a package with modules `detector` and `settings`, each imported at its first use.
+
+    Attributes:
+        package: its name.
+        detector: the class in `detector`.
+        settings: the class in `settings`; its import is light, for the command line reads it at each start.
+    """
+
+    package: str
+    detector: str
+    settings: str
+
+
+# Name in `model.json` and on the command line to the detector.
 DETECTORS = {
-    "patchcore": ("blemish.detectors.patchcore.detector", "Patchcore"),
-    "padim": ("blemish.detectors.padim.detector", "Padim"),
-    "efficientad": ("blemish.detectors.efficientad.detector", "EfficientAd"),
+    "patchcore": Entry("blemish.detectors.patchcore", "Patchcore", "PatchcoreSettings"),
+    "padim": Entry("blemish.detectors.padim", "Padim", "PadimSettings"),
+    "efficientad": Entry("blemish.detectors.efficientad", "EfficientAd", "EfficientAdSettings"),
 }
 
 
@@ -42,10 +57,24 @@ def detector_type(name: str) -> type[Detector[Any, Any]]:
     Raises:
         InputError: if there is none of that name.
     """
+    entry = _entry(name)
+    return cast("type[Detector[Any, Any]]", getattr(import_module(f"{entry.package}.detector"), entry.detector))
+
+
+def settings_type(name: str) -> type[Settings]:
+    """Return the class of a detector's settings, without importing the detector.
+
+    Raises:
+        InputError: if there is no detector of that name.
+    """
+    entry = _entry(name)
+    return cast("type[Settings]", getattr(import_module(f"{entry.package}.settings"), entry.settings))
+
+
+def _entry(name: str) -> Entry:
     if name not in DETECTORS:
         raise InputError(message("detector", f"one of {', '.join(DETECTORS)}", repr(name)))
-    module, kind = DETECTORS[name]
-    return cast("type[Detector[Any, Any]]", getattr(import_module(module), kind))
+    return DETECTORS[name]
 
 
 def load(folder: str | os.PathLike[str], *, threads: int | None = None) -> AnyDetector:
@@ -59,6 +88,8 @@ def load(folder: str | os.PathLike[str], *, threads: int | None = None) -> AnyDe
         InputError: if `threads` is out of range.
         ModelFileError: if it is absent, damaged, unsafe, from a newer version or of an unknown detector.
     """
+    from blemish.modelfolder.folder import load_model
+
     model = load_model(folder)
     name = model.header["detector"]
     if name not in DETECTORS:

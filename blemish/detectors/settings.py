@@ -1,4 +1,8 @@
-"""Settings of a detector, declared once: checks, `model.json`, command-line options and documentation follow."""
+"""Settings of a detector, declared once: checks, `model.json`, command-line options and documentation follow.
+
+The command line reads the settings of every detector when it starts: modules of settings import numpy, and what needs
+it, in the checks alone.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from blemish._validation.checks import check_number, check_whole
 from blemish.errors import InputError, message
-from blemish.imaging.geometry import MAX_SIDE_PX, choose_geometry
-from blemish.ops.conformal import Calibration
 
 Check = Callable[[str, Any], Any]
 Own = TypeVar("Own", bound="Settings")
@@ -84,6 +85,8 @@ def whole(low: int, high: int, *, optional: bool = False, odd: bool = False) -> 
     """Return a check for whole numbers from `low` to `high`, or None if `optional`."""
 
     def check(name: str, value: Any) -> int | None:
+        from blemish._validation.checks import check_whole
+
         if value is None and optional:
             return None
         number = check_whole(name, value, low, high)
@@ -98,6 +101,8 @@ def number(low: float, high: float, *, optional: bool = False, positive: bool = 
     """Return a check for numbers from `low` to `high`, above 0 if `positive`, or None if `optional`."""
 
     def check(name: str, value: Any) -> float | None:
+        from blemish._validation.checks import check_number
+
         if value is None and optional:
             return None
         checked: float = check_number(name, value, low=low, high=high)
@@ -134,6 +139,8 @@ def path(name: str, value: Any) -> str | None:
 
 def network_size(_: str, value: Any) -> int | tuple[int, int]:
     """Return a side, or (height, width), that a network's input may have."""
+    from blemish.imaging.geometry import choose_geometry
+
     choose_geometry([(1, 1)], value, None)
     checked: int | tuple[int, int] = value
     return checked
@@ -141,6 +148,8 @@ def network_size(_: str, value: Any) -> int | tuple[int, int]:
 
 def crop_size(_: str, value: Any) -> int | tuple[int, int] | None:
     """Return a side, or (height, width), that may be cut out of a network's input; None for none."""
+    from blemish.imaging.geometry import MAX_SIDE_PX, choose_geometry
+
     choose_geometry([(1, 1)], (MAX_SIDE_PX, MAX_SIDE_PX), value)
     checked: int | tuple[int, int] | None = value
     return checked
@@ -148,6 +157,8 @@ def crop_size(_: str, value: Any) -> int | tuple[int, int] | None:
 
 def _rate(_: str, value: Any) -> float:
     """Return a rate between 0 and 1, both excluded."""
+    from blemish.ops.conformal import Calibration
+
     return Calibration.from_scores([0.0], value).false_positive_rate
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from blemish.cli.commands import app
+from blemish.cli import app
 from blemish.data.synthetic.demo import make_demo
 from blemish.detectors.patchcore.detector import Patchcore
 from tests.anomalib_twins import N_TRAIN, SIZES, checkpoint, image
@@ -60,7 +60,8 @@ def test_export_writes_a_checkpoint_that_comes_back(ckpt: Path, tmp_path: Path):
 
 def test_export_says_what_anomalib_has_not(saved: Path, tmp_path: Path):
     done = CliRunner().invoke(app, ["export-anomalib", str(saved), str(tmp_path / "out.ckpt")])
-    assert "model: expected settings that anomalib has: pooling=3" in str(done.exception)
+    expected = "expected settings that anomalib has: scaling='none', position_sigma=None"
+    assert f"model: {expected}, got scaling='whiten', position_sigma=1.0." in str(done.exception)
     assert not (tmp_path / "out.ckpt").exists()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from blemish import Patchcore
-from blemish.cli.commands import _several_values, main
+from blemish.cli import main, repeat_categories
 from blemish.data.synthetic.demo import make_demo
 from blemish.imaging.decode import load
 from blemish.types import Prediction
@@ -159,8 +159,8 @@ def test_benchmark_knows_its_detectors(root: Path, run):
     assert "cflow is no detector here; there are patchcore, padim, efficientad" in err
 
 
-def test_categories_take_several_values():
-    assert _several_values(["x", "--categories", "a", "b", "--seed", "1"]) == [
+def test_categories_takerepeat_categories():
+    assert repeat_categories(["x", "--categories", "a", "b", "--seed", "1"]) == [
         "x", "--categories", "a", "--categories", "b", "--seed", "1",
     ]  # fmt: skip
 

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
+from blemish.cli import main
 from blemish.cli import teacher as cli_teacher
-from blemish.cli.commands import main
 from blemish.cli.teacher import duration_s
 from blemish.errors import InputError
 from blemish.imaging.decode import load, save

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from blemish.detectors.efficientad.pdn import SIZES, Size, output_hw
 from blemish.detectors.settings import (
     CROP_HELP,
     Settings,
@@ -21,7 +20,10 @@ from blemish.detectors.settings import (
     whole,
 )
 from blemish.errors import InputError, message
-from blemish.imaging.geometry import MAX_SIDE_PX, Geometry, choose_geometry
+
+if TYPE_CHECKING:
+    from blemish.detectors.efficientad.pdn import Size
+    from blemish.imaging.geometry import Geometry
 
 Border = Literal["edge", "zero", "normal"]
 LEAST_IMAGES = 4
@@ -41,6 +43,8 @@ def check_model_size(name: str, size: Any) -> Size:
     ...
     blemish.errors.InputError: model_size: expected small or medium, got 'M'. Write model_size="medium".
     """
+    from blemish.detectors.efficientad.pdn import SIZES
+
     if size in SIZES:
         return "small" if size == "small" else "medium"
     near = [known for known in SIZES if isinstance(size, str) and size and known.startswith(size.lower())]
@@ -63,6 +67,14 @@ def check_budget(name: str, budget: Any) -> float | None:
             raise InputError(message(name, 'a time such as "90s", "10m" or "1.5h"', repr(budget)))
         budget = float(match[1]) * _UNITS[(match[2] or "s")[0]]
     checked: float | None = number(1, MAX_BUDGET_S, optional=True)(name, budget)
+    return checked
+
+
+def crop_side(name: str, value: Any) -> int | None:
+    """Return the side of a training crop in outputs; None for whole images."""
+    from blemish.imaging.geometry import MAX_SIDE_PX
+
+    checked: int | None = whole(4, MAX_SIDE_PX, optional=True)(name, value)
     return checked
 
 
@@ -138,7 +150,7 @@ class EfficientAdSettings(Settings):
     crop: int | None = setting(
         None,
         "Side, in outputs, of the crop that a step trains on; the whole image, or as the budget plans, by default.",
-        whole(4, MAX_SIDE_PX, optional=True),
+        crop_side,
         option="crop",
         kind=int,
     )
@@ -172,6 +184,8 @@ class EfficientAdSettings(Settings):
 
     def check_together(self) -> None:
         """Raise InputError if a crop is larger than the whole, or the image smaller than the receptive field."""
+        from blemish.detectors.efficientad.pdn import output_hw
+
         outputs = output_hw(self.model_size, self.geometry().network_hw, padding=self.padding)
         if self.crop is None:
             return
@@ -189,5 +203,7 @@ class EfficientAdSettings(Settings):
 
     def geometry(self) -> Geometry:
         """Return the geometry: one number is a square, as in the paper."""
+        from blemish.imaging.geometry import choose_geometry
+
         size = self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
         return choose_geometry([(1, 1)], size, self.center_crop)

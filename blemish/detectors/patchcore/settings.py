@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import TYPE_CHECKING, Any
 
 from blemish.detectors.backbone_settings import BackboneSettings
 from blemish.detectors.settings import flag, number, one_of, setting, whole
-from blemish.ops.statistics import Scaling
+
+if TYPE_CHECKING:
+    from blemish.ops.statistics import Scaling
 
 # A larger bank makes every prediction slower and, measured in benchmarks/ablation.py, hardly any better.
 MAX_BANK_ROWS = 20_000
+
+
+def scaling_name(name: str, value: Any) -> Scaling:
+    """Return the name of a scaling of features, or raise."""
+    from blemish.ops.statistics import SCALINGS
+
+    checked: Scaling = one_of(*SCALINGS)(name, value)
+    return checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +54,7 @@ class PatchcoreSettings(BackboneSettings):
     scaling: Scaling = setting(
         "whiten",
         "Of features: whiten removes correlations, standard divides by the standard deviation, or none.",
-        one_of(*get_args(Scaling)),
+        scaling_name,
     )
     position_sigma: float | None = setting(
         1.0,

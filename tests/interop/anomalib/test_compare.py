@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from blemish.cli.commands import app
+from blemish.cli import app
 from blemish.data.synthetic.demo import make_demo
 from blemish.errors import DataError, InputError
 from blemish.imaging.decode import load

@@ -1,0 +1,63 @@
+"""Commands about image folders: demo, check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blemish.cli import options as option
+from blemish.cli.console import Bars, say
+
+app = typer.Typer()
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("blemish-demo"),
+    seed: option.Seed = 0,
+    as_json: option.AsJson = False,
+) -> None:
+    """Make three small categories, fit, test, and write a report. Example: blemish demo"""
+    from blemish.data.datasets import MVTecAD
+    from blemish.data.synthetic.demo import CATEGORIES, make_demo
+    from blemish.detectors.patchcore.detector import Patchcore
+    from blemish.evaluation.engine import Engine
+    from blemish.evaluation.results import numbers_with_average, table, write_html
+
+    engine, models, reports = Engine(progress=Bars()), [], []
+    make_demo(out / "images", seed=seed, progress=lambda done, total: engine.progress("drawing images", done, total))
+    for category in CATEGORIES:
+        model = Patchcore(seed=seed)
+        data = MVTecAD(out / "images", category)
+        engine.fit(model, data)
+        reports.append(engine.evaluate(model, data))
+        model.save(out / "models" / category)
+        models.append(model)
+    report = write_html(out / "report.html", models, reports)
+    rows = numbers_with_average(reports)
+    document = {"report": str(report), "categories": {result.category: rows[result.category] for result in reports}}
+    say(as_json, {**document, "average": rows["average"]}, *table(rows), f"Report: {report}")
+
+
+@app.command()
+def check(data: Path, category: option.Category = None, as_json: option.AsJson = False) -> None:
+    """Say what would be read as what, and what is wrong. Example: blemish check images/"""
+    from blemish.data.datasets import open_dataset
+    from blemish.data.validation import survey_dataset
+
+    survey = survey_dataset(open_dataset(data, category=category))
+    summary = survey.summary.to_dict()
+    problems = [
+        {"path": str(problem.path), "kind": problem.kind, "text": problem.text, "fatal": problem.fatal}
+        for problem in survey.problems
+    ]
+    lines = [f"{name}: {value}" for name, value in summary.items()]
+    lines += [
+        problem.text if str(problem.path) in problem.text else f"{problem.path}: {problem.text}"
+        for problem in survey.problems
+    ]
+    say(as_json, {"summary": summary, "problems": problems}, *lines)
+    if any(problem.fatal for problem in survey.problems):
+        raise typer.Exit(1)

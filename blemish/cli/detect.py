@@ -1,0 +1,219 @@
+"""Commands of the detectors: fit, test, predict, benchmark."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from blemish.cli import options as option
+from blemish.cli.console import Bars, say
+from blemish.errors import BlemishError
+
+if TYPE_CHECKING:
+    from blemish.detectors.base import AnyDetector
+    from blemish.evaluation.engine import Engine
+    from blemish.types import Prediction, Report
+
+app = typer.Typer()
+
+
+@app.command()
+@option.of_detector
+def fit(
+    make: Callable[[], AnyDetector],
+    data: Path,
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    category: option.Category = None,
+    as_json: option.AsJson = False,
+) -> None:
+    """Fit a detector on good images. Example: blemish fit images/ --out model"""
+    from blemish.data.datasets import open_dataset
+    from blemish.detectors.registry import Trained
+    from blemish.evaluation.engine import Engine
+    from blemish.modelfolder.folder import check_target
+    from blemish.ops.conformal import percent
+
+    dataset = open_dataset(data, category=category)
+    check_target(out)
+    model = make()
+    megabytes = model.estimated_bytes(len(dataset.train)) / 2**20 if dataset.train else 0
+    print(f"{len(dataset.train)} good images, about {megabytes:.0f} MB of memory.", file=sys.stderr)
+    if isinstance(model, Trained) and model.hint:
+        print(model.hint, file=sys.stderr)
+    Engine(progress=Bars()).fit(model, dataset)
+    model.save(out)
+    left_out = [problem.text for problem in model.problems]
+    promised, warning = model.calibration.false_positive_rate_promised, model.calibration.warning
+    document = {
+        "model": str(out),
+        "threshold": model.threshold,
+        "false_positive_rate_promised": promised,
+        "left_out": left_out,
+        "warning": warning,
+    }
+    lines = [*left_out, *([warning] if warning else [])]
+    if isinstance(model, Trained):
+        document["training"] = model.summary
+        lines.append(model.summary)
+    lines.append(f"Threshold {model.threshold:.3f}, at most {percent(promised)} false positives. Saved in {out}.")
+    say(as_json, document, *lines)
+
+
+@app.command()
+def test(
+    model: Path,
+    data: Path,
+    category: option.Category = None,
+    report: option.ReportOut = None,
+    scores: Annotated[Path | None, typer.Option("--csv", help="CSV file to write, one line per image.")] = None,
+    threads: option.Threads = None,
+    as_json: option.AsJson = False,
+) -> None:
+    """Test a model on images whose defects are known. Example: blemish test model images/ --report report.html"""
+    from blemish.data.datasets import open_dataset
+    from blemish.detectors import registry
+    from blemish.evaluation.engine import Engine
+    from blemish.evaluation.results import numbers, scores_csv, table, training_overlap, write_html, write_text
+
+    detector = registry.load(model, threads=threads)
+    result = Engine(progress=Bars()).evaluate(detector, open_dataset(data, category=category))
+    overlap = training_overlap(detector, result)
+    if overlap is not None:
+        print(f"warning: {overlap}", file=sys.stderr)
+    if scores is not None:
+        write_text(scores, scores_csv([result]))
+    if report is not None:
+        write_html(report, [detector], [result])
+    row = numbers(result)
+    say(as_json, row, *table({result.category: row}), *(problem.text for problem in result.problems))
+
+
+@app.command()
+def predict(
+    model: Path,
+    images: list[Path],
+    out: Annotated[Path | None, typer.Option(help="Folder for one figure per image.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Folder for one mask per image: white where defective.")] = None,
+    fail_on_defect: Annotated[bool, typer.Option(help="Exit with 1 if an image is called defective.")] = False,
+    threads: option.Threads = None,
+    as_json: option.AsJson = False,
+) -> None:
+    """Label images good or defective and locate the defects. Example: blemish predict model part.png --out figures"""
+    from blemish.detectors import registry
+    from blemish.evaluation import load_nearest_good
+    from blemish.imaging.decode import load, save
+    from blemish.types import Problem
+    from blemish.visualization import figure
+
+    detector = registry.load(model, threads=threads)
+    paths = _image_paths(images)
+    rows, n_broken, n_defective = [], 0, 0
+    for i, prediction in enumerate(detector.predict_many(paths)):
+        if isinstance(prediction, Problem):
+            n_broken += 1
+            print(f"error: {prediction.text}", file=sys.stderr)
+            continue
+        n_defective += prediction.label
+        rows.append(prediction.to_dict())
+        name = f"{i:04d}-{paths[i].stem}.png"
+        if out is not None:
+            image = load(paths[i], bit_depth=detector.bit_depth)
+            good_image = load_nearest_good(prediction.nearest_good, detector.bit_depth)
+            save(out / name, figure(image, prediction, title=paths[i].name, good_image=good_image))
+        if masks is not None:
+            save(masks / name, prediction.mask)
+        if not as_json:
+            print(_verdict(prediction, paths[i]))
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    if n_broken:
+        raise typer.Exit(2)
+    if fail_on_defect and n_defective:
+        raise typer.Exit(1)
+
+
+def _image_paths(images: Sequence[Path]) -> list[Path]:
+    """Return the images, and those of each folder among them."""
+    from blemish.data.datasets import open_dataset
+
+    paths: list[Path] = []
+    for path in images:
+        dataset = open_dataset(path) if path.is_dir() else None
+        paths += [path] if dataset is None else [sample.path for sample in (*dataset.train, *dataset.test)]
+    return paths
+
+
+def _verdict(prediction: Prediction, path: Path) -> str:
+    label = "DEFECTIVE" if prediction.label else "good"
+    note = (
+        "  (as a whole: no region is above the pixel threshold)" if prediction.label and not prediction.regions else ""
+    )
+    return f"{label:9}  {prediction.score:8.3f} of {prediction.threshold:.3f}  p {prediction.p_value:.3f}  {path}{note}"
+
+
+@app.command()
+@option.of_detector
+def benchmark(
+    make: Callable[[], AnyDetector],
+    root: Annotated[Path, typer.Option(help="Folder of categories in MVTec AD's layout.")],
+    categories: Annotated[list[str] | None, typer.Option(help="Names, after one option or several.")] = None,
+    json_out: option.JsonOut = None,
+    csv_out: option.CsvOut = None,
+    report: option.ReportOut = None,
+) -> None:
+    """Fit and test each category, and the average. Example: blemish benchmark --root R --categories grid bottle"""
+    from blemish.data.datasets import categories as all_categories
+    from blemish.detectors.registry import Trained
+    from blemish.evaluation.engine import Engine
+
+    first = make()  # wrong options are refused before an image is read
+    if isinstance(first, Trained) and first.hint:
+        print(first.hint, file=sys.stderr)
+    engine, models, reports, n_failed = Engine(progress=Bars()), [], [], 0
+    for name in [name for part in categories or () for name in part.split(",")] or all_categories(root):
+        detector = make()
+        try:
+            reports.append(_fit_and_test(engine, detector, root, name))
+        except BlemishError as error:
+            n_failed += 1
+            print(f"error: {name}: {error}", file=sys.stderr)
+            continue
+        models.append(detector)
+        _write_results(reports, json_out, csv_out)
+    _finish(models, reports, report, n_failed)
+
+
+def _fit_and_test(engine: Engine, model: AnyDetector, root: Path, category: str) -> Report:
+    from blemish.data.datasets import MVTecAD
+
+    data = MVTecAD(root, category)
+    engine.fit(model, data)
+    return engine.evaluate(model, data)
+
+
+def _write_results(reports: Sequence[Report], json_out: Path | None, csv_out: Path | None) -> None:
+    """Write the results so far: a run over fifteen categories may be stopped at any of them."""
+    from blemish.evaluation.engine import average
+    from blemish.evaluation.results import numbers, numbers_csv, write_text
+
+    rows, mean = {result.category: numbers(result) for result in reports}, average(reports)
+    if json_out is not None:
+        write_text(json_out, json.dumps({"categories": rows, "average": mean}, indent=1) + "\n")
+    if csv_out is not None:
+        write_text(csv_out, numbers_csv({**rows, "average": mean}))
+
+
+def _finish(models: Sequence[AnyDetector], reports: Sequence[Report], report: Path | None, n_failed: int) -> None:
+    from blemish.evaluation.results import numbers_with_average, table, write_html
+
+    if reports:
+        print("\n".join(table(numbers_with_average(reports))))
+        if report is not None:
+            write_html(report, models, reports)
+    if n_failed:
+        raise typer.Exit(2)
