@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from blemish.backbones.registry import DEFAULT
 from blemish.detectors.settings import (
@@ -21,6 +21,8 @@ from blemish.errors import InputError, message
 if TYPE_CHECKING:
     from blemish.backbones.backbone import Backbone
     from blemish.imaging.geometry import Geometry
+
+Own = TypeVar("Own", bound="BackboneSettings")
 
 
 def layer_names(name: str, value: Any) -> tuple[str, ...] | None:
@@ -99,7 +101,7 @@ class BackboneSettings(Settings):
 
         return choose_geometry(images_hw, image_hw or self.image_size, self.center_crop)
 
-    def build_backbone(self) -> Backbone:
+    def load_pretrained(self) -> Backbone:
         """Return the backbone.
 
         Raises:
@@ -110,18 +112,9 @@ class BackboneSettings(Settings):
 
         return build(self.backbone, layers=self.layers, weights=self.weights)
 
-    def rebuild_backbone(self, provenance: Mapping[str, Any]) -> Backbone:
-        """Return the backbone of a loaded detector.
-
-        Raises:
-            InputError: if its weights on this machine are not those that the model was fitted with.
-        """
-        built, known = self.build_backbone(), provenance.get("backbone_sha256")
-        if built.weights_sha256 != known:
-            todo = "Make a new detector with weights= of that file."
-            wanted, got = f"those of the model, SHA-256 {known!s:.16}...", f"{built.weights_sha256:.16}..."
-            raise InputError(message("weights", wanted, got, todo=todo))
-        return built
+    def completed(self: Own, pretrained: Backbone) -> Own:
+        """Return the settings with the names of the backbone's layers."""
+        return replace(self, layers=pretrained.layers)
 
     def area_px(self, backbone: Backbone) -> int:
         """Return about how many pixels the network's input has."""

@@ -17,7 +17,7 @@ from blemish._io.prefetch import prefetch
 from blemish._validation.anomalib_arguments import OF_DETECTORS, refuses
 from blemish.data.training_images import TrainingImages
 from blemish.detectors.settings import Settings, describe_settings
-from blemish.errors import ImageError, NotFittedError, message
+from blemish.errors import ImageError, InputError, NotFittedError, message
 from blemish.imaging.anomaly_map import peak, regions
 from blemish.imaging.decode import path_of, read_image
 from blemish.modelfolder.folder import ModelFolder, load_model, save_model
@@ -133,6 +133,7 @@ class Detector(ABC, Generic[SettingsT, StateT]):
     settings: SettingsT
     problems: tuple[Problem, ...] = ()
     _state: StateT | None = None
+    _pretrained: Any = None
 
     def __init_subclass__(cls, **given: Any) -> None:
         """Document the settings as the arguments of the constructor."""
@@ -166,8 +167,26 @@ class Detector(ABC, Generic[SettingsT, StateT]):
         """Return the peak memory of fitting on so many images, estimated, in bytes."""
 
     def _configure(self, settings: SettingsT) -> None:
-        """Take the settings; a detector that reads weights does so here."""
-        self.settings = settings
+        self._pretrained = settings.load_pretrained()
+        self.settings = settings.completed(self._pretrained)
+
+    @property
+    def pretrained(self) -> Any:
+        """The pretrained weights; those of a loaded detector are read at their first use.
+
+        Raises:
+            InputError: if a loaded detector's weights differ from those of this machine.
+            ModelFileError: if they are not on this machine.
+        """
+        if self._pretrained is None:
+            pretrained, known = self.settings.load_pretrained(), self.fitted.provenance.get("backbone_sha256")
+            if pretrained is not None and pretrained.weights_sha256 != known:
+                argument = self.settings.weights_argument
+                todo = f"Make a new detector with {argument}= of that file."
+                wanted, got = f"those of the model, SHA-256 {known!s:.16}...", f"{pretrained.weights_sha256:.16}..."
+                raise InputError(message(argument, wanted, got, todo=todo))
+            self._pretrained = pretrained
+        return self._pretrained
 
     def fit(self: Own, samples: Iterable[ImageInput], *, progress: Progress | None = None) -> Own:
         """Fit on good images: samples, paths or arrays, uint8 (H, W, 3) RGB or (H, W) grey; return self.
@@ -183,7 +202,8 @@ class Detector(ABC, Generic[SettingsT, StateT]):
             InputError: if an array is no image, or a loaded detector's weights differ from those of this machine.
             ModelFileError: if a loaded detector's weights are not on this machine.
         """
-        self._prepare_fit()
+        if self.is_fitted:
+            _ = self.pretrained  # an error before an image is read
         settings = self.settings
         images = TrainingImages(
             list(samples), bit_depth=settings.bit_depth, threads=settings.n_threads, least=self.least_images
@@ -191,9 +211,6 @@ class Detector(ABC, Generic[SettingsT, StateT]):
         self._state = self._fit(images, progress or no_progress)
         self.problems = tuple(images.problems)
         return self
-
-    def _prepare_fit(self) -> None:
-        """Raise, before an image is read, unless all that fitting needs is here."""
 
     def predict(self, image: ImageInput) -> Prediction:
         """Return the prediction of one image, a path, a sample or an array; no file is written.

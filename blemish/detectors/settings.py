@@ -10,13 +10,21 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from blemish.errors import InputError, message
 
 Check = Callable[[str, Any], Any]
 Own = TypeVar("Own", bound="Settings")
 MAX_THREADS = 256
+
+
+class Pretrained(Protocol):
+    """Pretrained weights that a detector is fitted with."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weight file, in hex."""
 
 
 class Option(NamedTuple):
@@ -193,6 +201,9 @@ class Settings:
         stored=False,
     )
 
+    # The argument that names a file of pretrained weights, for errors.
+    weights_argument: ClassVar[str] = "weights"
+
     def __post_init__(self) -> None:
         """Replace each value by what its check makes of it."""
         for field in dataclasses.fields(self):
@@ -201,6 +212,20 @@ class Settings:
 
     def check_together(self) -> None:
         """Raise InputError if settings do not fit each other."""
+
+    def load_pretrained(self) -> Pretrained | None:
+        """Return the pretrained weights that the settings name, None for none.
+
+        Raises:
+            InputError: if there are none of that name.
+            ModelFileError: if they are absent or damaged.
+        """
+        return None
+
+    def completed(self: Own, pretrained: Any) -> Own:
+        """Return the settings with those that follow from the pretrained weights."""
+        del pretrained
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that `model.json` holds."""

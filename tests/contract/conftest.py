@@ -1,4 +1,4 @@
-"""Fixtures of the contract tests: small detectors of both kinds, fitted once, and frozen model folders, unpacked."""
+"""Fixtures of the contract tests: small detectors of each kind, fitted once, and frozen model folders, unpacked."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 
-from blemish import EfficientAd, Patchcore
+from blemish import EfficientAd, Padim, Patchcore
 from tests.contract import drawn, names, networks
 
-Detector: TypeAlias = "Patchcore | EfficientAd"
+Detector: TypeAlias = "Patchcore | Padim | EfficientAd"
+Kind: TypeAlias = "type[Patchcore] | type[Padim] | type[EfficientAd]"
 GOLDEN = Path(__file__).parent / "golden"
 FROZEN: dict[str, type[Patchcore] | type[EfficientAd]] = {
     "patchcore": Patchcore,
@@ -38,7 +39,7 @@ class Case:
         saved: its model folder; no test changes it.
     """
 
-    kind: type[Patchcore] | type[EfficientAd]
+    kind: Kind
     settings: dict[str, Any]
     options: tuple[str, ...]
     least: int
@@ -49,7 +50,7 @@ class Case:
         return self.kind(**names.settings(**{**self.settings, **changes}))
 
     @property
-    def other(self) -> type[Patchcore] | type[EfficientAd]:
+    def other(self) -> Kind:
         return EfficientAd if self.kind is Patchcore else Patchcore
 
 
@@ -102,6 +103,15 @@ def cases(tmp_path_factory: pytest.TempPathFactory, good_paths: list[Path], back
         options = ("--backbone", str(backbone), "--layers", layers, "--image-size", "64", names.RATE_OPTION, "0.1")
         return case(Patchcore, told, options, 2)
 
+    def padim() -> Case:
+        told = {"backbone": backbone, "layers": networks.LAYERS, "image_size": 64, "rate": 0.1, "threads": 1}
+        layers = ",".join(networks.LAYERS)
+        options = (
+            "--model", "padim", "--backbone", str(backbone), "--layers", layers, "--image-size", "64",
+            names.RATE_OPTION, "0.1",
+        )  # fmt: skip
+        return case(Padim, told, options, 2)
+
     def efficientad() -> Case:
         teacher = networks.write_teacher(folder / "teacher.safetensors")
         told = {"teacher": teacher, "image_size": 48, "max_steps": 2, "lr": 1e-3, "holdout": 0.4, "rate": 0.25}
@@ -111,12 +121,12 @@ def cases(tmp_path_factory: pytest.TempPathFactory, good_paths: list[Path], back
         )  # fmt: skip
         return case(EfficientAd, {**told, "device": "cpu", "threads": 1}, options, 4)
 
-    def case(kind: type[Patchcore] | type[EfficientAd], told: dict[str, Any], options: Any, least: int) -> Case:
+    def case(kind: Kind, told: dict[str, Any], options: Any, least: int) -> Case:
         fitted = kind(**names.settings(**told)).fit(good_paths)
         saved = fitted.save(folder / kind.__name__)
         return Case(kind, told, (*options, "--threads", "1"), least, fitted, saved)
 
-    makers = {"Patchcore": patchcore, "EfficientAd": efficientad}
+    makers = {"Patchcore": patchcore, "Padim": padim, "EfficientAd": efficientad}
 
     def get(name: str) -> Case:
         if name not in made:
@@ -126,7 +136,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory, good_paths: list[Path], back
     return get
 
 
-@pytest.fixture(params=["Patchcore", "EfficientAd"])
+@pytest.fixture(params=["Patchcore", "Padim", "EfficientAd"])
 def case(request: pytest.FixtureRequest, cases: Callable[[str], Case]) -> Case:
     return cases(request.param)
 

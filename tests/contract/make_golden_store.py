@@ -16,7 +16,6 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from blemish.search_describe import Describer
 
 from blemish import DefectStore, Patchcore
 
@@ -24,6 +23,8 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
+    from blemish.search_describe import Describer  # of 0.1.0
+
     spec = importlib.util.spec_from_file_location("drawn", HERE / "drawn.py")
     drawn = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(drawn)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from blemish import EfficientAd, Patchcore, Prediction
+    from blemish import EfficientAd, Padim, Patchcore, Prediction
 
 # Settings of both detectors.
 RATE = "false_positive_rate"
@@ -51,7 +51,7 @@ IMAGE_OPTION = "--image"  # of receptive-field
 FIT_KEYS = {"model", "threshold", "false_positive_rate_promised", "left_out", "warning"}
 PROMISED = "false_positive_rate_promised"
 INDEXED = "images"  # how many images `index` and `reindex` went through
-DETECTOR_NAMES = {"Patchcore": "patchcore", "EfficientAd": "efficientad"}
+DETECTOR_NAMES = {"Patchcore": "patchcore", "Padim": "padim", "EfficientAd": "efficientad"}
 
 # The files of a model folder.
 HEADER, NETWORK, BANK, WEIGHTS = "model.json", "network.onnx", "bank.safetensors", "weights.safetensors"
@@ -61,12 +61,12 @@ VERSION_FIELD = "format_version"
 TIMES = {"fit_s", "training_s", "plan_s", "seconds"}
 
 
-def rate_of(model: Patchcore | EfficientAd) -> float:
+def rate_of(model: Patchcore | Padim | EfficientAd) -> float:
     """The share of good images that may be called defective, as it was asked for."""
     return float(getattr(model, RATE))
 
 
-def set_rate(model: Patchcore | EfficientAd, rate: float) -> None:
+def set_rate(model: Patchcore | Padim | EfficientAd, rate: float) -> None:
     """Move the thresholds to another share of good images that may be called defective."""
     getattr(model, SET_RATE)(rate)
 

@@ -96,7 +96,7 @@ def test_progress_is_told(patchcore: Case, good_paths: list[Path]):
 
 def test_memory_is_estimated_before_a_fit(case: Case):
     few, many = (case.make().estimated_bytes(n) for n in (10, 1000))
-    assert 0 < few < many
+    assert 0 < few <= many
 
 
 @pytest.mark.parametrize(

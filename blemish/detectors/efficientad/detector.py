@@ -12,9 +12,7 @@ from blemish.detectors.efficientad.fit import Run, fit
 from blemish.detectors.efficientad.pdn import import_torch, output_hw
 from blemish.detectors.efficientad.settings import LEAST_IMAGES, EfficientAdSettings
 from blemish.detectors.efficientad.state import EfficientAdState, read_state
-from blemish.detectors.efficientad.teacher import Teacher, load_teacher
 from blemish.detectors.efficientad.training import CACHE_BYTES
-from blemish.errors import InputError, message
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,30 +58,13 @@ class EfficientAd(Detector[EfficientAdSettings, EfficientAdState]):
     settings_type = EfficientAdSettings
     least_images: ClassVar[int] = LEAST_IMAGES
     warning: str = ""
-    _teacher: Teacher | None = None
 
     __init__ = constructor(EfficientAdSettings)
 
-    def _configure(self, settings: EfficientAdSettings) -> None:
-        self.settings = settings
-        self._teacher = _load_teacher(settings)
-
-    def _prepare_fit(self) -> None:
-        """Load the teacher of a loaded detector; it must be the one that the model was fitted with."""
-        import_torch()
-        if self._teacher is None:
-            teacher = _load_teacher(self.settings)
-            known = self.fitted.provenance.get("backbone_sha256")
-            if teacher.sha256 != known:
-                todo = "Make a new EfficientAd with teacher= of that file."
-                wanted, got = f"that of the model, SHA-256 {known!s:.16}...", f"{teacher.sha256:.16}..."
-                raise InputError(message("teacher", wanted, got, todo=todo))
-            self._teacher = teacher
-
     def _fit(self, images: TrainingImages, progress: Progress) -> EfficientAdState:
-        assert self._teacher is not None
+        import_torch()
         run = Run(self.threads, training_device(self.settings.device), self.settings.checkpoint, progress)
-        state, problems, self.warning = fit(self.settings, self._teacher, images, run)
+        state, problems, self.warning = fit(self.settings, self.pretrained, images, run)
         images.problems += problems
         return state
 
@@ -130,15 +111,3 @@ class EfficientAd(Detector[EfficientAdSettings, EfficientAdState]):
 
     def _score(self, image: UInt8, state: EfficientAdState) -> Scored:
         return Scored(*state.maps.score_and_map(image))
-
-
-def _load_teacher(settings: EfficientAdSettings) -> Teacher:
-    """Return the teacher that the settings name, if it has as many outputs as they say."""
-    teacher = load_teacher(settings.model_size, settings.teacher or None)
-    n = len(list(teacher.state.values())[-1])
-    if n != settings.teacher_out_channels:
-        where = settings.teacher or None
-        raise InputError(
-            message("teacher_out_channels", f"{n} as the teacher has", str(settings.teacher_out_channels), where=where)
-        )
-    return teacher

@@ -116,14 +116,15 @@ def _fit(
         if settings.solve_last:
             after += seconds_to_refit(training, each)
         plan = _planned(training, plan, start + plan.seconds - after)
-    identity = {"settings": settings.to_dict(), "teacher": teacher.sha256, "images": images.sha256, "crop": plan.crop}
+    identity = {"settings": settings.to_dict(), "teacher": teacher.weights_sha256, "crop": plan.crop}
+    identity["images"] = images.sha256
     loop = Loop(training, plan, checkpoint=run.checkpoint, identity=identity, progress=run.progress)
     outcome = loop.run()
     maps, calibration = _calibrated(_networks(training, teacher, run), training, inputs, split, run)
     provenance: dict[str, str | int | float] = {
         "seed": settings.seed,
         "backbone": f"teacher {teacher.file.name}",
-        "backbone_sha256": teacher.sha256,
+        "backbone_sha256": teacher.weights_sha256,
         "n_training_files": len(images),
         "training_sha256": images.sha256,
         "n_steps": outcome.n_steps,

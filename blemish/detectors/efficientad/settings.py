@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from blemish.detectors.settings import (
     CROP_HELP,
@@ -23,6 +23,7 @@ from blemish.errors import InputError, message
 
 if TYPE_CHECKING:
     from blemish.detectors.efficientad.pdn import Size
+    from blemish.detectors.efficientad.teacher import Teacher
     from blemish.imaging.geometry import Geometry
 
 Border = Literal["edge", "zero", "normal"]
@@ -81,6 +82,8 @@ def crop_side(name: str, value: Any) -> int | None:
 @dataclass(frozen=True, kw_only=True)
 class EfficientAdSettings(Settings):
     """Settings of `EfficientAd`."""
+
+    weights_argument: ClassVar[str] = "teacher"
 
     model_size: Size = setting(
         "small", "Networks: small (PDN-S) or medium (PDN-M).", check_model_size, option="model-size"
@@ -207,3 +210,19 @@ class EfficientAdSettings(Settings):
 
         size = self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
         return choose_geometry([(1, 1)], size, self.center_crop)
+
+    def load_pretrained(self) -> Teacher:
+        """Return the teacher, if it has as many outputs as the settings say.
+
+        Raises:
+            InputError: if it has not.
+            ModelFileError: if it is absent, damaged or of another size.
+        """
+        from blemish.detectors.efficientad.teacher import load_teacher
+
+        teacher = load_teacher(self.model_size, self.teacher or None)
+        n = len(list(teacher.state.values())[-1])
+        if n != self.teacher_out_channels:
+            got, where = str(self.teacher_out_channels), self.teacher or None
+            raise InputError(message("teacher_out_channels", f"{n} as the teacher has", got, where=where))
+        return teacher

@@ -38,14 +38,14 @@ class Teacher:
     Attributes:
         size: "small" (PDN-S) or "medium" (PDN-M).
         state: float32 weights by the names of `pdn.pdn`.
-        sha256: of the weight file.
+        weights_sha256: of the weight file.
         file: the weight file.
         card: the JSON beside it; empty for a file without one.
     """
 
     size: Size
     state: Mapping[str, Float32] = field(repr=False)
-    sha256: str
+    weights_sha256: str
     file: Path
     card: Mapping[str, Any] = field(repr=False)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from blemish.detectors.base import Detector, Scored, constructor
@@ -13,7 +12,6 @@ from blemish.detectors.padim.state import PadimState, read_state
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from blemish.backbones.backbone import Backbone
     from blemish.data.training_images import TrainingImages
     from blemish.modelfolder.folder import ModelFolder
     from blemish.types import Progress, UInt8
@@ -43,34 +41,15 @@ class Padim(Detector[PadimSettings, PadimState]):
 
     name: ClassVar[str] = "padim"
     settings_type = PadimSettings
-    _backbone: Backbone | None = None
 
     __init__ = constructor(PadimSettings)
 
-    def _configure(self, settings: PadimSettings) -> None:
-        self._backbone = settings.build_backbone()
-        self.settings = replace(settings, layers=self._backbone.layers)
-
-    @property
-    def backbone(self) -> Backbone:
-        """The backbone; that of a loaded detector is built at its first use.
-
-        Raises:
-            InputError: if a loaded detector's weights differ from those of this machine.
-        """
-        if self._backbone is None:
-            self._backbone = self.settings.rebuild_backbone(self.fitted.provenance)
-        return self._backbone
-
-    def _prepare_fit(self) -> None:
-        _ = self.backbone
-
     def _fit(self, images: TrainingImages, progress: Progress) -> PadimState:
-        return fit(self.settings, self.backbone, images, progress=progress)
+        return fit(self.settings, self.pretrained, images, progress=progress)
 
     def estimated_bytes(self, n_images: int) -> int:
         """Return the peak memory of fitting on so many images, estimated, in bytes."""
-        return estimated_bytes(self.settings, self.backbone, n_images)
+        return estimated_bytes(self.settings, self.pretrained, n_images)
 
     @classmethod
     def _read(cls, model: ModelFolder, settings: PadimSettings, common: Mapping[str, Any]) -> PadimState:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from blemish.detectors.base import Detector, Scored, constructor
@@ -16,7 +15,6 @@ from blemish.types import GoodPatch
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from blemish.backbones.backbone import Backbone
     from blemish.backbones.embedding import Extractor
     from blemish.data.training_images import TrainingImages
     from blemish.detectors.patchcore.scoring import PatchDistances
@@ -47,34 +45,15 @@ class Patchcore(Detector[PatchcoreSettings, PatchcoreState]):
 
     name: ClassVar[str] = "patchcore"
     settings_type = PatchcoreSettings
-    _backbone: Backbone | None = None
 
     __init__ = constructor(PatchcoreSettings)
 
-    def _configure(self, settings: PatchcoreSettings) -> None:
-        self._backbone = settings.build_backbone()
-        self.settings = replace(settings, layers=self._backbone.layers)
-
-    @property
-    def backbone(self) -> Backbone:
-        """The backbone; that of a loaded detector is built at its first use.
-
-        Raises:
-            InputError: if a loaded detector's weights differ from those of this machine.
-        """
-        if self._backbone is None:
-            self._backbone = self.settings.rebuild_backbone(self.fitted.provenance)
-        return self._backbone
-
-    def _prepare_fit(self) -> None:
-        _ = self.backbone
-
     def _fit(self, images: TrainingImages, progress: Progress) -> PatchcoreState:
-        return fit(self.settings, self.backbone, images, progress=progress)
+        return fit(self.settings, self.pretrained, images, progress=progress)
 
     def estimated_bytes(self, n_images: int) -> int:
         """Return the peak memory of fitting on so many images, estimated, in bytes."""
-        return estimated_bytes(self.settings, self.backbone, n_images)
+        return estimated_bytes(self.settings, self.pretrained, n_images)
 
     @classmethod
     def _read(cls, model: ModelFolder, settings: PatchcoreSettings, common: Mapping[str, Any]) -> PatchcoreState:

@@ -22,7 +22,7 @@ def test_weights_are_saved_in_half_precision(state, tmp_path):
     path = save_teacher(tmp_path / "made" / "t.safetensors", state, {"network": "PDN-S", "steps": 3})
     found = load_teacher("s", path)
     assert (found.size, found.file, found.card["steps"]) == ("small", path, 3)
-    assert found.sha256 == found.card["weights_sha256"]
+    assert found.weights_sha256 == found.card["weights_sha256"]
     assert path.stat().st_size < 8e6
     for name, array in state.items():
         assert found.state[name].dtype == np.float32
@@ -88,5 +88,5 @@ def test_the_shipped_teacher_is_whole_and_has_its_card():
     found = load_teacher()
     assert found.file.stat().st_size < 8e6
     assert (found.card["network"], found.card["licence"]) == ("PDN-S", "Apache-2.0")
-    assert found.card["weights_sha256"] == found.sha256
+    assert found.card["weights_sha256"] == found.weights_sha256
     assert np.abs(found.state["conv4.weight"]).max() < 100

@@ -92,7 +92,7 @@ def test_a_teacher_is_made_with_card_and_curve(photographs, tmp_path):
     assert [row[1] for row in seen if row[0].startswith("distilling, loss ")] == [1, 2, 3, 4]
     assert seen[-1][0].endswith(" min left")
     assert card == json.loads((tmp_path / "t.json").read_text())
-    assert card["weights_sha256"] == found.sha256
+    assert card["weights_sha256"] == found.weights_sha256
 
 
 def test_a_kill_in_the_middle_changes_no_weight(photographs, work, tmp_path):
