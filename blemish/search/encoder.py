@@ -86,8 +86,7 @@ class RegionEncoder:
         model: the detector.
 
     Attributes:
-        model_id: hash of what the detector computes, without its thresholds.
-        ids: that, and the ids that earlier versions gave to the same detector.
+        ids: the detector's `model_id`, and the ids that 0.1.0 gave to it.
         normal: statistics of good images; None until `fit` or until it is set.
 
     Raises:
@@ -96,15 +95,15 @@ class RegionEncoder:
 
     def __init__(self, model: Predictor) -> None:
         self.model = model
-        self.model_id = model_id(model)
+        self.ids = (model_id(model), *model_ids_0_1(model))
         self.normal: NormalStatistics | None = None
         network = backbones.build(backbones.DEFAULT, layers=LAYERS)
         self._session = runtime.load(network.model, threads=getattr(model, "threads", None))
 
     @property
-    def ids(self) -> tuple[str, ...]:
-        """The ids that a store may know this model by."""
-        return (self.model_id, *model_ids_0_1(self.model))
+    def model_id(self) -> str:
+        """Hash of what the detector computes, without its thresholds."""
+        return self.ids[0]
 
     def fit(self, images: Sequence[ImageInput] | None = None, *, progress: Progress | None = None) -> NormalStatistics:
         """Return and keep the statistics of these good images, by default of the detector's training images.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from blemish._version import __version__
 from blemish.errors import StoreError, message
-from blemish.search.backends.interface import CREATE_STORE
+from blemish.search.backends.qdrant import CREATE_STORE
 from blemish.search.encoder import DIMS, NAME
 from blemish.search.normal_statistics import NormalStatistics
 from blemish.search.payload import utc_now

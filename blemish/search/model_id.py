@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from blemish.detectors.base import Predictor
 
-# Files, which count by their SHA-256, and the rate that moves the thresholds of a fitted detector.
+# Names of files, whose SHA-256 counts instead, and the rate, which moves thresholds only.
 LEFT_OUT_SETTINGS = {"backbone", "teacher", "imagenet_dir", "false_positive_rate"}
 # Entries of the header that do not say what a detector computes.
 LEFT_OUT_ENTRIES = {"format_version", "files", "training", "history"}
@@ -32,7 +32,6 @@ def model_id(model: Predictor) -> str:
     """
     header = {name: value for name, value in model.header().items() if name not in LEFT_OUT_ENTRIES}
     header["settings"] = _without(header.get("settings", {}), LEFT_OUT_SETTINGS)
-    # Also "backbone", the name of the file of the weights.
     hashes = {name: value for name, value in header.get("provenance", {}).items() if name.endswith("sha256")}
     scores = {name: value for name, value in header.pop("thresholds", {}).items() if name.endswith("_scores")}
     return _digest({**header, "provenance": hashes, "scores": scores})
@@ -65,7 +64,5 @@ def _without(values: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    def plain(value: object) -> object:
-        return np.asarray(value).tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
-
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=plain).encode()).hexdigest()[:16]
+    text = json.dumps(content, sort_keys=True, default=lambda array: np.asarray(array).tolist())
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

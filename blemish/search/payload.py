@@ -54,7 +54,7 @@ def to_points(
         "p_value": prediction.p_value,
         "model": model_id,
         "time": utc_now(),
-        **{name: value for name, value in (label or {}).items() if value is not None},
+        **(label or {}),
     }
     image = {"kind": IMAGE, "box": [0, 0, width, height], "area_px": height * width, "contour": ""}
     points = [_point(IMAGE, encoded.vector, {**shared, **image, "score": prediction.score})]
@@ -73,7 +73,7 @@ def to_points(
 
 
 def label_payload(label: str | None, by: str | None) -> dict[str, str | None]:
-    """Return the payload fields of a label, None for those to remove.
+    """Return the payload fields of a label, all None without one.
 
     Raises:
         InputError: if `check_text` refuses the label or the name.

@@ -142,14 +142,9 @@ class Group:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON values."""
-        return {
-            "name": self.name,
-            "n": len(self.members),
-            "n_unlabelled": self.n_unlabelled,
-            "labels": dict(self.labels),
-            "similarity": self.similarity,
-            "members": [member.to_dict() for member in self.members],
-        }
+        counts = {"name": self.name, "n": len(self.members), "n_unlabelled": self.n_unlabelled}
+        members = [member.to_dict() for member in self.members]
+        return {**counts, "labels": dict(self.labels), "similarity": self.similarity, "members": members}
 
 
 @dataclass(frozen=True)

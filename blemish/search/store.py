@@ -47,6 +47,9 @@ class DefectStore:
     when it is closed (":memory:"), or on a Qdrant server (`url=`; any number of stations). One store may hold several
     product categories, each with a model of its own.
 
+    Methods raise `StoreError` if the store can't be read or written; what was acknowledged before is stored. Those
+    that take an image raise `ImageError` if its file can't be read, and `InputError` if an array is no image.
+
     Args:
         folder: of the store; ":memory:" for a trial. Not with `url`.
         model: the detector that finds regions; needed to make a store, to add images and to query by image. Without it
@@ -156,9 +159,7 @@ class DefectStore:
             force: where nothing is above the threshold, store the most anomalous region below it.
 
         Raises:
-            ImageError: if the file can't be read.
-            InputError: if the label is refused, or the array is no image.
-            StoreError: if the store can't be written; acknowledged images are stored.
+            InputError: if the label is refused.
         """
         label_payload(label, labelled_by)  # refuse a label before the network runs
         return self.add_encoded(self.encode(image, force=force), label=label, labelled_by=labelled_by)
@@ -170,7 +171,6 @@ class DefectStore:
 
         Raises:
             InputError: if a vector is not finite, or the label is refused.
-            StoreError: if the store can't be written.
         """
         payload = label_payload(label, labelled_by)
         with self._lock:
@@ -196,7 +196,6 @@ class DefectStore:
 
         Raises:
             InputError: if the label is refused, or an id is not in the store.
-            StoreError: if the store can't be written.
         """
         payload = label_payload(label, by)
         with self._lock:
@@ -240,8 +239,6 @@ class DefectStore:
         """Return the anomalous regions of an image with their vectors; nothing is stored.
 
         Raises:
-            ImageError: if the file can't be read.
-            InputError: if the array is no image.
             DataError: if it is the first of its category and there are no good images to encode it against.
             StoreError: if the store was opened without a model, or has vectors of another one.
         """
@@ -270,9 +267,7 @@ class DefectStore:
             force: where nothing is above the threshold, query by the most anomalous region below it.
 
         Raises:
-            ImageError: if the image can't be read.
             InputError: if nothing in the image is above the threshold, or an argument is out of range.
-            StoreError: if the store can't be read.
         """
         check_whole("k", k, 1, MAX_K)
         vector, where = self._query(image_or_region, category, force)
@@ -289,15 +284,11 @@ class DefectStore:
         Of defects like the stored ones at most 1 in 20 are called novel, on average: see `novelty_p_value`.
 
         Args:
-            image_or_region: as for `similar`.
+            image_or_region, category, force: as for `similar`.
             k: number of labelled neighbors that vote.
-            category: as for `similar`.
-            force: as for `similar`.
 
         Raises:
-            ImageError: if the image can't be read.
             InputError: if nothing in the image is above the threshold, or an argument is out of range.
-            StoreError: if the store can't be read.
         """
         check_whole("k", k, 1, MAX_K)
         vector, where = self._query(image_or_region, category, force)
@@ -313,7 +304,6 @@ class DefectStore:
 
         Raises:
             InputError: if `least_similarity` is not a finite number.
-            StoreError: if the store can't be read.
         """
         where = self._comparable(REGION, category or self.category)
         return groups(self._backend, where, least_similarity, self._reference_distances(where))
@@ -326,11 +316,6 @@ class DefectStore:
         Args:
             image: an image, or a stored defect for its image.
             least_similarity: least cosine of the whole-image vectors.
-
-        Raises:
-            ImageError: if the image can't be read.
-            InputError: if the array is no image.
-            StoreError: if the store can't be read.
         """
         if isinstance(image, StoredDefect):
             vector, sha256, category = self._stored_vector(IMAGE, image), image.sha256, image.category
@@ -349,8 +334,6 @@ class DefectStore:
             k: number of patches at most.
 
         Raises:
-            ImageError: if the image can't be read.
-            InputError: if the array is no image.
             StoreError: if the store was opened without a model.
         """
         check_whole("k", k, 1, MAX_K)

@@ -5,6 +5,7 @@ A distance is 1 - cosine.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,5 @@ def weighted_votes(
 
 def label_counts(labels: Sequence[str | None]) -> dict[str, int]:
     """Return the number of times that each label occurs, most frequent first, ties by name; None does not count."""
-    known = [label for label in labels if label is not None]
-    counts = {label: known.count(label) for label in dict.fromkeys(known)}
+    counts = Counter(label for label in labels if label is not None)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -1,4 +1,4 @@
-"""The commands of the store of defects as a person uses them."""
+"""The commands of the store of defects."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ def test_index_similar_label_and_groups(run, saved: Path, images: Path, tmp_path
     store = tmp_path / "s"
     code, out, _ = run("index", saved, images, "--store", store, "--labels", "from-folders", "--json")
     assert code == 0
-    said = json.loads(out)
-    assert (said["images"], said["new_regions"], said["left_out"]) == (8, said["regions"], [])
+    document = json.loads(out)
+    assert (document["images"], document["new_regions"], document["left_out"]) == (8, document["regions"], [])
     code, out, _ = run("index", saved, images, "--store", store)
     assert (code, "8 images, 0 new regions" in out) == (0, True)
     part, page = write(tmp_path / "new.png", scratched(300)[0]), tmp_path / "page.png"
     code, out, err = run("similar", saved, part, "--store", store, "-k", 3, "--sheet", page, "--json")
     assert code == 0
-    said = json.loads(out)
-    assert [one["label"] for one in said["matches"]] == ["scratch"] * 3
-    assert said["query"]["path"] == str(part)
-    assert said["suggestion"]["label"] == "scratch"
+    document = json.loads(out)
+    assert [match["label"] for match in document["matches"]] == ["scratch"] * 3
+    assert document["query"]["path"] == str(part)
+    assert (document["suggestion"]["label"], document["suggestion"]["is_novel"]) == ("scratch", False)
     assert load(page).shape[1] > 4 * 200
     assert str(page) in err
-    one = said["matches"][0]["id"]
-    code, out, _ = run("label", "--store", store, "--as", "Kratzer", "--by", "Ann", one)
+    id_ = document["matches"][0]["id"]
+    code, out, _ = run("label", "--store", store, "--as", "Kratzer", "--by", "Ann", id_)
     assert (code, out.strip()) == (0, "1 labelled Kratzer.")
     code, out, _ = run("groups", "--store", store, "--least-similarity", 0.9, "--json")
     assert code == 0
     (groups,) = json.loads(out).values()
     assert {label for group in groups for label in group["labels"]} == {"scratch", "blotch", "Kratzer"}
     code, out, _ = run("similar", saved, part, "--store", store)
-    assert (code, "Probably" in out, one in out) == (0, True, True)
+    assert (code, "Probably" in out, id_ in out) == (0, True, True)
 
 
 def test_a_good_image_offers_force(run, saved: Path, images: Path, tmp_path: Path, fitted):  # noqa: F811
@@ -60,17 +60,17 @@ def test_a_good_image_offers_force(run, saved: Path, images: Path, tmp_path: Pat
     assert (code, json.loads(out)["query"]["forced"]) == (0, True)
 
 
-def test_what_cannot_be_read_is_said_and_left_out(run, saved: Path, images: Path, tmp_path: Path):  # noqa: F811
+def test_unreadable_images_are_left_out(run, saved: Path, images: Path, tmp_path: Path):  # noqa: F811
     (images / "scratch" / "empty.png").write_bytes(b"")
     code, out, _ = run("index", saved, images, "--store", tmp_path / "s")
     assert (code, "8 images" in out, "empty.png" in out) == (2, True, True)
 
 
 @pytest.mark.parametrize("command", ["groups", "similar", "suggest", "reindex"])
-def test_a_store_that_is_not_there_is_said(run, saved: Path, images: Path, tmp_path: Path, command: str):  # noqa: F811
+def test_a_store_that_does_not_exist_is_refused(run, saved: Path, images: Path, tmp_path: Path, command: str):  # noqa: F811
     part = next(images.rglob("*.png"))
-    given = {"groups": [], "similar": [saved, part], "suggest": [saved, part], "reindex": [saved]}[command]
-    code, _, err = run(command, *given, "--store", tmp_path / "none")
+    arguments = {"groups": [], "similar": [saved, part], "suggest": [saved, part], "reindex": [saved]}[command]
+    code, _, err = run(command, *arguments, "--store", tmp_path / "none")
     assert (code, "store: expected one that was made, got nothing there" in err) == (2, True)
     assert not (tmp_path / "none").exists()
 
@@ -80,7 +80,7 @@ def test_suggest_and_reindex(run, saved: Path, images: Path, tmp_path: Path, goo
     run("index", saved, images, "--store", store, "--labels", "from-folders")
     code, out, err = run("suggest", saved, part, tmp_path / "none.png", "--store", store, "--json")
     assert (code, "none.png" in err) == (2, True)
-    assert [(one["path"], one["label"]) for one in json.loads(out)] == [(str(part), "scratch")]
+    assert [(row["path"], row["label"]) for row in json.loads(out)] == [(str(part), "scratch")]
     other = small_patchcore(seed=1).fit(good_paths).save(tmp_path / "other")
     code, _, err = run("similar", other, part, "--store", store, "--category", "part")
     assert (code, "blemish reindex" in err) == (2, True)

@@ -65,7 +65,7 @@ def test_a_category_that_another_station_bound_is_seen(opened: Opener, encoder: 
         store.add(scratched(99)[0])
         other = RegionEncoder(encoder.model)
         other.normal = encoder.normal
-        other.model_id = "another"
+        other.ids = ("another",)
         with pytest.raises(StoreError, match=r"model: expected the store's, \w+, got another, for stripes"):
             early.bind(store._backend, other, "stripes")
 

@@ -20,19 +20,8 @@ from typing import TYPE_CHECKING, Any
 from blemish._io.files import atomic_write, save_error
 from blemish._validation.checks import blocks
 from blemish.errors import StoreError, message
-from blemish.search.backends.interface import (
-    BATCH,
-    CREATE_STORE,
-    FULL_SCAN_KB,
-    HNSW_EF,
-    INDEXED_FIELDS,
-    Filter,
-    Point,
-    Query,
-    StoredPoint,
-    import_package,
-    named_vector,
-)
+from blemish.search.backends.interface import Filter, Point, Query, StoredPoint
+from blemish.search.backends.qdrant import BATCH, CREATE_STORE, FULL_SCAN_KB, HNSW_EF, INDEXED_FIELDS, import_package
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -101,13 +90,13 @@ class EdgeBackend:
         ]
         with self._errors("search"):
             answers = [self._shard.query(request) for request in requests]
-        return [[StoredPoint(str(p.id), p.payload or {}, float(p.score)) for p in answer] for answer in answers]
+        return [[*map(StoredPoint.of, answer)] for answer in answers]
 
     def get(self, ids: Sequence[str]) -> list[StoredPoint]:
         """Return the stored points among these ids, with payload."""
         with self._errors("read"):
             records = self._shard.retrieve(list(ids), with_payload=True, with_vector=False) if ids else []
-        return [StoredPoint(str(record.id), record.payload or {}) for record in records]
+        return [*map(StoredPoint.of, records)]
 
     def scan(self, where: Filter, *, using: str | None = None) -> Iterator[StoredPoint]:
         """Yield the points that match in order of id."""
@@ -119,20 +108,14 @@ class EdgeBackend:
             with self._errors("read"):
                 records, offset = self._shard.scroll(request)
             for record in records:
-                yield StoredPoint(str(record.id), record.payload or {}, vector=named_vector(record.vector, using))
+                yield StoredPoint.of(record, using)
             if offset is None:
                 return
 
     def set_payload(self, ids: Sequence[str], payload: Mapping[str, Any]) -> None:
-        """Set these payload fields of the points; None removes one."""
-        new = {name: value for name, value in payload.items() if value is not None}
-        removed = [name for name, value in payload.items() if value is None]
-        operations = self._engine.UpdateOperation
+        """Set these payload fields of the points."""
         with self._errors("write"):
-            if new:
-                self._shard.update(operations.set_payload(list(ids), new))
-            if removed:
-                self._shard.update(operations.delete_payload(list(ids), removed))
+            self._shard.update(self._engine.UpdateOperation.set_payload(list(ids), dict(payload)))
             self._shard.flush()
 
     def delete(self, where: Filter) -> None:

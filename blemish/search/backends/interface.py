@@ -4,36 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-
-from blemish.errors import StoreError, message
 
 if TYPE_CHECKING:
     from blemish.types import Float32
 
 # The two kinds of point, and the names of their vectors: an anomalous region, and a whole image.
 REGION, IMAGE = "region", "image"
-# Payload fields with an index, for filters and order, and the type of their values.
-INDEXED_FIELDS = {
-    "kind": "keyword",
-    "category": "keyword",
-    "label": "keyword",
-    "sha256": "keyword",
-    "model": "keyword",
-    "time": "datetime",
-    "score": "float",
-}
-
-# Up to so many kB of vectors (40,000 regions) search is exhaustive: exact, in milliseconds. Above it HNSW keeps 256
-# candidates (`hnsw_ef`); with the default of 100 it found 65 % of the true neighbors among 10,000 of 100,000 regions
-# (benchmarks/store_scale.py).
-FULL_SCAN_KB, HNSW_EF = 40_000, 256
-# Points in one call: enough to make the call worth it, few enough that a scan does not hold the store in memory.
-BATCH = 512
-CREATE_STORE = "Make it with DefectStore(..., model=Patchcore.load(...)), or `blemish index`."
 
 
 class Point(NamedTuple):
@@ -64,6 +43,13 @@ class StoredPoint(NamedTuple):
     payload: Mapping[str, Any]
     similarity: float = 0.0
     vector: Float32 | None = None
+
+    @classmethod
+    def of(cls, record: Any, using: str | None = None) -> StoredPoint:
+        """Return a record of Qdrant's engine or client, which name their fields alike, with the vector `using`."""
+        vector = record.vector.get(using) if using and record.vector else None
+        vector = None if vector is None else np.asarray(vector, np.float32)
+        return cls(str(record.id), record.payload or {}, float(getattr(record, "score", 0.0)), vector)
 
 
 @dataclass(frozen=True)
@@ -119,7 +105,7 @@ class Backend(Protocol):
         """Yield the points that match in order of id, with the vector `using` if one is named."""
 
     def set_payload(self, ids: Sequence[str], payload: Mapping[str, Any]) -> None:
-        """Set these payload fields of the points; None removes one, other fields stay."""
+        """Set these payload fields of the points; a field that is None counts as absent, other fields stay."""
 
     def delete(self, where: Filter) -> None:
         """Remove the points that match."""
@@ -138,21 +124,3 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Release the store; a second call does nothing."""
-
-
-def named_vector(vectors: Any, using: str | None) -> Float32 | None:
-    """Return the vector of that name out of a record's, as float32; None if there is none."""
-    return np.asarray(vectors[using], np.float32) if using and vectors and using in vectors else None
-
-
-def import_package(module: str, package: str, *, extra: str) -> Any:
-    """Return a module of an optional dependency.
-
-    Raises:
-        StoreError: if it is not installed; the text names the extra to install.
-    """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        todo = f"Run: pip install 'blemish[{extra}]'"
-        raise StoreError(message("store", f"the package {package}", "none", todo=todo)) from error

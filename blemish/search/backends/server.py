@@ -13,19 +13,8 @@ from urllib.parse import urlsplit
 
 from blemish._validation.checks import blocks
 from blemish.errors import InputError, StoreError, message
-from blemish.search.backends.interface import (
-    BATCH,
-    CREATE_STORE,
-    FULL_SCAN_KB,
-    HNSW_EF,
-    INDEXED_FIELDS,
-    Filter,
-    Point,
-    Query,
-    StoredPoint,
-    import_package,
-    named_vector,
-)
+from blemish.search.backends.interface import Filter, Point, Query, StoredPoint
+from blemish.search.backends.qdrant import BATCH, CREATE_STORE, FULL_SCAN_KB, HNSW_EF, INDEXED_FIELDS, import_package
 
 # Queries in one call: a server gives up a call after a minute, and a query of a million points without an index takes
 # half a second.
@@ -117,14 +106,14 @@ class ServerBackend:
         for block in blocks(len(requests), QUERY_BATCH):
             batch = requests[block]
             responses += self._call(partial(self._client.query_batch_points, self._collection, requests=batch))
-        return [[StoredPoint(str(p.id), p.payload or {}, float(p.score)) for p in r.points] for r in responses]
+        return [[*map(StoredPoint.of, response.points)] for response in responses]
 
     def get(self, ids: Sequence[str]) -> list[StoredPoint]:
         """Return the stored points among these ids, with payload."""
         records: list[Any] = []
         for block in blocks(len(ids), self._batch_size):
             records += self._call(partial(self._client.retrieve, self._collection, list(ids[block]), with_payload=True))
-        return [StoredPoint(str(record.id), record.payload or {}) for record in records]
+        return [*map(StoredPoint.of, records)]
 
     def scan(self, where: Filter, *, using: str | None = None) -> Iterator[StoredPoint]:
         """Yield the points that match in order of id."""
@@ -142,20 +131,15 @@ class ServerBackend:
                 )
             )
             for record in records:
-                yield StoredPoint(str(record.id), record.payload or {}, vector=named_vector(record.vector, using))
+                yield StoredPoint.of(record, using)
             if offset is None:
                 return
 
     def set_payload(self, ids: Sequence[str], payload: Mapping[str, Any]) -> None:
-        """Set these payload fields of the points; None removes one."""
-        new = {name: value for name, value in payload.items() if value is not None}
-        removed = [name for name, value in payload.items() if value is None]
+        """Set these payload fields of the points."""
         for block in blocks(len(ids), self._batch_size):
-            batch = list(ids[block])
-            if new:
-                self._call(partial(self._client.set_payload, self._collection, new, batch, wait=True))
-            if removed:
-                self._call(partial(self._client.delete_payload, self._collection, removed, batch, wait=True))
+            points = list(ids[block])
+            self._call(partial(self._client.set_payload, self._collection, dict(payload), points, wait=True))
 
     def delete(self, where: Filter) -> None:
         """Remove the points that match."""
