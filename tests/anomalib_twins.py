@@ -1,11 +1,11 @@
-"""What the real anomalib makes of images and weights that we can make again: its checkpoints, scores and maps.
+"""Checkpoints, scores and maps of the real anomalib, of reproducible images and weights.
 
     python -m tests.anomalib_twins patchcore     # in an environment with anomalib 2.7: benchmarks/torchvision_shim.py
     python -m tests.anomalib_twins efficientad
     python -m tests.anomalib_twins older         # with anomalib 2.6, which pickles the pre-processor itself
 
-No other test needs anomalib: `tests/golden/anomalib` is what this module wrote. A checkpoint is kept without its large
-tensors: those are weights that NumPy or the embedded backbone's package give again, and `checkpoint` puts them back.
+This module wrote `tests/golden/anomalib`, so that other tests run without anomalib. A checkpoint is kept without its
+large tensors: `checkpoint` restores these from NumPy's random numbers or the embedded backbone's package.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def image(number: int, height: int, width: int) -> np.ndarray[Any, Any]:
 def scored() -> list[np.ndarray[Any, Any]]:
     """The images that are scored: of each size, with a square of other tiles, each its own."""
     images = [image(100 + i, *size) for i, size in enumerate(SIZES)]
-    for i, one in enumerate(images):
+    for i, defective in enumerate(images):
         side = 24 + 8 * i
-        one[40 : 40 + side, 50 : 50 + side] = random_weights.image(20 + i, side, side)[0]
+        defective[40 : 40 + side, 50 : 50 + side] = random_weights.image(20 + i, side, side)[0]
     return images
 
 
@@ -54,9 +54,9 @@ def weights(case: str) -> dict[str, np.ndarray[Any, Any]]:
     if case in {"resnet18", "older"}:
         return random_weights.resnet(3, depths=(2, 2, 2, 2), bottleneck=False, base=64)
     from blemish.backbones.weights import load_weights
-    from blemish.interop.anomalib.timm_names import network, to_timm
+    from blemish.interop.anomalib.timm_names import timm_network, to_timm
 
-    return to_timm(network("tf_efficientnet_lite0"), load_weights("efficientnet_lite0")[0])
+    return to_timm(timm_network("tf_efficientnet_lite0"), load_weights("efficientnet_lite0")[0])
 
 
 def checkpoint(case: str, path: Path) -> Path:
@@ -99,9 +99,9 @@ def write_images(root: Path) -> None:
 
     for i in range(N_TRAIN):
         write(root / "tiles" / "train" / "good" / f"{i:03}.png", image(i, *SIZES[i % len(SIZES)]))
-    for i, one in enumerate(scored()):
-        write(root / "tiles" / "test" / "square" / f"{i:03}.png", one)
-        mask = np.zeros(one.shape[:2], bool)
+    for i, defective in enumerate(scored()):
+        write(root / "tiles" / "test" / "square" / f"{i:03}.png", defective)
+        mask = np.zeros(defective.shape[:2], bool)
         mask[40 : 64 + 8 * i, 50 : 74 + 8 * i] = True
         write(root / "tiles" / "ground_truth" / "square" / f"{i:03}_mask.png", mask)
         write(root / "tiles" / "test" / "good" / f"{i:03}.png", image(50 + i, *SIZES[i]))
@@ -117,15 +117,15 @@ def fitted_patchcore(case: str, root: Path) -> Any:
     from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
     torch.manual_seed(0)
-    told: dict[str, Any] = {"backbone": "resnet18", "coreset_sampling_ratio": 0.01}
+    arguments: dict[str, Any] = {"backbone": "resnet18", "coreset_sampling_ratio": 0.01}
     if case == "older":
         steps = [Resize((256, 256), antialias=True), CenterCrop((224, 224)), Normalize(mean=[0.5] * 3, std=[0.25] * 3)]
-        told["pre_processor"] = PreProcessor(transform=Compose(steps))
+        arguments["pre_processor"] = PreProcessor(transform=Compose(steps))
     if case == "lite0":
         steps = [Resize((256, 256), antialias=True), CenterCrop((224, 224)), Normalize(mean=LITE_MEAN, std=LITE_STD)]
-        told = {"backbone": "tf_efficientnet_lite0", "layers": ("blocks.2", "blocks.4"), "num_neighbors": 3}
-        told |= {"coreset_sampling_ratio": 0.03, "pre_processor": PreProcessor(transform=Compose(steps))}
-    model = Patchcore(**told, pre_trained=False, visualizer=False)
+        arguments = {"backbone": "tf_efficientnet_lite0", "layers": ("blocks.2", "blocks.4"), "num_neighbors": 3}
+        arguments |= {"coreset_sampling_ratio": 0.03, "pre_processor": PreProcessor(transform=Compose(steps))}
+    model = Patchcore(**arguments, pre_trained=False, visualizer=False)
     state = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in weights(case).items()}
     model.model.feature_extractor.feature_extractor.load_state_dict(state, strict=False)
     engine = Engine(default_root_dir=root / "results", accelerator="cpu", logger=False, enable_progress_bar=False)
@@ -135,13 +135,13 @@ def fitted_patchcore(case: str, root: Path) -> Any:
     return model.eval()
 
 
-def raw(model: Any, one: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+def raw(model: Any, rgb: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
     """Return anomalib's raw score and (h, w) map of an image, before its normalisation."""
     import torch
 
     with torch.no_grad():
-        found = model.model(model.pre_processor.transform(pixels(one)))
-    return float(found.pred_score.reshape(-1)[0]), found.anomaly_map[0].squeeze().numpy()
+        output = model.model(model.pre_processor.transform(pixels(rgb)))
+    return float(output.pred_score.reshape(-1)[0]), output.anomaly_map[0].squeeze().numpy()
 
 
 def write_patchcore(case: str) -> None:
@@ -179,11 +179,11 @@ def filled_efficientad(path: Path) -> Any:
     return model
 
 
-def pixels(one: np.ndarray[Any, Any]) -> Any:
+def pixels(rgb: np.ndarray[Any, Any]) -> Any:
     """An image as anomalib.data.utils.read_image gives it."""
     import torch
 
-    return torch.from_numpy(one).permute(2, 0, 1)[None].float() / 255
+    return torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
 
 
 def write_efficientad() -> None:
@@ -194,9 +194,9 @@ def write_efficientad() -> None:
 
 
 def write_golden(case: str, model: Any, parts: dict[str, np.ndarray[Any, Any]]) -> None:
-    found = [raw(model, one) for one in scored()]
-    parts["scores"] = np.array([score for score, _ in found])
-    parts["maps"] = np.stack([part[::STEP, ::STEP] for _, part in found])
+    results = [raw(model, rgb) for rgb in scored()]
+    parts["scores"] = np.array([score for score, _ in results])
+    parts["maps"] = np.stack([part[::STEP, ::STEP] for _, part in results])
     GOLDEN.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(GOLDEN / f"{case}.npz", **parts)
     print(case, parts["scores"], (GOLDEN / f"{case}.npz").stat().st_size)

@@ -1,4 +1,4 @@
-"""anomalib's own PatchCore with our coreset and our nearest neighbours, for those who stay with it."""
+"""Acceleration of anomalib's own PatchCore: Blemish's coreset and nearest neighbours in anomalib's model."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Model = TypeVar("Model")
 
 
 def accelerate(model: Model) -> Model:
-    """Make anomalib's Patchcore pick its coreset and find its neighbours by our code; return the same model.
+    """Replace coreset selection and nearest-neighbour search of anomalib's Patchcore in place; return the model.
 
-    Everything else stays as it is: its engine, its training, its pre- and post-processing, its checkpoints. The coreset
-    starts at the row and works on the projection that anomalib's own would have drawn (from torch's and NumPy's global
-    random numbers), so it picks the same rows, up to ties that rounding decides; distances are those of brute force.
+    Engine, training, pre- and post-processing and checkpoints of anomalib are unchanged. The coreset starts at the row
+    and uses the projection that anomalib would have drawn from torch's and NumPy's global random numbers, so that it
+    selects the same rows, up to ties decided by rounding. Distances are those of brute force.
 
     Args:
-        model: anomalib's Patchcore, fitted or not, or the PatchcoreModel in it.
+        model: anomalib's Patchcore, fitted or not, or its PatchcoreModel.
 
     Raises:
-        InputError: if it is neither.
+        InputError: if `model` is neither.
     """
     inner: Any = getattr(model, "model", model)
     if not all(hasattr(inner, name) for name in ("subsample_embedding", "nearest_neighbors", "embedding_store")):
@@ -36,7 +36,7 @@ def accelerate(model: Model) -> Model:
     search = _Search()
 
     def subsample(sampling_ratio: float) -> None:
-        inner.memory_bank = coreset(inner.embedding_store, sampling_ratio)
+        inner.memory_bank = select_coreset(inner.embedding_store, sampling_ratio)
         inner.embedding_store.clear()
 
     inner.subsample_embedding = subsample
@@ -44,19 +44,19 @@ def accelerate(model: Model) -> Model:
     return model
 
 
-def picks(features: Float32, n_select: int, first: int) -> Int64:
+def coreset_from(features: Float32, n_select: int, first: int) -> Int64:
     """Return the (n_select,) indices of the k-center greedy subset of (N, D) `features` that starts at row `first`."""
-    # The row that the seed begins with changes places with the one that was asked for.
-    place = int(greedy_coreset(features, 1, seed=0)[0])
+    # The row that the seed starts with is swapped with row `first`.
+    start = int(greedy_coreset(features, 1, seed=0)[0])
     swapped = features.copy()
-    swapped[[place, first]] = features[[first, place]]
-    found = greedy_coreset(swapped, n_select, seed=0)
-    back: Int64 = np.where(found == place, first, np.where(found == first, place, found))
-    return back
+    swapped[[start, first]] = features[[first, start]]
+    rows = greedy_coreset(swapped, n_select, seed=0)
+    selected: Int64 = np.where(rows == start, first, np.where(rows == first, start, rows))
+    return selected
 
 
-def coreset(store: list[Any], sampling_ratio: float) -> Any:
-    """Return the rows of all embeddings that the memory bank keeps, as a tensor: those that anomalib would pick.
+def select_coreset(store: list[Any], sampling_ratio: float) -> Any:
+    """Return the memory bank as a tensor: the rows of all embeddings that anomalib would select.
 
     Args:
         store: (n, D) float32 tensors, one per batch.
@@ -70,12 +70,12 @@ def coreset(store: list[Any], sampling_ratio: float) -> Any:
     sampler.model.fit(embedding)
     features = sampler.model.transform(embedding)
     first = int(torch.randint(high=len(features), size=(1,), device=features.device))
-    chosen = picks(np.ascontiguousarray(features.float().cpu().numpy()), sampler.coreset_size, first)
-    return embedding[torch.from_numpy(chosen).to(embedding.device)]
+    selected = coreset_from(np.ascontiguousarray(features.float().cpu().numpy()), sampler.coreset_size, first)
+    return embedding[torch.from_numpy(selected).to(embedding.device)]
 
 
 class _Search:
-    """Nearest neighbours in a tensor's rows; the index is made anew when the tensor is another one."""
+    """Nearest neighbours among the rows of a tensor; the index is rebuilt when the tensor changes."""
 
     def __init__(self) -> None:
         self._bank: Any = None
@@ -89,7 +89,7 @@ class _Search:
             self._index = MemoryIndex(np.ascontiguousarray(bank.detach().float().cpu().numpy()))
             self._bank, self._version = bank, bank._version
         queries = np.ascontiguousarray(embedding.detach().float().cpu().numpy())
-        found = self._index.search(queries, n_neighbors)
-        distances = torch.from_numpy(found.distances).to(embedding.device, embedding.dtype)
-        indices = torch.from_numpy(found.indices).to(embedding.device)
+        neighbors = self._index.search(queries, n_neighbors)
+        distances = torch.from_numpy(neighbors.distances).to(embedding.device, embedding.dtype)
+        indices = torch.from_numpy(neighbors.indices).to(embedding.device)
         return (distances[:, 0], indices[:, 0]) if n_neighbors == 1 else (distances, indices)

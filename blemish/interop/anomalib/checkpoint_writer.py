@@ -1,7 +1,7 @@
-"""Writes what `torch.load` reads, without torch: plain values and NumPy arrays, which become tensors.
+"""Writer of Lightning checkpoints without torch: plain values, and NumPy arrays as tensors.
 
 The format is that of torch 1.6 and later: a zip with a pickle of the objects and one file per tensor. The pickle is
-written opcode by opcode and names nothing but torch's own functions for tensors, so `weights_only=True` reads it.
+written opcode by opcode and names no functions but torch's own for tensors, so that `weights_only=True` reads it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from blemish.errors import InputError, message
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+LIGHTNING = "2.6.0"  # the oldest version that anomalib 2.7 accepts
 # torch/storage.py: the storage class of each dtype.
 STORAGES = {"float32": "FloatStorage", "int64": "LongStorage", "bool": "BoolStorage"}
 
@@ -31,13 +32,13 @@ def checkpoint_bytes(tree: Mapping[str, Any]) -> bytes:
         tree: dicts with text keys, lists, tuples, text, numbers, bools, None, and arrays of float32, int64 or bool.
 
     Raises:
-        InputError: if it holds anything else.
+        InputError: if it holds another type.
     """
     pickle = _Pickle()
     pickle.value(dict(tree))
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        # One date for all, so that the same detector gives the same bytes.
+        # A fixed date: the same detector gives the same bytes.
         for name, content in (
             ("data.pkl", bytes(pickle.data) + b"."),
             ("byteorder", b"little"),
@@ -48,8 +49,32 @@ def checkpoint_bytes(tree: Mapping[str, Any]) -> bytes:
     return file.getvalue()
 
 
+def lightning_checkpoint(
+    state: Mapping[str, NDArray[Any]], hyper_parameters: Mapping[str, Any], pre_processor: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the content of a checkpoint as anomalib 2.7 loads it.
+
+    Args:
+        state: tensors by anomalib's names.
+        hyper_parameters: arguments of the model's constructor.
+        pre_processor: the result of `pre_processor_config`.
+    """
+    return {
+        "epoch": 1,
+        "global_step": 0,
+        "pytorch-lightning_version": LIGHTNING,
+        "state_dict": state,
+        "callbacks": {},
+        "optimizer_states": [],
+        "lr_schedulers": [],
+        "hparams_name": "kwargs",
+        "hyper_parameters": hyper_parameters,
+        "anomalib_pre_processor_config": {"transform": pre_processor},
+    }
+
+
 class _Pickle:
-    """A pickle of protocol 2 under construction, and the arrays that it speaks of."""
+    """A pickle of protocol 2 under construction, and the arrays that it refers to."""
 
     def __init__(self) -> None:
         self.data = bytearray(b"\x80\x02")

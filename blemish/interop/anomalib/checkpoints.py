@@ -1,4 +1,4 @@
-"""anomalib's detectors: checkpoints in, checkpoints out, and its PatchCore with our coreset and neighbours."""
+"""Import and export of anomalib's Lightning checkpoints."""
 
 from __future__ import annotations
 
@@ -13,21 +13,16 @@ from blemish._io.torch_file import read_checkpoint
 from blemish.detectors.efficientad.detector import EfficientAd
 from blemish.detectors.patchcore.detector import Patchcore
 from blemish.errors import InputError, ModelFileError, message
-from blemish.interop.anomalib.acceleration import accelerate
 from blemish.interop.anomalib.checkpoint_writer import checkpoint_bytes
-from blemish.interop.anomalib.efficientad_checkpoint import import_efficientad
-from blemish.interop.anomalib.efficientad_export import efficientad_checkpoint
-from blemish.interop.anomalib.patchcore_checkpoint import MEMORY_BANK, import_patchcore
-from blemish.interop.anomalib.patchcore_export import patchcore_checkpoint
+from blemish.interop.anomalib.efficientad import efficientad_checkpoint, import_efficientad
+from blemish.interop.anomalib.patchcore import MEMORY_BANK, import_patchcore, patchcore_checkpoint
 from blemish.types import Progress, no_progress
-
-__all__ = ["accelerate", "export_checkpoint", "import_checkpoint"]
-
-STUDENT = "model.student.conv1.weight"
 
 if TYPE_CHECKING:
     from blemish.detectors.base import AnyDetector
     from blemish.types import ImageInput
+
+STUDENT = "model.student.conv1.weight"
 
 
 def import_checkpoint(
@@ -44,16 +39,16 @@ def import_checkpoint(
 
     Args:
         path: the .ckpt file.
-        good: good images to calibrate thresholds on, the training images or others. Without them the checkpoint's
-            own thresholds are kept: anomalib chose them on test images, and they promise no false positive rate.
+        good: good images for the calibration of thresholds, training images or others. Without them the checkpoint's
+            thresholds are kept: anomalib chose them on test images, and they promise no false positive rate.
         false_positive_rate: share of good images that may be called defective.
         threads: for decoding and for the network; None for one per core.
-        progress: called now and then as progress(stage, done, total).
+        progress: called as progress(stage, done, total).
 
     Raises:
         DataError: if fewer than two of the good images can be read.
-        InputError: if the backbone is none that Blemish has.
-        ModelFileError: if the file is damaged or another model's, or says what a model folder can't express.
+        InputError: if Blemish has no such backbone.
+        ModelFileError: if the file is damaged or another model's, or a model folder can't express it.
     """
     data = read_file(path)
     tree = read_checkpoint(data, where=path, allow_unknown=True)
@@ -63,8 +58,8 @@ def import_checkpoint(
         todo = "Other models can't be imported: fit with Blemish on the same images."
         expected = "PatchCore's or EfficientAD's state_dict of anomalib"
         raise ModelFileError(message("checkpoint", expected, got, where=path, todo=todo))
-    detector = import_patchcore if MEMORY_BANK in state else import_efficientad
-    return detector(
+    import_detector = import_patchcore if MEMORY_BANK in state else import_efficientad
+    return import_detector(
         tree,
         where=path,
         sha256=hashlib.sha256(data).hexdigest(),
@@ -79,9 +74,9 @@ def export_checkpoint(model: AnyDetector, path: str | os.PathLike[str]) -> Path:
     """Write a Lightning checkpoint that anomalib 2.7 loads and that gives the same scores there; return its path.
 
     Raises:
-        InputError: if anomalib's arithmetic can't express the detector; the text says what does not fit.
+        InputError: if anomalib's arithmetic can't express the detector; the message names the setting.
         NotFittedError: if it was never fitted.
-        SaveError: if it can't be written; what was there before is still there.
+        SaveError: if it can't be written; an earlier file is then unchanged.
     """
     if isinstance(model, Patchcore):
         tree = patchcore_checkpoint(model)

@@ -1,10 +1,12 @@
-"""anomalib beside Blemish: the same images, weights, size and coreset ratio, each in its own process, in turns."""
+"""Comparison of Blemish with the installed anomalib: same images, weights, size and coreset ratio, one process each."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -17,10 +19,9 @@ from typing import Any
 from blemish._version import __version__
 from blemish.errors import DataError, InputError, message
 from blemish.interop.anomalib.engine import find_anomalib, shared_layers
-from blemish.interop.anomalib.installed import installed_mb
-from blemish.interop.anomalib.side import ANOMALIB, DEFAULTS, SAME, SIDES
+from blemish.interop.anomalib.side import ANOMALIB, DEFAULTS, MB, SAME, SIDES
 
-# What a script starts with.
+# The imports that a user's script starts with.
 IMPORTS = {
     ANOMALIB: (
         "from anomalib.data import MVTecAD; from anomalib.engine import Engine; from anomalib.models import Patchcore"
@@ -38,8 +39,8 @@ class Row:
     Attributes:
         key: in the JSON.
         name: in the table.
-        digits: behind the point.
-        less_is_better: whether a ratio says how many times less Blemish takes; metrics have none.
+        digits: after the decimal point.
+        less_is_better: whether the ratio anomalib / Blemish is shown; metrics have none.
     """
 
     key: str
@@ -69,19 +70,19 @@ COSTS = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What both sides are told.
+    """Settings of both sides.
 
     Attributes:
-        backbone: a network that both have, by our name; both get the weights that are here.
-        layers: by our names; None for strides 8 and 16.
+        backbone: a network in both, by Blemish's name; both use the weights on this machine.
+        layers: by Blemish's names; None for strides 8 and 16.
         image_size: side of the network's input.
         coreset_sampling_ratio: share of good patches that the bank keeps.
         num_neighbors: bank rows that re-weight the image score.
         seed: of each side's random choices.
-        timed_picks: time so many of anomalib's picks and multiply, instead of hours of all of them; its bank then comes
-            from our coreset, which picks the same rows. None to let it do all of its work.
-        threads: of each side; None for one per core. 1 on a machine that others use: waiting for each other, threads
-            take time that is neither side's.
+        timed_picks: time this number of anomalib's coreset picks and extrapolate, instead of hours for all; its bank
+            is then Blemish's coreset, the same rows. None to run all.
+        threads: of each side; None for one per core. 1 on a shared machine: threads that wait for each other take time
+            that belongs to neither side.
     """
 
     backbone: str = "efficientnet_lite0"
@@ -96,12 +97,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was measured.
+    """Measurements of all sides.
 
     Attributes:
-        settings: what both sides were told.
+        settings: of both sides.
         environment: versions and machine.
-        shared: side to what does not depend on the category: import_s, install_mb.
+        shared: side to numbers that do not depend on the category: import_s, install_mb.
         categories: category to side to numbers.
     """
 
@@ -111,12 +112,12 @@ class Comparison:
     categories: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
     def numbers(self, category: str, side: str) -> dict[str, float]:
-        """Return one side's numbers of one category by `Row.key`, those that it has."""
-        found = self.categories[category][side]
-        return {**self.shared.get(side, self.shared[SAME]), **found["metrics"], **found}
+        """Return one side's numbers of one category by `Row.key`."""
+        measured = self.categories[category][side]
+        return {**self.shared.get(side, self.shared[SAME]), **measured["metrics"], **measured}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the JSON file holds."""
+        """Return the content of the JSON file."""
         ratios = {name: ratios_of(self, name) for name in self.categories}
         return {**asdict(self), "ratios": ratios}
 
@@ -132,16 +133,16 @@ def compare(
 
     Per category: Blemish with the same settings, anomalib, Blemish with the same settings again, and Blemish with its
     defaults, each in a process of its own; of the two runs with the same settings the slower time counts. Metrics are
-    computed by our code on raw scores and maps, for anomalib too.
+    Blemish's, on raw scores and maps of all sides.
 
     Args:
         root: folder of categories in MVTec AD's layout.
-        categories: some of them.
-        settings: what both sides are told.
-        say: called with a line now and then.
+        categories: names of categories.
+        settings: of both sides.
+        say: called with a line of progress.
 
     Raises:
-        InputError: if anomalib is not installed, a setting is not one that both sides have, or a side failed.
+        InputError: if anomalib is not installed, a side lacks a setting, or a side failed.
     """
     anomalib = find_anomalib()
     settings = Settings(**{**asdict(settings), "layers": shared_layers(settings.backbone, settings.layers)})
@@ -158,17 +159,17 @@ def compare(
         for side in (SAME, ANOMALIB, SAME, DEFAULTS):
             say(f"{category}: {NAMES[side]}")
             runs[side].append(_run({"side": side, "root": str(root), "category": category, **asdict(settings)}))
-        measured[category] = {side: _slower(found) for side, found in runs.items()}
+        measured[category] = {side: _slower(results) for side, results in runs.items()}
     return Comparison(settings, environment, _shared(say), measured)
 
 
 def _slower(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the first run's results with the larger of each time and of memory."""
-    found = dict(runs[0])
-    for name in found:
+    slower = dict(runs[0])
+    for name in slower:
         if name.endswith(("_s", "_ms", "_mb")):
-            found[name] = max(run[name] for run in runs)
-    return found
+            slower[name] = max(run[name] for run in runs)
+    return slower
 
 
 def _shared(say: Callable[[str], object]) -> dict[str, dict[str, float]]:
@@ -190,18 +191,18 @@ def _import_s(code: str) -> float:
     return float(_python(["-c", timed]).splitlines()[-1])
 
 
-def _run(told: Mapping[str, Any]) -> dict[str, Any]:
+def _run(job: Mapping[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
-        _python(["-m", "blemish.interop.anomalib.side", json.dumps(told), str(out)], threads=told["threads"])
-        found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
-    return found
+        _python(["-m", "blemish.interop.anomalib.side", json.dumps(job), str(out)], threads=job["threads"])
+        measured: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return measured
 
 
 def _python(arguments: Sequence[str], *, threads: int | None = None) -> str:
-    # OpenMP and OpenBLAS, under torch and NumPy, read these when they are loaded.
+    # OpenMP (torch) and OpenBLAS (NumPy) read these when they are loaded.
     limits = {} if threads is None else dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    # Warnings of other packages would only bury what a side says when it fails.
+    # Warnings of other packages would hide the error of a side that fails.
     done = subprocess.run(
         [sys.executable, "-W", "ignore", *arguments],
         capture_output=True,
@@ -210,30 +211,30 @@ def _python(arguments: Sequence[str], *, threads: int | None = None) -> str:
         env={**os.environ, **limits},
     )
     if done.returncode:
-        said = done.stderr.strip().splitlines()[-1:] or ["nothing"]
-        raise InputError(message("comparison", "each side to run to its end", said[0][:300]))
+        lines = done.stderr.strip().splitlines() or ["nothing"]
+        raise InputError(message("comparison", "each side to run to its end", lines[-1][:300]))
     return done.stdout
 
 
 def ratios_of(comparison: Comparison, category: str) -> dict[str, dict[str, float]]:
-    """Return, for both ways to run Blemish, how many times less each cost is than anomalib's.
+    """Return the ratio anomalib / Blemish of each cost, for Blemish with the same settings and with its defaults.
 
-    Fits are compared as each library's `Engine.fit`: anomalib's ends with a validation that sets its thresholds, ours
-    with a calibration that sets ours. A coreset or fit of anomalib's "without validation" is shown beside it.
+    Fits are compared as each library's `Engine.fit`: anomalib's ends with the validation that sets its thresholds,
+    Blemish's with its calibration. anomalib's fit without validation is a row of its own.
     """
-    theirs = comparison.numbers(category, ANOMALIB)
-    found: dict[str, dict[str, float]] = {}
+    anomalib = comparison.numbers(category, ANOMALIB)
+    ratios: dict[str, dict[str, float]] = {}
     for side in (SAME, DEFAULTS):
-        ours = comparison.numbers(category, side)
-        ours["without_validation_s"] = ours["fit_s"]
-        found[side] = {
-            row.key: theirs[row.key] / ours[row.key] for row in COSTS if row.key in theirs and row.key in ours
+        blemish = comparison.numbers(category, side)
+        blemish["without_validation_s"] = blemish["fit_s"]
+        ratios[side] = {
+            row.key: anomalib[row.key] / blemish[row.key] for row in COSTS if row.key in anomalib and row.key in blemish
         }
-    return found
+    return ratios
 
 
 def table(comparison: Comparison) -> list[str]:
-    """Return the lines of the table: a block per category, a column per side, ratios behind Blemish's numbers."""
+    """Return the lines of the table: a block per category, a column per side, ratios after Blemish's numbers."""
     lines = [header(comparison)]
     for category in comparison.categories:
         sides = {side: comparison.numbers(category, side) for side in SIDES}
@@ -256,24 +257,68 @@ def table(comparison: Comparison) -> list[str]:
 
 
 def header(comparison: Comparison) -> str:
-    """Return one line that says what was compared with what."""
-    told, around = comparison.settings, comparison.environment
-    settings = (
-        f"{told.backbone}, layers {', '.join(told.layers or ())}, {told.image_size} px, coreset "
-        f"{100 * told.coreset_sampling_ratio:g} %, {told.num_neighbors} neighbours"
+    """Return settings, versions and threads in one line."""
+    settings, environment = comparison.settings, comparison.environment
+    text = (
+        f"{settings.backbone}, layers {', '.join(settings.layers or ())}, {settings.image_size} px, coreset "
+        f"{100 * settings.coreset_sampling_ratio:g} %, {settings.num_neighbors} neighbours"
     )
-    versions = f"anomalib {around['anomalib']}, Blemish {around['blemish']}, Python {around['python']}"
-    return f"{settings}; {versions}, {told.threads or around['cores']} threads"
+    versions = f"anomalib {environment['anomalib']}, Blemish {environment['blemish']}, Python {environment['python']}"
+    return f"{text}; {versions}, {settings.threads or environment['cores']} threads"
 
 
 def check_categories(root: Path, categories: Sequence[str]) -> None:
-    """Raise unless each category is there: better known before the first fit than after.
+    """Check, before the first fit, that each category has test images.
 
     Raises:
-        DataError: as `MVTecAD` says, or if there are no test images.
+        DataError: if a category is absent or has no test images.
     """
     from blemish.data.datasets import MVTecAD
 
     for category in categories:
         if not MVTecAD(root, category).test:
             raise DataError(message("test images", "at least one", "none", where=root / category))
+
+
+def installed_mb(package: str) -> float | None:
+    """Return the installed size, in MB, of a package and its requirements; None if it is not installed.
+
+    Extras count where a requirement names them. Compiled files (.pyc) count.
+    """
+    names = requirements(package)
+    return sum(_bytes(name) for name in names) / MB if names else None
+
+
+def requirements(package: str) -> set[str]:
+    """Return the names of a package and of all installed packages that it requires, directly or not."""
+    from packaging.requirements import Requirement
+
+    seen: set[tuple[str, str]] = set()
+    waiting = [(package, "")]
+    while waiting:
+        name, extra = waiting.pop()
+        key = _normalized(name), extra
+        if key in seen:
+            continue
+        try:
+            required = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        seen.add(key)
+        for text in required:
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                waiting += [(requirement.name, wanted) for wanted in ("", *requirement.extras)]
+    return {name for name, _ in seen}
+
+
+def _bytes(name: str) -> int:
+    distribution = importlib.metadata.distribution(name)
+    paths = {Path(str(distribution.locate_file(file))) for file in distribution.files or ()}
+    folders = {path.parent for path in paths if path.suffix == ".py"}
+    paths |= {cached for folder in folders for cached in (folder / "__pycache__").glob("*.pyc")}
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,4 +1,4 @@
-"""The comparison as an image: per category the metrics in figures, and each cost as a bar for each side."""
+"""Chart of a comparison: metrics as numbers, and each cost as a bar for each side, by category."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def draw(comparison: Comparison) -> UInt8:
     shown = [
         row for row in COSTS if not row.name.startswith(" ") or row.key in {"coreset_s", "fit_cpu_s", "predict_cpu_ms"}
     ]
-    height_of_one = 44 + 26 * (1 + len(METRICS)) + BLOCK * len(shown) + 20
-    page = np.full((2 * MARGIN + 84 + height_of_one * len(comparison.categories), WIDTH, 3), PAPER, np.uint8)
+    block_height = 44 + 26 * (1 + len(METRICS)) + BLOCK * len(shown) + 20
+    page = np.full((2 * MARGIN + 84 + block_height * len(comparison.categories), WIDTH, 3), PAPER, np.uint8)
     draw_text(page, "anomalib and Blemish, side by side", (MARGIN, MARGIN + 18), 24, INK, bold=True)
     for i, line in enumerate(_two_lines(header(comparison))):
         draw_text(page, line, (MARGIN, MARGIN + 44 + 18 * i), 14, QUIET)
@@ -46,7 +46,7 @@ def draw(comparison: Comparison) -> UInt8:
 
 
 def _metrics(page: UInt8, comparison: Comparison, category: str, y: int) -> int:
-    """Write the metrics as a small table from row `y` on, and return where it ends."""
+    """Draw the table of metrics from row `y`, and return its end."""
     ends = {side: MARGIN + NAME_W + 220 * (i + 1) for i, side in enumerate(SIDES)}
     for side, x in ends.items():
         draw_text(page, NAMES[side], (x, y + 16), 14, QUIET, align="right")
@@ -61,7 +61,7 @@ def _metrics(page: UInt8, comparison: Comparison, category: str, y: int) -> int:
 
 
 def _cost(page: UInt8, row: Row, values: Numbers, ratios: Numbers, y: int) -> None:
-    """Draw one cost: its name, and a bar for each side with its number, and how many times less it is."""
+    """Draw one cost: its name, and for each side a bar, its number and its ratio."""
     largest = max((value for value in values.values() if value is not None), default=0.0) or 1.0
     draw_text(page, row.name, (MARGIN, y + 18 + ROW), 15, INK)
     room = WIDTH - 2 * MARGIN - NAME_W - VALUE_W
@@ -75,8 +75,8 @@ def _cost(page: UInt8, row: Row, values: Numbers, ratios: Numbers, y: int) -> No
         x = MARGIN + NAME_W + width + 8
         draw_text(page, text, (x, top + 13), 14, INK, bold=True)
         if ratio is not None:
-            said = f"{ratio:.1f} times less" if ratio >= 1 else f"{1 / ratio:.1f} times more"
-            draw_text(page, said, (x + text_width(text, 14, bold=True) + 8, top + 13), 14, QUIET)
+            text_of_ratio = f"{ratio:.1f} times less" if ratio >= 1 else f"{1 / ratio:.1f} times more"
+            draw_text(page, text_of_ratio, (x + text_width(text, 14, bold=True) + 8, top + 13), 14, QUIET)
 
 
 def _two_lines(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The installed anomalib as a detector among ours: its PatchCore, on the weights that we have, tested by our code."""
+"""PatchCore of the installed anomalib as a detector: Blemish's backbone weights, evaluated by `Engine.evaluate`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from blemish.backbones.weights import load_weights
 from blemish.errors import ImageError, InputError, message
 from blemish.imaging.anomaly_map import peak, upsample
 from blemish.imaging.decode import path_of, read_image
-from blemish.interop.anomalib.acceleration import coreset
-from blemish.interop.anomalib.timm_names import network, timm_name, to_timm
+from blemish.interop.anomalib.acceleration import select_coreset
+from blemish.interop.anomalib.timm_names import timm_name, timm_network, to_timm
 from blemish.types import Prediction, Problem, Progress
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ INSTALL = "Run `pip install 'blemish[anomalib]'`."
 
 
 def find_anomalib() -> str:
-    """Return the version of the installed anomalib, without loading it, or say how to install it.
+    """Return the version of the installed anomalib, without importing it.
 
     Raises:
-        InputError: if it is not installed.
+        InputError: if anomalib is not installed; the message gives the command.
     """
     try:
         return importlib.metadata.version("anomalib")
@@ -41,30 +41,30 @@ def find_anomalib() -> str:
 
 
 class AnomalibPatchcore:
-    """anomalib's PatchCore with our weights in its feature extractor, and its own engine to fit it.
+    """anomalib's PatchCore with Blemish's backbone weights, fitted by anomalib's engine.
 
-    It is a detector as `Engine.evaluate` takes it: scores and maps are its raw ones, before its normalisation, and maps
-    are brought to the image's size. Training images come from the data set's folder, by anomalib's own reader.
+    A `Predictor`: scores and maps are raw, before anomalib's normalisation, and maps are resized to the image.
+    Training images are read from the data set's folder by anomalib's reader.
 
     Args:
         root: folder of categories in MVTec AD's layout.
         category: one of them.
-        backbone: a network that both sides have, by our name.
-        layers: its layers by our names; None for those that anomalib can take out of our usual ones.
+        backbone: a network in both, by Blemish's name.
+        layers: by Blemish's names; None for strides 8 and 16.
         image_size: side of the network's input.
         coreset_sampling_ratio: share of good patches that the bank keeps.
         num_neighbors: bank rows that re-weight the image score.
-        seed: of torch, which picks the coreset's first row.
-        timed_picks: time only so many of its coreset's picks and multiply: each is one pass over all patches. The rows
-            then come from our coreset, which picks the same ones. None to let it do all of its work.
+        seed: of torch, which draws the coreset's first row.
+        timed_picks: time this number of coreset picks, each one pass over all patches, and extrapolate; the rows are
+            then selected by Blemish's coreset, which selects the same. None to run anomalib's own to its end.
 
     Raises:
         InputError: if anomalib is not installed, or has no such network or layer.
-        ModelFileError: if the backbone's weights are not here.
+        ModelFileError: if the backbone's weights are not on this machine.
 
     Attributes:
         model: anomalib's model.
-        own: the numbers that its own engine reports, once tested.
+        own: metrics of anomalib's engine, once tested.
         timings: seconds of its coreset, its picks, and its validation, once fitted.
     """
 
@@ -88,9 +88,9 @@ class AnomalibPatchcore:
         from torchvision.transforms.v2 import Compose, Normalize, Resize
 
         self.layers = shared_layers(backbone, layers)
-        found = network(timm_name(backbone))
-        names = {ours: theirs for theirs, ours in found.layers.items()}
-        mean, std = ([number / 255 for number in numbers] for numbers in (found.mean, found.std))
+        network = timm_network(timm_name(backbone))
+        names = {layer: timm for timm, layer in network.layers.items()}
+        mean, std = ([value / 255 for value in values] for values in (network.mean, network.std))
         steps = Compose([Resize((image_size, image_size), antialias=True), Normalize(mean=mean, std=std)])
         torch.manual_seed(seed)
         self.model = Patchcore(
@@ -102,7 +102,7 @@ class AnomalibPatchcore:
             pre_processor=PreProcessor(transform=steps),
             visualizer=False,
         )
-        _load(self.model.model.feature_extractor.feature_extractor, backbone)
+        _load_weights(self.model.model.feature_extractor.feature_extractor, backbone)
         self.root, self.category, self.timed_picks = Path(root), category, timed_picks
         self.problems: tuple[Problem, ...] = ()
         self.own: dict[str, float] = {}
@@ -111,7 +111,7 @@ class AnomalibPatchcore:
         self._engine: Any = None
 
     def fit(self, samples: Iterable[ImageInput], *, progress: Progress | None = None) -> AnomalibPatchcore:
-        """Fit by anomalib's own engine on the data set's folder; `samples` and `progress` are not looked at."""
+        """Fit by anomalib's engine on the data set's folder; `samples` and `progress` are ignored."""
         del samples, progress
         from anomalib.engine import Engine
 
@@ -129,7 +129,7 @@ class AnomalibPatchcore:
                 wall, used = time.perf_counter() - start, time.process_time() - processor
             else:
                 wall, used = _extrapolated(inner.embedding_store, sampling_ratio, self.timed_picks)
-                inner.memory_bank = coreset(inner.embedding_store, sampling_ratio)
+                inner.memory_bank = select_coreset(inner.embedding_store, sampling_ratio)
                 inner.embedding_store.clear()
             ended = time.perf_counter()
             saved = wall - (ended - start)
@@ -146,27 +146,27 @@ class AnomalibPatchcore:
         return self
 
     def test(self) -> dict[str, float]:
-        """Return what anomalib's own engine reports of the test images, and remember it in `own`."""
-        (found,) = self._engine.test(model=self.model, datamodule=self._data(), verbose=False)
-        self.own = {name: float(value) for name, value in found.items()}
+        """Return the metrics of anomalib's engine on the test images, and keep them in `own`."""
+        (metrics,) = self._engine.test(model=self.model, datamodule=self._data(), verbose=False)
+        self.own = {name: float(value) for name, value in metrics.items()}
         self.model.eval()
         return self.own
 
     def predict(self, image: ImageInput) -> Prediction:
-        """Return anomalib's raw score and map of one image, in the shortest way that it has: transform and model."""
+        """Return anomalib's raw score and map of one image, by its transform and model alone."""
         import torch
 
         rgb = read_image(image, None)
         pixels = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255  # as anomalib.data.utils.read_image
         with torch.no_grad():
-            found = self.model.model(self.model.pre_processor.transform(pixels))
-        anomaly_map = upsample(np.ascontiguousarray(found.anomaly_map[0].squeeze().numpy()), rgb.shape[:2])
-        score, threshold = float(found.pred_score.reshape(-1)[0]), self.threshold
+            output = self.model.model(self.model.pre_processor.transform(pixels))
+        anomaly_map = upsample(np.ascontiguousarray(output.anomaly_map[0].squeeze().numpy()), rgb.shape[:2])
+        score, threshold = float(output.pred_score.reshape(-1)[0]), self.threshold
         return Prediction(
             score=score,
             label=score > threshold,
             threshold=threshold,
-            p_value=float("nan"),  # it has none
+            p_value=float("nan"),  # anomalib has none
             anomaly_map=anomaly_map,
             mask=anomaly_map > np.float32(self._number("_pixel_threshold")),
             pixel_threshold=self._number("_pixel_threshold"),
@@ -176,7 +176,7 @@ class AnomalibPatchcore:
         )
 
     def predict_many(self, images: Iterable[ImageInput]) -> Iterator[Prediction | Problem]:
-        """Yield the prediction of each image, or what is wrong with it."""
+        """Yield the prediction of each image, or its problem."""
         return (self._predicted(image) for image in images)
 
     def _predicted(self, image: ImageInput) -> Prediction | Problem:
@@ -193,7 +193,7 @@ class AnomalibPatchcore:
         return path
 
     def header(self) -> dict[str, Any]:
-        """Return what the detector is."""
+        """Return detector and version."""
         return {"detector": "anomalib PatchCore", "provenance": {"anomalib": find_anomalib()}}
 
     @property
@@ -203,19 +203,19 @@ class AnomalibPatchcore:
 
     @property
     def threshold(self) -> float:
-        """The image threshold of anomalib on raw scores, which it chose on the test images."""
+        """The image threshold of anomalib on raw scores, chosen on the test images."""
         return self._number("_image_threshold")
 
     @property
     def false_positive_rate(self) -> float:
-        """NaN: it states none."""
+        """NaN: anomalib states none."""
         return float("nan")
 
     def _number(self, name: str) -> float:
         return float(getattr(self.model.post_processor, name))
 
     def _data(self) -> Any:
-        """Return anomalib's data set; its MVTecAD reads PNG alone, so its Folder, with MVTecAD's default validation."""
+        """Return anomalib's Folder with MVTecAD's default validation: its MVTecAD reads PNG alone."""
         from anomalib.data import Folder
 
         root = self.root / self.category
@@ -228,16 +228,16 @@ class AnomalibPatchcore:
             abnormal_dir=[f"test/{defect}" for defect in defects],
             mask_dir=[f"ground_truth/{defect}" for defect in defects],
             val_split_mode="same_as_test",
-            # Images are decoded in this process: the memory of workers would not be counted.
+            # Decoding in this process: memory of workers would not be counted.
             num_workers=0,
         )
 
 
 def _extrapolated(store: Sequence[Any], sampling_ratio: float, n_picks: int) -> tuple[float, float]:
-    """Return the seconds, and the seconds of processor time, that anomalib's coreset would take.
+    """Return extrapolated wall and processor seconds of anomalib's coreset.
 
-    Setting up (stacking, projecting) is timed as it is, and each pick as the mean of the first `n_picks`. The random
-    numbers are left where they were.
+    Stacking and projecting are timed in full, each pick as the mean of the first `n_picks`. The state of the random
+    number generators is restored.
     """
     import torch
     from anomalib.models.components import KCenterGreedy
@@ -263,13 +263,13 @@ def _extrapolated(store: Sequence[Any], sampling_ratio: float, n_picks: int) -> 
 
 
 def shared_layers(backbone: str, layers: Sequence[str] | None) -> tuple[str, ...]:
-    """Return layers by our names that anomalib can take too; timm gives features where the image is halved next.
+    """Return layers by Blemish's names that timm offers too: those before a downsampling.
 
     Raises:
-        InputError: if a layer is none of these.
+        InputError: if timm does not offer a layer.
     """
-    offered = list(network(timm_name(backbone)).layers.values())
-    # Strides 8 and 16, as everywhere.
+    offered = list(timm_network(timm_name(backbone)).layers.values())
+    # Strides 8 and 16 by default.
     chosen = tuple(layers) if layers else tuple(offered[2:4]) if len(offered) == 5 else ("layer2", "layer3")
     unknown = [layer for layer in chosen if layer not in offered]
     if unknown:
@@ -277,14 +277,20 @@ def shared_layers(backbone: str, layers: Sequence[str] | None) -> tuple[str, ...
     return chosen
 
 
-def _load(extractor: Any, backbone: str) -> None:
-    """Put our weights into timm's network, and see that nothing of it stays random."""
+def _load_weights(extractor: Any, backbone: str) -> None:
+    """Load Blemish's weights into timm's network.
+
+    Raises:
+        InputError: if a parameter of the network would stay random.
+    """
     import torch
 
-    ours, _, path = load_weights(backbone)
-    weights = to_timm(network(timm_name(backbone)), ours)
+    own_weights, _, path = load_weights(backbone)
+    weights = to_timm(timm_network(timm_name(backbone)), own_weights)
     state = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
-    left = [name for name in extractor.load_state_dict(state, strict=False).missing_keys if "num_batches" not in name]
-    if left:
-        got = f"none for {', '.join(left[:3])}"
+    missing = [
+        name for name in extractor.load_state_dict(state, strict=False).missing_keys if "num_batches" not in name
+    ]
+    if missing:
+        got = f"none for {', '.join(missing[:3])}"
         raise InputError(message("weights", "all that timm's network has", got, where=path))

@@ -1,4 +1,4 @@
-"""One side of a comparison, in a process of its own, so that its time and memory are its own.
+"""Measurement of one side of a comparison, in a process of its own for time and memory.
 
 python -m blemish.interop.anomalib.side '{"side": "anomalib", "root": "DATA", "category": "grid", ...}' OUT.json
 """
@@ -26,51 +26,51 @@ MB = 2**20
 
 
 class Stages:
-    """Notes when each stage of a fit was last heard of: progress as detectors report it."""
+    """Progress callback that keeps the last time of each stage of a fit."""
 
     def __init__(self) -> None:
         self.last: dict[str, float] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Take progress."""
+        """Keep the time of a stage."""
         del done, total
         self.last[stage] = time.perf_counter()
 
     def coreset_s(self) -> float:
-        """Return how long the coreset took: from the last patch collected to the last row chosen."""
+        """Return the seconds of the coreset, from the last patch collected to the last row selected."""
         return self.last["coreset"] - self.last["collecting patches"]
 
 
-def run(told: dict[str, Any]) -> dict[str, Any]:
-    """Fit and test one side, and return what was measured.
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Fit and evaluate one side, and return its measurements.
 
     Args:
-        told: side, root, category, and what `Settings` of a comparison holds.
+        job: side, root, category, and the fields of a comparison's `Settings`.
     """
     from blemish.data.datasets import MVTecAD
     from blemish.evaluation.engine import Engine
 
-    data = MVTecAD(told["root"], told["category"])
+    data = MVTecAD(job["root"], job["category"])
     before = _cpu_s()
-    model, found = _anomalib(told, data) if told["side"] == ANOMALIB else _blemish(told, data)
-    found |= {"fit_cpu_s": _cpu_s() - before + found.pop("cpu_saved_s", 0.0), "peak_fit_mb": _peak_mb()}
+    model, measured = _anomalib(job, data) if job["side"] == ANOMALIB else _blemish(job, data)
+    measured |= {"fit_cpu_s": _cpu_s() - before + measured.pop("cpu_saved_s", 0.0), "peak_fit_mb": _peak_mb()}
     report = Engine().evaluate(model, data)
-    found["metrics"] = dict(report.metrics) if told["side"] != ANOMALIB else _without_rates(report.metrics)
-    times = sorted(1000 * one.predict_s for one in report.tested)
-    found["predict_cpu_ms"] = _predict_cpu_ms(model, data.test)
-    found |= {"predict_ms": times[len(times) // 2], "peak_mb": _peak_mb(), "n_test": len(times)}
-    found["scores"] = [one.score for one in report.tested]
-    if told["side"] == ANOMALIB:
-        found["own"] = model.test()  # type: ignore[attr-defined]
+    measured["metrics"] = dict(report.metrics) if job["side"] != ANOMALIB else _without_rates(report.metrics)
+    times = sorted(1000 * result.predict_s for result in report.tested)
+    measured["predict_cpu_ms"] = _predict_cpu_ms(model, data.test)
+    measured |= {"predict_ms": times[len(times) // 2], "peak_mb": _peak_mb(), "n_test": len(times)}
+    measured["scores"] = [result.score for result in report.tested]
+    if job["side"] == ANOMALIB:
+        measured["own"] = model.test()  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as folder:
         saved = model.save(Path(folder) / "model")
         files = [saved] if saved.is_file() else list(saved.iterdir())
-        found["model_mb"] = sum(file.stat().st_size for file in files) / MB
-    return found
+        measured["model_mb"] = sum(file.stat().st_size for file in files) / MB
+    return measured
 
 
 def _predict_cpu_ms(model: Predictor, samples: Sequence[Sample]) -> float:
-    """Return the milliseconds of processor time that an image takes, mean of 30: other programs change it little."""
+    """Return the mean processor time of predicting an image, in ms, over 30 images."""
     chosen = samples[:: max(1, len(samples) // 30)]
     before = time.process_time()
     for sample in chosen:
@@ -79,16 +79,16 @@ def _predict_cpu_ms(model: Predictor, samples: Sequence[Sample]) -> float:
 
 
 def _without_rates(metrics: Any) -> dict[str, float]:
-    """Leave out what anomalib's threshold gives: it was chosen on these very images."""
+    """Return metrics without those of anomalib's threshold, which was chosen on the test images."""
     return {name: value for name, value in metrics.items() if name not in {"false_positive_rate", "miss_rate"}}
 
 
-def _anomalib(told: dict[str, Any], data: Any) -> tuple[Predictor, dict[str, Any]]:
+def _anomalib(job: dict[str, Any], data: Any) -> tuple[Predictor, dict[str, Any]]:
     from blemish.interop.anomalib.engine import AnomalibPatchcore
 
     names = ("backbone", "layers", "image_size", "coreset_sampling_ratio", "num_neighbors", "seed", "timed_picks")
-    _set_torch_threads(told["threads"])
-    model = AnomalibPatchcore(told["root"], told["category"], **{name: told[name] for name in names})
+    _set_torch_threads(job["threads"])
+    model = AnomalibPatchcore(job["root"], job["category"], **{name: job[name] for name in names})
     model.fit(data.train)
     return model, dict(model.timings)
 
@@ -100,52 +100,52 @@ def _set_torch_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _blemish(told: dict[str, Any], data: Any) -> tuple[Predictor, dict[str, Any]]:
+def _blemish(job: dict[str, Any], data: Any) -> tuple[Predictor, dict[str, Any]]:
     from blemish.detectors.patchcore.detector import Patchcore
     from blemish.evaluation.engine import Engine
     from blemish.interop.anomalib.engine import shared_layers
 
-    if told["side"] == SAME:
+    if job["side"] == SAME:
         model = Patchcore(
-            backbone=told["backbone"],
-            layers=shared_layers(told["backbone"], told["layers"]),
-            image_size=(told["image_size"], told["image_size"]),
-            coreset_sampling_ratio=told["coreset_sampling_ratio"],
-            num_neighbors=told["num_neighbors"],
+            backbone=job["backbone"],
+            layers=shared_layers(job["backbone"], job["layers"]),
+            image_size=(job["image_size"], job["image_size"]),
+            coreset_sampling_ratio=job["coreset_sampling_ratio"],
+            num_neighbors=job["num_neighbors"],
             pooling=3,
             scaling="none",
             position_sigma=None,
-            seed=told["seed"],
+            seed=job["seed"],
             score_fusion=False,
-            threads=told["threads"],
+            threads=job["threads"],
         )
     else:
-        model = Patchcore(seed=told["seed"], threads=told["threads"])
+        model = Patchcore(seed=job["seed"], threads=job["threads"])
     stages = Stages()
     start = time.perf_counter()
     Engine(progress=stages).fit(model, data)
-    found = {"fit_s": time.perf_counter() - start, "coreset_s": stages.coreset_s()}
-    return model, {**found, "n_bank": len(model.fitted.source)}
+    measured = {"fit_s": time.perf_counter() - start, "coreset_s": stages.coreset_s()}
+    return model, {**measured, "n_bank": len(model.fitted.source)}
 
 
 def _peak_mb() -> float:
-    """Return the most memory that this process has held, in MB."""
+    """Return the peak memory of this process, in MB."""
     status = Path("/proc/self/status")
     if status.exists():
-        # ru_maxrss would count what the process that started this one held.
+        # ru_maxrss includes the memory of the parent process before exec.
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))[1]) / 1024  # type: ignore[index]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (MB if sys.platform == "darwin" else 1024)
 
 
 def _cpu_s() -> float:
-    """Return the processor time that this process and its threads have taken."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+    """Return the processor time of this process and its threads, in seconds."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the job of the command line and write its measurements."""
     Path(sys.argv[2]).write_text(json.dumps(run(json.loads(sys.argv[1]))), encoding="utf-8")
 
 

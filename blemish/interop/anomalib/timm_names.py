@@ -1,7 +1,7 @@
-"""timm's names for the networks that we have: what anomalib's checkpoints call each convolution, and each layer.
+"""timm's names of convolutions and layers, as in anomalib's checkpoints, for the networks in Blemish.
 
-One list per network, in the order of our graphs, serves all directions: a checkpoint's weights to ours, ours to timm's
-(to run anomalib on the weights that we have), and a model folder's graph to a checkpoint.
+One list per network, in the order of the graph, serves all conversions: weights of a checkpoint to Blemish's names,
+Blemish's weights to timm's names, and the graph of a model folder to a checkpoint.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ PARTS = ("weight", "bias", "running_mean", "running_var")
 
 
 class Conv(NamedTuple):
-    """One convolution and the batch norm behind it, by our names and by timm's.
+    """Names of one convolution and of its batch norm.
 
     Attributes:
-        ours: the convolution.
-        our_norm: the batch norm.
-        theirs: the convolution, by timm's name.
-        their_norm: the batch norm, likewise.
-        shape: of its weights where timm asks for them also behind the last layer that is used; () where it does not.
+        name: of the convolution.
+        norm: of the batch norm.
+        timm: of the convolution in timm.
+        timm_norm: of the batch norm in timm.
+        shape: of the weights if timm loads them even where no later layer is used; () otherwise.
     """
 
-    ours: str
-    our_norm: str
-    theirs: str
-    their_norm: str
+    name: str
+    norm: str
+    timm: str
+    timm_norm: str
     shape: tuple[int, ...] = ()
 
 
 class Network(NamedTuple):
-    """A network that both sides have.
+    """A network in both Blemish and timm.
 
     Attributes:
-        name: what Blemish calls it.
-        build: adds it to one of our graphs.
-        convs: in the order of the graph.
-        layers: timm's name of each layer that anomalib can take, to ours, finest first.
-        mean: what our graph takes off the pixels, on the 0 to 255 scale.
-        std: what our graph divides by.
-        epsilon: of its batch norms.
+        name: in Blemish.
+        build: adds the network to a graph.
+        convs: convolutions in the order of the graph.
+        layers: timm's name of each feature layer to Blemish's, finest first.
+        mean: subtracted from the pixels, on the 0 to 255 scale.
+        std: standard deviations that pixels are divided by.
+        epsilon: of the batch norms.
     """
 
     name: str
@@ -65,11 +65,11 @@ class Network(NamedTuple):
     epsilon: float
 
 
-def network(name: str) -> Network:
-    """Return the network that timm calls `name`; a tag of weights behind a point is passed over.
+def timm_network(name: str) -> Network:
+    """Return the network of a name in timm; the tag of weights after a point is ignored.
 
     Raises:
-        InputError: if it is none that we have.
+        InputError: if Blemish has no such network.
     """
     plain = name.partition(".")[0]
     if plain in RESNETS:
@@ -84,52 +84,52 @@ def network(name: str) -> Network:
     raise InputError(message("backbone", f"one of {known}", repr(name), todo=todo))
 
 
-def timm_name(ours: str) -> str:
-    """Return what timm calls the network that we call `ours`.
+def timm_name(backbone: str) -> str:
+    """Return the name in timm of one of Blemish's networks.
 
     Raises:
-        InputError: if timm has none that is the same.
+        InputError: if timm has no such network.
     """
-    names = {network(name).name: name for name in (*RESNETS, *LITES, "mobilenetv2_100")}
-    if ours not in names:
-        raise InputError(message("backbone", f"one of {', '.join(names)}", repr(ours)))
-    return names[ours]
+    names = {timm_network(name).name: name for name in (*RESNETS, *LITES, "mobilenetv2_100")}
+    if backbone not in names:
+        raise InputError(message("backbone", f"one of {', '.join(names)}", repr(backbone)))
+    return names[backbone]
 
 
-def to_ours(found: Network, state: StateDict) -> StateDict:
-    """Return weights by our names; those of no convolution (counters, classifiers) are left out."""
-    return {ours: state[theirs] for ours, theirs in _pairs(found) if theirs in state}
+def from_timm(network: Network, state: StateDict) -> StateDict:
+    """Return the convolutions' and batch norms' weights by Blemish's names; counters and classifiers are left out."""
+    return {name: state[timm] for name, timm in _name_pairs(network) if timm in state}
 
 
-def to_timm(found: Network, state: StateDict) -> dict[str, np.ndarray[Any, Any]]:
-    """Return our weights by timm's names, without the classifier."""
-    return {theirs: np.asarray(state[ours]) for ours, theirs in _pairs(found) if ours in state}
+def to_timm(network: Network, state: StateDict) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the convolutions' and batch norms' weights by timm's names."""
+    return {timm: np.asarray(state[name]) for name, timm in _name_pairs(network) if name in state}
 
 
-def renormalised(model: onnx.ModelProto, found: Network, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Change a graph of `found` in place so that it takes other means off the pixels, and divides by other deviations.
+def set_normalisation(model: onnx.ModelProto, network: Network, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Replace the pixel normalisation of a graph, in place.
 
     Args:
-        model: the graph, as `build_graph` makes it: a constant "mean", and deviations in the first convolution.
-        found: the network.
+        model: the graph of `build_graph`: a constant "mean", and standard deviations in the first convolution.
+        network: the network of the graph.
         mean: of red, green and blue on the 0 to 255 scale.
-        std: as `mean`.
+        std: standard deviations, as `mean`.
     """
     for tensor in model.graph.initializer:
         if tensor.name == "mean":
             changed = np.reshape(mean, (1, 3, 1, 1))
         elif tensor.name == "conv0.weight":
-            changed = numpy_helper.to_array(tensor) * np.divide(found.std, std).reshape(1, 3, 1, 1)
+            changed = numpy_helper.to_array(tensor) * np.divide(network.std, std).reshape(1, 3, 1, 1)
         else:
             continue
         tensor.CopyFrom(numpy_helper.from_array(changed.astype(np.float32), tensor.name))
 
 
-def _pairs(found: Network) -> list[tuple[str, str]]:
+def _name_pairs(network: Network) -> list[tuple[str, str]]:
     pairs = []
-    for conv in found.convs:
-        pairs.append((f"{conv.ours}.weight", f"{conv.theirs}.weight"))
-        pairs += [(f"{conv.our_norm}.{part}", f"{conv.their_norm}.{part}") for part in PARTS]
+    for conv in network.convs:
+        pairs.append((f"{conv.name}.weight", f"{conv.timm}.weight"))
+        pairs += [(f"{conv.norm}.{part}", f"{conv.timm_norm}.{part}") for part in PARTS]
     return pairs
 
 
@@ -163,8 +163,8 @@ class _Blocks(NamedTuple):
 
     Attributes:
         depths: blocks of each stage.
-        widths: channels behind each stage.
-        kernels: of the depthwise convolutions of each stage.
+        widths: output channels of each stage.
+        kernels: sides of the depthwise convolutions of each stage.
     """
 
     depths: tuple[int, ...]
@@ -192,13 +192,13 @@ class _Blocks(NamedTuple):
         return blocks
 
     def layers(self) -> dict[str, int]:
-        """Return the last block of the stages that timm offers as features: those before the image is halved."""
+        """Return the last block of each feature stage in timm: a stage before a downsampling."""
         return {f"blocks.{stage}": sum(self.depths[: stage + 1]) - 1 for stage in (0, 1, 2, 4, 6)}
 
 
 STEM, EXPANSION = 32, 6
 LITE_WIDTHS, LITE_KERNELS = (16, 24, 40, 80, 112, 192, 320), (3, 3, 5, 3, 5, 5, 3)  # Tan and Le 2019, table 1
-# Of the compound scaling of Lite1 and Lite2 only Lite2's width changes anything below 112 channels.
+# Compound scaling: below 112 channels only the width of Lite2 differs.
 LITE2_WIDTHS = (16, 24, 48, 88, 120, 208, 352)
 LITES = {
     "tf_efficientnet_lite0": _Blocks((1, 2, 2, 3, 3, 4, 1), LITE_WIDTHS, LITE_KERNELS),
@@ -212,9 +212,9 @@ MOBILE = _Blocks((1, 2, 3, 4, 3, 3, 1), (16, 24, 32, 64, 96, 160, 320), (3,) * 7
 def _lite(name: str, blocks: _Blocks) -> Network:
     convs = [Conv("_conv_stem", "_bn0", "conv_stem", "bn1")]
     for i, block in enumerate(blocks.convs()):
-        ours = [("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")][-len(block) :]
+        names = [("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")][-len(block) :]
         convs += [
-            Conv(f"_blocks.{i}.{c}", f"_blocks.{i}.{n}", *theirs) for (c, n), theirs in zip(ours, block, strict=True)
+            Conv(f"_blocks.{i}.{c}", f"_blocks.{i}.{n}", *timm) for (c, n), timm in zip(names, block, strict=True)
         ]
     layers = {stage: f"blocks.{last}" for stage, last in blocks.layers().items()}
     return Network(name, efficientnet_lite, tuple(convs), layers, *LITE_NORMALISATION, 1e-3)
@@ -226,6 +226,6 @@ def _mobilenet() -> Network:
         last = len(block) - 1
         names = [(f"{n}.0", f"{n}.1") for n in range(last)] + [(f"{last}", f"{last + 1}")]
         at = f"features.{i}.conv"
-        convs += [Conv(f"{at}.{c}", f"{at}.{n}", *theirs) for (c, n), theirs in zip(names, block, strict=True)]
+        convs += [Conv(f"{at}.{c}", f"{at}.{n}", *timm) for (c, n), timm in zip(names, block, strict=True)]
     layers = {stage: f"features.{last + 1}" for stage, last in MOBILE.layers().items()}
     return Network("mobilenet_v2", mobilenet_v2, tuple(convs), layers, IMAGENET_MEAN, IMAGENET_STD, 1e-5)

@@ -1,4 +1,4 @@
-"""anomalib's Patchcore with our coreset and neighbours: the same rows, the same scores."""
+"""Accelerated Patchcore of anomalib: the same rows, the same scores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from blemish.errors import InputError
-from blemish.interop.anomalib.acceleration import accelerate, picks
+from blemish.interop.anomalib.acceleration import accelerate, coreset_from
 from tests.anomalib_twins import image, raw, scored
 from tests.real_anomalib import runs_anomalib
 
@@ -23,9 +23,9 @@ def farthest_first(features: np.ndarray[Any, Any], n: int, first: int) -> list[i
 
 
 @pytest.mark.parametrize("first", [0, 1, 7, 499])
-def test_picks_start_where_they_are_told(first: int, rng: np.random.Generator):
+def test_the_coreset_starts_at_the_given_row(first: int, rng: np.random.Generator):
     features = rng.normal(size=(500, 12)).astype(np.float32)
-    assert picks(features, 60, first).tolist() == farthest_first(features.astype(float), 60, first)
+    assert coreset_from(features, 60, first).tolist() == farthest_first(features.astype(float), 60, first)
 
 
 @pytest.mark.parametrize("model", [object(), None])
@@ -61,20 +61,20 @@ def test_an_accelerated_model_is_the_same_model():
 
     plain, fast = fitted(anomalibs()), fitted(accelerate(anomalibs()))
     torch.testing.assert_close(fast.model.memory_bank, plain.model.memory_bank, rtol=0, atol=0)
-    for one in scored():
-        (score, anomaly_map), (expected, expected_map) = raw(fast, one), raw(plain, one)
+    for scored_image in scored():
+        (score, anomaly_map), (expected, expected_map) = raw(fast, scored_image), raw(plain, scored_image)
         assert score == pytest.approx(expected, rel=1e-4)
         np.testing.assert_allclose(anomaly_map, expected_map, atol=1e-4 * expected_map.max())
 
 
 @runs_anomalib
-def test_a_model_that_is_fitted_already_is_only_searched_faster():
+def test_a_fitted_model_is_searched_faster():
     import torch
 
     model = fitted(anomalibs())
     expected = raw(model, scored()[0])[0]
     assert raw(accelerate(model), scored()[0])[0] == pytest.approx(expected, rel=1e-4)
-    # Another bank is searched as soon as it is there.
+    # A new bank is searched at once.
     model.model.memory_bank = model.model.memory_bank + 1000
     far = raw(model, scored()[0])[0]
     assert far > 10 * expected

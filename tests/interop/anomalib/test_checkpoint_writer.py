@@ -1,4 +1,4 @@
-"""What is written is what `torch.load` reads: seen by our own reader here, and by torch where there is one."""
+"""Written checkpoints are read back by our own reader, and by `torch.load` where torch is installed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TREE: dict[str, Any] = {
     "text": "Größe",
     "state_dict": {
         "a": np.arange(6, dtype=np.float32).reshape(2, 3),
-        "turned": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+        "transposed": np.arange(6, dtype=np.float32).reshape(2, 3).T,
         "one": np.array(2.5, np.float32),
         "count": np.array([1, 2], np.int64),
         "fitted": np.array([True]),
@@ -35,26 +35,26 @@ TREE: dict[str, Any] = {
 }
 
 
-def same(found: Any, expected: Any) -> bool:
+def same(loaded: Any, expected: Any) -> bool:
     if isinstance(expected, dict):
-        return found.keys() == expected.keys() and all(same(found[key], expected[key]) for key in expected)
+        return loaded.keys() == expected.keys() and all(same(loaded[key], expected[key]) for key in expected)
     if isinstance(expected, np.ndarray):
-        return np.array_equal(found, expected) and found.dtype == expected.dtype and found.shape == expected.shape
-    return type(found) is type(expected) and found == expected
+        return np.array_equal(loaded, expected) and loaded.dtype == expected.dtype and loaded.shape == expected.shape
+    return type(loaded) is type(expected) and loaded == expected
 
 
 def test_our_reader_reads_it():
     assert same(read_checkpoint(checkpoint_bytes(TREE), where="a.ckpt"), TREE)
 
 
-def test_torch_reads_it_where_it_trusts_nothing():
+def test_torch_reads_it_with_weights_only():
     torch = pytest.importorskip("torch", reason="torch is not installed: our own reader has read the same bytes")
-    found = torch.load(io.BytesIO(checkpoint_bytes(TREE)), weights_only=True)
-    assert {key: value for key, value in found.items() if key != "state_dict"} == {
+    loaded = torch.load(io.BytesIO(checkpoint_bytes(TREE)), weights_only=True)
+    assert {key: value for key, value in loaded.items() if key != "state_dict"} == {
         key: value for key, value in TREE.items() if key != "state_dict"
     }
     for name, array in TREE["state_dict"].items():
-        assert same(found["state_dict"][name].numpy(), np.asarray(array)), name
+        assert same(loaded["state_dict"][name].numpy(), np.asarray(array)), name
 
 
 def test_the_same_tree_gives_the_same_bytes():
@@ -82,6 +82,6 @@ def test_only_torchs_own_names_are_in_the_pickle():
         (np.zeros(2), "checkpoint: expected arrays of float32, int64, bool, got float64"),
     ],
 )
-def test_anything_else_is_refused(value: Any, text: str):
+def test_other_types_are_refused(value: Any, text: str):
     with pytest.raises(InputError, match=text):
         checkpoint_bytes({"a": value})

@@ -1,4 +1,4 @@
-"""Checkpoints by file: which model it is, and what happens to damaged ones."""
+"""Checkpoint files: the kind of model, and refusals."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def test_a_file_is_read(tmp_path: Path):
     assert model.predict(scored()[3]).score == pytest.approx(golden["scores"][3], rel=1e-5)
 
 
-def test_both_detectors_go_both_ways(tmp_path: Path):
+def test_both_detectors_round_trip(tmp_path: Path):
     for case, kind in (("lite0", "patchcore"), ("efficientad", "efficientad")):
         model = import_checkpoint(checkpoint(case, tmp_path / f"{case}.ckpt"))
         assert model.header()["detector"] == kind
         again = import_checkpoint(export_checkpoint(model, tmp_path / f"{case}-out.ckpt"))
-        one = scored()[2]
-        assert again.predict(one).score == pytest.approx(model.predict(one).score, rel=1e-5)
+        image = scored()[2]
+        assert again.predict(image).score == pytest.approx(model.predict(image).score, rel=1e-5)
 
 
-def test_only_these_are_exported(tmp_path: Path):
+def test_other_models_are_not_exported(tmp_path: Path):
     with pytest.raises(InputError, match="model: expected PatchCore or EfficientAD, got object"):
         export_checkpoint(object(), tmp_path / "out.ckpt")  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""The comparison's table and ratios, on made-up numbers and, where anomalib is installed, on measured ones."""
+"""Tables and ratios of comparisons, on fixed numbers and, where anomalib is installed, on measured ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -14,7 +16,15 @@ from blemish.data.synthetic.demo import make_demo
 from blemish.errors import DataError, InputError
 from blemish.imaging.decode import load
 from blemish.interop.anomalib import compare
-from blemish.interop.anomalib.compare import Comparison, Settings, check_categories, ratios_of, table
+from blemish.interop.anomalib.compare import (
+    Comparison,
+    Settings,
+    check_categories,
+    installed_mb,
+    ratios_of,
+    requirements,
+    table,
+)
 from blemish.interop.anomalib.side import ANOMALIB, DEFAULTS, SAME
 from tests.real_anomalib import runs_anomalib
 
@@ -25,24 +35,24 @@ def side(**numbers: Any) -> dict[str, Any]:
 
 
 def made_up() -> Comparison:
-    theirs = side(auroc=0.97, fit_s=60.0, without_validation_s=40.0, predict_ms=120.0, own={"image_AUROC": 0.96})
+    anomalib = side(auroc=0.97, fit_s=60.0, without_validation_s=40.0, predict_ms=120.0, own={"image_AUROC": 0.96})
     return Comparison(
         settings=Settings(layers=("blocks.4", "blocks.10")),
         environment={"anomalib": "2.7.0", "blemish": "0.1.0", "python": "3.11", "machine": "x", "cores": 2},
         shared={ANOMALIB: {"import_s": 9.0, "install_mb": 1600.0}, SAME: {"import_s": 0.5, "install_mb": 400.0}},
         categories={
-            "grid": {ANOMALIB: theirs, SAME: side(auroc=0.98, fit_s=2.0), DEFAULTS: side(auroc=0.99, fit_s=4.0)}
+            "grid": {ANOMALIB: anomalib, SAME: side(auroc=0.98, fit_s=2.0), DEFAULTS: side(auroc=0.99, fit_s=4.0)}
         },
     )
 
 
-def test_ratios_say_how_many_times_less():
-    found = ratios_of(made_up(), "grid")
-    assert found[SAME]["fit_s"] == 30
-    assert found[DEFAULTS]["fit_s"] == 15
-    assert found[SAME]["without_validation_s"] == 20
-    assert (found[SAME]["import_s"], found[DEFAULTS]["install_mb"], found[SAME]["predict_ms"]) == (18, 4, 12)
-    assert "image_AUROC" not in found[SAME]
+def test_ratios():
+    ratios = ratios_of(made_up(), "grid")
+    assert ratios[SAME]["fit_s"] == 30
+    assert ratios[DEFAULTS]["fit_s"] == 15
+    assert ratios[SAME]["without_validation_s"] == 20
+    assert (ratios[SAME]["import_s"], ratios[DEFAULTS]["install_mb"], ratios[SAME]["predict_ms"]) == (18, 4, 12)
+    assert "image_AUROC" not in ratios[SAME]
 
 
 def test_the_table_has_every_number():
@@ -57,8 +67,8 @@ def test_the_table_has_every_number():
 
 
 def test_of_two_runs_the_slower_counts():
-    found = compare._slower([{"fit_s": 2.0, "n_bank": 7, "metrics": 1}, {"fit_s": 3.0, "n_bank": 7, "metrics": 1}])
-    assert found == {"fit_s": 3.0, "n_bank": 7, "metrics": 1}
+    slower = compare._slower([{"fit_s": 2.0, "n_bank": 7, "metrics": 1}, {"fit_s": 3.0, "n_bank": 7, "metrics": 1}])
+    assert slower == {"fit_s": 3.0, "n_bank": 7, "metrics": 1}
 
 
 def test_the_json_has_ratios_and_settings():
@@ -68,7 +78,7 @@ def test_the_json_has_ratios_and_settings():
     assert document["categories"]["grid"][ANOMALIB]["own"] == {"image_AUROC": 0.96}
 
 
-def test_a_side_that_fails_says_what_it_said():
+def test_the_error_of_a_side_that_fails():
     with pytest.raises(InputError, match=r"comparison: expected each side to run to its end, got ValueError: no\."):
         compare._python(["-c", "raise ValueError('no')"])
 
@@ -91,10 +101,31 @@ def test_the_command_measures_both(tmp_path: Path):
         app, ["compare", "--root", str(root), *arguments, "--json", str(out), "--chart", str(chart)]
     )
     assert done.exit_code == 0, done.exception
-    found = json.loads(out.read_text())
-    sides = found["categories"]["tile"]
+    document = json.loads(out.read_text())
+    sides = document["categories"]["tile"]
     assert sides[ANOMALIB]["n_bank"] == sides[SAME]["n_bank"] == int(0.05 * 6 * 12 * 12)
     for name in ("import_s", "install_mb", "fit_s", "coreset_s", "predict_ms", "peak_mb", "model_mb", "fit_cpu_s"):
-        assert found["ratios"]["tile"][SAME][name] > 0, name
+        assert document["ratios"]["tile"][SAME][name] > 0, name
     assert load(chart).shape[1] == 960
     assert "anomalib itself reports: image_AUROC" in done.output
+
+
+def test_requirements():
+    names = requirements("blemish")
+    assert {"blemish", "numpy", "onnx", "onnxruntime", "opencv-python-headless", "safetensors", "protobuf"} <= names
+    # Without extras.
+    assert not names & {"pytest", "torch", "ruff"}
+
+
+def test_the_installed_size_is_that_of_the_files():
+    numpy_mb = sum(path.stat().st_size for path in Path(np.__file__).parent.rglob("*") if path.is_file()) / 2**20
+    installed = installed_mb("numpy")
+    assert installed is not None
+    assert installed >= 0.99 * numpy_mb  # its libraries lie beside it
+    total = installed_mb("blemish")
+    assert total is not None
+    assert total > numpy_mb + sum(p.stat().st_size for p in Path(cv2.__file__).parent.rglob("*.so")) / 2**20
+
+
+def test_an_absent_package_has_no_size():
+    assert installed_mb("no-such-package-here") is None

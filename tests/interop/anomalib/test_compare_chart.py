@@ -1,4 +1,4 @@
-"""The comparison as an image: bars as long as their numbers."""
+"""Charts of comparisons."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def test_a_bar_is_as_long_as_its_number():
         for i, colour in enumerate((DEFECTIVE, GOOD))
     )
     assert abs(long / short - 4) < 0.1
-    assert (page[6 + 40 : 6 + 40 + BAR, MARGIN + NAME_W :] == 255).all(), "a number that is not there has no bar"
+    assert (page[6 + 40 : 6 + 40 + BAR, MARGIN + NAME_W :] == 255).all(), "an absent number has no bar"
 
 
-def test_the_page_holds_all_of_it():
+def test_the_page_holds_every_bar():
     page = draw(made_up())
     assert page.shape[1] == WIDTH
     assert page.dtype == np.uint8

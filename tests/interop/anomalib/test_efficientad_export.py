@@ -1,4 +1,4 @@
-"""EfficientAD for anomalib: weights out of the graph, and what comes back from them."""
+"""Exported EfficientAD checkpoints: weights of the graph, and the import of an export."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from blemish.detectors.efficientad.graph import Networks, efficientad_graph
 from blemish.detectors.efficientad.pdn import arrange, arrange_autoencoder
 from blemish.errors import InputError
 from blemish.interop.anomalib.checkpoint_writer import checkpoint_bytes
-from blemish.interop.anomalib.efficientad_checkpoint import import_efficientad
-from blemish.interop.anomalib.efficientad_export import _networks, efficientad_checkpoint
+from blemish.interop.anomalib.efficientad import _parameters, efficientad_checkpoint, import_efficientad
 from tests import random_weights
 from tests.anomalib_twins import GOLDEN, STEP, checkpoint, raw, scored
 from tests.real_anomalib import runs_anomalib
@@ -36,7 +35,7 @@ def model(tree: dict[str, Any]) -> EfficientAd:
     return import_efficientad(tree, where="in.ckpt", sha256="0" * 64, threads=2)
 
 
-def test_what_goes_out_comes_back(model: EfficientAd, tree: dict[str, Any]):
+def test_an_export_round_trips(model: EfficientAd, tree: dict[str, Any]):
     written = efficientad_checkpoint(model)
     assert {name: array.shape for name, array in written["state_dict"].items() if name in tree["state_dict"]} == {
         name: array.shape for name, array in tree["state_dict"].items()
@@ -44,27 +43,29 @@ def test_what_goes_out_comes_back(model: EfficientAd, tree: dict[str, Any]):
     again = import_efficientad(
         read_checkpoint(checkpoint_bytes(written), where="out.ckpt"), where="out.ckpt", sha256="0" * 64, threads=2
     )
-    for one in scored()[:2]:
-        np.testing.assert_allclose(again.predict(one).anomaly_map, model.predict(one).anomaly_map, atol=1e-5)
+    for scored_image in scored()[:2]:
+        np.testing.assert_allclose(
+            again.predict(scored_image).anomaly_map, model.predict(scored_image).anomaly_map, atol=1e-5
+        )
     assert again.threshold == model.threshold
     inner = "model.student.conv2.weight"
     np.testing.assert_array_equal(written["state_dict"][inner], tree["state_dict"][inner])
 
 
 @pytest.mark.parametrize(("size", "padding"), [("small", True), ("medium", False), ("medium", True)])
-def test_every_kind_of_graph_gives_its_weights_back(size: Any, padding: bool):
+def test_weights_of_every_kind_of_graph(size: Any, padding: bool):
     state = random_weights.efficientad(3, 6, size)
     teacher = arrange(state, size, n_outputs=6, part="teacher")
     student = arrange(state, size, n_outputs=12, part="student")
     mean, std = (state[f"model.mean_std.{name}"].reshape(-1) for name in ("mean", "std"))
     networks = Networks(teacher, student, arrange_autoencoder(state, n_outputs=6), mean, std, size, padding)
-    found = _networks(efficientad_graph(networks, (64, 64)), size, 6)
-    assert found.keys() == {name for name in state if not name.startswith("model.quantiles")}
-    for name, array in found.items():
+    arrays = _parameters(efficientad_graph(networks, (64, 64)), size, 6)
+    assert arrays.keys() == {name for name in state if not name.startswith("model.quantiles")}
+    for name, array in arrays.items():
         np.testing.assert_array_equal(array, state[name], err_msg=name)
 
 
-def test_a_border_that_anomalib_has_not_is_refused(model: EfficientAd, monkeypatch: pytest.MonkeyPatch):
+def test_a_border_that_anomalib_lacks_is_refused(model: EfficientAd, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(model, "settings", dataclasses.replace(model.settings, border="edge"))
     with pytest.raises(
         InputError, match=r'border: expected zero, as anomalib has it, got edge. Fit with border="zero"'
@@ -73,14 +74,14 @@ def test_a_border_that_anomalib_has_not_is_refused(model: EfficientAd, monkeypat
 
 
 @runs_anomalib
-def test_anomalib_loads_it_and_sees_the_same(model: EfficientAd, tmp_path: Path):
-    from anomalib.models import EfficientAd as Theirs
+def test_anomalib_loads_the_export_and_scores_alike(model: EfficientAd, tmp_path: Path):
+    from anomalib.models import EfficientAd as AnomalibEfficientAd
 
     path = tmp_path / "out.ckpt"
     path.write_bytes(checkpoint_bytes(efficientad_checkpoint(model)))
-    loaded = Theirs.load_from_checkpoint(path).eval()
+    loaded = AnomalibEfficientAd.load_from_checkpoint(path).eval()
     golden = np.load(GOLDEN / "efficientad.npz")
-    for one, score, kept in zip(scored(), golden["scores"], golden["maps"], strict=True):
-        found, anomaly_map = raw(loaded, one)
-        assert found == pytest.approx(score, abs=1e-5)
+    for scored_image, score, kept in zip(scored(), golden["scores"], golden["maps"], strict=True):
+        raw_score, anomaly_map = raw(loaded, scored_image)
+        assert raw_score == pytest.approx(score, abs=1e-5)
         np.testing.assert_allclose(anomaly_map[::STEP, ::STEP], kept, atol=1e-5)

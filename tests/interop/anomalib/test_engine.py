@@ -1,4 +1,4 @@
-"""The installed anomalib as a detector: our weights in its network, its numbers as they are."""
+"""PatchCore of the installed anomalib as a detector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from blemish.interop.anomalib.engine import AnomalibPatchcore, shared_layers
 from tests.real_anomalib import runs_anomalib
 
 
-def test_layers_that_both_can_take():
+def test_shared_layers():
     assert shared_layers("efficientnet_lite0", None) == ("blocks.4", "blocks.10")
     assert shared_layers("mobilenet_v2", None) == ("features.6", "features.13")
     assert shared_layers("resnet50", ["layer1"]) == ("layer1",)
@@ -28,22 +28,22 @@ def test_layers_that_both_can_take():
 
 
 @runs_anomalib
-def test_both_see_the_same(tmp_path: Path):
+def test_an_import_predicts_like_anomalib(tmp_path: Path):
     root = make_demo(tmp_path / "demo", image_size=128, n_train=5, n_test=2, n_defective=1, categories=("tile",))
-    theirs = AnomalibPatchcore(root, "tile", image_size=96, coreset_sampling_ratio=1.0, num_neighbors=5)
+    original = AnomalibPatchcore(root, "tile", image_size=96, coreset_sampling_ratio=1.0, num_neighbors=5)
     data = MVTecAD(root, "tile")
-    Engine().fit(theirs, data)
-    ours = import_checkpoint(theirs.save(tmp_path / "theirs.ckpt"), good=[sample.path for sample in data.train])
-    assert isinstance(ours, Patchcore)
-    # With every patch in the bank there is nothing to choose: all must agree.
-    assert theirs.timings["n_bank"] == len(ours.fitted.source) == 5 * 12 * 12
+    Engine().fit(original, data)
+    imported = import_checkpoint(original.save(tmp_path / "original.ckpt"), good=[sample.path for sample in data.train])
+    assert isinstance(imported, Patchcore)
+    # With every patch in the bank no coreset is selected: all must agree.
+    assert original.timings["n_bank"] == len(imported.fitted.source) == 5 * 12 * 12
     for sample in data.test:
-        found, expected = ours.predict(sample), theirs.predict(sample)
-        assert found.score == pytest.approx(expected.score, rel=1e-4)
-        np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map, atol=1e-4 * expected.anomaly_map.max())
-    own = theirs.test()
+        prediction, expected = imported.predict(sample), original.predict(sample)
+        assert prediction.score == pytest.approx(expected.score, rel=1e-4)
+        np.testing.assert_allclose(prediction.anomaly_map, expected.anomaly_map, atol=1e-4 * expected.anomaly_map.max())
+    own = original.test()
     assert own.keys() == {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"}
-    report = Engine().evaluate(theirs, data)
-    assert report.metrics["image_AUROC"] == pytest.approx(Engine().evaluate(ours, data).metrics["image_AUROC"])
-    assert theirs.save(tmp_path / "saved").stat().st_size > 1e6
-    assert theirs.timings["coreset_s"] < theirs.timings["without_validation_s"] < theirs.timings["fit_s"]
+    report = Engine().evaluate(original, data)
+    assert report.metrics["image_AUROC"] == pytest.approx(Engine().evaluate(imported, data).metrics["image_AUROC"])
+    assert original.save(tmp_path / "saved").stat().st_size > 1e6
+    assert original.timings["coreset_s"] < original.timings["without_validation_s"] < original.timings["fit_s"]

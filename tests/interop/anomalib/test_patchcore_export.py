@@ -1,4 +1,4 @@
-"""A checkpoint for anomalib: what comes back from it by our own import is the detector that went in."""
+"""Exported checkpoints: the import of an export gives the same detector."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pytest
 from blemish._io.torch_file import load_checkpoint, read_checkpoint
 from blemish.errors import InputError
 from blemish.interop.anomalib.checkpoint_writer import checkpoint_bytes
-from blemish.interop.anomalib.patchcore_checkpoint import FEATURES, import_patchcore
-from blemish.interop.anomalib.patchcore_export import WANTED, patchcore_checkpoint
+from blemish.interop.anomalib.patchcore import ANOMALIB_SETTINGS, FEATURES, import_patchcore, patchcore_checkpoint
 from tests.anomalib_twins import GOLDEN, checkpoint, raw, scored
 from tests.images import goods, scratched, small_patchcore
 from tests.real_anomalib import runs_anomalib
@@ -20,10 +19,10 @@ from tests.real_anomalib import runs_anomalib
 if TYPE_CHECKING:
     from blemish.detectors.patchcore.detector import Patchcore
 
-SETTINGS: dict[str, Any] = {**WANTED, "image_size": (96, 96), "num_neighbors": 4}
+SETTINGS: dict[str, Any] = {**ANOMALIB_SETTINGS, "image_size": (96, 96), "num_neighbors": 4}
 
 
-def back(tree: dict[str, Any]) -> Patchcore:
+def round_trip(tree: dict[str, Any]) -> Patchcore:
     read = read_checkpoint(checkpoint_bytes(tree), where="out.ckpt", allow_unknown=False)
     return import_patchcore(read, where="out.ckpt", sha256="0" * 64, threads=2)
 
@@ -35,25 +34,25 @@ def fitted_here() -> Patchcore:
 
 @pytest.fixture(scope="module")
 def model(fitted_here: Patchcore) -> Patchcore:
-    """What was fitted here with anomalib's resizing, pooling and map."""
-    return back(patchcore_checkpoint(fitted_here))
+    """The fitted detector with anomalib's resizing, pooling and map."""
+    return round_trip(patchcore_checkpoint(fitted_here))
 
 
-def test_what_was_fitted_here_comes_back_but_for_resizing_and_borders(fitted_here: Patchcore, model: Patchcore):
+def test_a_fitted_detector_round_trips_but_for_resizing_and_borders(fitted_here: Patchcore, model: Patchcore):
     for seed in range(3):
         image = scratched(seed, 96, 96)[0]
-        mine, theirs = fitted_here.predict(image), model.predict(image)
-        assert theirs.score == pytest.approx(mine.score, rel=0.02)
-        assert np.corrcoef(theirs.anomaly_map.ravel(), mine.anomaly_map.ravel())[0, 1] > 0.9
+        expected, prediction = fitted_here.predict(image), model.predict(image)
+        assert prediction.score == pytest.approx(expected.score, rel=0.02)
+        assert np.corrcoef(prediction.anomaly_map.ravel(), expected.anomaly_map.ravel())[0, 1] > 0.9
 
 
-def test_what_was_imported_comes_back(model: Patchcore):
-    again = back(patchcore_checkpoint(model))
+def test_an_imported_detector_round_trips(model: Patchcore):
+    again = round_trip(patchcore_checkpoint(model))
     for seed in range(3):
         image = scratched(seed, 120, 90)[0]
-        mine, theirs = model.predict(image), again.predict(image)
-        assert theirs.score == pytest.approx(mine.score, rel=1e-5)
-        np.testing.assert_allclose(theirs.anomaly_map, mine.anomaly_map, atol=1e-5 * mine.anomaly_map.max())
+        expected, prediction = model.predict(image), again.predict(image)
+        assert prediction.score == pytest.approx(expected.score, rel=1e-5)
+        np.testing.assert_allclose(prediction.anomaly_map, expected.anomaly_map, atol=1e-5 * expected.anomaly_map.max())
     assert (again.threshold, again.pixel_threshold) == pytest.approx((model.threshold, model.pixel_threshold))
     assert again.settings.layers == model.settings.layers
 
@@ -62,30 +61,30 @@ def test_early_layers_come_back_with_the_later_blocks_that_anomalib_loads():
     # A small memory bank and few weights: the blocks that no layer uses are the larger part of the checkpoint.
     fitted = small_patchcore(**{**SETTINGS, "layers": ("blocks.2", "blocks.4")}).fit(goods(4))
     assert fitted.fitted.scorer.index.memory_bank.nbytes < 2**20
-    again = back(patchcore_checkpoint(fitted))
+    again = round_trip(patchcore_checkpoint(fitted))
     assert again.settings.layers == ("blocks.2", "blocks.4")
     image = scratched(0, 96, 96)[0]
     assert again.predict(image).score == pytest.approx(fitted.predict(image).score, rel=0.02)
 
 
 @runs_anomalib
-def test_anomalib_loads_what_was_fitted_here_and_sees_the_same(model: Patchcore, tmp_path: Path):
-    from anomalib.models import Patchcore as Theirs
+def test_anomalib_loads_the_export_and_scores_alike(model: Patchcore, tmp_path: Path):
+    from anomalib.models import Patchcore as AnomalibPatchcore
 
     path = tmp_path / "out.ckpt"
     path.write_bytes(checkpoint_bytes(patchcore_checkpoint(model)))
-    loaded = Theirs.load_from_checkpoint(path).eval()
+    loaded = AnomalibPatchcore.load_from_checkpoint(path).eval()
     for seed in range(3):
         image = scratched(seed, 120, 90)[0]
         score, anomaly_map = raw(loaded, image)
-        mine = model.predict(image)
-        assert score == pytest.approx(mine.score, rel=1e-5)
-        assert anomaly_map.max() == pytest.approx(mine.anomaly_map.max(), rel=0.05)  # ours is at the image's size
+        expected = model.predict(image)
+        assert score == pytest.approx(expected.score, rel=1e-5)
+        assert anomaly_map.max() == pytest.approx(expected.anomaly_map.max(), rel=0.05)  # at the size of the image
 
 
 @pytest.mark.parametrize("case", ["resnet18", "lite0"])
-def test_anomalibs_own_goes_through_unchanged(case: str, tmp_path: Path):
-    # In from anomalib, out, in again: its own normalisation and crop survive both ways.
+def test_a_checkpoint_of_anomalib_round_trips(case: str, tmp_path: Path):
+    # Import, export, import: its own normalisation and crop are kept.
     tree = load_checkpoint(checkpoint(case, tmp_path / "in.ckpt"), allow_unknown=True)
     model = import_patchcore(tree, where="in.ckpt", sha256="0" * 64, threads=2)
     written = patchcore_checkpoint(model)
@@ -93,9 +92,9 @@ def test_anomalibs_own_goes_through_unchanged(case: str, tmp_path: Path):
     assert not missing, "anomalib asks for each of them"
     for name, array in tree["state_dict"].items():
         assert written["state_dict"][name].shape == array.shape, name
-    again, golden = back(written), np.load(GOLDEN / f"{case}.npz")
-    for one, score in zip(scored(), golden["scores"], strict=True):
-        assert again.predict(one).score == pytest.approx(score, rel=1e-5)
+    again, golden = round_trip(written), np.load(GOLDEN / f"{case}.npz")
+    for image, score in zip(scored(), golden["scores"], strict=True):
+        assert again.predict(image).score == pytest.approx(score, rel=1e-5)
 
 
 def test_the_kernel_is_anomalibs(model: Patchcore, tmp_path: Path):
@@ -125,7 +124,7 @@ def test_the_range_holds_the_threshold(model: Patchcore):
         ({"layers": ("blocks.4", "blocks.7")}, r"layers: expected some of blocks.0, .*got blocks.7\. Fit with these\."),
     ],
 )
-def test_what_anomalib_cannot_express_is_refused(changes: dict[str, Any], text: str):
+def test_settings_that_anomalib_cannot_express_are_refused(changes: dict[str, Any], text: str):
     model = small_patchcore(**{**SETTINGS, **changes}).fit(goods(4))
     with pytest.raises(InputError, match=text):
         patchcore_checkpoint(model)

@@ -1,4 +1,4 @@
-"""One side of a comparison: what it measures of a detector of ours; anomalib's side is run by test_compare.py."""
+"""Measurements of one side of a comparison; anomalib's side is run by test_compare.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from blemish.interop.anomalib.side import DEFAULTS, SAME, Stages, run
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def job(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("root")
     make_demo(root, image_size=96, n_train=4, n_test=2, n_defective=1, categories=("tile",))
     return {
@@ -33,24 +33,24 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
-def test_with_the_same_settings(told: dict[str, Any]):
-    found = run({**told, "side": SAME})
-    assert found["n_bank"] == int(4 * 12 * 12 * 0.1)
-    assert found["n_test"] == len(MVTecAD(told["root"], "tile").test) == len(found["scores"])
-    assert {"image_AUROC", "pixel_AUROC", "AUPRO", "miss_rate"} <= found["metrics"].keys()
-    assert 0 < found["coreset_s"] < found["fit_s"]
+def test_with_the_same_settings(job: dict[str, Any]):
+    measured = run({**job, "side": SAME})
+    assert measured["n_bank"] == int(4 * 12 * 12 * 0.1)
+    assert measured["n_test"] == len(MVTecAD(job["root"], "tile").test) == len(measured["scores"])
+    assert {"image_AUROC", "pixel_AUROC", "AUPRO", "miss_rate"} <= measured["metrics"].keys()
+    assert 0 < measured["coreset_s"] < measured["fit_s"]
     for name in ("fit_cpu_s", "predict_ms", "predict_cpu_ms", "peak_fit_mb", "peak_mb", "model_mb"):
-        assert found[name] > 0, name
+        assert measured[name] > 0, name
 
 
-def test_in_a_process_of_its_own_with_the_defaults(told: dict[str, Any], tmp_path: Path):
+def test_in_a_process_of_its_own_with_the_defaults(job: dict[str, Any], tmp_path: Path):
     out = tmp_path / "out.json"
-    command = [sys.executable, "-m", "blemish.interop.anomalib.side", json.dumps({**told, "side": DEFAULTS}), str(out)]
+    command = [sys.executable, "-m", "blemish.interop.anomalib.side", json.dumps({**job, "side": DEFAULTS}), str(out)]
     subprocess.run(command, check=True)
-    found = json.loads(out.read_text())
-    assert found["n_bank"] > 0
-    # What this process holds is not counted.
-    assert found["peak_mb"] < 700
+    measured = json.loads(out.read_text())
+    assert measured["n_bank"] > 0
+    # The memory of this process is not counted.
+    assert measured["peak_mb"] < 700
 
 
 def test_the_coreset_lasts_from_the_last_patch_to_the_last_pick():

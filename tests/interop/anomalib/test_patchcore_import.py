@@ -1,4 +1,4 @@
-"""anomalib's PatchCore checkpoints: the same scores and maps as the real thing made, and what can't be taken over."""
+"""Imported PatchCore checkpoints: anomalib's own scores and maps, and refusals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from blemish._io.torch_file import load_checkpoint
 from blemish.detectors.patchcore.detector import Patchcore
 from blemish.errors import InputError, ModelFileError
 from blemish.imaging.decode import load
-from blemish.interop.anomalib.patchcore_checkpoint import MEMORY_BANK, import_patchcore
+from blemish.interop.anomalib.patchcore import MEMORY_BANK, import_patchcore
 from tests.anomalib_twins import GOLDEN, N_TRAIN, SIZES, STEP, checkpoint, image, scored
 
 CASES = ("resnet18", "lite0", "older")
@@ -40,22 +40,22 @@ def tree(path: Path) -> dict[str, Any]:
 def test_scores_and_maps_are_anomalibs(case: str, tree: dict[str, Any]):
     golden = np.load(GOLDEN / f"{case}.npz")
     model = imported(tree)
-    for one, score, kept in zip(scored(), golden["scores"], golden["maps"], strict=True):
-        found = model.predict(one)
-        assert found.score == pytest.approx(score, rel=1e-5)
-        # Ours is of the image's size; anomalib's stays at the network's.
-        geometry, features = model.fitted.geometry, model.fitted.extractor.features(one)
-        seen = geometry.network_map(model.fitted.scorer.distances(features).distances)
-        np.testing.assert_allclose(seen[::STEP, ::STEP], kept, atol=1e-4 * kept.max())
-        assert found.anomaly_map.shape == one.shape[:2]
+    for scored_image, score, kept in zip(scored(), golden["scores"], golden["maps"], strict=True):
+        prediction = model.predict(scored_image)
+        assert prediction.score == pytest.approx(score, rel=1e-5)
+        # anomalib's map has the size of the network's input.
+        geometry, features = model.fitted.geometry, model.fitted.extractor.features(scored_image)
+        anomaly_map = geometry.network_map(model.fitted.scorer.distances(features).distances)
+        np.testing.assert_allclose(anomaly_map[::STEP, ::STEP], kept, atol=1e-4 * kept.max())
+        assert prediction.anomaly_map.shape == scored_image.shape[:2]
 
 
 def test_an_import_is_saved_and_loaded_like_any_model(tree: dict[str, Any], tmp_path: Path):
     model = imported(tree)
     again = Patchcore.load(model.save(tmp_path / "model"))
-    one = scored()[1]
-    np.testing.assert_array_equal(again.predict(one).anomaly_map, model.predict(one).anomaly_map)
-    assert again.predict(one).nearest_good is None
+    scored_image = scored()[1]
+    np.testing.assert_array_equal(again.predict(scored_image).anomaly_map, model.predict(scored_image).anomaly_map)
+    assert again.predict(scored_image).nearest_good is None
     assert again.header()["provenance"]["imported_from"] == "anomalib PatchCore, model.ckpt"
     assert again.fitted.geometry.resize_in_graph
     assert again.fitted.geometry.map_rule == ("nearest", 4.0)
@@ -74,7 +74,7 @@ def test_a_checkpoint_without_thresholds_asks_for_good_images(tree: dict[str, An
         imported(tree)
 
 
-def test_training_images_are_found_in_the_bank_and_judged_without_it(tree: dict[str, Any]):
+def test_training_images_are_scored_without_their_bank_rows(tree: dict[str, Any]):
     train = [image(i, *SIZES[i % len(SIZES)]) for i in range(N_TRAIN)]
     model = imported(tree, good=train, false_positive_rate=0.2)
     source = model.fitted.source
@@ -85,19 +85,19 @@ def test_training_images_are_found_in_the_bank_and_judged_without_it(tree: dict[
         features = extractor.features(geometry.prepare(train[i]))
         np.testing.assert_allclose(features[y, x], model.fitted.scorer.index.memory_bank[row], rtol=1e-3, atol=1e-4)
     # Each was scored against the rows of the others alone: with its own it scores lower.
-    with_own = sorted(model.predict(one).score for one in train)
+    with_own = sorted(model.predict(scored_image).score for scored_image in train)
     assert (model.calibration.scores > 1.05 * np.array(with_own)).all()
     nearest = model.predict(scored()[0]).nearest_good
     assert nearest is not None
     assert nearest.path.startswith("array ")
 
 
-def test_other_good_images_calibrate_as_they_are(tree: dict[str, Any]):
+def test_other_good_images_calibrate_with_the_whole_bank(tree: dict[str, Any]):
     others = [image(30 + i, 256, 256) for i in range(3)]
     model = imported(tree, good=others, false_positive_rate=0.3)
     assert (model.fitted.source == -1).all()
     plain = imported(tree)
-    assert model.calibration.scores == pytest.approx(sorted(plain.predict(one).score for one in others))
+    assert model.calibration.scores == pytest.approx(sorted(plain.predict(other).score for other in others))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_other_good_images_calibrate_as_they_are(tree: dict[str, Any]):
         ({"num_neighbors": 0}, r"num_neighbors: expected a whole number from 1 to 100, got 0\."),
     ],
 )
-def test_what_cannot_be_taken_over_is_said(tree: dict[str, Any], change: dict[str, Any], text: str):
+def test_arguments_that_cannot_be_imported_are_refused(tree: dict[str, Any], change: dict[str, Any], text: str):
     tree["hyper_parameters"] |= change
     with pytest.raises((InputError, ModelFileError), match=text):
         imported(tree)
@@ -127,7 +127,7 @@ def test_a_bank_of_other_features_is_refused(tree: dict[str, Any]):
         imported(tree)
 
 
-def test_files_are_read_through_the_same_door(path: Path, tmp_path: Path):
+def test_a_path_scores_like_its_array(path: Path, tmp_path: Path):
     from tests.images import write
 
     file = write(tmp_path / "part.png", scored()[1])

@@ -1,4 +1,4 @@
-"""anomalib's EfficientAD checkpoints: to a model folder that gives the same maps."""
+"""EfficientAD from and to a Lightning checkpoint of anomalib."""
 
 from __future__ import annotations
 
@@ -13,22 +13,34 @@ import onnx
 from blemish._graphs.resize import insert_resize
 from blemish._version import __version__
 from blemish.data.training_images import TrainingImages
+from blemish.detectors.efficientad import version_1
 from blemish.detectors.efficientad.detector import EfficientAd
-from blemish.detectors.efficientad.graph import Networks, efficientad_graph
+from blemish.detectors.efficientad.graph import Networks, efficientad_graph, parameters
 from blemish.detectors.efficientad.maps import Maps, Quantiles, open_maps
 from blemish.detectors.efficientad.pdn import arrange, arrange_autoencoder
 from blemish.detectors.efficientad.settings import EfficientAdSettings
 from blemish.detectors.efficientad.state import EfficientAdState
-from blemish.errors import ModelFileError, message
+from blemish.errors import InputError, ModelFileError, message
 from blemish.imaging.decode import read_image
 from blemish.imaging.geometry import MapRule
-from blemish.interop.anomalib.preprocessing import Preparation, preparation
+from blemish.interop.anomalib.checkpoint_writer import lightning_checkpoint
+from blemish.interop.anomalib.processors import (
+    Preparation,
+    post_processor_state,
+    pre_processor_config,
+    preparation,
+)
 from blemish.modelfolder.header import Training
 from blemish.ops.conformal import Calibration
 from blemish.types import Progress, no_progress
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from blemish.detectors.efficientad.pdn import Size
     from blemish.types import ImageInput
+
+    Arrays = dict[str, NDArray[Any]]
 
 MEAN, STD = "model.mean_std.mean", "model.mean_std.std"
 THRESHOLD = "post_processor._image_threshold"
@@ -46,21 +58,21 @@ def import_efficientad(
 ) -> EfficientAd:
     """Return the detector in a checkpoint of anomalib's EfficientAD; torch is not needed.
 
-    Its quantiles are kept as they are: anomalib takes them on the test set's good images, padding included.
+    Its quantiles are kept: anomalib takes them on the test set's good images, padding included.
 
     Args:
-        checkpoint: as `torchfile.load_checkpoint` gives it, unknown classes allowed.
-        where: its file, for errors and for the record.
+        checkpoint: the result of `torch_file.load_checkpoint`, unknown classes allowed.
+        where: the file, for errors and provenance.
         sha256: of the file.
-        good: good images to calibrate the threshold on, others than it was trained on: those score lower. Without
-            them the checkpoint's own threshold is kept, which promises nothing.
+        good: good images for the calibration of the threshold, not its training images: those score lower. Without
+            them the checkpoint's threshold is kept, which promises no false positive rate.
         false_positive_rate: share of good images that may be called defective.
         threads: for decoding and for the network.
-        progress: called now and then as progress(stage, done, total).
+        progress: called as progress(stage, done, total).
 
     Raises:
         DataError: if fewer than two of the good images can be read.
-        ModelFileError: if the checkpoint is not trained, or says what a model folder can't express.
+        ModelFileError: if the checkpoint is not trained, or a model folder can't express it.
     """
     settings = _settings(checkpoint, false_positive_rate, where)
     maps = _maps(checkpoint["state_dict"], settings, threads, where)
@@ -99,22 +111,24 @@ def import_efficientad(
 
 def _settings(checkpoint: Mapping[str, Any], false_positive_rate: float, where: object) -> EfficientAdSettings:
     """Return the settings of the detector that gives the same maps."""
-    state, told = checkpoint["state_dict"], checkpoint.get("hyper_parameters") or {}
-    deviation = np.asarray(state.get(STD, 0.0))
-    if not (deviation.ndim == 4 and (deviation > 0).all()):
+    state, arguments = checkpoint["state_dict"], checkpoint.get("hyper_parameters") or {}
+    std = np.asarray(state.get(STD, 0.0))
+    if not (std.ndim == 4 and (std > 0).all()):
         got = "none" if STD not in state else "zeros: the model was not trained"
-        raise ModelFileError(message("mean_std", "the deviation of each of the teacher's outputs", got, where=where))
+        raise ModelFileError(
+            message("mean_std", "the standard deviation of each of the teacher's outputs", got, where=where)
+        )
     prepared = _prepared(checkpoint, where)
     return EfficientAdSettings(
         model_size="medium" if "model.teacher.conv5.weight" in state else "small",
         teacher="",
-        teacher_out_channels=deviation.size,
+        teacher_out_channels=std.size,
         image_size=prepared.resize_hw,
         center_crop=prepared.crop_hw,
-        lr=float(told.get("lr", 1e-4)),
-        weight_decay=float(told.get("weight_decay", 1e-5)),
-        padding=bool(told.get("padding", False)),
-        pad_maps=bool(told.get("pad_maps", True)),
+        lr=float(arguments.get("lr", 1e-4)),
+        weight_decay=float(arguments.get("weight_decay", 1e-5)),
+        padding=bool(arguments.get("padding", False)),
+        pad_maps=bool(arguments.get("pad_maps", True)),
         border="zero",
         early_stop=False,
         solve_last=False,
@@ -131,7 +145,7 @@ def _prepared(checkpoint: Mapping[str, Any], where: object) -> Preparation:
 
 
 def _maps(state: Mapping[str, Any], settings: EfficientAdSettings, threads: int, where: object) -> Maps:
-    """Return the checkpoint's network as ours, with its quantiles."""
+    """Return the checkpoint's network and quantiles."""
     n = settings.teacher_out_channels
     size = settings.model_size
     geometry = replace(settings.geometry(), resize_in_graph=True, map_rule=MapRule(sigma_px=0.0))
@@ -164,3 +178,41 @@ def _maps(state: Mapping[str, Any], settings: EfficientAdSettings, threads: int,
         student=student,
         autoencoder=autoencoder,
     )
+
+
+def efficientad_checkpoint(model: EfficientAd) -> dict[str, Any]:
+    """Return the content of a checkpoint that gives the same maps in anomalib.
+
+    Raises:
+        InputError: if anomalib's arithmetic can't express the detector; the message names the setting to fit with.
+        NotFittedError: if it was never fitted.
+    """
+    fitted, settings = model.fitted, model.settings
+    if settings.border != "zero" and settings.pad_maps and not settings.padding:
+        todo = 'Fit with border="zero", which is blind at the frame as anomalib is.'
+        raise InputError(message("border", "zero, as anomalib has it", settings.border, todo=todo))
+    quantiles = {
+        f"model.quantiles.q{end}_{kind}": np.array(value, np.float32)
+        for kind, pair in (("st", fitted.maps.student), ("ae", fitted.maps.autoencoder))
+        for end, value in zip("ab", pair, strict=True)
+    }
+    state: Arrays = {
+        **_parameters(fitted.maps.model, settings.model_size, settings.teacher_out_channels),
+        **quantiles,
+        **post_processor_state(fitted.image_calibration, fitted.pixel_calibration),
+    }
+    hyper_parameters = {
+        name: getattr(settings, name) for name in ("teacher_out_channels", "lr", "weight_decay", "padding", "pad_maps")
+    }
+    return lightning_checkpoint(
+        {name: np.array(array, np.float32) for name, array in state.items()},
+        {**hyper_parameters, "model_size": settings.model_size},
+        pre_processor_config(fitted.geometry),
+    )
+
+
+def _parameters(model: bytes, size: Size, n: int) -> Arrays:
+    """Return the parameters of a network by anomalib's names."""
+    arrays = parameters(model) or version_1.parameters(model, size, n)
+    names = {"teacher.mean": MEAN, "teacher.std": STD}
+    return {names.get(name, f"model.{name.replace('autoencoder.', 'ae.')}"): array for name, array in arrays.items()}

@@ -1,4 +1,4 @@
-"""anomalib's EfficientAD checkpoints: the same maps as the real thing made, without torch."""
+"""Imported EfficientAD checkpoints: anomalib's own maps without torch, and refusals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from blemish._io.torch_file import load_checkpoint
 from blemish.detectors.efficientad.detector import EfficientAd
 from blemish.errors import InputError, ModelFileError
-from blemish.interop.anomalib.efficientad_checkpoint import import_efficientad
+from blemish.interop.anomalib.efficientad import import_efficientad
 from tests.anomalib_twins import GOLDEN, STEP, checkpoint, image, scored
 
 
@@ -32,19 +32,19 @@ def tree(path: Path) -> dict[str, Any]:
 def test_maps_are_anomalibs(tree: dict[str, Any]):
     golden = np.load(GOLDEN / "efficientad.npz")
     model = imported(tree)
-    for one, score, kept in zip(scored(), golden["scores"], golden["maps"], strict=True):
-        found, maps = model.predict(one), model.fitted.maps
-        assert found.score == pytest.approx(score, abs=1e-5)
-        seen = maps.joined(*maps.raw(maps.geometry.prepare(one)))
-        np.testing.assert_allclose(seen[::STEP, ::STEP], kept, atol=1e-5)
-        assert found.anomaly_map.shape == one.shape[:2]
+    for scored_image, score, kept in zip(scored(), golden["scores"], golden["maps"], strict=True):
+        prediction, maps = model.predict(scored_image), model.fitted.maps
+        assert prediction.score == pytest.approx(score, abs=1e-5)
+        anomaly_map = maps.joined(*maps.raw(maps.geometry.prepare(scored_image)))
+        np.testing.assert_allclose(anomaly_map[::STEP, ::STEP], kept, atol=1e-5)
+        assert prediction.anomaly_map.shape == scored_image.shape[:2]
 
 
 def test_an_import_is_saved_and_loaded_like_any_model(tree: dict[str, Any], tmp_path: Path):
     model = imported(tree)
     again = EfficientAd.load(model.save(tmp_path / "model"))
-    one = scored()[1]
-    np.testing.assert_array_equal(again.predict(one).anomaly_map, model.predict(one).anomaly_map)
+    scored_image = scored()[1]
+    np.testing.assert_array_equal(again.predict(scored_image).anomaly_map, model.predict(scored_image).anomaly_map)
     assert again.header()["provenance"]["imported_from"] == "anomalib EfficientAD, model.ckpt"
     assert again.fitted.geometry.resize_in_graph
     assert again.fitted.geometry.map_rule.sigma_px == 0
@@ -54,7 +54,7 @@ def test_an_import_is_saved_and_loaded_like_any_model(tree: dict[str, Any], tmp_
 def test_good_images_set_the_threshold(tree: dict[str, Any]):
     good = [image(30 + i, 256, 300) for i in range(3)]
     model = imported(tree, good=good, false_positive_rate=0.3)
-    assert model.calibration.scores == pytest.approx(sorted(model.predict(one).score for one in good))
+    assert model.calibration.scores == pytest.approx(sorted(model.predict(scored_image).score for scored_image in good))
     assert model.header()["provenance"]["thresholds_from"] == "3 good images"
 
 
@@ -86,7 +86,7 @@ def put(tree: dict[str, Any], name: str, value: Any) -> None:
         (lambda t: without(t, "model.ae.encoder.enconv1.bias"), "autoencoder: .*model.ckpt"),
     ],
 )
-def test_what_cannot_be_taken_over_is_said(tree: dict[str, Any], change: Any, text: str):
+def test_checkpoints_that_cannot_be_imported_are_refused(tree: dict[str, Any], change: Any, text: str):
     change(tree)
     with pytest.raises(ModelFileError, match=text):
         imported(tree)
@@ -100,7 +100,7 @@ def test_a_normalize_is_refused_as_anomalib_does(tree: dict[str, Any]):
         imported(tree)
 
 
-def test_refitting_an_import_says_that_its_teacher_is_not_here(tree: dict[str, Any]):
+def test_refitting_an_import_asks_for_its_teacher(tree: dict[str, Any]):
     pytest.importorskip("torch", reason="torch is not installed: without it there is no fitting at all")
     with pytest.raises((InputError, ModelFileError), match="teacher"):
         imported(tree).fit([image(i, 64, 64) for i in range(4)])

@@ -1,0 +1,339 @@
+"""PatchCore from and to a Lightning checkpoint of anomalib."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import cv2
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from blemish._validation.checks import describe
+from blemish._version import __version__
+from blemish.backbones.architectures import build_graph
+from blemish.backbones.backbone import Backbone
+from blemish.backbones.embedding import Extractor, embedding_graph
+from blemish.data.training_images import TrainingImages
+from blemish.detectors.patchcore.detector import Patchcore
+from blemish.detectors.patchcore.fit import calibrate
+from blemish.detectors.patchcore.scoring import Scorer
+from blemish.detectors.patchcore.settings import PatchcoreSettings
+from blemish.detectors.patchcore.state import UNKNOWN, PatchcoreState
+from blemish.errors import InputError, ModelFileError, message
+from blemish.imaging.geometry import MapRule
+from blemish.interop.anomalib.checkpoint_writer import lightning_checkpoint
+from blemish.interop.anomalib.processors import (
+    Preparation,
+    post_processor_state,
+    pre_processor_config,
+    preparation,
+)
+from blemish.interop.anomalib.timm_names import Network, from_timm, set_normalisation, timm_name, timm_network
+from blemish.modelfolder.header import Training
+from blemish.ops.conformal import Calibration
+from blemish.ops.neighbors import MemoryIndex
+from blemish.types import Progress, no_progress
+
+if TYPE_CHECKING:
+    import os
+
+    from numpy.typing import NDArray
+
+    from blemish.imaging.geometry import Geometry
+    from blemish.types import Float32, ImageInput
+
+FEATURES = "model.feature_extractor.feature_extractor."
+MEMORY_BANK = "model.memory_bank"
+# Largest distance, relative to the row's length, of a bank row from its source patch: features computed by another
+# program differ by 1e-6, and any other patch within this distance is as good a source.
+SAME_PATCH = 1e-3
+MAP_SIGMA_PX = 4.0  # anomalib 2.7, patchcore/anomaly_map.py
+# Settings that anomalib's PatchCore always has.
+ANOMALIB_SETTINGS = {"pooling": 3, "scaling": "none", "position_sigma": None, "score_fusion": False}
+
+
+class Imported(NamedTuple):
+    """Content of a checkpoint.
+
+    Attributes:
+        settings: of the detector that gives the same scores.
+        geometry: preparation of images.
+        network: the bytes of the graph, `image` to `features`.
+        memory_bank: (n, D) float32.
+        image_threshold: anomalib's, on raw scores; NaN before its first validation.
+        pixel_threshold: likewise, of the map.
+    """
+
+    settings: PatchcoreSettings
+    geometry: Geometry
+    network: bytes
+    memory_bank: Float32
+    image_threshold: float
+    pixel_threshold: float
+
+
+def import_patchcore(
+    checkpoint: Mapping[str, Any],
+    *,
+    where: str | os.PathLike[str],
+    sha256: str,
+    good: Sequence[ImageInput] = (),
+    false_positive_rate: float = 0.01,
+    threads: int,
+    progress: Progress = no_progress,
+) -> Patchcore:
+    """Return the detector in a checkpoint of anomalib's PatchCore.
+
+    Args:
+        checkpoint: the result of `torch_file.load_checkpoint`, unknown classes allowed.
+        where: the file, for errors and provenance.
+        sha256: of the file.
+        good: good images for the calibration of thresholds, training images or others; each is scored without its own
+            bank rows. Without them the checkpoint's thresholds are kept, which promise no false positive rate.
+        false_positive_rate: share of good images that may be called defective.
+        threads: for decoding and for the network.
+        progress: called as progress(stage, done, total).
+
+    Raises:
+        DataError: if fewer than two of the good images can be read.
+        InputError: if Blemish has no such backbone.
+        ModelFileError: if the checkpoint is not fitted, or a model folder can't express it.
+    """
+    imported = read_patchcore(checkpoint, false_positive_rate=false_positive_rate, threads=threads, where=where)
+    extractor = _extractor(imported, threads, where)
+    bank = imported.memory_bank
+    source = np.full((len(bank), 3), UNKNOWN, np.int32)
+    training = Training()
+    if good:
+        images = TrainingImages(list(good), bit_depth=None, threads=threads)
+
+        def maps(stage: str) -> Iterator[tuple[int, Float32]]:
+            everything = range(len(images))
+            return images.feature_maps(
+                extractor.features, imported.geometry, everything, stage=stage, progress=progress
+            )
+
+        source, kept = _sources(MemoryIndex(bank), maps("finding patches"))
+        images.keep(kept)
+        scorer, scores, maxima = calibrate(imported.settings, imported.geometry, bank, source, maps("calibrating"))
+        training = Training(tuple(images.names), tuple(images.sizes_hw))
+    else:
+        scorer = Scorer(MemoryIndex(bank), imported.settings.num_neighbors, None)
+        scores, maxima = _thresholds(imported, where)
+    provenance: dict[str, str | int | float] = {
+        "library_version": __version__,
+        "imported_from": f"anomalib PatchCore, {where}",
+        "imported_sha256": sha256,
+        "backbone": str(imported.settings.backbone),
+        "n_training_files": len(training.paths),
+        "thresholds_from": f"{len(scores)} good images" if good else "the checkpoint",
+    }
+    state = PatchcoreState(
+        geometry=imported.geometry,
+        image_calibration=Calibration.from_scores(scores, false_positive_rate),
+        pixel_calibration=Calibration.from_scores(maxima, false_positive_rate),
+        training=training,
+        provenance=provenance,
+        extractor=extractor,
+        scorer=scorer,
+        source=source,
+    )
+    return cast("Patchcore", Patchcore.from_state(imported.settings, state))
+
+
+def _thresholds(imported: Imported, where: object) -> tuple[list[float], list[float]]:
+    """Return the checkpoint's thresholds, each as a calibration set of one score."""
+    if not np.isfinite([imported.image_threshold, imported.pixel_threshold]).all():
+        todo = "Give good images to set them by: --good FOLDER."
+        raise ModelFileError(message("thresholds", "numbers", "none yet", where=where, todo=todo))
+    return [imported.image_threshold], [imported.pixel_threshold]
+
+
+def _extractor(imported: Imported, threads: int, where: object) -> Extractor:
+    """Return the network, checked against the width of the memory bank."""
+    extractor = Extractor(imported.network, threads=threads)
+    n_features = extractor.features(np.zeros((*imported.geometry.network_hw, 3), np.uint8)).shape[2]
+    if imported.memory_bank.shape[1] != n_features:
+        got = str(imported.memory_bank.shape)
+        raise ModelFileError(message("memory_bank", f"(n, {n_features}) as the network gives", got, where=where))
+    return extractor
+
+
+def read_patchcore(
+    checkpoint: Mapping[str, Any], *, false_positive_rate: float, threads: int | None = None, where: object
+) -> Imported:
+    """Return settings, network, memory bank and thresholds of a PatchCore checkpoint.
+
+    Raises:
+        InputError: if Blemish has no such backbone.
+        ModelFileError: if the checkpoint is not fitted, or a model folder can't express it.
+    """
+    state, arguments = checkpoint["state_dict"], checkpoint.get("hyper_parameters") or {}
+    bank = _bank(state, where)
+    name = arguments.get("backbone", "wide_resnet50_2")
+    if not isinstance(name, str):
+        todo = "Fit with Blemish instead, with that network as an ONNX file."
+        raise ModelFileError(message("backbone", "a name of timm's", "a network of the user's", where=where, todo=todo))
+    network = timm_network(name)
+    layers = _layers(network, arguments.get("layers", ("layer2", "layer3")), where)
+    prepared = preparation(checkpoint, normalised=True, where=where)
+    neighbors = arguments.get("num_neighbors", 9)
+    settings = PatchcoreSettings(
+        backbone=network.name,
+        layers=layers,
+        image_size=prepared.resize_hw,
+        center_crop=prepared.crop_hw,
+        coreset_sampling_ratio=float(arguments.get("coreset_sampling_ratio", 0.1)),
+        num_neighbors=min(neighbors, len(bank)) if isinstance(neighbors, int) else neighbors,
+        false_positive_rate=false_positive_rate,
+        threads=threads,
+        pooling=3,
+        scaling="none",
+        position_sigma=None,
+        score_fusion=False,
+    )
+    geometry = replace(
+        settings.geometry([(1, 1)], None), resize_in_graph=True, map_rule=MapRule("nearest", MAP_SIGMA_PX)
+    )
+    weights = {key[len(FEATURES) :]: value for key, value in state.items() if key.startswith(FEATURES)}
+    backbone = _backbone(network, layers, weights, prepared)
+    graph = embedding_graph(backbone, pooling=3, resized=geometry, count_padding=True)
+    thresholds = (float(state.get(f"post_processor._{kind}_threshold", np.nan)) for kind in ("image", "pixel"))
+    return Imported(settings, geometry, graph.SerializeToString(), bank, *thresholds)
+
+
+def _bank(state: Mapping[str, Any], where: object) -> Float32:
+    bank = np.ascontiguousarray(state[MEMORY_BANK], np.float32)
+    if bank.ndim != 2 or not len(bank):
+        todo = "Fit the model, then save the checkpoint."
+        raise ModelFileError(
+            message("memory_bank", "float32 (n, D), n above 0", describe(bank), where=where, todo=todo)
+        )
+    return bank
+
+
+def _layers(network: Network, layers: Any, where: object) -> tuple[str, ...]:
+    """Return Blemish's names of a checkpoint's layers; unknown names are ignored, as in anomalib."""
+    order = list(network.layers)
+    named = [layer for layer in layers if layer in order] if isinstance(layers, (list, tuple)) else []
+    if not named or named != sorted(set(named), key=order.index):
+        expected = f"some of {', '.join(order)}, finest first"
+        raise ModelFileError(message("layers", expected, str(layers)[:80], where=where))
+    return tuple(network.layers[layer] for layer in named)
+
+
+def _backbone(network: Network, layers: tuple[str, ...], weights: Mapping[str, Any], prepared: Preparation) -> Backbone:
+    model = build_graph(network.build, from_timm(network, weights), layers)
+    # The checkpoint's normalisation may differ from the network's own.
+    mean, std = (tuple(255 * value for value in values) for values in (prepared.mean, prepared.std))
+    if not np.allclose([mean, std], [network.mean, network.std], rtol=1e-6):
+        set_normalisation(model, network, mean, std)
+    return Backbone(network.name, layers, (), (), "", model)
+
+
+def _sources(index: MemoryIndex, maps: Iterable[tuple[int, Float32]]) -> tuple[NDArray[np.int32], list[int]]:
+    """Return image, row and column of the source patch of each bank row, and the images that could be read."""
+    source = np.full((index.n_rows, 3), UNKNOWN, np.int32)
+    nearest = SAME_PATCH * np.linalg.norm(index.memory_bank, axis=1)
+    kept = []
+    for i, features in maps:
+        kept.append(i)
+        neighbors = index.search(features.reshape(-1, features.shape[-1]), 1)
+        distances, rows = neighbors.distances[:, 0], neighbors.indices[:, 0]
+        for patch in np.flatnonzero(distances <= nearest[rows]):
+            row = rows[patch]
+            if distances[patch] <= nearest[row]:
+                nearest[row] = distances[patch]
+                source[row] = len(kept) - 1, *divmod(int(patch), features.shape[1])
+    return source, kept
+
+
+def patchcore_checkpoint(model: Patchcore) -> dict[str, Any]:
+    """Return the content of a checkpoint that gives the same scores in anomalib.
+
+    Weights are those of the model's own network. Its batch norms are folded into the convolutions and are written as
+    identities.
+
+    Raises:
+        InputError: if anomalib's arithmetic can't express the detector; the message names the settings to fit with.
+        NotFittedError: if it was never fitted.
+    """
+    name, layers = _exported_names(model)
+    network, fitted = timm_network(name), model.fitted
+    constants = _constants(fitted.network)
+    state: dict[str, NDArray[Any]] = {
+        "_is_fitted": np.array([True]),
+        MEMORY_BANK: fitted.scorer.index.memory_bank,
+        **{FEATURES + key: value for key, value in _weights(constants, network).items()},
+        "model.anomaly_map_generator.blur.kernel": _kernel(MAP_SIGMA_PX),
+        **post_processor_state(fitted.image_calibration, fitted.pixel_calibration),
+    }
+    hyper_parameters = {
+        "backbone": name,
+        "layers": layers,
+        "pre_trained": False,
+        "coreset_sampling_ratio": float(model.settings.coreset_sampling_ratio),
+        "num_neighbors": model.settings.num_neighbors,
+        "precision": "float32",
+    }
+    mean = [float(value) for value in np.broadcast_to(constants["mean"].reshape(-1), 3)]
+    return lightning_checkpoint(
+        state, hyper_parameters, pre_processor_config(fitted.geometry, mean=mean, std=network.std)
+    )
+
+
+def _exported_names(model: Patchcore) -> tuple[str, list[str]]:
+    """Return the network and the layers by timm's names.
+
+    Raises:
+        InputError: if anomalib can't express the settings.
+    """
+    settings = model.settings
+    other = [name for name, value in ANOMALIB_SETTINGS.items() if getattr(settings, name) != value]
+    if other:
+        given = ", ".join(f"{name}={getattr(settings, name)!r}" for name in other)
+        expected = ", ".join(f"{name}={ANOMALIB_SETTINGS[name]!r}" for name in other)
+        raise InputError(message("model", f"settings that anomalib has: {expected}", given, todo="Fit with these."))
+    name = timm_name(str(settings.backbone))
+    names = {layer: timm for timm, layer in timm_network(name).layers.items()}
+    layers = settings.layers or ()
+    unknown = [layer for layer in layers if layer not in names]
+    if unknown:
+        raise InputError(message("layers", f"some of {', '.join(names)}", ", ".join(unknown), todo="Fit with these."))
+    return name, [names[layer] for layer in layers]
+
+
+def _weights(constants: Mapping[str, NDArray[Any]], network: Network) -> dict[str, NDArray[Any]]:
+    """Return the weights of a network, constants of its graph, by timm's names."""
+    count = sum(name.startswith("conv") and name.endswith(".weight") for name in constants)
+    weights: dict[str, NDArray[Any]] = {}
+    for i, conv in enumerate(network.convs):
+        if i < count:
+            weight, bias = constants[f"conv{i}.weight"], constants[f"conv{i}.bias"]
+        elif conv.shape:  # after the last layer: timm loads these weights, and no layer uses them
+            weight, bias = np.zeros(conv.shape, np.float32), np.zeros(conv.shape[0], np.float32)
+        else:
+            continue
+        if i == 0:  # the graph divides by the pixels' standard deviations here
+            weight = weight * np.array(network.std, np.float32).reshape(1, 3, 1, 1)
+        weights[f"{conv.timm}.weight"] = weight
+        norm = conv.timm_norm
+        weights[f"{norm}.weight"] = np.ones_like(bias)
+        weights[f"{norm}.bias"] = bias
+        weights[f"{norm}.running_mean"] = np.zeros_like(bias)
+        weights[f"{norm}.running_var"] = np.full_like(bias, 1 - network.epsilon)
+        weights[f"{norm}.num_batches_tracked"] = np.array(0, np.int64)
+    return weights
+
+
+def _constants(data: bytes) -> dict[str, NDArray[Any]]:
+    model = onnx.load_from_string(data)
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def _kernel(sigma: float) -> NDArray[np.float32]:
+    side = cv2.getGaussianKernel(2 * int(4 * sigma + 0.5) + 1, sigma)
+    return np.asarray(side @ side.T, np.float32)[None, None]
