@@ -20,8 +20,9 @@ myst_heading_anchors = 3
 default_role = "py:obj"
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_default_options = {"members": True}
 # The same short names as in the source, instead of the arrays' full types.
 autodoc_type_aliases = {name: name for name in ("ImageInput", "Progress", "Float32", "Bool", "UInt8", "ArrayLike")}
 napoleon_google_docstring = True

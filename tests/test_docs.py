@@ -6,6 +6,7 @@ import ast
 import inspect
 import json
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -154,7 +155,7 @@ def test_commands_have_the_options_that_are_shown(command: str):
 @pytest.mark.parametrize("name", generated.commands())
 def test_command_line_reference_is_the_real_help(name: str):
     section = generated.command_line().split(f"### blemish {name}\n")[1].split("\n### ")[0]
-    documented = set(re.findall(r"(?<=`)--?[a-z][a-z-]*(?=`)", "\n".join(re.findall(r"^\| `-.*", section, re.M))))
+    documented = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", "\n".join(re.findall(r"^`-.*`$", section, re.M))))
     shown = shown_help(name.split())
     assert documented == set(re.findall(r"(?<=^  )--?[a-z][a-z-]*", shown, re.M)) - {"--help"}
     said = " ".join(re.sub(r"[`\\]", "", section).split())
@@ -166,16 +167,18 @@ def test_command_line_reference_is_the_real_help(name: str):
 
 @pytest.mark.parametrize("detector", ["Patchcore", "EfficientAd"])
 def test_settings_reference_has_each_setting_with_a_meaning(detector: str):
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", generated.settings(detector), re.M)
-    assert [name for name, _, _ in rows] == list(inspect.signature(getattr(blemish, detector)).parameters)
-    for name, _, meaning in rows:
-        assert meaning, f"{name} has no meaning"
+    rows = re.findall(r"^`(\w+) = .*`\n: (.*)$", generated.settings(detector), re.M)
+    assert [name for name, _ in rows] == list(inspect.signature(getattr(blemish, detector)).parameters)
+    for name, meaning in rows:
+        assert meaning.strip(), f"{name} has no meaning"
 
 
 def test_each_public_name_is_documented():
     page = TEXTS["docs/reference/python.md"]
     documented = set(re.findall(r"^\.\. (?:autoclass|autoexception|autofunction|data):: blemish\.(\w+)$", page, re.M))
     assert documented == set(blemish.__all__) - {"__version__"}
+    for name in re.findall(r"^\.\. auto\w+:: ([\w.]+)$", page, re.M):
+        assert pkgutil.resolve_name(name), name
 
 
 @pytest.mark.parametrize("page", TEXTS)
@@ -190,7 +193,7 @@ def test_links_lead_somewhere(page: str):
 @pytest.mark.parametrize("page", [page for page in TEXTS if page != "CHANGELOG.md"])
 def test_settings_that_are_named_are_settings(page: str):
     from blemish._validation.anomalib_arguments import OF_DATA_SETS, OF_DETECTORS, OF_ENGINE
-    from blemish.backbones.backbone import build
+    from blemish.backbones import build
 
     kinds = (blemish.Patchcore, blemish.EfficientAd, blemish.Engine, blemish.DefectStore, blemish.Folder, build)
     known = {name for kind in kinds for name in inspect.signature(kind).parameters}

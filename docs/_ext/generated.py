@@ -20,7 +20,7 @@ else:
     import tomli as tomllib
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -67,6 +67,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
+def definitions(terms: Mapping[str, str]) -> str:
+    """Return a definition list of code terms; it stays readable on a narrow screen, where a table does not."""
+    return "\n\n".join(f"`{term}`\n: {text}" for term, text in terms.items())
+
+
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
@@ -105,42 +110,37 @@ def _command(name: str, command: Any) -> str:
     text, _, example = inspect.cleandoc(command.help or "").partition("Example: ")
     arguments = [one for one in command.params if one.param_type_name == "argument"]
     options = [one for one in command.params if one.param_type_name == "option" and not one.hidden]
-    usage = " ".join(
-        ["blemish", name, *(_usage(one) for one in arguments), *(_usage(one) for one in options if one.required)]
-    )
-    rows = [[f"`{_placeholder(one)}`", "argument", _help(one)] for one in arguments]
-    rows += [[", ".join(f"`{text}`" for text in one.opts), _value(one), _help(one)] for one in options]
+    needed = [_placeholder(one) if one.required else f"[{_placeholder(one)}]" for one in arguments]
+    needed += [f"{one.opts[0]} {one.name.upper()}" for one in options if one.required]
     parts = [
         f"(cli-{name.replace(' ', '-')})=",
         f"### blemish {name}",
         escaped(" ".join(text.split())),
-        f"```sh\n{usage} [options]\n```",
+        f"```sh\n{' '.join(['blemish', name, *needed, '[options]'])}\n```",
     ]
     if example:
         parts.append(f"Example: `{example.strip()}`")
-    return "\n\n".join([*parts, table(["argument or option", "value", "meaning"], rows)])
+    terms = {_placeholder(one): _help(one) for one in arguments if _help(one)}
+    terms |= {" ".join([", ".join(one.opts), _value(one)]).strip(): _help(one) for one in options}
+    return "\n\n".join([*parts, definitions(terms)])
 
 
 def _placeholder(parameter: Any) -> str:
     return parameter.name.upper() + ("..." if parameter.nargs == -1 else "")
 
 
-def _usage(parameter: Any) -> str:
-    if parameter.param_type_name == "argument":
-        return _placeholder(parameter) if parameter.required else f"[{_placeholder(parameter)}]"
-    return f"{parameter.opts[0]} {parameter.name.upper()}"
-
-
 def _value(option: Any) -> str:
-    """Return the kind of an option's value; Typer of 0.20 and later has no click types any more."""
+    """Return the kind of an option's value; later versions of Typer have no click types any more."""
     if option.is_flag:
         return ""
     if hasattr(option, "type_descriptor"):
         kind = getattr(option.type_descriptor.annotation, "__args__", (option.type_descriptor.annotation,))[0].__name__
     else:
         kind = option.type.name
-    name = {"Path": "path", "str": "text", "int": "number", "integer": "number", "float": "number"}.get(kind, kind)
-    return f"{name}, several" if option.multiple else name
+    name = {"Path": "PATH", "str": "TEXT", "int": "NUMBER", "integer": "NUMBER", "float": "NUMBER"}.get(
+        kind, kind.upper()
+    )
+    return f"{name}..." if option.multiple else name
 
 
 def _help(parameter: Any) -> str:
@@ -168,16 +168,10 @@ def settings(detector: str) -> str:
 
     kind = getattr(blemish, detector)
     meanings = docstring_arguments(kind)
-    rows = []
-    for name, parameter in inspect.signature(kind).parameters.items():
-        if name == "self":
-            continue
-        rows.append([f"`{name}`", _default(parameter.default), escaped(meanings.get(name, ""))])
-    return table(["setting", "default", "meaning"], rows)
-
-
-def _default(value: object) -> str:
-    return "" if value is inspect.Parameter.empty else f"`{value!r}`"
+    parameters = inspect.signature(kind).parameters
+    return definitions(
+        {f"{name} = {parameter.default!r}": escaped(meanings.get(name, "")) for name, parameter in parameters.items()}
+    )
 
 
 def docstring_arguments(function: Callable[..., object]) -> dict[str, str]:
