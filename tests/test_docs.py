@@ -165,10 +165,10 @@ def test_command_line_reference_is_the_real_help(name: str):
             assert first in said, f"{name}: {first}"
 
 
-@pytest.mark.parametrize("detector", ["Patchcore", "EfficientAd"])
+@pytest.mark.parametrize("detector", ["Patchcore", "Padim", "EfficientAd"])
 def test_settings_reference_has_each_setting_with_a_meaning(detector: str):
-    rows = re.findall(r"^`(\w+) = .*`\n: (.*)$", generated.settings(detector), re.M)
-    assert [name for name, _ in rows] == list(inspect.signature(getattr(blemish, detector)).parameters)
+    rows = re.findall(r"^`(\w+) = .*`\n: (.*) Type: .*$", generated.settings(detector), re.M)
+    assert {name for name, _ in rows} == set(inspect.signature(getattr(blemish, detector)).parameters)
     for name, meaning in rows:
         assert meaning.strip(), f"{name} has no meaning"
 
@@ -195,7 +195,15 @@ def test_settings_that_are_named_are_settings(page: str):
     from blemish._validation.anomalib_arguments import OF_DATA_SETS, OF_DETECTORS, OF_ENGINE
     from blemish.backbones import build
 
-    kinds = (blemish.Patchcore, blemish.EfficientAd, blemish.Engine, blemish.DefectStore, blemish.Folder, build)
+    kinds = (
+        blemish.Patchcore,
+        blemish.Padim,
+        blemish.EfficientAd,
+        blemish.Engine,
+        blemish.DefectStore,
+        blemish.Folder,
+        build,
+    )
     known = {name for kind in kinds for name in inspect.signature(kind).parameters}
     known |= {*OF_DETECTORS, *OF_ENGINE, *OF_DATA_SETS, *inspect.signature(blemish.MVTecAD).parameters}
     for code in re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", TEXTS[page], flags=re.S)):

@@ -41,7 +41,7 @@ PURPOSES = {
     "interop": "anomalib",
     "search": "similar defects",
     "evaluation": "engine, report",
-    "detectors": "PatchCore, EfficientAD, score fusion",
+    "detectors": "PatchCore, PaDiM, EfficientAD",
     "data": "data sets",
     "backbones": "networks",
     "modelfolder": "save, load",
@@ -163,32 +163,18 @@ def escaped(text: str) -> str:
 
 
 def settings(detector: str) -> str:
-    """Return the settings of a detector: name, default, meaning."""
+    """Return the settings of a detector as its dataclass declares them: default, type, command-line option, meaning."""
     import blemish
+    from blemish.detectors.settings import describe_settings
 
-    kind = getattr(blemish, detector)
-    meanings = docstring_arguments(kind)
-    parameters = inspect.signature(kind).parameters
     return definitions(
-        {f"{name} = {parameter.default!r}": escaped(meanings.get(name, "")) for name, parameter in parameters.items()}
+        {
+            f"{row.name} = {row.default}": " ".join(
+                [escaped(row.help), f"Type: `{row.type}`.", *([f"Option: `{row.option}`."] if row.option else [])]
+            )
+            for row in describe_settings(getattr(blemish, detector).settings_type)
+        }
     )
-
-
-def docstring_arguments(function: Callable[..., object]) -> dict[str, str]:
-    """Return argument to meaning out of the Args section of a docstring in Google's style."""
-    text = inspect.getdoc(function) or ""
-    match = re.search(r"^Args:\n((?:    .*\n|\n)+)", text + "\n", re.M)
-    if match is None:
-        return {}
-    found: dict[str, str] = {}
-    for line in inspect.cleandoc(match[1]).splitlines():
-        name = re.match(r"(\w+): (.*)", line)
-        if name:
-            found[name[1]] = name[2]
-        elif found and line.strip():
-            last = list(found)[-1]
-            found[last] += " " + line.strip()
-    return found
 
 
 # --- measured figures -------------------------------------------------------------------------------------------------
