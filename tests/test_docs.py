@@ -14,12 +14,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import blemish
 from blemish.cli import app
 from blemish.data.synthetic.demo import make_demo
+from blemish.search import Suggestion
 from tests.images import good, scratched, write, write_goods
 
 ROOT = Path(__file__).parent.parent
@@ -179,6 +181,14 @@ def test_each_public_name_is_documented():
     assert documented == set(blemish.__all__) - {"__version__"}
     for name in re.findall(r"^\.\. auto\w+:: ([\w.]+)$", page, re.M):
         assert pkgutil.resolve_name(name), name
+
+
+def test_json_keys_are_documented():
+    empty = np.zeros((2, 2), np.float32)
+    prediction = blemish.Prediction(1.0, True, 0.5, 0.1, empty, empty > 1, 0.5).to_dict()
+    suggestion = Suggestion("crack", 1.0, {}, False, None, ()).to_dict()
+    for key in {*prediction, *suggestion}:
+        assert f"`{key}`" in TEXTS["docs/reference/outputs.md"], key
 
 
 @pytest.mark.parametrize("page", TEXTS)
