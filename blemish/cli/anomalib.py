@@ -1,4 +1,4 @@
-"""The commands for people who come from anomalib: import, export-anomalib, compare."""
+"""Commands for users of anomalib: import, export-anomalib, compare."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ def import_checkpoint(
     checkpoint: Path,
     out: Annotated[Path, typer.Argument(help="Model folder to write.")],
     good: Annotated[
-        Path | None, typer.Option(help="Folder of good images to set thresholds by; better than the checkpoint's.")
+        Path | None,
+        typer.Option(
+            help="Folder of good images to calibrate the thresholds on; by default the checkpoint's are kept."
+        ),
     ] = None,
     false_positive_rate: option.Rate = 0.01,
     threads: option.Threads = None,
     as_json: option.AsJson = False,
 ) -> None:
-    """Make a model folder of an anomalib checkpoint. Example: blemish import lightning.ckpt model"""
+    """Convert an anomalib checkpoint to a model folder. Example: blemish import lightning.ckpt model"""
     from blemish.cli.console import Bars
     from blemish.data.datasets import open_dataset
     from blemish.interop.anomalib.checkpoints import import_checkpoint
@@ -41,7 +44,7 @@ def import_checkpoint(
     source = model.header()["provenance"]["thresholds_from"]
     lines = [f"Threshold {model.threshold:.3f}, from {source}. Saved in {out}."]
     if good is None:
-        lines.insert(0, "It promises no false positive rate: give --good to set it by good images.")
+        lines.insert(0, "The threshold guarantees no false positive rate: give --good to calibrate it on good images.")
     document = {"model": str(out), "detector": model.header()["detector"], "threshold": model.threshold}
     say(as_json, {**document, "thresholds_from": source}, *lines)
 
@@ -52,7 +55,7 @@ def export_anomalib(
     out: Annotated[Path, typer.Argument(help="Checkpoint to write: a .ckpt that anomalib loads.")],
     as_json: option.AsJson = False,
 ) -> None:
-    """Write a checkpoint that gives the same scores in anomalib. Example: blemish export-anomalib model out.ckpt"""
+    """Write an anomalib checkpoint with the same scores. Example: blemish export-anomalib model out.ckpt"""
     from blemish.detectors.registry import load
     from blemish.interop.anomalib.checkpoints import export_checkpoint
 
@@ -64,25 +67,23 @@ def export_anomalib(
 @app.command()
 def compare(
     root: Annotated[Path, typer.Option(help="Folder of categories in MVTec AD's layout.")],
-    categories: Annotated[list[str] | None, typer.Option(help="Names, after one option or several.")] = None,
-    model: Annotated[str, typer.Option(help="The detector: patchcore.")] = "patchcore",
-    backbone: Annotated[str, typer.Option(help="A network that both have; both get the weights that are here.")] = (
+    categories: Annotated[list[str] | None, typer.Option(help="Names of categories; all by default.")] = None,
+    model: Annotated[str, typer.Option(help="Detector: patchcore.")] = "patchcore",
+    backbone: Annotated[str, typer.Option(help="Backbone that both support; both use the installed weights.")] = (
         "efficientnet_lite0"
     ),
     layers: option.Layers = "",
-    image_size: Annotated[int, typer.Option(help="Side of the network's input in pixels, for both.")] = 256,
-    coreset_ratio: Annotated[float, typer.Option(help="Share of good patches that both banks keep.")] = 0.1,
-    neighbors: Annotated[int, typer.Option(help="Bank rows that re-weight the image score.")] = 9,
+    image_size: Annotated[int, typer.Option(help="Side of the network input in pixels, for both.")] = 256,
+    coreset_ratio: Annotated[float, typer.Option(help="Share of the patches that both memory banks keep.")] = 0.1,
+    neighbors: Annotated[int, typer.Option(help="Neighbors in the memory bank that re-weight the image score.")] = 9,
     seed: option.Seed = 0,
     timed_picks: Annotated[
         int | None,
-        typer.Option(
-            help="Time so many of anomalib's picks and multiply; its bank is then our coreset, the same rows."
-        ),
+        typer.Option(help="Time only so many of anomalib's coreset picks and extrapolate; both then use our coreset."),
     ] = None,
     threads: option.Threads = None,
     json_out: option.JsonOut = None,
-    chart: Annotated[Path | None, typer.Option(help="PNG file to write: the comparison as bars.")] = None,
+    chart: Annotated[Path | None, typer.Option(help="PNG file to write: a bar chart of the comparison.")] = None,
 ) -> None:
     """Fit and test the installed anomalib and Blemish. Example: blemish compare --root R --categories grid"""
     from blemish.data.datasets import categories as all_categories
@@ -94,14 +95,14 @@ def compare(
         raise typer.BadParameter(f"{model} can't be compared; patchcore can", param_hint="--model")
     names = [name for part in categories or () for name in part.split(",")] or all_categories(root)
     check_categories(root, names)
-    chosen = tuple(layers.split(",")) if layers else None
-    told = Settings(backbone, chosen, image_size, coreset_ratio, neighbors, seed, timed_picks, threads)
-    found = run(root, names, settings=told, say=lambda line: print(line, file=sys.stderr))
+    layer_names = tuple(layers.split(",")) if layers else None
+    settings = Settings(backbone, layer_names, image_size, coreset_ratio, neighbors, seed, timed_picks, threads)
+    comparison = run(root, names, settings=settings, say=lambda line: print(line, file=sys.stderr))
     if json_out is not None:
-        write_text(json_out, json.dumps(found.to_dict(), indent=1) + "\n")
+        write_text(json_out, json.dumps(comparison.to_dict(), indent=1) + "\n")
     if chart is not None:
         from blemish.imaging.decode import save
         from blemish.interop.anomalib.compare_chart import draw
 
-        save(chart, draw(found))
-    say(False, None, *table(found))
+        save(chart, draw(comparison))
+    say(False, None, *table(comparison))

@@ -1,4 +1,4 @@
-"""What commands show: a document or lines on stdout, progress on stderr."""
+"""Output of commands: a JSON document or lines on stdout, progress on stderr."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Bars:
         self._task: TaskID | None = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show that `done` of `total` of a stage are done; the bar goes when all are."""
+        """Show that `done` of `total` of a stage are done; the bar is removed at the end."""
         if not self._console.is_terminal:
             return
         if self._bar is None or self._task is None:

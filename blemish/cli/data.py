@@ -19,7 +19,7 @@ def demo(
     seed: option.Seed = 0,
     as_json: option.AsJson = False,
 ) -> None:
-    """Make three small categories, fit, test, and write a report. Example: blemish demo"""
+    """Fit, test and report on a small synthetic data set. Example: blemish demo"""
     from blemish.data.datasets import MVTecAD
     from blemish.data.synthetic.demo import CATEGORIES, make_demo
     from blemish.detectors.patchcore.detector import Patchcore
@@ -43,7 +43,7 @@ def demo(
 
 @app.command()
 def check(data: Path, category: option.Category = None, as_json: option.AsJson = False) -> None:
-    """Say what would be read as what, and what is wrong. Example: blemish check images/"""
+    """Check a data set before a run: images, labels, masks. Example: blemish check images/"""
     from blemish.data.datasets import open_dataset
     from blemish.data.validation import survey_dataset
 

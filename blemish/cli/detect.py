@@ -97,9 +97,11 @@ def test(
 def predict(
     model: Path,
     images: list[Path],
-    out: Annotated[Path | None, typer.Option(help="Folder for one figure per image.")] = None,
-    masks: Annotated[Path | None, typer.Option(help="Folder for one mask per image: white where defective.")] = None,
-    fail_on_defect: Annotated[bool, typer.Option(help="Exit with 1 if an image is called defective.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder to write one figure per image to.")] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder to write one mask per image to; defects are white.")
+    ] = None,
+    fail_on_defect: Annotated[bool, typer.Option(help="Exit with 1 if an image is labelled defective.")] = False,
     threads: option.Threads = None,
     as_json: option.AsJson = False,
 ) -> None:
@@ -161,7 +163,7 @@ def _verdict(prediction: Prediction, path: Path) -> str:
 def benchmark(
     make: Callable[[], AnyDetector],
     root: Annotated[Path, typer.Option(help="Folder of categories in MVTec AD's layout.")],
-    categories: Annotated[list[str] | None, typer.Option(help="Names, after one option or several.")] = None,
+    categories: Annotated[list[str] | None, typer.Option(help="Names of categories; all by default.")] = None,
     json_out: option.JsonOut = None,
     csv_out: option.CsvOut = None,
     report: option.ReportOut = None,

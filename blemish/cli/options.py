@@ -19,16 +19,18 @@ if TYPE_CHECKING:
     from blemish.detectors.base import AnyDetector
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Backbone = Annotated[str, typer.Option(help="A name out of `blemish backbones list`, or an ONNX file.")]
-Category = Annotated[str | None, typer.Option(help="Category of a folder that holds several.")]
+Backbone = Annotated[str, typer.Option(help="Name from `blemish backbones list`, or an ONNX file.")]
+Category = Annotated[str | None, typer.Option(help="Category, if the folder holds several.")]
 CsvOut = Annotated[Path | None, typer.Option("--csv", help="CSV file to write.")]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="JSON file to write.")]
-Layers = Annotated[str, typer.Option(help="Layers of the backbone, with commas; empty for its usual ones.")]
-Model = Annotated[str, typer.Option(help=f"The detector: {', '.join(DETECTORS)}. EfficientAD trains and needs torch.")]
-Rate = Annotated[float, typer.Option(help="Share of good images that may be called defective.")]
+Layers = Annotated[
+    str, typer.Option(help="Layers of the backbone, separated by commas; its default layers if not given.")
+]
+Model = Annotated[str, typer.Option(help=f"Detector: {', '.join(DETECTORS)}. EfficientAD needs torch.")]
+Rate = Annotated[float, typer.Option(help="Share of good images that may be labelled defective.")]
 ReportOut = Annotated[Path | None, typer.Option(help="HTML report to write.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
-Threads = Annotated[int | None, typer.Option(help="For decoding and for the network; one per core by default.")]
+Threads = Annotated[int | None, typer.Option(help="Threads for decoding and for the network; one per core by default.")]
 
 
 def make_detector(model: str, given: Mapping[str, Any]) -> AnyDetector:

@@ -1,4 +1,4 @@
-"""Settings of detectors that score features of a pretrained backbone, and the backbone that they name."""
+"""Settings of detectors on features of a pretrained backbone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from blemish.backbones.registry import DEFAULT
 from blemish.detectors.settings import (
     CROP_HELP,
+    SIZE_HELP,
     Settings,
     crop_size,
     network_size,
@@ -26,7 +27,7 @@ Own = TypeVar("Own", bound="BackboneSettings")
 
 
 def layer_names(name: str, value: Any) -> tuple[str, ...] | None:
-    """Return names of layers as a tuple, None for the backbone's usual ones."""
+    """Return names of layers as a tuple, None for the backbone's default layers."""
     if value is None:
         return None
     if isinstance(value, str) or not value or not all(isinstance(layer, str) for layer in value):
@@ -55,13 +56,13 @@ class BackboneSettings(Settings):
 
     backbone: str | os.PathLike[str] = setting(
         DEFAULT,
-        "A name out of `blemish backbones list`, or an ONNX file.",
+        "Name from `blemish backbones list`, or an ONNX file.",
         backbone_name,
         option="backbone",
     )
     layers: Sequence[str] | None = setting(
         None,
-        "Layers of the backbone, finest first, with commas on the command line; its usual ones by default.",
+        "Layers of the backbone, finest first (with commas on the command line); its default layers if not given.",
         layer_names,
         option="layers",
         kind=str,
@@ -69,16 +70,16 @@ class BackboneSettings(Settings):
     )
     weights: str | os.PathLike[str] | None = setting(
         None,
-        "Weight file of a named backbone, instead of the installed or fetched one.",
+        "Weight file of a named backbone; the installed or fetched one by default.",
         path,
         option="weights",
         kind=os.PathLike,
         stored=False,
     )
-    pre_trained: bool = setting(True, "True: random weights say nothing of an image.", pretrained, stored=False)
+    pre_trained: bool = setting(True, "True: random weights are refused.", pretrained, stored=False)
     image_size: int | tuple[int, int] = setting(
         320,
-        "Network input: (height, width), or n for about n x n pixels in the images' own aspect if they share one.",
+        SIZE_HELP,
         network_size,
         option="image-size",
     )

@@ -49,7 +49,7 @@ class Row(NamedTuple):
         default: as Python writes it.
         type: its annotation.
         option: of the command line, with dashes; "" where there is none.
-        help: what it sets.
+        help: its description.
     """
 
     name: str
@@ -59,7 +59,12 @@ class Row(NamedTuple):
     help: str
 
 
-CROP_HELP = "(height, width) or side of the centre that the network sees; nothing is cut by default."
+# Shared by the detectors: the command line has one option and one help for a setting of several detectors.
+SIZE_HELP = (
+    "Network input in pixels: n for about n x n in the aspect ratio that the images share (EfficientAD: n x n); in "
+    "Python also (height, width)."
+)
+CROP_HELP = "Side of a centre crop of the network input, in Python also (height, width); no crop by default."
 
 
 def setting(
@@ -76,12 +81,12 @@ def setting(
 
     Args:
         default: its value where none is given.
-        text: what it sets, for documentation and the command line.
-        check: returns the value as it is kept, or raises InputError.
+        text: its help, for documentation and the command line.
+        check: returns the normalised value, or raises InputError.
         option: name of its command-line option, without dashes; "" for none.
         kind: type that the command line parses.
         parse: from that to the setting.
-        stored: whether `model.json` holds it; what belongs to one machine or one run does not.
+        stored: whether `model.json` holds it; a setting of one machine or one run is not stored.
     """
     offered = Option(option, kind or type(default), parse) if option else None
     return dataclasses.field(
@@ -180,13 +185,13 @@ class Settings:
 
     false_positive_rate: float = setting(
         0.01,
-        "Share of good images that may be called defective.",
+        "Share of good images that may be labelled defective.",
         _rate,
         option="false-positive-rate",
     )
     bit_depth: int | None = setting(
         None,
-        "Bits that 16-bit images really use: 12 for most industrial cameras; all 16 by default.",
+        "Bits in use in 16-bit images: 12 for most industrial cameras; all 16 by default.",
         whole(9, 16, optional=True),
         option="bit-depth",
         kind=int,
@@ -205,13 +210,13 @@ class Settings:
     weights_argument: ClassVar[str] = "weights"
 
     def __post_init__(self) -> None:
-        """Replace each value by what its check makes of it."""
+        """Replace each value by the one that its check returns."""
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, field.metadata["check"](field.name, getattr(self, field.name)))
         self.check_together()
 
     def check_together(self) -> None:
-        """Raise InputError if settings do not fit each other."""
+        """Raise InputError if settings contradict each other."""
 
     def load_pretrained(self) -> Pretrained | None:
         """Return the pretrained weights that the settings name, None for none.
@@ -240,7 +245,7 @@ class Settings:
             unstored: values of settings that `model.json` does not hold.
 
         Raises:
-            InputError: if there are others than it has, or one is out of range.
+            InputError: if a name is unknown or missing, or a value is out of range.
         """
         names = {field.name for field in stored_fields(cls)}
         if set(stored) != names:

@@ -24,7 +24,7 @@ def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_import_makes_a_model_folder(ckpt: Path, tmp_path: Path):
     done = CliRunner().invoke(app, ["import", str(ckpt), str(tmp_path / "model")])
     assert done.exit_code == 0, done.output
-    assert "It promises no false positive rate: give --good" in done.output
+    assert "The threshold guarantees no false positive rate: give --good" in done.output
     assert "from the checkpoint. Saved in" in done.output
     assert Patchcore.load(tmp_path / "model").fitted.geometry.resize_in_graph
 

@@ -77,3 +77,11 @@ def test_an_option_of_another_detector_is_refused():
         make_detector("padim", {"coreset-ratio": 0.1})
     with pytest.raises(typer.BadParameter, match="cflow is no detector here; there are patchcore, padim"):
         make_detector("cflow", {})
+
+
+def test_a_setting_of_several_detectors_has_one_help():
+    helps: dict[str, set[str]] = {}
+    for name in DETECTORS:
+        for option, field in options(settings_type(name)).items():
+            helps.setdefault(option, set()).add(field.metadata["help"])
+    assert {option for option, texts in helps.items() if len(texts) > 1} == set()

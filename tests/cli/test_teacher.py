@@ -11,8 +11,6 @@ import pytest
 
 from blemish.cli import main
 from blemish.cli import teacher as cli_teacher
-from blemish.cli.teacher import duration_s
-from blemish.errors import InputError
 from blemish.imaging.decode import load, save
 from tests.efficientad_models import narrow_networks
 from tests.images import good
@@ -96,15 +94,10 @@ def test_a_wrong_cell_or_image_is_refused(run, tmp_path):
     assert (code, "image: expected an image" in err) == (2, True)
 
 
-@pytest.mark.parametrize(("text", "wanted"), [("90", 90), ("90s", 90), ("1.5H", 5400), (" 10m ", 600)])
-def test_durations(text, wanted):
-    assert duration_s(text) == wanted
-
-
 @pytest.mark.parametrize("text", ["", "m", "-3m", "0", "3 d", "1e3"])
-def test_a_wrong_duration_is_refused(text):
-    with pytest.raises(InputError, match=r"budget: expected a time such as 90s, 10m or 1\.5h"):
-        duration_s(text)
+def test_distill_refuses_a_wrong_budget(run, tmp_path, text):
+    code, _, err = run("distill", tmp_path, "--out", tmp_path / "t.safetensors", f"--budget={text}")
+    assert (code, err.startswith("error: budget: expected a ")) == (2, True)
 
 
 def test_distill_prints_the_loss_and_the_card(run, tmp_path):

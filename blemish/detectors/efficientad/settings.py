@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from blemish.detectors.settings import (
     CROP_HELP,
+    SIZE_HELP,
     Settings,
     crop_size,
     flag,
@@ -37,7 +38,7 @@ def check_model_size(name: str, size: Any) -> Size:
     """Return "small" or "medium".
 
     Raises:
-        InputError: if it is neither; "S" and "M", as older anomalib had it, are told the name of today.
+        InputError: if it is neither; for "S" and "M" of older anomalib the message has the present name.
 
     >>> check_model_size("model_size", "M")
     Traceback (most recent call last):
@@ -63,7 +64,7 @@ def check_budget(name: str, budget: Any) -> float | None:
     600.0
     """
     if isinstance(budget, str):
-        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|m|h|min)?", budget.strip())
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|m|h|min)?", budget.strip().lower())
         if not match:
             raise InputError(message(name, 'a time such as "90s", "10m" or "1.5h"', repr(budget)))
         budget = float(match[1]) * _UNITS[(match[2] or "s")[0]]
@@ -86,19 +87,17 @@ class EfficientAdSettings(Settings):
     weights_argument: ClassVar[str] = "teacher"
 
     model_size: Size = setting(
-        "small", "Networks: small (PDN-S) or medium (PDN-M).", check_model_size, option="model-size"
+        "small", "Size of the networks: small (PDN-S) or medium (PDN-M).", check_model_size, option="model-size"
     )
     teacher: str | os.PathLike[str] | None = setting(
         None,
-        "Weights of a teacher in this package's, nelson1425's or anomalib's layout; those in the package by default.",
+        "Teacher weights, in the layout of this package, nelson1425 or anomalib; the installed ones by default.",
         path,
         option="teacher",
         kind=os.PathLike,
     )
-    teacher_out_channels: int = setting(384, "Outputs of the teacher.", whole(1, 4096))
-    image_size: int | tuple[int, int] = setting(
-        256, "Network input: (height, width), or the side of a square.", network_size, option="image-size"
-    )
+    teacher_out_channels: int = setting(384, "Output channels of the teacher.", whole(1, 4096))
+    image_size: int | tuple[int, int] = setting(256, SIZE_HELP, network_size, option="image-size")
     center_crop: int | tuple[int, int] | None = setting(
         None,
         CROP_HELP,
@@ -108,43 +107,43 @@ class EfficientAdSettings(Settings):
     )
     lr: float = setting(
         1e-4,
-        "Learning rate of Adam; a tenth of it for the last twentieth of the training.",
+        "Learning rate of Adam; divided by 10 for the last twentieth of the training.",
         number(0, 1, positive=True),
         option="lr",
     )
     weight_decay: float = setting(1e-5, "Weight decay of Adam.", number(0, 1))
     padding: bool = setting(
-        False, "Whether teacher and student pad with zeros: slower, and the maps show the image's frame.", flag
+        False, "Whether teacher and student use zero padding: slower, and the maps show the image border.", flag
     )
     pad_maps: bool = setting(
-        True, "Whether maps are laid where their cells lie; False stretches them over the image.", flag
+        True, "Whether map cells keep their position in the image; False stretches the maps over the image.", flag
     )
     border: Border = setting(
         "edge",
-        "Around the maps: edge repeats the outermost cell; zero and normal are blind there, as anomalib's and "
-        "nelson1425's programs are.",
+        "Values around the maps: edge repeats the outermost cell; zero and normal detect nothing there, as in anomalib "
+        "and nelson1425's program.",
         one_of(*get_args(Border)),
     )
     imagenet_dir: str | os.PathLike[str] | None = setting(
         None,
-        "Folder of photographs of other things, on which the student is kept from imitating the teacher; drawn by "
-        "default.",
+        "Folder of penalty images: photographs of other objects, on which the student must not imitate the teacher; "
+        "synthetic images by default.",
         path,
         option="penalty",
         kind=os.PathLike,
     )
-    max_steps: int = setting(MAX_STEPS, "Training steps, at most.", whole(1, 10**7), option="max-steps")
+    max_steps: int = setting(MAX_STEPS, "Maximum number of training steps.", whole(1, 10**7), option="max-steps")
     max_epochs: int | None = setting(
         None,
-        "Times that each image is trained on, at most.",
+        "Maximum number of passes over the training images.",
         whole(1, 10**6, optional=True),
         option="max-epochs",
         kind=int,
     )
     budget: float | str | None = setting(
         None,
-        "Time for the whole fit, such as 90s, 10m or 1.5h: plans the steps, on crops of images where whole ones would "
-        "allow only a few.",
+        "Time for the whole fit, such as 90s, 10m or 1.5h: sets the number of steps, and trains on crops where whole "
+        "images would allow only a few steps.",
         check_budget,
         option="budget",
         kind=str,
@@ -152,25 +151,27 @@ class EfficientAdSettings(Settings):
     batch_size: int = setting(1, "Good images per training step.", whole(1, 256), option="batch-size")
     crop: int | None = setting(
         None,
-        "Side, in outputs, of the crop that a step trains on; the whole image, or as the budget plans, by default.",
+        "Side of the training crops, in network outputs; whole images, or crops chosen by the budget, by default.",
         crop_side,
         option="crop",
         kind=int,
     )
     holdout: float = setting(
         0.2,
-        "Share of good images that are not trained on: a quarter of them set the quantiles, the others the threshold. "
-        "Of 209 images 32 set it, for a false positive rate of 3 % at best; 1 % takes 660.",
+        "Share of good images held out of training: a quarter of them set the quantiles, the others the threshold. A "
+        "false positive rate of 1 % needs 660 good images.",
         number(0, 0.8, positive=True),
         option="holdout",
     )
-    early_stop: bool = setting(True, "Whether training ends when the held-out loss no longer falls.", flag)
+    early_stop: bool = setting(True, "Whether training stops when the held-out loss no longer falls.", flag)
     solve_last: bool = setting(
-        True, "Whether the student's last layer ends as a ridge regression, which short trainings need.", flag
+        True,
+        "Whether ridge regression solves the student's last layer after training, which short trainings need.",
+        flag,
     )
     checkpoint: str | os.PathLike[str] | None = setting(
         None,
-        "File for the state of the training, written every minute; training goes on from it if it is there.",
+        "File for the training state, written every minute; training resumes from it if it exists.",
         path,
         option="checkpoint",
         kind=os.PathLike,
@@ -178,7 +179,7 @@ class EfficientAdSettings(Settings):
     )
     device: str | None = setting(
         None,
-        "Where to train, such as cpu or cuda; a GPU where torch has one, by default.",
+        "Device to train on, such as cpu or cuda; a GPU if torch has one, by default.",
         lambda _, value: value or None,
         option="device",
         kind=str,
@@ -186,7 +187,7 @@ class EfficientAdSettings(Settings):
     )
 
     def check_together(self) -> None:
-        """Raise InputError if a crop is larger than the whole, or the image smaller than the receptive field."""
+        """Raise InputError if a crop is larger than the image, or the image smaller than the receptive field."""
         from blemish.detectors.efficientad.pdn import output_hw
 
         outputs = output_hw(self.model_size, self.geometry().network_hw, padding=self.padding)

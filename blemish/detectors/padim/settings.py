@@ -14,7 +14,7 @@ class PadimSettings(BackboneSettings):
 
     n_features: int = setting(
         100,
-        "Features of each patch that are kept, a random choice (Defard et al. 2021, section 3.1).",
+        "Features kept per patch, selected at random (Defard et al. 2021, section 3.1).",
         whole(1, 4096),
         option="n-features",
     )

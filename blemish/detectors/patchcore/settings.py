@@ -29,48 +29,49 @@ class PatchcoreSettings(BackboneSettings):
 
     coreset_sampling_ratio: float = setting(
         0.02,
-        "Share of the patches that the memory bank keeps, at most 20,000 in all.",
+        "Share of the patches that the memory bank keeps; at most 20,000 patches.",
         number(0, 1, positive=True),
         option="coreset-ratio",
     )
     coreset_size: int | None = setting(
         None,
-        "Number of patches that the memory bank keeps, instead of a share.",
+        "Number of patches that the memory bank keeps; replaces the share.",
         lambda _, value: value,  # checked with max_rows
         option="coreset-size",
         kind=int,
     )
     num_neighbors: int = setting(
         1,
-        "Bank rows that re-weight the image score (Roth et al. 2022, equation 7); 1 for the plain maximum.",
+        "Neighbors in the memory bank that re-weight the image score (Roth et al. 2022, equation 7); 1 for the plain "
+        "maximum.",
         whole(1, 100),
         option="neighbors",
     )
     pooling: int = setting(
         1,
-        "Side of the neighbourhood that a patch feature is averaged over, in cells of its layer.",
+        "Side of the neighborhood that a patch feature is averaged over, in cells of its layer.",
         whole(1, 15, odd=True),
     )
     scaling: Scaling = setting(
         "whiten",
-        "Of features: whiten removes correlations, standard divides by the standard deviation, or none.",
+        "Scaling of the features: whiten (also removes correlations), standard (unit variance) or none.",
         scaling_name,
     )
     position_sigma: float | None = setting(
         1.0,
-        "Smoothing, in cells, of the distance statistics per position that distances are normalised by; None for plain "
-        "distances.",
+        "Standard deviation, in cells, of the Gaussian that smooths the per-position distance statistics, by which "
+        "distances are normalised; None for plain distances.",
         number(0, 100, optional=True),
     )
     score_fusion: bool = setting(
         True,
         "Whether the image score adds a per-position Gaussian (Defard et al. 2021) and a global descriptor (Rippel et "
-        "al. 2021) to the worst patch.",
+        "al. 2021) to the highest patch score.",
         flag,
     )
     max_rows: int = setting(
         500_000,
-        "Patches held in memory while fitting; beyond it images are read again and the coreset is taken in two levels.",
+        "Patches in memory during the fit; beyond it images are read again and the coreset is selected in two levels.",
         whole(1000, 10**8),
     )
 

@@ -59,7 +59,9 @@ def test_one_number_is_a_square_and_two_are_a_size(teacher: Path):
     assert small_efficientad(teacher, image_size=64, center_crop=48).settings.geometry().network_hw == (48, 48)
 
 
-@pytest.mark.parametrize(("given", "seconds"), [("90s", 90), ("10m", 600), ("1.5 h", 5400), ("2min", 120), ("45", 45)])
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("90s", 90), ("10m", 600), ("1.5 h", 5400), ("2min", 120), ("45", 45), (" 1H ", 3600)]
+)
 def test_times_are_read(given: str, seconds: float):
     assert check_budget("budget", given) == seconds
 
