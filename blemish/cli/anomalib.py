@@ -55,7 +55,10 @@ def export_anomalib(
     out: Annotated[Path, typer.Argument(help="Checkpoint to write: a .ckpt that anomalib loads.")],
     as_json: option.AsJson = False,
 ) -> None:
-    """Write an anomalib checkpoint with the same scores. Example: blemish export-anomalib model out.ckpt"""
+    """Write an anomalib checkpoint with the same scores.
+
+    Example: blemish export-anomalib model out.ckpt
+    """
     from blemish.detectors.registry import load
     from blemish.interop.anomalib.checkpoints import export_checkpoint
 
