@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from tests.stores import Opener
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Name a parameter after its argument where its text would hold an address: workers must collect the same tests."""
+    return argname if " at 0x" in repr(val) else None
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """A random generator with a fixed seed."""

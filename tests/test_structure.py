@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -60,3 +63,14 @@ def test_a_private_import_is_seen() -> None:
     code = "def f():\n    from blemish.ops.coreset import _grow, coreset"
     assert private_imports(ast.parse(code), "search") == ["blemish.ops.coreset._grow"]
     assert private_imports(ast.parse(code), "ops") == []
+
+
+@pytest.mark.parametrize("method", ["fit", "predict"])
+def test_the_spine_is_short_and_its_calls_exist(method: str) -> None:
+    page = (PACKAGE.parent / "docs" / "contributing" / "architecture.md").read_text(encoding="utf-8")
+    section = page.split(f"`Patchcore.{method}`:")[1].split("\n\n")[1]
+    steps = re.findall(r"^\d+\. `(blemish/[\w/]+)\.py` `([\w.]+)`", section, re.MULTILINE)
+    assert len(steps) == len(section.splitlines()) <= 8
+    assert len({file for file, _ in steps}) <= 6
+    for file, name in steps:
+        assert callable(attrgetter(name)(import_module(file.replace("/", "."))))

@@ -17,13 +17,13 @@ import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
 from blemish._io.files import ADVICE
 from blemish.backbones.registry import Source, WeightFile, cache_folder, source
 from blemish.errors import FetchError, InputError, message
+from blemish.types import Progress, no_progress
 
 TIMEOUT_S = 30.0  # without a byte; a slow line that moves is left alone
 PIP = ("--disable-pip-version-check", "--no-input", "download", "--quiet", "--no-deps", "--only-binary=:all:")
@@ -36,7 +36,7 @@ def fetch(
     name: str,
     *,
     url: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
     timeout_s: float = TIMEOUT_S,
 ) -> Path:
     """Return the path of a network's weight file after downloading it, unless it is already there.
@@ -47,7 +47,7 @@ def fetch(
     Args:
         name: one of `SOURCES`.
         url: another place of the same file, http or https.
-        progress: called now and then as progress(done, total), in bytes; pip and npm report only start and end.
+        progress: called now and then as progress("downloading", done, total), in bytes; pip and npm: at start and end.
         timeout_s: seconds without a byte from a URL after which the download has failed.
 
     Raises:
@@ -61,15 +61,14 @@ def fetch(
     target, place = cache_folder() / file.name, url or file.source
     if target.is_file() and _sha256(target) == file.sha256:
         return target
-    report = progress or (lambda *_: None)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent, ignore_cleanup_errors=True) as folder:
-            report(0, file.n_bytes)
+            progress("downloading", 0, file.n_bytes)
             if url is None and file.client is not None:
                 path = _packed(known, file, Path(folder))
             else:
-                path = _downloaded(url or file.place, Path(folder) / "file", file.n_bytes, report, timeout_s)
+                path = _downloaded(url or file.place, Path(folder) / "file", file.n_bytes, progress, timeout_s)
             size, digest = path.stat().st_size, _sha256(path)
             if size != file.n_bytes:
                 raise _failed(known, place, f"{file.n_bytes} bytes", f"{size} or more")
@@ -78,7 +77,7 @@ def fetch(
             with path.open("r+b") as written:
                 os.fsync(written.fileno())
             path.replace(target)
-        report(file.n_bytes, file.n_bytes)
+        progress("downloading", file.n_bytes, file.n_bytes)
     except FetchError:
         raise
     except (OSError, HTTPException, ValueError) as error:
@@ -107,7 +106,7 @@ def _packed(known: Source, file: WeightFile, folder: Path) -> Path:
     return paths[0]
 
 
-def _downloaded(url: str, path: Path, n_bytes: int, report: Callable[[int, int], None], timeout_s: float) -> Path:
+def _downloaded(url: str, path: Path, n_bytes: int, progress: Progress, timeout_s: float) -> Path:
     """Write the content of `url` to `path`, ending early if it is larger than `n_bytes`; return the path."""
     request = urllib.request.Request(url, headers={"User-Agent": "blemish"})  # the scheme is checked by fetch
     done = 0
@@ -115,7 +114,7 @@ def _downloaded(url: str, path: Path, n_bytes: int, report: Callable[[int, int],
         while done <= n_bytes and (piece := answer.read(1 << 18)):
             done += len(piece)
             file.write(piece)
-            report(done, n_bytes)
+            progress("downloading", done, n_bytes)
     return path
 
 

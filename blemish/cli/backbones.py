@@ -38,7 +38,7 @@ def fetch_backbone(
     """Download a network's weights and check their hash. Example: blemish backbones fetch resnet50"""
     from blemish.backbones import fetch
 
-    def announce(done: int, total: int) -> None:
+    def announce(_: str, done: int, total: int) -> None:
         if not done:
             print(f"Downloading {total / 1e6:.1f} MB.", file=sys.stderr)
 

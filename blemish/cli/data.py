@@ -27,7 +27,7 @@ def demo(
     from blemish.evaluation.results import numbers_with_average, table, write_html
 
     engine, models, reports = Engine(progress=Bars()), [], []
-    make_demo(out / "images", seed=seed, progress=lambda done, total: engine.progress("drawing images", done, total))
+    make_demo(out / "images", seed=seed, progress=engine.progress)
     for category in CATEGORIES:
         model = Patchcore(seed=seed)
         data = MVTecAD(out / "images", category)

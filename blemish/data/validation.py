@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,14 +16,13 @@ from blemish.data.training_images import MIN_IMAGES
 from blemish.errors import ImageError
 from blemish.imaging.decode import load_mask, read_stored
 from blemish.ops.conformal import percent
-from blemish.types import Problem, Sample
+from blemish.types import Problem, Progress, Sample, no_progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from blemish.data.datasets import DataSet
 
-Progress = Callable[[int, int], None]
 
 # With n good images no false positive rate below 1 / (n + 1) can be promised, so 1 % takes 99.
 # Source: conformal prediction, Vovk et al. 2005, section 2.2.
@@ -96,12 +95,12 @@ class _Facts(NamedTuple):
     problems: tuple[Problem, ...]
 
 
-def survey_dataset(dataset: DataSet, *, progress: Progress | None = None, threads: int = 2) -> Survey:
+def survey_dataset(dataset: DataSet, *, progress: Progress = no_progress, threads: int = 2) -> Survey:
     """Return the problems and the summary of a data set.
 
     Args:
         dataset: any object with `name`, `train` and `test`.
-        progress: called with (images done, images in all).
+        progress: called as progress("reading images", done, total).
         threads: images decoded at a time.
 
     Cost: decodes every image and mask once: about 30 ms for a 1024 x 1024 PNG.
@@ -115,8 +114,7 @@ def survey_dataset(dataset: DataSet, *, progress: Progress | None = None, thread
         else:
             facts.append(result)
             problems.extend(result.problems)
-        if progress is not None:
-            progress(done, len(samples))
+        progress("reading images", done, len(samples))
     train = [fact for fact in facts if fact.sample.split == "train"]
     test = [fact for fact in facts if fact.sample.split == "test"]
     folder = _folder(samples)

@@ -14,20 +14,19 @@ Fast and exact, independent of threads and of the linear algebra library: matrix
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from blemish._validation.checks import blocks, check_array
 from blemish.errors import InputError, message
+from blemish.types import no_progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from blemish.types import Float32, Float64, Int64
+    from blemish.types import Float32, Float64, Int64, Progress
 
-Progress = Callable[[int, int], None]
 
 # 0.13 GB at 152 values a row, and as many rows as 195 images of 1,024 patches.
 MAX_ROWS = 200_000
@@ -59,7 +58,7 @@ def greedy_coreset(
     n_select: int,
     *,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
     block_sizes: BlockSizes = BLOCK_SIZES,
 ) -> Int64:
     """Return the indices of a k-center greedy subset of `features`: each pick is the row farthest from those before it.
@@ -68,7 +67,7 @@ def greedy_coreset(
         features: (N, D) float32, finite; one row per patch. It is not changed.
         n_select: rows to keep, 1 <= n_select <= N.
         seed: picks the first row; the same seed and features give the same picks.
-        progress: called now and then as progress(done, total), in picks.
+        progress: called now and then as progress("coreset", done, total), in picks.
         block_sizes: of the computation; the picks do not depend on it.
 
     Returns:
@@ -174,12 +173,12 @@ class StreamingCoreset:
             self.n_seen += stop - start
             self._n_held, start = held.stop, stop
 
-    def finish(self, n_select: int | None = None, *, progress: Progress | None = None) -> Coreset:
+    def finish(self, n_select: int | None = None, *, progress: Progress = no_progress) -> Coreset:
         """Return the coreset of all rows so far; more may be added afterwards.
 
         Args:
             n_select: rows of the result, if fewer than the constructor's, such as a share of `n_seen`.
-            progress: called now and then as progress(done, total), in picks.
+            progress: called now and then as progress("coreset", done, total), in picks.
 
         Returns:
             The coreset; fewer than `n_select` rows only if fewer are held.
@@ -203,7 +202,7 @@ class StreamingCoreset:
             self._n_rows = max(self._n_rows, 2 * self.n_seen)
             first, target = 0, self.max_rows // 4
         new = self._features[first : self._n_held]
-        picks, radius = _select(new, target - first, self.seed, None, self._block_sizes)
+        picks, radius = _select(new, target - first, self.seed, no_progress, self._block_sizes)
         picks += first
         self._features[first:target], self._source[first:target] = self._features[picks], self._source[picks]
         self._radius = max(self._radius, radius) if first == self._n_kept else self._radius + radius
@@ -268,20 +267,18 @@ def _check_count(name: str, value: int, *, low: int = 1, high: int | None = None
 
 
 def _select(
-    features: Float32, n_select: int, seed: int, progress: Progress | None, block_sizes: BlockSizes
+    features: Float32, n_select: int, seed: int, progress: Progress, block_sizes: BlockSizes
 ) -> tuple[Int64, float]:
     """Return the picks and their covering radius."""
     first = int(np.random.default_rng(seed).integers(len(features)))
     traversal = _Traversal(features, n_select, first, block_sizes)
     while traversal.n_picks < n_select:
-        if progress is not None:
-            progress(traversal.n_picks, n_select)
+        progress("coreset", traversal.n_picks, n_select)
         if float(traversal.value.max()) > 0:
             traversal.advance()
         else:
             traversal.fill()
-    if progress is not None:
-        progress(n_select, n_select)
+    progress("coreset", n_select, n_select)
     return traversal.picks, float(np.sqrt(max(traversal.value.max(), 0.0)))
 
 

@@ -230,7 +230,6 @@ def test_opcodes_of_these_tests_are_right():
         (tensor(Storage("ComplexFloatStorage", "0", 8), 0, (1,), (1,)), r"names torch.ComplexFloatStorage"),
         (Runs(Class("torch.storage", "_load_from_bytes"), b"x"), r"a pickle that names torch.storage._load_from_bytes"),
     ],
-    ids=str,
 )
 def test_invalid_tensors(made, error):
     with pytest.raises(ModelFileError, match=error):

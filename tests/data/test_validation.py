@@ -54,7 +54,7 @@ def only(problems, kind):
 
 def test_no_problems_and_the_summary_counts(root):
     steps = []
-    survey = survey_dataset(MVTecAD(root, "part"), progress=lambda done, total: steps.append((done, total)))
+    survey = survey_dataset(MVTecAD(root, "part"), progress=lambda _, done, total: steps.append((done, total)))
     assert survey.problems == ()
     assert steps == [(n, 103) for n in range(1, 104)]
     assert json.loads(json.dumps(survey.summary.to_dict())) == {

@@ -141,7 +141,7 @@ def test_the_distance_of_a_pair_has_the_same_bits_in_any_block():
 
 def test_progress_counts_up_to_the_end():
     calls = []
-    greedy_coreset(gaussian(4000, 4), 500, progress=lambda done, total: calls.append((done, total)))
+    greedy_coreset(gaussian(4000, 4), 500, progress=lambda _, done, total: calls.append((done, total)))
     assert calls == sorted(calls)
     assert calls[-1] == (500, 500)
     assert len(calls) > 2

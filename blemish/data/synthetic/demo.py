@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from blemish._validation.checks import check_number
 from blemish.data.synthetic.materials import MATERIALS, Defect
 from blemish.data.synthetic.textures import REFERENCE_PX, photograph
 from blemish.errors import InputError, SaveError, message
+from blemish.types import Progress, no_progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,7 +74,7 @@ def make_demo(
     n_test: int = 12,
     n_defective: int = 6,
     categories: tuple[str, ...] = CATEGORIES,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> Path:
     """Write the demo's images and masks in the layout of MVTec AD; return the folder.
 
@@ -88,7 +89,7 @@ def make_demo(
         n_test: good test images of each category.
         n_defective: test images of each defect type, from barely visible to obvious.
         categories: of "grid", "leather" and "tile".
-        progress: called now and then as progress(done, total), in images.
+        progress: called now and then as progress("drawing images", done, total).
 
     Raises:
         InputError: if a setting is out of range.
@@ -226,7 +227,7 @@ def _clear(root: Path) -> None:
                 path.rmdir()
 
 
-def _write(root: Path, settings: _Settings, progress: Callable[[int, int], None] | None) -> None:
+def _write(root: Path, settings: _Settings, progress: Progress) -> None:
     root.mkdir(parents=True, exist_ok=True)
     content = _plain(settings)
     # Marked before the first image, so that the folder of an interrupted run is recognised.
@@ -236,8 +237,7 @@ def _write(root: Path, settings: _Settings, progress: Callable[[int, int], None]
     pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
     try:
         for done, _ in enumerate(pool.map(lambda image: _make(root, settings, image), images)):
-            if progress is not None:
-                progress(done + 1, len(images))
+            progress("drawing images", done + 1, len(images))
     finally:
         pool.shutdown(cancel_futures=True)
     atomic_write(root / MARKER, json.dumps({**content, "complete": True}, indent=1).encode(), name="demo")

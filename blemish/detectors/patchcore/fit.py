@@ -185,7 +185,7 @@ def _memory_bank(
         coreset.add(features.reshape(-1, n_features), source)
     assert coreset is not None, "there are at least two images"
     n_select = min(coreset.n_select, settings.bank_rows(coreset.n_seen))
-    selected = coreset.finish(n_select, progress=lambda done, total: progress("coreset", done, total))
+    selected = coreset.finish(n_select, progress=progress)
     return selected.features, selected.source
 
 

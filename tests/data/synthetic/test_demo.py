@@ -158,7 +158,7 @@ def test_a_complete_demo_is_reused_and_an_incomplete_one_rewritten(tmp_path: Pat
 
 
 def test_an_interrupted_run_is_completed(tmp_path: Path) -> None:
-    def stop(done: int, total: int) -> None:
+    def stop(_: str, done: int, total: int) -> None:
         if done == 5:
             raise KeyboardInterrupt
 
@@ -178,7 +178,7 @@ def test_progress_ends_at_the_total(tmp_path: Path) -> None:
         n_test=1,
         n_defective=1,
         categories=("grid",),
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda _, done, total: seen.append((done, total)),
     )
     assert seen == [(i, 6) for i in range(1, 7)]
     assert not (tmp_path / "d" / "tile").exists()
