@@ -12,15 +12,16 @@ from scipy.ndimage import gaussian_filter
 
 from blemish.detectors.efficientad.maps import Maps, Quantiles, open_maps, placed
 from blemish.errors import ModelFileError
-from blemish.imaging.geometry import Geometry
+from blemish.imaging.geometry import Geometry, MapRule
 
 SIDE = 64
 
 
-def maps(**changes) -> Maps:
+def maps(sigma_px: float = 0.0, **changes) -> Maps:
     kept = {"padding": False, "pad_maps": True, "border": "edge"}
     quantiles = Quantiles(1.0, 3.0), Quantiles(0.0, 0.5)
-    return Maps(b"", None, Geometry((SIDE, SIDE)), *quantiles, **{**kept, **changes})
+    geometry = Geometry((SIDE, SIDE), map_rule=MapRule(sigma_px=sigma_px))
+    return Maps(b"", None, geometry, *quantiles, **{**kept, **changes})
 
 
 def cells(seed: int = 0, n: int = 8) -> np.ndarray:
@@ -71,7 +72,7 @@ def test_an_autoencoder_without_a_share_says_nothing(border):
 @pytest.mark.parametrize("changes", [{}, {"padding": True}, {"border": "normal"}])
 def test_a_smoothed_map_is_the_map_of_smoothed_cells(changes):
     both = np.float32(0.5 * 0.1 * (cells(0) - 1) / 2 + 0.5 * 0.1 * cells(1) / 0.5)
-    nothing = {"student": Quantiles(0.0, 0.1), "share": 0.0, "sigma_px": 0.0}
+    nothing = {"student": Quantiles(0.0, 0.1), "share": 0.0}
     expected = replace(maps(**changes), **nothing).joined(gaussian_filter(both, 0.75), cells(1))
     np.testing.assert_allclose(maps(sigma_px=3.0, **changes).joined(cells(0), cells(1)), expected, atol=1e-5)
 

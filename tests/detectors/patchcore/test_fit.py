@@ -154,7 +154,7 @@ def test_images_are_read_again_only_where_their_patches_do_not_fit(
     n_read = []
     read_image = training.read_image
     monkeypatch.setattr(
-        training, "read_image", lambda path, bit_depth: n_read.append(path) or read_image(path, bit_depth)
+        training, "read_image", lambda path, *args, **options: n_read.append(path) or read_image(path, *args, **options)
     )
     small_patchcore().fit(good_paths)
     assert len(n_read) == N_GOOD

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from blemish import DataError, InputError, ModelFileError, NotFittedError, Patchcore, SaveError, backbones
+from blemish import DataError, InputError, ModelFileError, NotFittedError, Patchcore, SaveError
+from blemish.backbones import backbone
 from tests.images import N_GOOD, SETTINGS, good, goods, scratched, small_patchcore
 
 if TYPE_CHECKING:
@@ -97,8 +98,8 @@ def test_a_loaded_detector_can_be_fitted_again_and_says_what_it_takes(saved: Pat
 
 def test_a_loaded_detector_is_not_fitted_again_with_other_weights(saved: Path, monkeypatch: pytest.MonkeyPatch):
     loaded = Patchcore.load(saved)
-    build = backbones.build
-    monkeypatch.setattr(backbones, "build", lambda *a, **k: replace(build(*a, **k), weights_sha256="0" * 64))
+    build = backbone.build
+    monkeypatch.setattr(backbone, "build", lambda *a, **k: replace(build(*a, **k), weights_sha256="0" * 64))
     with pytest.raises(InputError, match=r"weights: expected those of the model, SHA-256 5793.*, got 0000"):
         loaded.fit(goods())
     assert loaded.predict(good(0)).score > 0
