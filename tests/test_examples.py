@@ -57,6 +57,7 @@ def test_similarity_search(tmp_path: Path):
     assert load(tmp_path / "tile" / "crack.png").std() > 10
 
 
+@pytest.mark.slow
 def test_receptive_field(root: Path, tmp_path: Path):
     shown = output("receptive_field.py", "--root", root, "--out", tmp_path)
     assert "conv4          4       1       56    33                       4" in shown

@@ -99,6 +99,7 @@ def test_importing_loads_nothing_heavy():
     assert not loaded_after("import blemish\nblemish.__version__, dir(blemish)") & set(HEAVY)
 
 
+@pytest.mark.slow
 def test_patchcore_needs_no_torch_and_no_plots():
     loaded = loaded_after("from blemish import Engine, MVTecAD, Patchcore\nPatchcore()")
     assert not loaded & {

@@ -36,6 +36,7 @@ def triangle(n_in: int, n_out: int) -> np.ndarray:
     return weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(96, 96), (97, 150), (300, 41), (64, 64), (20, 33)])
 def test_the_filter_is_the_triangle(size: tuple[int, int]):
     image = drawn_image(8, *size)[:1]

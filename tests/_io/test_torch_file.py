@@ -122,6 +122,7 @@ PLAIN = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(tree=PLAIN, protocol=st.sampled_from([3, 4, 5]))
 def test_plain_values_are_read(tree, protocol):
     assert read_checkpoint(zipped(pickle.dumps(tree, protocol)), where="") == tree

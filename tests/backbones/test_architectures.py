@@ -59,6 +59,7 @@ def test_graph_equals_the_reference(name, size):
     assert differences(key, names, maps) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(96, 128), (97, 131)], ids=["even", "odd"])
 def test_embedded_weights_equal_the_reference(size):
     layers = ["blocks.4", "blocks.10"]

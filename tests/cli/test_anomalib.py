@@ -21,6 +21,7 @@ def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoint("lite0", tmp_path_factory.mktemp("checkpoint") / "model.ckpt")
 
 
+@pytest.mark.slow
 def test_import_makes_a_model_folder(ckpt: Path, tmp_path: Path):
     done = CliRunner().invoke(app, ["import", str(ckpt), str(tmp_path / "model")])
     assert done.exit_code == 0, done.output
@@ -29,6 +30,7 @@ def test_import_makes_a_model_folder(ckpt: Path, tmp_path: Path):
     assert Patchcore.load(tmp_path / "model").fitted.geometry.resize_in_graph
 
 
+@pytest.mark.slow
 def test_import_calibrates_on_good_images(ckpt: Path, tmp_path: Path):
     for i in range(N_TRAIN):
         write(tmp_path / "good" / f"{i}.png", image(i, *SIZES[i]))
@@ -46,6 +48,7 @@ def test_import_does_not_overwrite_other_files(ckpt: Path, tmp_path: Path):
     assert "expected a model folder to replace, got other files: notes.txt" in str(done.exception)
 
 
+@pytest.mark.slow
 def test_export_writes_a_checkpoint_that_comes_back(ckpt: Path, tmp_path: Path):
     runner = CliRunner()
     runner.invoke(app, ["import", str(ckpt), str(tmp_path / "model")])

@@ -49,6 +49,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # What is asked for is done
 
 
+@pytest.mark.slow
 def test_fit_test_and_predict(root: Path, run, tmp_path: Path):
     model, report, scores = tmp_path / "m", tmp_path / "r.html", tmp_path / "s.csv"
     code, out, err = run("fit", root, "--category", "tile", "--out", model, *SMALL, "--json")
@@ -103,6 +104,7 @@ def test_predict_says_so_and_fails_on_a_defect_if_asked(saved: Path, run, tmp_pa
     assert run("predict", saved, fine, "--fail-on-defect")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_sorted_folder_is_all_that_is_needed(run, tmp_path: Path):
     parts, model = tmp_path / "parts", tmp_path / "m"
     write_goods(parts / "good")
@@ -127,6 +129,7 @@ def test_a_test_on_images_that_were_learnt_says_so(run, tmp_path: Path, monkeypa
     assert "test images were learnt by the model" in err
 
 
+@pytest.mark.slow
 def test_benchmark_writes_the_table_of_each_category_and_the_average(root: Path, run, tmp_path: Path):
     out, table, page = tmp_path / "o.json", tmp_path / "o.csv", tmp_path / "r.html"
     arguments = ("--root", root, "--categories", "grid", "tile", *SMALL)
@@ -144,6 +147,7 @@ def test_benchmark_writes_the_table_of_each_category_and_the_average(root: Path,
     assert page.stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_benchmark_goes_on_after_a_category_that_cannot_be_read(root: Path, run, tmp_path: Path):
     out = tmp_path / "o.json"
     code, printed, err = run("benchmark", "--root", root, "--categories", "no,tile", *SMALL, "--json", out)
@@ -173,6 +177,7 @@ def test_backbones_are_listed(run):
     assert {"resnet18", "resnet50", "wide_resnet50_2", "mobilenet_v2"} <= set(rows)
 
 
+@pytest.mark.slow
 def test_the_version_and_the_help(run):
     from blemish import __version__
 

@@ -22,6 +22,7 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "old"
 
 
+@pytest.mark.slow
 def test_index_similar_label_and_groups(run, saved: Path, images: Path, tmp_path: Path):  # noqa: F811
     store = tmp_path / "s"
     code, out, _ = run("index", saved, images, "--store", store, "--labels", "from-folders", "--json")
@@ -50,6 +51,7 @@ def test_index_similar_label_and_groups(run, saved: Path, images: Path, tmp_path
     assert (code, "Probably" in out, id_ in out) == (0, True, True)
 
 
+@pytest.mark.slow
 def test_a_good_image_offers_force(run, saved: Path, images: Path, tmp_path: Path, fitted):  # noqa: F811
     store, part = tmp_path / "s", tmp_path / "good.png"
     run("index", saved, images, "--store", store)
@@ -60,6 +62,7 @@ def test_a_good_image_offers_force(run, saved: Path, images: Path, tmp_path: Pat
     assert (code, json.loads(out)["query"]["forced"]) == (0, True)
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_left_out(run, saved: Path, images: Path, tmp_path: Path):  # noqa: F811
     (images / "scratch" / "empty.png").write_bytes(b"")
     code, out, _ = run("index", saved, images, "--store", tmp_path / "s")
@@ -75,6 +78,7 @@ def test_a_store_that_does_not_exist_is_refused(run, saved: Path, images: Path, 
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_suggest_and_reindex(run, saved: Path, images: Path, tmp_path: Path, good_paths: list[Path]):  # noqa: F811
     store, part = tmp_path / "s", write(tmp_path / "new.png", scratched(300)[0])
     run("index", saved, images, "--store", store, "--labels", "from-folders")
@@ -90,6 +94,7 @@ def test_suggest_and_reindex(run, saved: Path, images: Path, tmp_path: Path, goo
     assert (code, "Probably scratch" in out) == (0, True)
 
 
+@pytest.mark.slow
 def test_other_good_images_are_needed_once(run, saved: Path, images: Path, tmp_path: Path, good_paths):  # noqa: F811
     folder = good_paths[0].parent
     moved = folder.rename(folder.with_name("moved"))

@@ -100,6 +100,7 @@ def test_distill_refuses_a_wrong_budget(run, tmp_path, text):
     assert (code, err.startswith("error: budget: expected a ")) == (2, True)
 
 
+@pytest.mark.slow
 def test_distill_prints_the_loss_and_the_card(run, tmp_path):
     for i in range(8):
         save(tmp_path / "photographs" / f"{i}.png", good(i, 260, 260))

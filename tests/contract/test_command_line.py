@@ -59,6 +59,7 @@ def test_each_command_has_help_with_an_example(command: str):
     assert f"Example: blemish {command}" in " ".join(out.split())
 
 
+@pytest.mark.slow
 def test_the_version_and_the_module():
     assert call("--version")[:2] == (0, f"blemish {blemish.__version__}\n")
     ran = subprocess.run([sys.executable, "-m", "blemish", "--version"], check=True, capture_output=True, text=True)
@@ -68,6 +69,7 @@ def test_the_version_and_the_module():
     assert call("fit", "--none")[0] == 2
 
 
+@pytest.mark.slow
 def test_fit_test_and_predict(case: Case, root: Path, tmp_path: Path):
     model, report, scores = tmp_path / "m", tmp_path / "r.html", tmp_path / "s.csv"
     said = done("fit", root, "--category", "stripes", "--out", model, *case.options)
@@ -133,6 +135,7 @@ def test_check(root: Path, tmp_path: Path):
     assert str(tmp_path / "none") in refused("check", tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_said_in_one_line(patchcore: Case, root: Path, good_paths: list[Path], tmp_path: Path):
     part, good = good_paths[0], good_paths[0].parent
     (tmp_path / "full").mkdir()
@@ -150,6 +153,7 @@ def test_what_cannot_be_is_said_in_one_line(patchcore: Case, root: Path, good_pa
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.slow
 def test_benchmark(patchcore: Case, root: Path, tmp_path: Path):
     out, table, page = tmp_path / "o.json", tmp_path / "o.csv", tmp_path / "r.html"
     told = ("--root", root, "--categories", "stripes", "bands", *patchcore.options)
@@ -230,6 +234,7 @@ def old(tmp_path: Path) -> Path:
     return tmp_path / "old"
 
 
+@pytest.mark.slow
 def test_index_similar_suggest_label_and_groups(patchcore: Case, old: Path, tmp_path: Path):
     part, sheet = drawn.write(tmp_path / "new.png", drawn.scratched(300)), tmp_path / "sheet.png"
     model, store = patchcore.saved, ("--store", tmp_path / "s")
@@ -248,6 +253,7 @@ def test_index_similar_suggest_label_and_groups(patchcore: Case, old: Path, tmp_
     assert {label for group in groups for label in group["labels"]} == {"scratch", "blotch", "scuff"}
 
 
+@pytest.mark.slow
 def test_reindex(patchcore: Case, old: Path, good_paths: list[Path], tmp_path: Path):
     part, store = drawn.write(tmp_path / "new.png", drawn.scratched(300)), ("--store", tmp_path / "s")
     done("index", patchcore.saved, old, *store, "--labels", "from-folders")
@@ -269,6 +275,7 @@ def test_a_store_that_is_not_there_is_said(patchcore: Case, good_paths: list[Pat
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_receptive_field(good_paths: list[Path], tmp_path: Path):
     said = done("receptive-field", "--model", "efficientad-s", "--size", 256)
     assert (said["receptive_field_px"], said["stride_px"], said["steps"][-1]["map"]) == (33, 4, 56)

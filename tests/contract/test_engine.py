@@ -85,6 +85,7 @@ def test_a_fit_a_test_and_predictions(make: Callable[[Path, Path], Any], patchco
     assert [one.label for one in engine.predict(model, [drawn.scratched(300)]) if isinstance(one, Prediction)] == [True]
 
 
+@pytest.mark.slow
 def test_an_efficientad_is_limited_by_the_engine(cases: Callable[[str], Case], root: Path):
     data, model = MVTecAD(root, "stripes"), cases("EfficientAd").make(max_steps=50)
     engine = Engine(max_epochs=1, max_steps=2)

@@ -24,6 +24,7 @@ def without_times(value: Any) -> Any:
     return [without_times(one) for one in value] if isinstance(value, list) else value
 
 
+@pytest.mark.slow
 def test_it_returns_itself_and_can_then_predict(case: Case, good_paths: list[Path]):
     model = case.make()
     assert not model.is_fitted
@@ -34,6 +35,7 @@ def test_it_returns_itself_and_can_then_predict(case: Case, good_paths: list[Pat
     assert_same(model.predict(good_paths[0]), case.fitted.predict(good_paths[0]))
 
 
+@pytest.mark.slow
 def test_paths_samples_and_arrays_are_the_same(case: Case, good_paths: list[Path]):
     kinds: list[list[Any]] = [
         [Sample(path, "train") for path in good_paths],
@@ -44,6 +46,7 @@ def test_paths_samples_and_arrays_are_the_same(case: Case, good_paths: list[Path
         assert case.make().fit(images).threshold == case.fitted.threshold
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_model_folder(case: Case, good_paths: list[Path], tmp_path: Path):
     again = case.make().fit(good_paths).save(tmp_path / "again")
     assert sorted(path.name for path in again.iterdir()) == sorted(path.name for path in case.saved.iterdir())
@@ -55,6 +58,7 @@ def test_the_same_seed_gives_the_same_model_folder(case: Case, good_paths: list[
             assert path.read_bytes() == (case.saved / path.name).read_bytes(), path.name
 
 
+@pytest.mark.slow
 def test_a_broken_file_is_left_out_and_listed(case: Case, good_paths: list[Path], tmp_path: Path):
     cut, empty = drawn.cut_off(tmp_path / "cut.png"), tmp_path / "empty.png"
     empty.touch()

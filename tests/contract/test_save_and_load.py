@@ -49,6 +49,7 @@ def test_a_folder_is_made_with_its_parents(case: Case, tmp_path: Path):
     assert content(target) == content(case.saved)
 
 
+@pytest.mark.slow
 def test_what_is_loaded_predicts_the_same_bit_for_bit(case: Case):
     loaded = case.kind.load(case.saved, threads=1)
     assert loaded.is_fitted
@@ -58,10 +59,12 @@ def test_what_is_loaded_predicts_the_same_bit_for_bit(case: Case):
         assert_same(loaded.predict(image), case.fitted.predict(image))
 
 
+@pytest.mark.slow
 def test_what_is_loaded_saves_the_same_bytes(case: Case, tmp_path: Path):
     assert content(case.kind.load(case.saved).save(tmp_path / "again")) == content(case.saved)
 
 
+@pytest.mark.slow
 def test_a_moved_threshold_is_saved(case: Case, tmp_path: Path):
     model = case.kind.load(case.saved)
     names.set_rate(model, 0.5)

@@ -35,6 +35,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made / "store", tmp_path / "store"))
 
 
+@pytest.mark.slow
 def test_what_was_added_is_there(patchcore: Case, tmp_path: Path):
     path = drawn.write(tmp_path / "part.png", drawn.scratched(300))
     found = patchcore.fitted.predict(path)
@@ -48,6 +49,7 @@ def test_what_was_added_is_there(patchcore: Case, tmp_path: Path):
         assert (store.count(kind="image"), store.categories) == (1, ("stripes",))
 
 
+@pytest.mark.slow
 def test_adding_twice_changes_nothing(patchcore: Case, folder: Path, made: Path):
     with DefectStore(folder, model=patchcore.fitted) as store:
         before = [one.to_dict() for one in store.defects()]
@@ -56,6 +58,7 @@ def test_adding_twice_changes_nothing(patchcore: Case, folder: Path, made: Path)
         assert [one.to_dict() for one in store.defects()] == before
 
 
+@pytest.mark.slow
 def test_a_copy_under_another_name_is_the_same_image(patchcore: Case, folder: Path, tmp_path: Path):
     with DefectStore(folder, model=patchcore.fitted) as store:
         n = len(store)
@@ -63,6 +66,7 @@ def test_a_copy_under_another_name_is_the_same_image(patchcore: Case, folder: Pa
         assert len(store) == n
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", list(MAKERS))
 def test_the_most_similar_are_of_its_kind(patchcore: Case, folder: Path, label: str):
     with DefectStore(folder, model=patchcore.fitted) as store:
@@ -77,6 +81,7 @@ def test_the_most_similar_are_of_its_kind(patchcore: Case, folder: Path, label: 
         assert {one.defect.label for one in store.similar(image, label="blotch", force=True)} == {"blotch"}
 
 
+@pytest.mark.slow
 def test_a_store_opened_again_answers_the_same(patchcore: Case, folder: Path):
     answers = []
     for _ in range(2):
@@ -86,11 +91,13 @@ def test_a_store_opened_again_answers_the_same(patchcore: Case, folder: Path):
     assert len(answers[0]) == 4
 
 
+@pytest.mark.slow
 def test_a_store_is_opened_by_the_same_model_once_it_was_saved_and_loaded(patchcore: Case, folder: Path):
     with DefectStore(folder, model=patchcore.kind.load(patchcore.saved)) as store:
         assert store.similar(drawn.scratched(300), k=1)[0].defect.label == "scratch"
 
 
+@pytest.mark.slow
 def test_a_store_is_opened_by_a_loaded_model_again(patchcore: Case, tmp_path: Path):
     for image in (drawn.scratched(200), drawn.scratched(300)):
         with DefectStore(tmp_path / "store", model=patchcore.kind.load(patchcore.saved)) as store:
@@ -98,6 +105,7 @@ def test_a_store_is_opened_by_a_loaded_model_again(patchcore: Case, tmp_path: Pa
             assert store.count(kind="image", label="scratch") >= 1
 
 
+@pytest.mark.slow
 def test_labels_can_be_set_and_taken_away_without_a_model(folder: Path):
     with DefectStore(folder) as store:
         one, *_ = store.defects(label="scratch")
@@ -113,6 +121,7 @@ def test_labels_can_be_set_and_taken_away_without_a_model(folder: Path):
             store.add(drawn.scratched(300))
 
 
+@pytest.mark.slow
 def test_groups_are_what_looks_alike(folder: Path):
     with DefectStore(folder) as store:
         groups = store.groups(least_similarity=0.85)
@@ -121,6 +130,7 @@ def test_groups_are_what_looks_alike(folder: Path):
         assert [len(group.members) for group in groups] == sorted((len(one.members) for one in groups), reverse=True)
 
 
+@pytest.mark.slow
 def test_duplicates_and_removal(patchcore: Case, folder: Path):
     with DefectStore(folder, model=patchcore.fitted) as store:
         n = len(store)
@@ -131,6 +141,7 @@ def test_duplicates_and_removal(patchcore: Case, folder: Path):
         assert len(store) == n - removed
 
 
+@pytest.mark.slow
 def test_good_patches_beside_a_defect(patchcore: Case, folder: Path, good_paths: list[Path]):
     with DefectStore(folder, model=patchcore.fitted) as store:
         found = store.similar_good(drawn.scratched(300), k=3)
@@ -138,6 +149,7 @@ def test_good_patches_beside_a_defect(patchcore: Case, folder: Path, good_paths:
         assert len({one.path for one in found}) == 3
 
 
+@pytest.mark.slow
 def test_an_image_without_a_region_must_be_forced(patchcore: Case, tmp_path: Path):
     image = next(one for one in map(drawn.good, range(100, 130)) if not patchcore.fitted.predict(one).regions)
     with DefectStore(":memory:", model=patchcore.fitted) as store:
@@ -150,6 +162,7 @@ def test_an_image_without_a_region_must_be_forced(patchcore: Case, tmp_path: Pat
         assert next(iter(store.defects())).forced
 
 
+@pytest.mark.slow
 def test_reindexing_keeps_labels(patchcore: Case, folder: Path, good_paths: list[Path]):
     other = patchcore.make(seed=1, coreset_sampling_ratio=0.05).fit(good_paths)
     with DefectStore(folder, model=other) as store:
@@ -161,6 +174,7 @@ def test_reindexing_keeps_labels(patchcore: Case, folder: Path, good_paths: list
         assert {one.label for one in store.defects()} == set(MAKERS)
 
 
+@pytest.mark.slow
 def test_a_store_that_is_not_there_or_in_use_says_so(patchcore: Case, folder: Path, tmp_path: Path):
     with pytest.raises(StoreError, match="nothing there"):
         DefectStore(tmp_path / "none")
@@ -171,6 +185,7 @@ def test_a_store_that_is_not_there_or_in_use_says_so(patchcore: Case, folder: Pa
         DefectStore(folder)
 
 
+@pytest.mark.slow
 def test_any_detectors_maps_will_do(cases: Callable[[str], Case], tmp_path: Path):
     case = cases("EfficientAd")
     with DefectStore(tmp_path / "store", model=case.fitted) as store:

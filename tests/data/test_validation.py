@@ -233,6 +233,7 @@ def test_a_callers_own_data_set_needs_samples_alone(root):
     assert only(survey_dataset(Own()).problems, "no-good").fatal
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_real_categories_have_no_problems(data_root):
     for category, sizes in (("bottle", {"512 x 512": 292}), ("grid", {"512 x 512": 322})):

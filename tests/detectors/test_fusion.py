@@ -60,6 +60,7 @@ def test_good_images_are_scored_without_themselves():
         assert scores[i] == pytest.approx(np.dot(list(WEIGHTS.values()), surprises))
 
 
+@pytest.mark.slow
 def test_what_is_unusual_everywhere_is_found():
     flat = [np.clip(good(seed) * 0.55 + 45, 0, 255).astype(np.uint8) for seed in range(50, 54)]
     with_whole = small_patchcore(score_fusion=True).fit(goods())
@@ -77,12 +78,14 @@ def test_patches_alone_give_no_evidence():
     assert found.to_dict()["score_components"] == {}
 
 
+@pytest.mark.slow
 def test_the_map_is_that_of_the_patches():
     image = scratched(9)[0]
     maps = [small_patchcore(score_fusion=w).fit(goods()).predict(image).anomaly_map for w in (True, False)]
     np.testing.assert_array_equal(maps[0], maps[1])
 
 
+@pytest.mark.slow
 def test_a_loaded_detector_predicts_bit_for_bit(tmp_path: Path):
     fitted = small_patchcore(score_fusion=True).fit(goods())
     loaded = Patchcore.load(fitted.save(tmp_path / "model"))
@@ -91,6 +94,7 @@ def test_a_loaded_detector_predicts_bit_for_bit(tmp_path: Path):
         assert loaded.predict(image).score_components == fitted.predict(image).score_components
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 3])
 def test_one_thread_and_many_see_the_same(threads: int, saved_whole: Path):
     two, other = (Patchcore.load(saved_whole, threads=n) for n in (2, threads))

@@ -26,6 +26,7 @@ def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 class TestScores:
+    @pytest.mark.slow
     @few
     @given(scored())
     def test_auroc_equals_the_pair_count_and_scikit_learn(self, case):
@@ -40,6 +41,7 @@ class TestScores:
         expected = sk.average_precision_score(labels, scores)
         assert metrics.average_precision(scores, labels) == pytest.approx(expected, abs=1e-12)
 
+    @pytest.mark.slow
     @few
     @given(scored())
     def test_f1_max_is_the_best_over_all_thresholds_and_its_threshold_reaches_it(self, case):
@@ -57,6 +59,7 @@ class TestScores:
             assert metrics.average_precision(change(scores), labels) == metrics.average_precision(scores, labels)
         assert metrics.auroc(-scores, labels) == pytest.approx(1 - metrics.auroc(scores, labels), abs=1e-14)
 
+    @pytest.mark.slow
     @few
     @given(scored())
     def test_roc_curve_equals_scikit_learn_and_its_area_is_auroc(self, case):

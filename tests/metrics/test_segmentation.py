@@ -26,6 +26,7 @@ def drawn(rng: np.random.Generator, shape=(23, 26), n=4, gap=1.0) -> tuple[list[
     return maps, masks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gap", "offset"), [(0, 0), (1, 0), (3, 5), (1, -5), (2, 1000)])
 def test_metrics_are_exact_to_1e_4(rng, gap, offset):
     maps, masks = drawn(rng, gap=gap)
@@ -105,6 +106,7 @@ def test_minus_zero_is_zero():
     assert pixel_auroc([anomaly_map], [np.eye(2, dtype=bool)]) == 0.5
 
 
+@pytest.mark.slow
 def test_order_of_extremes_is_kept():
     tiny, huge = np.float32(1e-45), np.finfo(np.float32).max
     values = np.float32([[-huge, -1, -1e-30, 0, 1e-30, 1, huge]])

@@ -126,6 +126,7 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
 # Kills, full disks, and things in the way
 
 
+@pytest.mark.slow
 @POSIX
 def test_kill_at_every_step(tmp_path: Path) -> None:
     done = subprocess.run(

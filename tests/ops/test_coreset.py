@@ -277,6 +277,7 @@ def test_rows_of_other_shapes_are_refused():
     assert parts.n_seen == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [4, 40])
 @pytest.mark.parametrize(("n_rows", "max_rows", "n_select"), [(20_000, 40_000, 800), (24_000, 20_000, 400)])
 def test_the_estimate_bounds_the_memory(d, n_rows, max_rows, n_select):

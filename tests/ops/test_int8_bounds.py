@@ -49,6 +49,7 @@ def test_no_nearest_neighbor_is_ruled_out(weight_limit, kind, seed, n, dim):
     assert (np.diff(pairs[0]) >= 0).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(kind=st.sampled_from(KINDS), seed=st.integers(0, 500), n=st.integers(16, 300), dim=st.integers(2, 80))
 def test_the_bound_holds_for_every_row(kind, seed, n, dim):

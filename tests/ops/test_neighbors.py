@@ -92,6 +92,7 @@ def constant(seed, n, dim):
     return np.full((n, dim), np.float32(0.1 * seed), np.float32)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     made=st.sampled_from([clustered, heavy_tailed, equal_in_part, plain_noise]),

@@ -85,6 +85,7 @@ def test_padding_moves_the_first_output_out():
     assert least_size(parse_stack("conv9p1,pool2/2")) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", [False, True])
 @pytest.mark.parametrize("size", pdn.SIZES)
 def test_the_gradient_of_the_real_network_agrees(size, padding):

@@ -85,6 +85,7 @@ def test_the_same_image_has_the_same_vector_and_another_another(encoder: RegionE
     assert encoder.encode(scratched(2)[0]).sha256 != one.sha256
 
 
+@pytest.mark.slow
 def test_a_model_whose_training_images_are_gone_needs_others():
     encoder = RegionEncoder(small_patchcore().fit(goods(4)))
     with pytest.raises(DataError, match=r"good images: expected at least 2 .*, got 0 of 0.*--good.*good="):

@@ -48,6 +48,7 @@ def test_another_version_or_encoder_is_refused(
         DefectStore(folder, model=encoder)
 
 
+@pytest.mark.slow
 def test_damaged_statistics_are_refused_when_they_are_needed(folder: Path, fitted: Any):
     path = folder / "store.json"
     meta = json.loads(path.read_text())
@@ -58,6 +59,7 @@ def test_damaged_statistics_are_refused_when_they_are_needed(folder: Path, fitte
         store.add(scratched(1)[0])
 
 
+@pytest.mark.slow
 def test_a_category_that_another_station_bound_is_seen(opened: Opener, encoder: RegionEncoder):
     with opened() as store:
         early = Metadata.open(store._backend, encoder, "early")

@@ -32,6 +32,7 @@ def test_a_second_equal_fit_has_the_same_id(fitted: Patchcore, good_paths: list[
     assert model_id(again) == model_id(fitted)
 
 
+@pytest.mark.slow
 def test_other_settings_or_images_have_another_id(fitted: Patchcore, good_paths: list[Path], tmp_path: Path):
     others = [
         small_patchcore(seed=1).fit(good_paths),
@@ -58,6 +59,7 @@ def test_paths_do_not_count(good_paths: list[Path], tmp_path: Path):
     assert ids[0] == ids[1]
 
 
+@pytest.mark.slow
 def test_efficientad_has_an_id_of_its_own(teacher: Path, good_paths: list[Path], tmp_path: Path):
     model = efficientad(teacher, good_paths)
     assert model_id(EfficientAd.load(model.save(tmp_path / "model"))) == model_id(model)

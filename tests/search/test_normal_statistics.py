@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from blemish.search import RegionEncoder
 
 
+@pytest.mark.slow
 def test_whitened_good_images_have_no_mean_and_little_covariance(encoder: RegionEncoder):
     normal = encoder.normal
     assert normal is not None

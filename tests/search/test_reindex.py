@@ -12,6 +12,7 @@ from tests.images import scratched, small_patchcore, write
 from tests.stores import Opener, blotched
 
 
+@pytest.mark.slow
 def test_reindexing_keeps_labels_and_makes_the_vectors_of_the_other_model(
     opened: Opener, good_paths: list[Path], tmp_path: Path
 ):
@@ -35,6 +36,7 @@ def test_reindexing_keeps_labels_and_makes_the_vectors_of_the_other_model(
         assert store.reindex().images == 0
 
 
+@pytest.mark.slow
 def test_reindexing_continues_after_a_kill(opened: Opener, good_paths: list[Path], tmp_path: Path):
     paths = [write(tmp_path / f"{seed}.png", scratched(seed)[0]) for seed in (200, 201, 202)]
     with opened() as store:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Adding
 
 
+@pytest.mark.slow
 def test_an_added_image_is_stored_with_all_fields(store: DefectStore, fitted: Patchcore, tmp_path: Path):
     path = write(tmp_path / "part.png", scratched(99)[0])
     added = store.add(path, label="scratch", labelled_by="Ann")
@@ -61,6 +62,7 @@ def test_an_image_without_a_region_has_a_note_and_can_be_forced(store: DefectSto
 # Queries
 
 
+@pytest.mark.slow
 def test_a_defect_finds_its_own_type(store: DefectStore):
     filled(store)
     for kind, image in (("scratch", scratched(300)[0]), ("blotch", blotched(300))):
@@ -71,6 +73,7 @@ def test_a_defect_finds_its_own_type(store: DefectStore):
         assert store.suggest(image).label == kind
 
 
+@pytest.mark.slow
 def test_a_region_and_a_stored_defect_are_queries(store: DefectStore):
     filled(store)
     region = store.encode(scratched(300)[0]).regions[0]
@@ -101,6 +104,7 @@ def test_an_empty_store_has_no_answer(store: DefectStore):
     assert store.groups() == []
 
 
+@pytest.mark.slow
 def test_a_novel_defect_has_no_label(store: DefectStore):
     for seed in range(200, 224):
         store.add(scratched(seed)[0], label="scratch")
@@ -112,6 +116,7 @@ def test_a_novel_defect_has_no_label(store: DefectStore):
     assert (usual.label, usual.is_novel, usual.confidence) == ("scratch", False, 1.0)
 
 
+@pytest.mark.slow
 def test_groups_take_the_name_of_one_labelled_member(store: DefectStore):
     kinds: dict[str, set[str]] = {"scratch": set(), "blotch": set()}
     for seed in range(200, 204):
@@ -153,6 +158,7 @@ def test_good_patches_show_what_it_should_look_like(store: DefectStore, good_pat
 # Labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["Öl-Fleck", "検査 ✓", "a'b\"c\\d/e; DROP", "x" * 200])
 def test_labels_of_any_script_come_back(store: DefectStore, label: str):
     added = store.add(scratched(99)[0])
@@ -180,6 +186,7 @@ def test_an_id_that_is_not_there_is_refused(store: DefectStore):
 # Opening
 
 
+@pytest.mark.slow
 def test_a_store_is_opened_as_it_was_closed(opened: Opener, fitted: Patchcore):
     with opened() as store:
         filled(store, 2)
@@ -193,6 +200,7 @@ def test_a_store_is_opened_as_it_was_closed(opened: Opener, fitted: Patchcore):
         assert again == [(i, pytest.approx(similarity)) for i, similarity in answer]
 
 
+@pytest.mark.slow
 def test_without_a_model_one_can_label_and_group_but_not_add(opened: Opener):
     with opened() as store:
         filled(store, 2)
@@ -205,6 +213,7 @@ def test_without_a_model_one_can_label_and_group_but_not_add(opened: Opener):
             store.add(scratched(1)[0])
 
 
+@pytest.mark.slow
 def test_vectors_of_another_model_are_refused(opened: Opener, good_paths: list[Path]):
     with opened() as store:
         filled(store, 1)
@@ -223,6 +232,7 @@ def test_vectors_of_another_model_are_refused(opened: Opener, good_paths: list[P
         assert {one.defect.category for one in store.similar(scratched(2)[0], k=50)} == {"other stripes"}
 
 
+@pytest.mark.slow
 def test_a_vector_that_is_not_finite_is_refused(store: DefectStore):
     encoded = store.encode(scratched(99)[0])
     broken = encoded.regions[0]._replace(vector=np.full_like(encoded.regions[0].vector, np.nan))
@@ -239,6 +249,7 @@ def test_a_store_is_created_only_on_request(tmp_path: Path, encoder: RegionEncod
     DefectStore(tmp_path / "s", model=encoder, create=False).close()
 
 
+@pytest.mark.slow
 def test_a_collection_is_created_only_on_request(qdrant_url: str, encoder: RegionEncoder):
     place = {"url": qdrant_url, "collection": f"made-{uuid.uuid4().hex}", "model": encoder}
     with pytest.raises(StoreError, match="nothing there"):

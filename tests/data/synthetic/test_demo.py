@@ -82,6 +82,7 @@ def test_mask_is_where_the_flaw_is(category: str, kind: str) -> None:
         assert difference[mask].mean() > 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_defects_grow_with_strength(category: str) -> None:
     for kind in MATERIALS[category][1]:
@@ -141,6 +142,7 @@ def test_an_invisible_defect_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> 
     assert mask.sum() == 900
 
 
+@pytest.mark.slow
 def test_a_complete_demo_is_reused_and_an_incomplete_one_rewritten(tmp_path: Path) -> None:
     root = small(tmp_path / "d")
     before = files(root)

@@ -41,6 +41,7 @@ def folder(trained: EfficientAd, tmp_path: Path) -> Path:
 # What a prediction says
 
 
+@pytest.mark.slow
 def test_a_scratch_scores_higher_where_it_is(trained: EfficientAd):
     image, mask = scratched(99)
     found = trained.predict(image)
@@ -73,6 +74,7 @@ def test_many_are_predicted_as_one_and_broken_ones_are_named(trained: EfficientA
         trained.predict(np.zeros((8, 8, 3)))
 
 
+@pytest.mark.slow
 def test_it_meets_the_engine(teacher: Path, good_paths: list[Path]):
     class Data:
         name, train = "stripes", tuple(good_paths)
@@ -117,6 +119,7 @@ def test_without_torch_fitting_says_what_to_install(teacher: Path, monkeypatch: 
     assert not model.is_fitted
 
 
+@pytest.mark.slow
 def test_same_images_and_seed_give_the_same_network(teacher: Path):
     one, other, third = (small_efficientad(teacher, seed=seed).fit(goods(5)) for seed in (0, 0, 1))
     assert one.fitted.maps.model == other.fitted.maps.model
@@ -242,6 +245,7 @@ def test_too_few_that_can_be_decoded(teacher: Path, tmp_path: Path):
         small_efficientad(teacher).fit(paths)
 
 
+@pytest.mark.slow
 def test_broken_images_are_left_out_wherever_they_are(teacher: Path, tmp_path: Path):
     paths = write_goods(tmp_path / "good", 6)
     cut_off(paths[1], good(1))
@@ -262,6 +266,7 @@ def test_constant_and_tiny_images_are_fitted(teacher: Path):
     assert model.predict(plain).anomaly_map.shape == (20, 16)
 
 
+@pytest.mark.slow
 def test_divergence_keeps_the_last_copy_of_the_weights(teacher: Path, monkeypatch: pytest.MonkeyPatch):
     step = Training.step
 
@@ -276,6 +281,7 @@ def test_divergence_keeps_the_last_copy_of_the_weights(teacher: Path, monkeypatc
     assert np.isfinite(model.predict(good(0)).score)
 
 
+@pytest.mark.slow
 def test_a_kill_is_gone_on_from(teacher: Path, tmp_path: Path):
     def interrupt(stage: str, done: int, total: int) -> None:
         if stage.startswith("training") and done == 2:
@@ -298,6 +304,7 @@ def test_a_kill_is_gone_on_from(teacher: Path, tmp_path: Path):
         small_efficientad(teacher, checkpoint=state).fit(goods(6))
 
 
+@pytest.mark.slow
 def test_an_interrupted_fit_leaves_what_was_fitted_before(teacher: Path):
     model = small_efficientad(teacher).fit(goods(5))
     before = model.predict(good(9)).score
@@ -311,6 +318,7 @@ def test_an_interrupted_fit_leaves_what_was_fitted_before(teacher: Path):
     assert model.predict(good(9)).score == before
 
 
+@pytest.mark.slow
 def test_a_loaded_detector_is_fitted_again_with_its_teacher_alone(teacher: Path, trained: EfficientAd, tmp_path: Path):
     own = write_teacher(tmp_path)
     model = EfficientAd.load(small_efficientad(own).fit(goods(5)).save(tmp_path / "m"))

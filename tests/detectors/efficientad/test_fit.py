@@ -69,6 +69,7 @@ def test_a_budget_gives_the_steps_that_fit_in(
     assert model.summary.startswith(f"Trained {model.fitted.provenance['n_steps']} steps")
 
 
+@pytest.mark.slow
 def test_timing_leaves_the_networks_as_they_were(teacher: Path):
     plain = small_efficientad(teacher, early_stop=False).fit(goods(5))
     timed = small_efficientad(teacher, early_stop=False, budget="1h").fit(goods(5))
@@ -76,6 +77,7 @@ def test_timing_leaves_the_networks_as_they_were(teacher: Path):
     assert timed.fitted.maps.model == plain.fitted.maps.model
 
 
+@pytest.mark.slow
 def test_the_threshold_is_of_the_calibration_set_alone(teacher: Path):
     images = goods(10)
     model = small_efficientad(teacher).fit(images)

@@ -38,6 +38,7 @@ def errors(made: Training, weights: dict[str, np.ndarray]) -> np.ndarray:
     return np.mean(heads, axis=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize(("size", "padding"), [("small", False), ("small", True), ("medium", False)])
 def test_the_errors_of_both_heads_fall_and_nothing_below_moves(tmp_path, size, padding, mixed):

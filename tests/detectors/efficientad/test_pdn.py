@@ -95,6 +95,7 @@ NELSON = {"small": (0, 3, 6, 8), "medium": (0, 3, 6, 8, 10, 12)}
 NELSON_AUTOENCODER = (0, 2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 36, 38)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", pdn.SIZES)
 def test_every_layout_gives_the_same_weights(size, tmp_path):
     state = random_state(pdn.pdn_shapes(size))

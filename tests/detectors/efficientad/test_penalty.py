@@ -59,6 +59,7 @@ def test_a_folder_without_images_is_refused(tmp_path: Path):
         PenaltyFolder(tmp_path / "absent", (32, 32))
 
 
+@pytest.mark.slow
 def test_drawn_images_are_the_same_again_and_all_different():
     one, again, other = (DrawnPenalty((64, 64), seed) for seed in (0, 0, 1))
     found = parts(one)

@@ -76,6 +76,7 @@ def test_losses_are_the_papers(model: EfficientAd, fast: bool):
     np.testing.assert_allclose(made.step(5, 1e-9), expected, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_bfloat16_gives_nearly_the_same_losses(model: EfficientAd):
     whole, mixed = (training(model, crop=4, mixed=mixed) for mixed in (False, True))
     for made in (mixed, whole):
@@ -144,6 +145,7 @@ def test_the_cache_is_bounded(model: EfficientAd):
     assert torch.equal(made._target(2), made._target(2))
 
 
+@pytest.mark.slow
 def test_repeated_steps_on_a_gpu_use_a_cuda_graph(model: EfficientAd, monkeypatch: pytest.MonkeyPatch):
     recorded = []
 

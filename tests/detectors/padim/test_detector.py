@@ -76,6 +76,7 @@ def test_a_loaded_detector_predicts_bit_for_bit(padim: Padim, folder: Path):
         assert (again / file).read_bytes() == (folder / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_gaussians(padim: Padim):
     again, other = Padim(**SETTINGS).fit(goods()), Padim(**SETTINGS, seed=1).fit(goods())
     np.testing.assert_array_equal(again.fitted.gaussians.mean, padim.fitted.gaussians.mean)

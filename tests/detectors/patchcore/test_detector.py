@@ -113,6 +113,7 @@ def test_paths_samples_and_arrays_give_the_same(fitted: Patchcore, tmp_path: Pat
         assert found.path == path
 
 
+@pytest.mark.slow
 def test_fitting_on_arrays_samples_and_paths_gives_the_same(fitted: Patchcore, good_paths: list[Path]):
     image, _ = scratched(99)
     expected = fitted.predict(image)

@@ -135,6 +135,7 @@ def test_plain_images_are_fitted(value: int):
 # Two levels
 
 
+@pytest.mark.slow
 def test_two_levels_are_close_to_one(fitted: Patchcore, good_paths: list[Path]):
     """1,728 patches, of which 1,000 at most are held: images are read once more for each pass."""
     stages = []
@@ -148,6 +149,7 @@ def test_two_levels_are_close_to_one(fitted: Patchcore, good_paths: list[Path]):
     assert mask[found.peak_xy[1], found.peak_xy[0]]
 
 
+@pytest.mark.slow
 def test_images_are_read_again_only_where_their_patches_do_not_fit(
     good_paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ):
@@ -169,6 +171,7 @@ def test_reading_again_changes_nothing_where_the_patches_fit(good_paths: list[Pa
     np.testing.assert_array_equal(model.fitted.source, fitted.fitted.source)
 
 
+@pytest.mark.slow
 def test_two_levels_leave_a_broken_image_out_once(tmp_path: Path):
     paths = write_goods(tmp_path)
     cut_off(paths[4], good(4))
@@ -178,6 +181,7 @@ def test_two_levels_leave_a_broken_image_out_once(tmp_path: Path):
     assert model.calibration.n == N_GOOD - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score_fusion", [False, True])
 def test_thresholds_are_calibrated_on_some_of_many(score_fusion: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fitting, "MAX_CALIBRATION", 5)
@@ -232,6 +236,7 @@ def test_memory_of_no_number_of_images(n: int):
 # Bad input
 
 
+@pytest.mark.slow
 def test_one_broken_among_many_is_left_out(tmp_path: Path):
     paths = write_goods(tmp_path)
     paths[3].write_bytes(b"")

@@ -30,6 +30,7 @@ def same(one: Prediction, other: Prediction) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

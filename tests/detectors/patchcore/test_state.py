@@ -290,6 +290,7 @@ def one_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blemish.modelfolder.folder.check_network", lambda *a, **k: None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_session")
 def test_fuzzed_headers(folder: Path):
     header = json.loads((folder / "model.json").read_text())

@@ -19,6 +19,7 @@ def test_a_file_is_read(tmp_path: Path):
     assert model.predict(scored()[3]).score == pytest.approx(golden["scores"][3], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_both_detectors_round_trip(tmp_path: Path):
     for case, kind in (("lite0", "patchcore"), ("efficientad", "efficientad")):
         model = import_checkpoint(checkpoint(case, tmp_path / f"{case}.ckpt"))

@@ -35,6 +35,7 @@ def model(tree: dict[str, Any]) -> EfficientAd:
     return import_efficientad(tree, where="in.ckpt", sha256="0" * 64, threads=2)
 
 
+@pytest.mark.slow
 def test_an_export_round_trips(model: EfficientAd, tree: dict[str, Any]):
     written = efficientad_checkpoint(model)
     assert {name: array.shape for name, array in written["state_dict"].items() if name in tree["state_dict"]} == {
@@ -52,6 +53,7 @@ def test_an_export_round_trips(model: EfficientAd, tree: dict[str, Any]):
     np.testing.assert_array_equal(written["state_dict"][inner], tree["state_dict"][inner])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "padding"), [("small", True), ("medium", False), ("medium", True)])
 def test_weights_of_every_kind_of_graph(size: Any, padding: bool):
     state = random_weights.efficientad(3, 6, size)

@@ -29,6 +29,7 @@ def tree(path: Path) -> dict[str, Any]:
     return load_checkpoint(path, allow_unknown=True)
 
 
+@pytest.mark.slow
 def test_maps_are_anomalibs(tree: dict[str, Any]):
     golden = np.load(GOLDEN / "efficientad.npz")
     model = imported(tree)
@@ -40,6 +41,7 @@ def test_maps_are_anomalibs(tree: dict[str, Any]):
         assert prediction.anomaly_map.shape == scored_image.shape[:2]
 
 
+@pytest.mark.slow
 def test_an_import_is_saved_and_loaded_like_any_model(tree: dict[str, Any], tmp_path: Path):
     model = imported(tree)
     again = EfficientAd.load(model.save(tmp_path / "model"))
@@ -51,6 +53,7 @@ def test_an_import_is_saved_and_loaded_like_any_model(tree: dict[str, Any], tmp_
     assert again.threshold == 0.75
 
 
+@pytest.mark.slow
 def test_good_images_set_the_threshold(tree: dict[str, Any]):
     good = [image(30 + i, 256, 300) for i in range(3)]
     model = imported(tree, good=good, false_positive_rate=0.3)
@@ -100,6 +103,7 @@ def test_a_normalize_is_refused_as_anomalib_does(tree: dict[str, Any]):
         imported(tree)
 
 
+@pytest.mark.slow
 def test_refitting_an_import_asks_for_its_teacher(tree: dict[str, Any]):
     pytest.importorskip("torch", reason="torch is not installed: without it there is no fitting at all")
     with pytest.raises((InputError, ModelFileError), match="teacher"):

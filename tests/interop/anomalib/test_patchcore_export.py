@@ -38,6 +38,7 @@ def model(fitted_here: Patchcore) -> Patchcore:
     return round_trip(patchcore_checkpoint(fitted_here))
 
 
+@pytest.mark.slow
 def test_a_fitted_detector_round_trips_but_for_resizing_and_borders(fitted_here: Patchcore, model: Patchcore):
     for seed in range(3):
         image = scratched(seed, 96, 96)[0]
@@ -82,6 +83,7 @@ def test_anomalib_loads_the_export_and_scores_alike(model: Patchcore, tmp_path: 
         assert anomaly_map.max() == pytest.approx(expected.anomaly_map.max(), rel=0.05)  # at the size of the image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["resnet18", "lite0"])
 def test_a_checkpoint_of_anomalib_round_trips(case: str, tmp_path: Path):
     # Import, export, import: its own normalisation and crop are kept.

@@ -37,6 +37,7 @@ def tree(path: Path) -> dict[str, Any]:
     return load_checkpoint(path, allow_unknown=True)
 
 
+@pytest.mark.slow
 def test_scores_and_maps_are_anomalibs(case: str, tree: dict[str, Any]):
     golden = np.load(GOLDEN / f"{case}.npz")
     model = imported(tree)
@@ -50,6 +51,7 @@ def test_scores_and_maps_are_anomalibs(case: str, tree: dict[str, Any]):
         assert prediction.anomaly_map.shape == scored_image.shape[:2]
 
 
+@pytest.mark.slow
 def test_an_import_is_saved_and_loaded_like_any_model(tree: dict[str, Any], tmp_path: Path):
     model = imported(tree)
     again = Patchcore.load(model.save(tmp_path / "model"))
@@ -74,6 +76,7 @@ def test_a_checkpoint_without_thresholds_asks_for_good_images(tree: dict[str, An
         imported(tree)
 
 
+@pytest.mark.slow
 def test_training_images_are_scored_without_their_bank_rows(tree: dict[str, Any]):
     train = [image(i, *SIZES[i % len(SIZES)]) for i in range(N_TRAIN)]
     model = imported(tree, good=train, false_positive_rate=0.2)
@@ -92,6 +95,7 @@ def test_training_images_are_scored_without_their_bank_rows(tree: dict[str, Any]
     assert nearest.path.startswith("array ")
 
 
+@pytest.mark.slow
 def test_other_good_images_calibrate_with_the_whole_bank(tree: dict[str, Any]):
     others = [image(30 + i, 256, 256) for i in range(3)]
     model = imported(tree, good=others, false_positive_rate=0.3)

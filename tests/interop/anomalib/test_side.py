@@ -33,6 +33,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_with_the_same_settings(job: dict[str, Any]):
     measured = run({**job, "side": SAME})
     assert measured["n_bank"] == int(4 * 12 * 12 * 0.1)
@@ -43,6 +44,7 @@ def test_with_the_same_settings(job: dict[str, Any]):
         assert measured[name] > 0, name
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own_with_the_defaults(job: dict[str, Any], tmp_path: Path):
     out = tmp_path / "out.json"
     command = [sys.executable, "-m", "blemish.interop.anomalib.side", json.dumps({**job, "side": DEFAULTS}), str(out)]

@@ -131,6 +131,7 @@ def test_a_missing_package_is_named_with_its_extra(
     importlib.invalidate_caches()
 
 
+@pytest.mark.slow
 def test_threads_may_share_a_store(encoder: RegionEncoder):
     from concurrent.futures import ThreadPoolExecutor
 
@@ -157,6 +158,7 @@ def test_a_second_holder_is_refused_with_the_name_of_the_first(tmp_path: Path):
     acquire_lock(tmp_path).release()
 
 
+@pytest.mark.slow
 def test_a_lock_is_released_when_its_process_is_killed(tmp_path: Path):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -198,6 +200,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_child_does_not_release_its_parents_lock(tmp_path: Path):
     parent = subprocess.Popen(

@@ -37,6 +37,7 @@ def backend_of(url: str, *, waits: list[float] | None = None, **changes: Any) ->
     return ServerBackend(url, **{**settings, **changes})
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_is_tried_again_and_then_an_error():
     waits: list[float] = []
     with socket.socket() as probe:
@@ -47,6 +48,7 @@ def test_a_server_that_is_down_is_tried_again_and_then_an_error():
     assert waits == [0.2, 0.4, 0.8]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_slow_is_given_up():
     waits: list[float] = []
     with socket.socket() as slow:
@@ -93,6 +95,7 @@ def test_an_unencrypted_key_is_warned_of():
         backend_of("http://qdrant.invalid:6333", api_key="secret", retries=0)
 
 
+@pytest.mark.slow
 def test_a_wrong_key_is_refused_and_the_right_one_works(own_server: QdrantServer, encoder: RegionEncoder):
     own_server.start()
     with pytest.raises(StoreError, match="status 401"):
@@ -102,6 +105,7 @@ def test_a_wrong_key_is_refused_and_the_right_one_works(own_server: QdrantServer
     assert "secret" not in repr(store)
 
 
+@pytest.mark.slow
 def test_a_killed_server_loses_nothing_acknowledged(own_server: QdrantServer, encoder: RegionEncoder):
     own_server.start()
     with DefectStore(url=own_server.url, api_key="secret", model=encoder, retries=1) as store:

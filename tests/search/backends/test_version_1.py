@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 DIMS = {"region": 256, "picture": 256}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "server"])
 def test_a_store_keeps_the_names_of_its_version(
     request: pytest.FixtureRequest, tmp_path: Path, encoder: RegionEncoder, kind: str

@@ -95,6 +95,7 @@ def test_a_teacher_is_made_with_card_and_curve(photographs, tmp_path):
     assert card["weights_sha256"] == found.weights_sha256
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_changes_no_weight(photographs, work, tmp_path):
     made(photographs, tmp_path / "whole.safetensors", work=shutil.copytree(work, tmp_path / "whole"))
     out = tmp_path / "t.safetensors"
@@ -108,6 +109,7 @@ def test_a_kill_in_the_middle_changes_no_weight(photographs, work, tmp_path):
     assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_seed_decides(photographs, prepared, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         shutil.copytree(prepared, tmp_path / f"{name}.work")
@@ -117,6 +119,7 @@ def test_the_seed_decides(photographs, prepared, tmp_path):
     assert a != c
 
 
+@pytest.mark.slow
 def test_steps_may_change_until_the_rate_falls(photographs, work, tmp_path):
     made(photographs, tmp_path / "t.safetensors")
     longer = DistillSettings(**{**SETTINGS.__dict__, "steps": 6})
@@ -150,6 +153,7 @@ def test_divergence_stops_and_keeps_the_checkpoint(photographs, work, tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_budget_becomes_steps(pairs, work):
     settings = DistillSettings(**{**SETTINGS.__dict__, "steps": None, "budget_s": 1.0})
     run = Run(settings, pairs, work, torch.device("cpu"), timed_steps=2)

@@ -62,6 +62,7 @@ def test_a_spot_shows_in_the_target_whose_field_it_is_in():
     assert abs((columns * change).sum() / total - column) < 0.5
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_continues(photographs, tmp_path):
     whole = prepare(photographs, tmp_path / "whole", SMALL)
 
@@ -92,6 +93,7 @@ def test_a_broken_image_is_left_out_and_named(photographs, tmp_path):
     assert ready.facts["images"] == 8
 
 
+@pytest.mark.slow
 def test_other_settings_images_or_files_are_refused(photographs, tmp_path):
     prepare(photographs, tmp_path, SMALL)
     other = TargetSettings(**{**SMALL.__dict__, "seed": 1})
