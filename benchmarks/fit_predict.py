@@ -130,8 +130,10 @@ def compare(old, images, folder, rounds):
     least = {name: {key: min(row[key] for row in rows) for key in FIGURES} for name, rows in measured.items()}
     ratios = {key: least["old"][key] / least["new"][key] for key in FIGURES}
     scores = {name: np.array(rows[0]["scores"]) for name, rows in measured.items()}
-    difference = float(np.abs(scores["new"] / scores["old"] - 1).max())
-    print(f"ratios old / new: {line(ratios, '.3f')}; largest relative difference of a score {difference:.1e}")
+    difference = float(np.abs(scores["new"] - scores["old"]).max() / np.abs(scores["old"]).max())
+    print(
+        f"ratios old / new: {line(ratios, '.3f')}; largest difference of a score, in parts of the highest, {difference:.1e}"
+    )
     for rows in measured.values():
         for row in rows:
             del row["scores"]
