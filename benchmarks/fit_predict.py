@@ -131,9 +131,8 @@ def compare(old, images, folder, rounds):
     ratios = {key: least["old"][key] / least["new"][key] for key in FIGURES}
     scores = {name: np.array(rows[0]["scores"]) for name, rows in measured.items()}
     difference = float(np.abs(scores["new"] - scores["old"]).max() / np.abs(scores["old"]).max())
-    print(
-        f"ratios old / new: {line(ratios, '.3f')}; largest difference of a score, in parts of the highest, {difference:.1e}"
-    )
+    print(f"ratios old / new: {line(ratios, '.3f')}")
+    print(f"largest difference of a score, in parts of the highest: {difference:.1e}")
     for rows in measured.values():
         for row in rows:
             del row["scores"]
