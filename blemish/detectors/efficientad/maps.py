@@ -1,4 +1,4 @@
-"""From the two maps of EfficientAD's network to one map of the image, and to its score."""
+"""Quantile normalisation and fusion of EfficientAD's two maps (Batzner et al. 2024, section 3.4)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from blemish.types import Float32, UInt8
 
 LOW, HIGH = 0.9, 0.995  # Batzner et al. 2024, section 3.4
-AT_HIGH = 0.1  # what the higher quantile becomes
+AT_HIGH = 0.1  # value of the higher quantile after normalisation
 PAD = 4  # cells that anomalib and nelson1425 add on every side: 56 to 64
 LEAST_SPREAD = 1e-6  # of the higher quantile: maps of constant images have none
 
 
 class Quantiles(NamedTuple):
-    """What one of the maps is on good images: its 0.9 and 0.995 quantile, on the network's own grid."""
+    """The 0.9 and 0.995 quantiles of one map over good images, on the network's own grid."""
 
     low: float
     high: float
@@ -43,24 +43,24 @@ class Quantiles(NamedTuple):
         return scaled
 
 
-UNKNOWN = Quantiles(0.0, 1.0)  # until they were measured
+UNKNOWN = Quantiles(0.0, 1.0)  # before they are measured
 
 
 @dataclass(frozen=True)
 class Maps:
-    """Runs the network and joins its two maps.
+    """The network, and the fusion of its two maps.
 
     Attributes:
         model: the bytes of the graph.
         running: a session of it.
-        geometry: how an image becomes its input.
+        geometry: from an image to its input, and back.
         student: quantiles of the student's map.
         autoencoder: quantiles of the autoencoder's map.
         padding: whether the networks pad, so that their maps cover the whole image.
         pad_maps: whether maps are laid where their cells lie; False stretches them over the image.
-        border: what lies around them then: "edge" goes on with the outermost cell, "zero" puts 0 into the raw maps
+        border: padding around the maps then: "edge" repeats the outermost cell, "zero" puts 0 into the raw maps
             as anomalib does, "normal" puts 0 into the joined map as nelson1425 does.
-        share: how much the autoencoder's map counts, the student's the rest: half in Batzner et al. 2024.
+        share: weight of the autoencoder's map, the student's is the rest: half in Batzner et al. 2024.
     """
 
     model: bytes
@@ -106,7 +106,7 @@ class Maps:
 
 
 def placed(cells: Float32, hw: tuple[int, int]) -> Float32:
-    """Return the map of a network without padding, laid where its cells lie, the outermost going on beyond them.
+    """Return the map of a network without padding, each cell at its place, the outermost repeated beyond them.
 
     Cell i sees pixels 4 i to 4 i + 32, so that its middle is pixel 4 i + 16.
     """
@@ -116,7 +116,7 @@ def placed(cells: Float32, hw: tuple[int, int]) -> Float32:
 
 
 def _between(n_cells: int, n_pixels: int) -> Float32:
-    """Return (n_pixels, n_cells) float32, how much each cell counts for each pixel: bilinear interpolation."""
+    """Return the weights of linear interpolation, (n_pixels, n_cells) float32."""
     at = np.clip((np.arange(n_pixels) - FIELD_PX // 2) / STRIDE_PX, 0, n_cells - 1)
     low = np.minimum(at.astype(np.int64), max(n_cells - 2, 0))
     share = (at - low).astype(np.float32)
@@ -138,11 +138,11 @@ def open_maps(
     autoencoder: Quantiles = UNKNOWN,
     share: float = 0.5,
 ) -> Maps:
-    """Return a network that runs, after trying it on a black image.
+    """Return a network with its maps, checked by a run on a black image.
 
     Raises:
         InputError: if it does not take images of this geometry.
-        ModelFileError: if it can't be run, or its outputs are no two maps of one size.
+        ModelFileError: if it can't be run, or its outputs are not two maps of one size.
     """
     running = runtime.load(model, threads=threads)
     maps = Maps(model, running, geometry, student, autoencoder, padding, pad_maps, border, share)
