@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 STATE = "state.json"  # a tensor of bytes, so that one rename replaces tensors and values together
 FORMAT = 2  # 1: of blemish 0.1.0
 MAX_BYTES = 4 << 30
-TODO = "Give the settings of before, or delete it to begin anew."
+REMEDY = "Give the settings of before, or delete it to begin anew."
 
 
 class Checkpoint(NamedTuple):
@@ -80,7 +80,7 @@ def load_checkpoint(path: str | os.PathLike[str], identity: Mapping[str, Any]) -
         tensors = dict(read_tensors(_bytes(file), name="checkpoint", wanted={STATE: ("U8", 1)}, where=file))
     except ModelFileError as error:
         got = "a damaged file, or one of another program or version"
-        raise ModelFileError(message("checkpoint", "one of blemish", got, where=file, todo=TODO)) from error
+        raise ModelFileError(message("checkpoint", "one of blemish", got, where=file, todo=REMEDY)) from error
     try:
         document = json.loads(tensors.pop(STATE).tobytes())
         version = document.get("format", 1)
@@ -88,7 +88,7 @@ def load_checkpoint(path: str | os.PathLike[str], identity: Mapping[str, Any]) -
             saved, state = dict(document["identity"]), dict(document["state"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         got = f"{type(error).__name__}: {error}"[:120]
-        raise ModelFileError(message("checkpoint", "one of blemish", got, where=file, todo=TODO)) from None
+        raise ModelFileError(message("checkpoint", "one of blemish", got, where=file, todo=REMEDY)) from None
     if version != FORMAT:
         todo = "Delete it to begin anew, or finish with the version that wrote it."
         raise ModelFileError(message("checkpoint", f"format {FORMAT}", repr(version)[:60], where=file, todo=todo))
@@ -96,7 +96,7 @@ def load_checkpoint(path: str | os.PathLike[str], identity: Mapping[str, Any]) -
     if difference is not None:
         name, value, was = difference
         raise InputError(
-            message("checkpoint", f"one made with {name} {value!r:.60}", f"{was!r:.60}", where=file, todo=TODO)
+            message("checkpoint", f"one made with {name} {value!r:.60}", f"{was!r:.60}", where=file, todo=REMEDY)
         )
     return Checkpoint(tensors, state)
 

@@ -21,7 +21,7 @@ import numpy as np
 from blemish._io.files import atomic_write
 from blemish._validation.checks import check_number
 from blemish._version import __version__
-from blemish.detectors.efficientad.checkpoint import TODO, load_checkpoint, save_checkpoint
+from blemish.detectors.efficientad.checkpoint import REMEDY, load_checkpoint, save_checkpoint
 from blemish.detectors.efficientad.devices import training_device
 from blemish.detectors.efficientad.distillation.optimizer import Muon
 from blemish.detectors.efficientad.distillation.student import (
@@ -360,7 +360,7 @@ class Run:
         steps = at.steps if self.settings.steps is None else self.settings.steps
         if at.steps != steps and at.step > (1 - DECAY) * min(at.steps, steps):
             got = f"one whose rate has begun to fall towards step {at.steps}"
-            raise InputError(message("checkpoint", f"one of {steps} steps", got, where=self.path, todo=TODO))
+            raise InputError(message("checkpoint", f"one of {steps} steps", got, where=self.path, todo=REMEDY))
         at.steps = steps
         tensors: dict[str, dict[str, torch.Tensor]] = {"network": {}, "optimizer": {}}
         for name, array in checkpoint.tensors.items():
