@@ -330,7 +330,7 @@ def _load(folder: Path) -> ModelFolder:
             )
         contents[name] = data
     network, tensors = _check_parts(header["detector"], contents, place)
-    return ModelFolder(path=place, header=upgraded(header), network=network, tensors=tensors)
+    return ModelFolder(path=place, header=upgraded(header, where=place / HEADER), network=network, tensors=tensors)
 
 
 def _check_header(header: dict[str, Any], place: Path) -> None:

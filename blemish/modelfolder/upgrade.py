@@ -15,22 +15,23 @@ FORMAT_VERSION = 2
 RENAMED = {"false_alarm_rate": "false_positive_rate", "whole_picture": "score_fusion", "budget_s": "budget"}
 
 
-def upgraded(header: Mapping[str, Any]) -> dict[str, Any]:
+def upgraded(header: Mapping[str, Any], *, where: object) -> dict[str, Any]:
     """Return a header of an earlier format version as the present version writes it; others as they are.
 
     Args:
         header: the content of `model.json`, whose format_version, settings and thresholds were checked for their type.
+        where: its file, for errors.
 
     Raises:
         ModelFileError: if the present version can't express it; it says what to do.
     """
     result = dict(header)
     for version in range(result["format_version"], FORMAT_VERSION):
-        result = UPGRADES[version](result)
+        result = UPGRADES[version](result, where)
     return result
 
 
-def _from_version_1(header: dict[str, Any]) -> dict[str, Any]:
+def _from_version_1(header: dict[str, Any], where: object) -> dict[str, Any]:
     """Return a header of version 1 (0.1.0) as version 2 writes it.
 
     Version 1 had settings for the map's smoothing and for anomalib's arithmetic, which are the geometry's now.
@@ -45,7 +46,7 @@ def _from_version_1(header: dict[str, Any]) -> dict[str, Any]:
     score_sigma = settings.pop("score_sigma", 0.0)
     if score_sigma != 0.0:
         todo = "Fit again with `blemish fit`: a smoothed score brought nothing and is no setting any more."
-        raise ModelFileError(message("score_sigma", "0", repr(score_sigma), todo=todo))
+        raise ModelFileError(message("score_sigma", "0", repr(score_sigma), where=where, todo=todo))
     if header["detector"] == "efficientad":
         # Its score is the highest value of its map: one calibration served both thresholds.
         thresholds |= {f"pixel{end}": thresholds.get(f"image{end}") for end in ("", "_scores")}
@@ -64,4 +65,4 @@ def _renamed(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {RENAMED.get(name, name): value for name, value in fields.items()}
 
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1}
+UPGRADES: dict[int, Callable[[dict[str, Any], object], dict[str, Any]]] = {1: _from_version_1}
