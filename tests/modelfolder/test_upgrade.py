@@ -43,9 +43,7 @@ def test_an_efficientad_has_one_calibration_for_both_thresholds():
 
 
 def test_a_smoothed_score_is_refused_with_the_file_and_the_remedy():
-    with pytest.raises(
-        ModelFileError, match=r"score_sigma: expected 0, got 0\.7, in model/model\.json\. Fit"
-    ):
+    with pytest.raises(ModelFileError, match=r"score_sigma: expected 0, got 0\.7, in model/model\.json\. Fit"):
         upgraded(version_1(score_sigma=0.7), where="model/model.json")
 
 
