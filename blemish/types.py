@@ -125,6 +125,8 @@ class Prediction:
         path: the image's file, if it came from one.
         score_components: terms of the score by name: weighted -log p among good images of the most anomalous "patch",
             the most anomalous "part" and the whole "image"; empty if the score is that of the patch alone.
+        good_peak: lower quartile of the highest map values of the calibration images, where the colours of a heat map
+            start; None if it is unknown.
     """
 
     score: float
@@ -139,9 +141,10 @@ class Prediction:
     nearest_good: GoodPatch | None = None
     path: Path | None = None
     score_components: Mapping[str, float] = field(default_factory=dict)
+    good_peak: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values, without the map, the mask and the contours."""
+        """Return the fields as JSON values, without the map, its `good_peak`, the mask and the contours."""
         return {
             "path": None if self.path is None else str(self.path),
             "score": self.score,

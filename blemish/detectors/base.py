@@ -420,7 +420,8 @@ def constructor(settings: Callable[P, Settings]) -> Callable[Concatenate[Any, P]
 
 def _prediction(scored: Scored, state: DetectorState, path: Path | None) -> Prediction:
     """Return score and map of an image with the thresholds applied."""
-    image, limit = state.image_calibration, state.pixel_calibration.threshold
+    image, pixel = state.image_calibration, state.pixel_calibration
+    limit = pixel.threshold
     return Prediction(
         score=scored.score,
         label=scored.score > image.threshold,
@@ -434,4 +435,5 @@ def _prediction(scored: Scored, state: DetectorState, path: Path | None) -> Pred
         nearest_good=scored.nearest_good,
         path=path,
         score_components=scored.components,
+        good_peak=float(pixel.scores[(pixel.n - 1) // 4]),
     )

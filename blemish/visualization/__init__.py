@@ -1,8 +1,8 @@
-"""Heat maps, overlays, contours, figures of predictions, contact sheets and charts, as (H, W, 3) uint8 RGB images."""
+"""Overlays of anomaly maps, contours, figures of predictions, contact sheets and charts, as (H, W, 3) uint8 RGB."""
 
 from blemish.visualization.charts import loss_figure
 from blemish.visualization.figures import Panel, contact_sheet, figure, panels
-from blemish.visualization.overlays import FOUND, MARKED, colour_scale, contours, draw_mask, heat_map, overlay, to_jpeg
+from blemish.visualization.overlays import FOUND, MARKED, colour_scale, contours, draw_mask, overlay, to_jpeg
 from blemish.visualization.receptive_field import field_figure
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "draw_mask",
     "field_figure",
     "figure",
-    "heat_map",
     "loss_figure",
     "overlay",
     "panels",

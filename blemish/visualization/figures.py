@@ -8,16 +8,7 @@ import numpy as np
 
 from blemish._validation.checks import check_array, check_number
 from blemish.errors import InputError, message
-from blemish.visualization.overlays import (
-    FOUND,
-    THRESHOLD_POSITION,
-    check_pair,
-    colour_scale,
-    contours,
-    draw_mask,
-    inferno,
-    overlay,
-)
+from blemish.visualization.overlays import FOUND, check_pair, colour_bar, colour_scale, contours, draw_mask, overlay
 from blemish.visualization.primitives import INK, PAPER, QUIET, draw_colour_bar, draw_verdict, paste
 from blemish.visualization.scaling import (
     crop_around,
@@ -63,7 +54,7 @@ def panels(
     good_image: UInt8 | None = None,
     size_px: int = 384,
 ) -> tuple[Panel, ...]:
-    """Return panels of one size: image, ground truth, heat map, predicted mask.
+    """Return panels of one size: image, ground truth, heat map (`colour_scale`), regions above the pixel threshold.
 
     With `good_patch` or `good_image` two more follow, at one scale: the surroundings of the most anomalous pixel, and
     the nearest good patch.
@@ -85,15 +76,14 @@ def panels(
     check_number("size_px", size_px, low=32, high=8192)
     size, line = panel_size(image.shape[:2], size_px), max(2, round(size_px / 190))
     small = resize_image(image, size)
-    low, high = colour_scale(prediction.pixel_threshold)
     result = [Panel("Image", small)]
     if mask is not None:
         check_pair(image, mask, "mask", np.bool_)
         caption = "Marked by people" if mask.any() else "Marked by people: none"
         result.append(Panel(caption, draw_mask(small, resize_mask(mask, size), thickness=line)))
-    result.append(Panel(HEAT_MAP, overlay(small, resize_map(prediction.anomaly_map, size), low, high)))
-    no_region = ": as a whole" if prediction.label else ": none"
-    caption = "Called defective" + ("" if prediction.mask.any() else no_region)
+    result.append(Panel(HEAT_MAP, overlay(small, resize_map(prediction.anomaly_map, size), *colour_scale(prediction))))
+    no_region = ": none, defective as a whole" if prediction.label else ": none"
+    caption = "Above threshold" + ("" if prediction.mask.any() else no_region)
     result.append(Panel(caption, contours(small, resize_mask(prediction.mask, size), thickness=line)))
     result += _comparison(image, prediction, good_patch, good_image, size)
     return tuple(result)
@@ -138,8 +128,8 @@ def figure(
         y = top + i // n_columns * row_h
         paste(page, panel.image, (x, y + _CAPTION, width, height))
         draw_text(page, shorten(panel.caption, cell_w, 15), (x, y + 19), 15, QUIET)
-        if panel.caption == HEAT_MAP and cell_w >= 240:
-            draw_colour_bar(page, (x + cell_w - 110, y + 10, 110, 8), inferno()[None], THRESHOLD_POSITION)
+        if panel.caption == HEAT_MAP:
+            draw_colour_bar(page, (x + cell_w - 116, y, 116, 8), colour_bar(116), prediction.pixel_threshold)
     draw_verdict(page, prediction, page.shape[0] - _FOOTER + 4, _MARGIN)
     return page
 

@@ -1,7 +1,7 @@
-"""Heat maps on a fixed colour scale, overlays, contours and masks.
+"""Overlays of anomaly maps on a fixed colour scale, contours and masks.
 
-Images are (H, W, 3) uint8 RGB. No map is scaled by its own minimum and maximum, so that the map of a good image stays
-dark and two images can be compared.
+Images are (H, W, 3) uint8 RGB. No map is scaled by its own minimum and maximum, so that a good image stays grey and
+two images can be compared.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from blemish.errors import InputError, message
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
-    from blemish.types import Bool, Float32, UInt8
+    from blemish.types import Bool, Float32, Prediction, UInt8
     from blemish.visualization.text import Colour
 
 # Okabe & Ito 2008, "Color universal design": distinct in every common colour vision deficiency. Yellow for predicted
@@ -26,76 +26,65 @@ if TYPE_CHECKING:
 FOUND: Colour = (240, 228, 66)
 MARKED: Colour = (86, 180, 233)
 EDGE: Colour = (16, 16, 20)
-# Position of the pixel threshold on the colour scale.
-THRESHOLD_POSITION = 1 / 3
-# Positions on the colour scale where an overlay starts and ends to fade in.
-_FADE = (0.08, 0.5)
+# Of Inferno's 256 colours the first in use, crimson: the black and purple below are invisible on a dark part.
+_FIRST_COLOUR = 102
 
 
-def colour_scale(pixel_threshold: float) -> tuple[float, float]:
-    """Return the (low, high) of `heat_map` and `overlay` that put the pixel threshold at a third of the colours.
+def colour_scale(prediction: Prediction) -> tuple[float, float]:
+    """Return the (low, high) of `overlay`, the same for all images of one detector, around the pixel threshold.
 
-    For a positive threshold these are half of it and twice it: values below the threshold are black to purple, values
-    above it red to yellow, in every image of one detector.
-
-    Raises:
-        InputError: if the threshold is not finite.
-
-    >>> colour_scale(20.0)
-    (10.0, 40.0)
-    """
-    check_number("pixel_threshold", pixel_threshold, low=-1e30, high=1e30)
-    step = abs(pixel_threshold) / 2 or 1.0
-    return pixel_threshold - step, pixel_threshold + 2 * step
-
-
-def heat_map(anomaly_map: Float32, low: float, high: float) -> UInt8:
-    """Return the anomaly map in the colour map Inferno: black, purple, red, orange, light yellow.
-
-    Inferno is perceptually uniform and its lightness is monotonic, so it survives a grey printer and every colour
-    vision deficiency. Jet and Turbo are not: their yellow in the middle looks brighter than their red at the top.
-
-    Args:
-        anomaly_map: (H, W) float32.
-        low: value of the first colour; smaller values are clipped. See `colour_scale`.
-        high: value of the last colour, above `low`.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
+    The scale starts at `good_peak`, a level that good images hardly reach, or at half of the threshold if that is
+    unknown. It covers at least a tenth of the threshold on each side: the maps of good images that are alike give no
+    width.
 
     Raises:
-        InputError: if the map is not finite float32 (H, W), or `low` is not below `high`.
-
-    Source: Smith & van der Walt 2015, Matplotlib's Inferno, as in OpenCV.
+        InputError: if the pixel threshold is not finite.
     """
-    coloured: UInt8 = inferno()[np.rint(_position(anomaly_map, low, high) * np.float32(255)).astype(np.uint8)]
-    return coloured
+    threshold, good_peak = prediction.pixel_threshold, prediction.good_peak
+    check_number("pixel_threshold", threshold, low=-1e30, high=1e30)
+    below = abs(threshold) / 2 if good_peak is None else max(threshold - good_peak, abs(threshold) / 10)
+    return threshold - (below or 1.0), threshold + (below or 1.0)
 
 
 def overlay(image: UInt8, anomaly_map: Float32, low: float, high: float, *, alpha: float = 0.85) -> UInt8:
-    """Return the image blended with the heat map, whose opacity rises with its values from 0 to `alpha`.
+    """Return the image in grey, blended with the colours of the anomaly map: red, orange, yellow.
+
+    The opacity rises from 0 at `low` to `alpha` in the middle of the scale. The colours are the upper part of Inferno,
+    whose lightness rises, so that they survive a grey printer and every colour vision deficiency. The image is grey
+    because a faint red is invisible on a brown part.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         anomaly_map: (H, W) float32.
-        low: value of the first colour, transparent; see `colour_scale`.
-        high: value of the last colour.
+        low: value from which on colours start; see `colour_scale`.
+        high: value of the last colour, above `low`; larger values are clipped.
         alpha: opacity of the highest values, 0 to 1.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        InputError: if an array has another shape or dtype, or a number is out of range.
+        InputError: if an array has another shape or dtype, a number is out of range, or `low` is not below `high`.
+
+    Source: Smith & van der Walt 2015, Matplotlib's Inferno, as in OpenCV.
     """
     check_pair(image, anomaly_map, "anomaly_map", np.float32)
     check_number("alpha", alpha, low=0, high=1)
-    fade = np.clip(
-        (_position(anomaly_map, low, high) - np.float32(_FADE[0])) * np.float32(1 / (_FADE[1] - _FADE[0])), 0, 1
-    )
-    opacity = (fade * fade * (3 - 2 * fade) * np.float32(alpha))[..., None]  # smoothstep: no visible edge
-    blended = image + opacity * (heat_map(anomaly_map, low, high) - image.astype(np.float32))
-    return np.asarray(np.rint(blended), np.uint8)
+    check_number("low", low, low=-1e30, high=1e30)
+    check_number("high", high, low=-1e30, high=1e30)
+    if not low < high:
+        raise InputError(message("high", f"a number above low ({low})", repr(high)))
+    position = np.clip((anomaly_map.astype(np.float64) - low) / (high - low), 0, 1).astype(np.float32)
+    colours = _inferno()[np.rint(_FIRST_COLOUR + (255 - _FIRST_COLOUR) * position).astype(np.uint8)]
+    opacity = np.minimum(2 * position, 1)[..., None] * np.float32(alpha)
+    grey = _grey(image).astype(np.float32)
+    return np.asarray(np.rint(grey + opacity * (colours - grey)), np.uint8)
+
+
+def colour_bar(n_colours: int) -> UInt8:
+    """Return the colours of `overlay` on medium grey from low to high, (1, n, 3) uint8 RGB."""
+    rising = np.linspace(0, 1, n_colours, dtype=np.float32)[None]
+    return overlay(np.full((1, n_colours, 3), 128, np.uint8), rising, 0.0, 1.0)
 
 
 def contours(image: UInt8, mask: Bool, colour: Colour = FOUND, *, thickness: int | None = None) -> UInt8:
@@ -145,8 +134,7 @@ def draw_mask(
     """
     check_pair(image, mask, "mask", np.bool_)
     check_number("alpha", alpha, low=0, high=1)
-    grey = np.repeat(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-    faded = (grey * 0.45 + 120).astype(np.uint8)
+    faded = (_grey(image) * 0.45 + 120).astype(np.uint8)
     tinted = (image * (1 - alpha) + np.array(colour) * alpha).astype(np.uint8)
     return contours(np.where(mask[..., None], tinted, faded), mask, colour, thickness=thickness)
 
@@ -179,19 +167,13 @@ def check_pair(image: UInt8, array: NDArray[Any], name: str, dtype: DTypeLike) -
 
 
 @lru_cache(maxsize=1)
-def inferno() -> UInt8:
+def _inferno() -> UInt8:
     """Return the colour map Inferno, (256, 3) uint8 RGB, read-only."""
     colours = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_INFERNO)[0, :, ::-1].copy()
     colours.setflags(write=False)
     return np.asarray(colours, np.uint8)
 
 
-def _position(anomaly_map: Float32, low: float, high: float) -> Float32:
-    """Return the map scaled linearly from [low, high] to [0, 1] and clipped."""
-    check_array("anomaly_map", anomaly_map, dtype=np.float32, shape=("H", "W"))
-    check_number("low", low, low=-1e30, high=1e30)
-    check_number("high", high, low=-1e30, high=1e30)
-    if not low < high:
-        raise InputError(message("high", f"a number above low ({low})", repr(high)))
-    clipped: Float32 = np.clip((anomaly_map.astype(np.float64) - low) / (high - low), 0, 1).astype(np.float32)
-    return clipped
+def _grey(image: UInt8) -> UInt8:
+    """Return the image in grey, (H, W, 1) uint8."""
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)[..., None], np.uint8)

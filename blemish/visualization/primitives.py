@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,7 +24,18 @@ RULE: Colour = (218, 222, 228)
 GOOD: Colour = (0, 114, 178)
 DEFECTIVE: Colour = (196, 77, 0)
 GOOD_TINT: Colour = (190, 219, 237)
-DEFECTIVE_TINT: Colour = (248, 208, 180)
+
+
+class Outcome(NamedTuple):
+    """Outcome of an inspection as it is drawn: its word, its colour, and the tint of its range of scores."""
+
+    word: str
+    colour: Colour
+    tint: Colour
+
+
+# By `Prediction.label`.
+OUTCOMES = {False: Outcome("good", GOOD, GOOD_TINT), True: Outcome("defective", DEFECTIVE, (248, 208, 180))}
 
 
 def short_number(value: float) -> str:
@@ -87,14 +98,14 @@ def draw_gauge(page: UInt8, box: Box, score: float, threshold: float) -> None:
     """
     x, y, width, _ = box
     middle = y + 30
-    rounded_rectangle(page, (x, middle - 5, width, 10), 5, GOOD_TINT)
+    rounded_rectangle(page, (x, middle - 5, width, 10), 5, OUTCOMES[False].tint)
     half = x + width // 2
-    rounded_rectangle(page[:, half:], (-20, middle - 5, x + width - half + 20, 10), 5, DEFECTIVE_TINT)
+    rounded_rectangle(page[:, half:], (-20, middle - 5, x + width - half + 20, 10), 5, OUTCOMES[True].tint)
     rounded_rectangle(page, (half - 1, middle - 11, 3, 22), 1, INK)
-    _draw_centred(page, f"threshold {short_number(threshold)}", (half, y + 58), box, QUIET, bold=False)
+    _draw_threshold(page, threshold, (half, y + 58), box)
     position = gauge_position(score, threshold)
     at = x + round(position * width)
-    colour = DEFECTIVE if score > threshold else GOOD
+    colour = OUTCOMES[score > threshold].colour
     if 0 < position < 1:
         for radius, fill in ((10, PAPER), (8, colour)):
             rounded_rectangle(page, (at - radius, middle - radius, 2 * radius + 1, 2 * radius + 1), radius + 0.5, fill)
@@ -110,20 +121,21 @@ def draw_gauge(page: UInt8, box: Box, score: float, threshold: float) -> None:
     _draw_centred(page, f"score {short_number(score)}", (at, y + 13), box, colour, bold=True)
 
 
-def draw_colour_bar(page: UInt8, box: Box, colours: UInt8, tick: float) -> None:
-    """Draw (1, n, 3) colours as a bar into a box (x, y, width, height), with a tick at `tick` (0 to 1)."""
+def draw_colour_bar(page: UInt8, box: Box, colours: UInt8, threshold: float) -> None:
+    """Draw (1, width, 3) colours as a bar into a box (x, y, width, height), the threshold marked in its middle."""
     x, y, width, height = box
-    page[y : y + height, x : x + width] = cv2.resize(colours, (width, height), interpolation=cv2.INTER_LINEAR)
-    at = x + round(tick * width)
-    page[y - 3 : y + height + 3, at - 1 : at + 2] = PAPER
-    page[y - 3 : y + height + 3, at] = INK
+    page[y : y + height, x : x + width] = colours
+    half = x + width // 2
+    page[y - 3 : y + height + 3, half - 1 : half + 2] = PAPER
+    page[y - 3 : y + height + 3, half] = INK
+    _draw_threshold(page, threshold, (half, y + 25), box)
 
 
 def draw_verdict(page: UInt8, prediction: Prediction, y: int, margin: int) -> None:
     """Draw the verdict, the p-value and the gauge of a prediction from row `y` on, 68 px high."""
     page[y - 8, margin:-margin] = RULE
-    colour = DEFECTIVE if prediction.label else GOOD
-    x = margin + draw_pill(page, "DEFECTIVE" if prediction.label else "GOOD", (margin, y + 14), colour) + 18
+    outcome = OUTCOMES[prediction.label]
+    x = margin + draw_pill(page, outcome.word.upper(), (margin, y + 14), outcome.colour) + 18
     draw_text(page, f"p = {prediction.p_value:.2g}", (x, y + 28), 16, INK, bold=True)
     share = f"at most {percent(prediction.p_value)} of good parts score so high"
     draw_text(page, share, (x, y + 50), 15, QUIET)
@@ -131,6 +143,10 @@ def draw_verdict(page: UInt8, prediction: Prediction, y: int, margin: int) -> No
     gauge_w = min(420, page.shape[1] - margin - x - 24)
     box = (page.shape[1] - margin - gauge_w, y, gauge_w, 60)
     draw_gauge(page, box, prediction.score, prediction.threshold)
+
+
+def _draw_threshold(page: UInt8, threshold: float, xy: tuple[int, int], box: Box) -> None:
+    _draw_centred(page, f"threshold {short_number(threshold)}", xy, box, QUIET, bold=False)
 
 
 def _draw_centred(page: UInt8, text: str, xy: tuple[int, int], box: Box, colour: Colour, *, bold: bool) -> None:

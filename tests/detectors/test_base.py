@@ -102,6 +102,13 @@ def test_a_prediction_follows_from_score_and_map():
     assert calibrated().predict(np.full((6, 8, 3), 4, np.uint8)).label is True
 
 
+def test_the_good_peak_is_the_lower_quartile_of_the_highest_map_values():
+    for n, good_peak in ((1, 1.0), (4, 1.0), (5, 2.0), (99, 25.0)):
+        pixel = Calibration.from_scores(np.arange(1.0, n + 1), 0.25)
+        detector = Brightness.from_state(BrightnessSettings(), replace(calibrated().fitted, pixel_calibration=pixel))
+        assert detector.predict(np.zeros((2, 2, 3), np.uint8)).good_peak == good_peak
+
+
 def test_many_are_in_order_and_broken_ones_are_problems(tmp_path: Path):
     paths = [
         write(tmp_path / "a.png", good(0)),

@@ -7,6 +7,8 @@ import pytest
 from blemish.errors import InputError
 from blemish.imaging import decode
 from blemish.visualization import contact_sheet, figure, panels
+from blemish.visualization.overlays import colour_bar
+from blemish.visualization.primitives import INK
 from tests.visualization.predictions import blob, image_of, prediction_of
 
 
@@ -17,7 +19,7 @@ def test_panels_have_one_size_and_captions() -> None:
         "Image",
         "Marked by people",
         "Heat map",
-        "Called defective",
+        "Above threshold",
         "Most anomalous part",
         "Nearest good part",
     ]
@@ -25,19 +27,40 @@ def test_panels_have_one_size_and_captions() -> None:
     assert {panel.image.shape for panel in shown} == {(288, 384, 3)}
     good = panels(image, prediction_of(blob(120, 160, 9), score=9.0), mask=np.zeros((120, 160), bool))
     assert [panel.caption for panel in good] == [
-        "Image", "Marked by people: none", "Heat map", "Called defective: none"
+        "Image", "Marked by people: none", "Heat map", "Above threshold: none"
     ]  # fmt: skip
     assert (good[0].image == good[2].image).all()
 
 
 def test_the_caption_of_a_defective_image_without_regions() -> None:
     shown = panels(image_of(50, 50), prediction_of(blob(50, 50, 9), score=24.0))
-    assert shown[-1].caption == "Called defective: as a whole"
+    assert shown[-1].caption == "Above threshold: none, defective as a whole"
+
+
+def test_a_hot_spot_below_the_threshold_is_visible_and_a_good_image_stays_grey() -> None:
+    hot, good = (panels(image_of(60, 60), prediction_of(blob(60, 60, top), score=9.0)) for top in (16.0, 9.0))
+    for shown in (hot, good):
+        assert [panel.caption for panel in shown] == ["Image", "Heat map", "Above threshold: none"]
+        np.testing.assert_array_equal(shown[2].image, shown[0].image)
+    warmth = hot[1].image[..., 0].astype(int) - hot[1].image[..., 2]
+    peak = np.unravel_index(warmth.argmax(), warmth.shape)
+    assert warmth.max() > 40
+    assert peak == pytest.approx((0.4 * 384, 0.6 * 384), abs=8)
+    assert (good[1].image == 128).all()
+
+
+def test_the_threshold_is_marked_on_the_colour_bar_of_wide_and_narrow_figures() -> None:
+    for height_width in ((60, 60), (160, 20), (20, 160)):
+        drawn = figure(image_of(*height_width, 200), prediction_of(blob(*height_width)))
+        bar = colour_bar(116)[0]
+        y, x = np.argwhere((drawn == bar[0]).all(axis=2))[0]
+        np.testing.assert_array_equal(drawn[y : y + 8, x : x + 50], np.repeat(bar[None, :50], 8, axis=0))
+        assert (drawn[y - 3 : y + 11, x + 58] == INK).all()
 
 
 def test_no_comparison_without_a_nearest_good_patch() -> None:
     shown = panels(image_of(50, 50), prediction_of(blob(50, 50)), good_image=image_of(50, 50))
-    assert [panel.caption for panel in shown] == ["Image", "Heat map", "Called defective"]
+    assert [panel.caption for panel in shown] == ["Image", "Heat map", "Above threshold"]
 
 
 def test_a_good_patch_is_compared_with_a_crop_of_the_same_size() -> None:

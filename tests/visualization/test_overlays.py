@@ -1,61 +1,90 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
 from blemish.errors import InputError
-from blemish.visualization import FOUND, colour_scale, contours, draw_mask, heat_map, overlay, to_jpeg
-from blemish.visualization.overlays import EDGE
-from tests.visualization.predictions import image_of
+from blemish.visualization import FOUND, colour_scale, contours, draw_mask, overlay, to_jpeg
+from blemish.visualization.overlays import EDGE, colour_bar
+from tests.visualization.predictions import blob, image_of, prediction_of
 
 
-def lightness(image: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[..., 0].astype(int)
+def test_the_lightness_of_the_colours_rises_and_the_last_is_light_yellow() -> None:
+    bar = overlay(image_of(1, 401, 0), np.linspace(-50, 150, 401, dtype=np.float32)[None], 0.0, 100.0)
+    lightness = cv2.cvtColor(bar, cv2.COLOR_RGB2LAB)[0, :, 0].astype(int)
+    assert (np.diff(lightness) >= -1).all()
+    assert lightness[100] == 0
+    assert lightness[-1] > 210
+    red, green, blue = bar[0, -1].tolist()
+    assert red > 200 < green
+    assert blue < 150
 
 
-def test_lightness_of_the_heat_map_rises_from_black_and_depends_on_the_given_limits() -> None:
-    values = np.linspace(-50, 150, 401, dtype=np.float32)[None]
-    coloured = heat_map(values, 0.0, 100.0)
-    steps = np.diff(lightness(coloured)[0])
-    assert (steps >= -1).all()
-    assert lightness(coloured)[0, 0] < 3
-    assert lightness(coloured)[0, -1] > 240
-    np.testing.assert_array_equal(coloured[0, 300:], np.repeat(coloured[:1, 300], 101, axis=0))
-    # The minimum and maximum of the map have no influence.
-    np.testing.assert_array_equal(heat_map(values[:, 150:160], 0.0, 100.0), coloured[:, 150:160])
+def test_a_value_has_one_colour_in_each_map() -> None:
+    rising = np.linspace(-50, 150, 401, dtype=np.float32)[None]
+    drawn = overlay(image_of(1, 401), rising, 0.0, 100.0)
+    np.testing.assert_array_equal(overlay(image_of(1, 10), rising[:, 150:160], 0.0, 100.0), drawn[:, 150:160])
+    np.testing.assert_array_equal(drawn[0, 300:], np.repeat(drawn[:1, 300], 101, axis=0))
 
 
-def test_heat_map_is_rgb() -> None:
-    red, green, blue = heat_map(np.full((1, 1), 0.65, np.float32), 0.0, 1.0)[0, 0].tolist()
-    assert red > 200 > green > blue
+@pytest.mark.parametrize("background", [0, 40, 128, 255])
+def test_a_spot_below_the_threshold_is_warm_on_any_part(background: int) -> None:
+    for part in (image_of(1, 1, background), np.full((1, 1, 3), (120, 70, 30), np.uint8)):
+        red, green, blue = overlay(part, np.full((1, 1), 15, np.float32), 10.0, 30.0)[0, 0].astype(int).tolist()
+        assert red > max(green, blue) + 10
 
 
-def test_the_threshold_is_at_a_third_of_the_colour_scale() -> None:
-    for threshold in (20.0, 0.3, -4.0, 0.0):
-        low, high = colour_scale(threshold)
-        assert (threshold - low) / (high - low) == pytest.approx(1 / 3)
+@pytest.mark.parametrize(
+    ("threshold", "good_peak", "limits"),
+    [
+        (20.0, 6.0, (6.0, 34.0)),
+        (20.0, 19.5, (18.0, 22.0)),  # good images that are alike
+        (20.0, 25.0, (18.0, 22.0)),  # a high false positive rate
+        (-4.0, -9.0, (-9.0, 1.0)),
+        (0.0, 0.0, (-1.0, 1.0)),
+        (20.0, None, (10.0, 30.0)),
+        (0.0, None, (-1.0, 1.0)),
+    ],
+)
+def test_the_threshold_is_in_the_middle_of_a_scale_that_good_images_set(
+    threshold: float, good_peak: float | None, limits: tuple[float, float]
+) -> None:
+    prediction = replace(prediction_of(blob(4, 4)), pixel_threshold=threshold, good_peak=good_peak)
+    assert colour_scale(prediction) == pytest.approx(limits)
+
+
+def test_a_threshold_that_is_not_finite_has_no_scale() -> None:
     with pytest.raises(InputError, match=r"pixel_threshold: expected a number from -1e\+30 to 1e\+30, got inf"):
-        colour_scale(float("inf"))
+        colour_scale(replace(prediction_of(blob(4, 4)), pixel_threshold=float("inf")))
 
 
-def test_overlay_is_transparent_at_low_values_and_opaque_at_high_values(rng: np.random.Generator) -> None:
+def test_overlay_is_the_grey_image_at_low_values_and_opaque_at_high_values(rng: np.random.Generator) -> None:
     image = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    low, high = colour_scale(20.0)
-    low_map = np.full((20, 30), 10.0, np.float32)
-    np.testing.assert_array_equal(overlay(image, low_map, low, high), image)
-    high_map = np.full((20, 30), 40.0, np.float32)
-    np.testing.assert_array_equal(overlay(image, high_map, low, high, alpha=1.0), heat_map(high_map, low, high))
-    half = overlay(image, high_map, low, high, alpha=0.5).astype(float)
-    assert np.abs(half - (image.astype(float) + heat_map(high_map, low, high)) / 2).max() <= 1
-    np.testing.assert_array_equal(overlay(image, high_map, low, high, alpha=0.0), image)
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    low_map, high_map = (np.full((20, 30), value, np.float32) for value in (10, 40))
+    np.testing.assert_array_equal(overlay(image, low_map, 10.0, 40.0), grey)
+    whole = overlay(image, high_map, 10.0, 40.0, alpha=1.0)
+    assert (whole == whole[0, 0]).all()
+    half = overlay(image, high_map, 10.0, 40.0, alpha=0.5).astype(float)
+    assert np.abs(half - (grey.astype(float) + whole) / 2).max() <= 1
+    np.testing.assert_array_equal(overlay(image, high_map, 10.0, 40.0, alpha=0.0), grey)
 
 
-def test_opacity_rises_with_the_map() -> None:
-    rising = np.linspace(5, 45, 200, dtype=np.float32)[None]
-    black, white = (overlay(image_of(1, 200, value), rising, 10.0, 40.0).astype(int) for value in (0, 255))
+def test_opacity_rises_with_the_map_up_to_the_threshold() -> None:
+    rising = np.linspace(5, 45, 201, dtype=np.float32)[None]
+    black, white = (overlay(image_of(1, 201, value), rising, 10.0, 40.0).astype(int) for value in (0, 255))
     clearness = (white - black)[0, :, 0]
     assert clearness[0] == 255
     assert (np.diff(clearness) <= 1).all()
-    assert clearness[-1] == round(255 * 0.15)
+    assert clearness[75] == pytest.approx(255 * (1 - 0.85 * 2 / 3), abs=1)
+    assert clearness[100] == clearness[-1] == round(255 * 0.15)
+
+
+def test_the_colour_bar_is_the_overlay_of_rising_values() -> None:
+    bar = colour_bar(101)
+    assert bar[0, 0].tolist() == [128, 128, 128]
+    np.testing.assert_array_equal(bar[:, 50], overlay(image_of(1, 1), np.full((1, 1), 20, np.float32), 10.0, 30.0)[0])
 
 
 @pytest.mark.parametrize("background", [0, 90, 255])
@@ -116,9 +145,18 @@ def test_jpeg_keeps_the_colour_of_a_thin_line() -> None:
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: heat_map(np.zeros((2, 2)), 0, 1), r"anomaly_map: expected float32 \(H, W\), got float64 \(2, 2\)"),
-        (lambda: heat_map(np.full((2, 2), np.nan, np.float32), 0, 1), "anomaly_map: expected finite float32"),
-        (lambda: heat_map(np.zeros((2, 2), np.float32), 1, 1), r"high: expected a number above low \(1\), got 1"),
+        (
+            lambda: overlay(image_of(2, 2), np.zeros((2, 2)), 0, 1),
+            r"anomaly_map: expected float32 \(2, 2\), got float64 \(2, 2\)",
+        ),
+        (
+            lambda: overlay(image_of(2, 2), np.full((2, 2), np.nan, np.float32), 0, 1),
+            "anomaly_map: expected finite float32",
+        ),
+        (
+            lambda: overlay(image_of(2, 2), np.zeros((2, 2), np.float32), 1, 1),
+            r"high: expected a number above low \(1\), got 1",
+        ),
         (
             lambda: overlay(image_of(4, 4), np.zeros((4, 5), np.float32), 0, 1),
             r"anomaly_map: expected float32 \(4, 4\), got float32 \(4, 5\)\. It must have the size of the image",

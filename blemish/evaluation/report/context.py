@@ -23,8 +23,8 @@ from blemish.evaluation.report.text import (
     wilson_interval,
 )
 from blemish.metrics.classification import roc_curve
-from blemish.visualization.overlays import heat_map
-from blemish.visualization.primitives import short_number
+from blemish.visualization.overlays import colour_bar
+from blemish.visualization.primitives import OUTCOMES, short_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,7 +94,8 @@ def report_context(
     return {
         "overview": _overview(reports) if len(reports) > 1 else None,
         "categories": [_category(report, figures.get(report.category, ()), max_images_listed) for report in reports],
-        "heat_colours": heat_map(np.linspace(0, 1, 13, dtype=np.float32)[None], 0.0, 1.0)[0].tolist(),
+        "heat_colours": colour_bar(13)[0].tolist(),
+        "outcomes": OUTCOMES,
     }
 
 

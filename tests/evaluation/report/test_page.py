@@ -151,6 +151,7 @@ def test_wrong_labels_are_named() -> None:
     assert source.count(">MISSED<") == 2
     assert source.count(">FALSE POSITIVE<") == 2
     assert source.count('class="scale"') == 4
+    assert source.count('<line x1="42" x2="42"') == 4  # the threshold, in the middle of 84
 
 
 HOSTILE = "<script>alert(1)</script>\"'&.png"
