@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import safetensors.numpy
-import torch
 
 from blemish import EfficientAd
 from blemish.detectors.efficientad import pdn
 from blemish.detectors.efficientad.networks import arrays
+from tests.lazy import torch
 
 if TYPE_CHECKING:
     import numpy as np

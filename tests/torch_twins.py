@@ -15,7 +15,6 @@ import pytest
 
 from tests import random_weights
 
-# Doctests are looked for in every module, also where there is no torch.
 torch = pytest.importorskip("torch", reason="torch is not needed: the golden numbers are in tests/golden")
 nn = torch.nn
 functional = torch.nn.functional

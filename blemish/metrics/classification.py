@@ -1,4 +1,4 @@
-"""Metrics of raw scores: AUROC, average precision, F1-max, their curves and bootstrap intervals.
+"""Metrics of raw scores: AUROC, average precision, F1-max, the ROC curve and bootstrap intervals.
 
 Only the order of the scores matters: nothing is normalised or clipped. Every metric is computed from the counts of good
 and defective images (or pixels, or resampled images) at each distinct score. The `*_of_counts` functions are that one
@@ -65,12 +65,7 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
 def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
     """Return the average precision: precision averaged over the steps of recall, without interpolation.
 
-    Args:
-        scores: (n,) finite numbers, higher is more anomalous.
-        labels: (n,) bool or 0 and 1, True for defective.
-
-    Raises:
-        InputError: as for `auroc`.
+    Arguments and errors as for `auroc`.
 
     >>> round(average_precision([4, 3, 2, 1], [True, False, True, False]), 4)
     0.8333
@@ -79,44 +74,11 @@ def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
     return float(average_precision_of_counts(tally.defective, tally.good))
 
 
-def f1_max(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
-    """Return the highest F1 over all thresholds, and that threshold.
-
-    The threshold is chosen by the labels, so it describes the test set and must not be used as a detector's threshold;
-    `ops.conformal` computes those.
-
-    Args:
-        scores: (n,) finite numbers, higher is more anomalous.
-        labels: (n,) bool or 0 and 1, True for defective.
-
-    Returns:
-        (value, threshold): scores above `threshold` are defective. It lies midway between two scores, or just below the
-        lowest; of equally good ones the highest.
-
-    Raises:
-        InputError: as for `auroc`.
-
-    >>> f1_max([1, 2, 3, 4], [False, False, True, True])
-    (1.0, 2.5)
-    """
-    tally = _tally(*_check(scores, labels, both=True))
-    f1 = f1_of_counts(tally.defective, tally.good)
-    best = int(f1.argmax())
-    return float(f1[best]), threshold_above(tally.values, best)
-
-
 def roc_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
     """Return the ROC curve: x the false positive rate, y the true positive rate.
 
-    Args:
-        scores: (n,) finite numbers, higher is more anomalous.
-        labels: (n,) bool or 0 and 1, True for defective.
-
-    Returns:
-        One point per distinct score, after (0, 0) with threshold infinity; ends at (1, 1).
-
-    Raises:
-        InputError: as for `auroc`.
+    One point per distinct score, after (0, 0) with threshold infinity; ends at (1, 1). Arguments and errors as for
+    `auroc`.
     """
     tally = _tally(*_check(scores, labels, both=True))
     x = np.cumsum(tally.good) / tally.good.sum()
@@ -124,32 +86,10 @@ def roc_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
     return Curve(np.r_[0.0, x], np.r_[0.0, y], np.r_[np.inf, tally.values])
 
 
-def precision_recall_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
-    """Return the precision-recall curve: x the recall, y the precision.
-
-    Args:
-        scores: (n,) finite numbers, higher is more anomalous.
-        labels: (n,) bool or 0 and 1, True for defective.
-
-    Returns:
-        One point per distinct score, after (0, 1) with threshold infinity (by convention).
-
-    Raises:
-        InputError: as for `auroc`.
-    """
-    tally = _tally(*_check(scores, labels, both=True))
-    true_positives = np.cumsum(tally.defective)
-    x = true_positives / true_positives[-1]
-    y = true_positives / (true_positives + np.cumsum(tally.good))
-    return Curve(np.r_[0.0, x], np.r_[1.0, y], np.r_[np.inf, tally.values])
-
-
 def image_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """Return image_AUROC, image_AP and image_F1Max by name; an empty dict if all images are of one class.
 
-    Args:
-        scores: (n,) finite numbers, higher is more anomalous.
-        labels: (n,) bool or 0 and 1, True for defective.
+    Arguments as for `auroc`.
 
     Raises:
         InputError: if a score is NaN or infinite, there are no scores, or the lengths differ.
@@ -177,12 +117,12 @@ def bootstrap_intervals(
     fully separated it is (1, 1).
 
     Args:
-        scores: (n,) finite numbers, higher is more anomalous.
-        labels: (n,) bool or 0 and 1, True for defective.
+        scores: as for `auroc`.
+        labels: as for `auroc`.
         metrics: of "image_AUROC", "image_AP" and "image_F1Max".
         n_resamples: number of resamples.
         level: confidence level, 0.95 for 95 %.
-        seed: of the resampling; the same seed gives the same interval.
+        seed: of the resampling.
 
     Raises:
         InputError: as for `auroc`, or if a setting is out of range or a metric is unknown.
@@ -232,20 +172,6 @@ def f1_of_counts(defective: Counts, good: Counts) -> Float64:
     true_positives = np.cumsum(defective, axis=-1, dtype=np.float64)
     f1: Float64 = 2 * true_positives / (true_positives + np.cumsum(good, axis=-1) + true_positives[..., -1:])
     return f1
-
-
-def threshold_above(values: Float64, index: int) -> float:
-    """Return a threshold between `values[index]` and the next (falling): midway if there is a float between them.
-
-    >>> threshold_above(np.array([4.0, 3.0, 1.0]), 1)
-    2.0
-    """
-    upper = values[index]
-    if index + 1 == len(values):
-        return float(np.nextafter(upper, -np.inf))
-    lower = values[index + 1]
-    middle = lower / 2 + upper / 2
-    return float(middle if lower <= middle < upper else lower)
 
 
 def _highest_f1(defective: Counts, good: Counts) -> Float64:

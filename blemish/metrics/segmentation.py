@@ -19,8 +19,6 @@ from blemish.metrics.classification import auroc_of_counts, average_precision_of
 from blemish.types import Curve, Float64, Int64
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import NDArray
 
     from blemish.types import Bool, Float32
@@ -86,8 +84,7 @@ class PixelCounts:
     weigh the same in PRO for any area. Counts can be added, so that good images are counted once and shared between
     defect types: `(good + scratches).aupro()`.
 
-    Every point of a curve is a point of the exact curve, with straight lines between them. `auroc_error` and
-    `aupro_error` bound the error of the metrics, from the counts alone.
+    Every point of a curve is a point of the exact curve, with straight lines between them.
 
     >>> counts = PixelCounts()
     >>> counts.add(np.float32([[1, 2], [3, 9]]), np.array([[False, False], [False, True]]))
@@ -184,7 +181,7 @@ class PixelCounts:
         return float(average_precision_of_counts(levels.defective, levels.good))
 
     def pixel_f1_max(self) -> tuple[float, float]:
-        """Return the highest F1 of all pixels at any threshold, and that threshold (see `classification.f1_max`).
+        """Return the highest F1 of all pixels at any threshold, and that threshold: higher scores are defective.
 
         Raises:
             InputError: if there are no defective pixels, or no good ones.
@@ -229,26 +226,6 @@ class PixelCounts:
         area = float((np.diff(x) * (y[1:] + y[:-1])).sum() / 2)
         return min(1.0, area / fpr_limit)
 
-    def auroc_error(self) -> float:
-        """Return an upper bound of the error of `pixel_auroc` due to the bins.
-
-        It holds for any order of the pixels within their bins, and is 0 where every bin is one number; the actual error
-        is about a hundredth of it.
-        """
-        levels = self._levels()
-        if self._histogram.dropped == 0:
-            return 0.0
-        return float((levels.defective * (levels.good / self.n_good)).sum() / self.n_defective / 2)
-
-    def aupro_error(self, fpr_limit: float = 0.3) -> float:
-        """Return an upper bound of the error of `aupro` due to the bins (see `auroc_error`)."""
-        _check_limit(fpr_limit)
-        x, y, _ = self.pro_curve()
-        if self._histogram.dropped == 0:
-            return 0.0
-        triangles = np.diff(x) * np.diff(y) / 2
-        return float(triangles[x[:-1] < fpr_limit].sum() / fpr_limit)
-
     def metrics(self) -> dict[str, float]:
         """Return pixel_AUROC, pixel_AP, pixel_F1Max, AUPRO (limit 0.3) and AUPRO_0.05 by name.
 
@@ -292,45 +269,6 @@ class PixelCounts:
         bins = histogram.occupied()[::-1]
         values = _values((bins + histogram.first) << histogram.dropped)
         return _Levels(values, histogram.defective[bins], histogram.good[bins], histogram.overlap[bins])
-
-
-def pixel_auroc(maps: Iterable[Float32], masks: Iterable[Bool | None]) -> float:
-    """Return the area under the ROC curve of all pixels of maps and masks, read one by one.
-
-    Args:
-        maps: each (H, W) float32.
-        masks: each (H, W) bool, or None for a good image.
-
-    Raises:
-        InputError: if a mask does not fit its map, or there are no defective pixels, or no good ones.
-    """
-    return _counted(maps, masks).pixel_auroc()
-
-
-def pro_curve(maps: Iterable[Float32], masks: Iterable[Bool | None]) -> Curve:
-    """Return `PixelCounts.pro_curve` of these maps and masks; arguments and errors as for `pixel_auroc`."""
-    return _counted(maps, masks).pro_curve()
-
-
-def aupro(maps: Iterable[Float32], masks: Iterable[Bool | None], fpr_limit: float = 0.3) -> float:
-    """Return `PixelCounts.aupro` of these maps and masks; arguments and errors as for `pixel_auroc`."""
-    _check_limit(fpr_limit)
-    return _counted(maps, masks).aupro(fpr_limit)
-
-
-def _counted(maps: Iterable[Float32], masks: Iterable[Bool | None]) -> PixelCounts:
-    """Return the counts of these maps and masks."""
-    counts = PixelCounts()
-    rest = iter(masks)
-    for anomaly_map in maps:
-        try:
-            mask = next(rest)
-        except StopIteration:
-            raise InputError(message("masks", "one per map", f"only {counts.n_images}")) from None
-        counts.add(anomaly_map, mask)
-    if next(rest, counts) is not counts:
-        raise InputError(message("masks", f"one per map, so {counts.n_images}", "more"))
-    return counts
 
 
 def _check_limit(fpr_limit: float) -> None:

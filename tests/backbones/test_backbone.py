@@ -5,18 +5,18 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from sklearn.datasets import load_sample_image
 
 from blemish import backbones, runtime
 from blemish.errors import InputError, ModelFileError
 from tests import random_weights
+from tests.lazy import sklearn_datasets
 
 # Row of ImageNet's 1000 classes, in the order that all these networks share.
 PALACE = 698
 
 
 def photograph(name: str, side: int) -> np.ndarray:
-    image = load_sample_image(name)
+    image = sklearn_datasets.load_sample_image(name)
     height, width = image.shape[:2]
     edge = min(height, width)
     top, left = (height - edge) // 2, (width - edge) // 2

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from blemish import DataError, Engine, Folder, ImageError, InputError, Prediction
 from blemish.evaluation.engine import average, load_defect_mask
 from blemish.imaging.decode import load
 from blemish.types import Problem, Sample
 from tests.images import good, scratched, write, write_goods
+from tests.lazy import sklearn_metrics as sk
 
 THRESHOLD = 150.0
 
@@ -75,8 +75,8 @@ def test_image_metrics_equal_scikit_learn(root: Path):
     scores = [result.score for result in report.tested]
     labels = [result.sample.is_defective for result in report.tested]
     assert sorted(labels) == [False] * 6 + [True] * 6
-    assert report.metrics["image_AUROC"] == pytest.approx(roc_auc_score(labels, scores))
-    assert report.metrics["image_AP"] == pytest.approx(average_precision_score(labels, scores))
+    assert report.metrics["image_AUROC"] == pytest.approx(sk.roc_auc_score(labels, scores))
+    assert report.metrics["image_AP"] == pytest.approx(sk.average_precision_score(labels, scores))
     low, high = report.intervals["image_AUROC"]
     assert low <= report.metrics["image_AUROC"] <= high
 
@@ -89,8 +89,8 @@ def test_pixel_metrics_equal_scikit_learn(root: Path):
         mask = result.sample.mask_path
         masks.append(np.zeros((96, 96), bool) if mask is None else load(mask)[..., 0] > 127)
     labels, values = np.ravel(masks), np.ravel(maps)
-    assert report.metrics["pixel_AUROC"] == pytest.approx(roc_auc_score(labels, values), abs=1e-3)
-    assert report.metrics["pixel_AP"] == pytest.approx(average_precision_score(labels, values), abs=1e-2)
+    assert report.metrics["pixel_AUROC"] == pytest.approx(sk.roc_auc_score(labels, values), abs=1e-3)
+    assert report.metrics["pixel_AP"] == pytest.approx(sk.average_precision_score(labels, values), abs=1e-2)
 
 
 def test_rates_are_counted_at_the_calibrated_threshold(root: Path):
@@ -111,7 +111,9 @@ def test_metrics_by_defect_type_use_its_images_and_good_images(root: Path):
     report = Engine().evaluate(Brightness(), data(root, "scratch", "dull", mask_dir=None))
     for defect in ("scratch", "dull"):
         chosen = [result for result in report.tested if result.sample.defect in (defect, "good")]
-        expected = roc_auc_score([result.sample.is_defective for result in chosen], [result.score for result in chosen])
+        expected = sk.roc_auc_score(
+            [result.sample.is_defective for result in chosen], [result.score for result in chosen]
+        )
         assert report.by_defect[defect]["image_AUROC"] == pytest.approx(expected)
 
 

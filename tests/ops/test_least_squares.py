@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from blemish.ops.least_squares import SHRINKAGES, mean_squared_error, refit_last_layer
-
-torch = pytest.importorskip("torch", reason="needs blemish[train]")
+from tests.lazy import torch
 
 
 @pytest.fixture(autouse=True)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 from onnx import TensorProto, helper
 
 from blemish import runtime
 from blemish.runtime.tiles import Kernel, Tiles
+from tests.lazy import torch
 
 CHANNELS = 5
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.cluster import AgglomerativeClustering
 
 from blemish.errors import InputError
 from blemish.search.clustering import cluster
+from tests.lazy import sklearn_cluster
 
 
 def units(rng: np.random.Generator, n: int, dim: int = 8, kinds: int = 5) -> np.ndarray:
@@ -22,7 +22,7 @@ def test_clusters_are_those_of_average_linkage(rng: np.random.Generator, n: int,
     vectors = units(rng, n)
     found = cluster(vectors, least)
     if n > 1:
-        twin = AgglomerativeClustering(
+        twin = sklearn_cluster.AgglomerativeClustering(
             n_clusters=None, metric="precomputed", linkage="average", distance_threshold=1 - least + 1e-7
         ).fit_predict(1 - vectors @ vectors.T)
         together = found[:, None] == found

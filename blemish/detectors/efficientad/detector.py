@@ -9,17 +9,17 @@ from blemish._validation.checks import check_whole
 from blemish.detectors.base import Detector, Scored, constructor
 from blemish.detectors.efficientad.devices import training_device
 from blemish.detectors.efficientad.fit import Run, fit
-from blemish.detectors.efficientad.pdn import import_torch, output_hw
+from blemish.detectors.efficientad.pdn import output_hw
 from blemish.detectors.efficientad.settings import LEAST_IMAGES, EfficientAdSettings
 from blemish.detectors.efficientad.state import EfficientAdState, read_state
 from blemish.detectors.efficientad.training import CACHE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from blemish.data.training_images import TrainingImages
     from blemish.modelfolder.folder import ModelFolder
-    from blemish.types import Progress, UInt8
+    from blemish.types import ImageInput, Progress, UInt8
 
 # Measured: interpreter, torch, networks with their gradients and moments; and memory of a step for each output.
 BASE_BYTES = 900 * 2**20
@@ -61,8 +61,16 @@ class EfficientAd(Detector[EfficientAdSettings, EfficientAdState]):
 
     __init__ = constructor(EfficientAdSettings)
 
+    def fit(self, samples: Iterable[ImageInput], *, progress: Progress | None = None) -> EfficientAd:
+        """Fit on good images, as `Detector.fit` says; without torch or the device, no image is read.
+
+        Raises:
+            InputError: if torch or the device is missing; and as `Detector.fit`.
+        """
+        training_device(self.settings.device)
+        return super().fit(samples, progress=progress)
+
     def _fit(self, images: TrainingImages, progress: Progress) -> EfficientAdState:
-        import_torch()
         run = Run(self.threads, training_device(self.settings.device), self.settings.checkpoint, progress)
         state, problems, self.warning = fit(self.settings, self.pretrained, images, run)
         images.problems += problems

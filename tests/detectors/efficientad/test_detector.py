@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from blemish import DataError, EfficientAd, Engine, InputError, ModelFileError, NotFittedError, SaveError
 from blemish.detectors.efficientad.checkpoint import load_checkpoint
@@ -19,6 +18,7 @@ from blemish.errors import ImageError
 from blemish.types import Problem
 from tests.efficientad_models import SETTINGS, small_efficientad, write_teacher
 from tests.images import cut_off, good, goods, scratched, small_patchcore, write, write_goods
+from tests.lazy import torch
 from tests.models import replace_file, rewrite
 
 
@@ -114,6 +114,7 @@ def test_a_loaded_model_needs_no_torch(folder: Path, monkeypatch: pytest.MonkeyP
 def test_without_torch_fitting_says_what_to_install(teacher: Path, monkeypatch: pytest.MonkeyPatch):
     model = small_efficientad(teacher)
     monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delattr("blemish.detectors.base.TrainingImages")  # no image is read before
     with pytest.raises(InputError, match=r"torch: expected to be installed, to train.*pip install 'blemish\[train\]'"):
         model.fit(goods(4))
     assert not model.is_fitted

@@ -9,8 +9,7 @@ import pytest
 
 from blemish.detectors.efficientad.devices import current, kept_memory, seeded, training_device
 from blemish.errors import InputError
-
-torch = pytest.importorskip("torch", reason="needs blemish[train]")
+from tests.lazy import torch
 
 
 def gpus(monkeypatch: pytest.MonkeyPatch, n: int) -> None:

@@ -17,12 +17,17 @@ from blemish.detectors.registry import load
 from blemish.imaging.decode import save
 from tests.efficientad_models import random_weights, small_efficientad
 from tests.images import good
+from tests.lazy import torch
 
 if TYPE_CHECKING:
     from blemish import EfficientAd
 
-torch = pytest.importorskip("torch", reason="needs blemish[train]")
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+@pytest.fixture(autouse=True, scope="module")
+def _gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+
 
 SIDE = 68
 FULL_WIDTH = True

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 
 from blemish import runtime
 from blemish._graphs.safety import check_network
@@ -21,6 +20,7 @@ from blemish.errors import InputError
 from blemish.imaging.decode import load, resize
 from blemish.imaging.geometry import Geometry
 from tests.efficientad_models import N_OUTPUTS, narrow_networks, random_weights
+from tests.lazy import torch
 
 
 def networks(size: str = "small", padding: bool = False) -> Networks:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from blemish.detectors.efficientad import last_layer, pdn
 from blemish.detectors.efficientad.last_layer import refit_student, seconds_to_refit
@@ -14,6 +13,7 @@ from blemish.detectors.efficientad.penalty import DrawnPenalty
 from blemish.detectors.efficientad.training import Images, Training
 from tests.efficientad_models import N_OUTPUTS, random_weights, small_efficientad, write_teacher
 from tests.images import good
+from tests.lazy import torch
 
 SIDE = 68
 

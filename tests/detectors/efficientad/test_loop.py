@@ -7,11 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from blemish.detectors.efficientad.loop import Loop, Plan, plan_training
 from blemish.detectors.efficientad.training import Losses
 from blemish.errors import InputError
+from tests.lazy import torch
 
 
 class Quadratic:

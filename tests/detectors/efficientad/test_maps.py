@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from onnx import TensorProto, helper
 from scipy.ndimage import gaussian_filter
 
 from blemish.detectors.efficientad.maps import Maps, Quantiles, open_maps, placed
 from blemish.errors import ModelFileError
 from blemish.imaging.geometry import Geometry, MapRule
+from tests.lazy import torch
 
 SIDE = 64
 

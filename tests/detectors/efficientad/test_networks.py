@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from blemish.detectors.efficientad import pdn
 from blemish.detectors.efficientad.networks import Network, halved, new_weights, normalised
 from tests.efficientad_models import random_weights
+from tests.lazy import torch
 
 
 @pytest.mark.parametrize("padding", [False, True])

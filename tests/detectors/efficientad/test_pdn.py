@@ -12,8 +12,8 @@ from blemish.detectors.efficientad import pdn
 from blemish.errors import InputError, ModelFileError
 from blemish.ops.receptive_field import receptive_field
 from tests.efficientad_models import narrow_networks
+from tests.lazy import torch
 
-torch = pytest.importorskip("torch", reason="needs blemish[train]")
 FULL_WIDTH = True
 
 

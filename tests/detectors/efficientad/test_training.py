@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 
 from blemish.detectors.efficientad import pdn
 from blemish.detectors.efficientad import training as efficientad_training
@@ -16,6 +15,7 @@ from blemish.detectors.efficientad.penalty import DrawnPenalty
 from blemish.detectors.efficientad.training import Images, Losses, Training, hard_loss, hard_share, jittered
 from tests.efficientad_models import N_OUTPUTS, random_weights, small_efficientad
 from tests.images import good
+from tests.lazy import torch
 
 if TYPE_CHECKING:
     from blemish import EfficientAd

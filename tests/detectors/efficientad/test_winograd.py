@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from blemish.detectors.efficientad import winograd
 from blemish.runtime.winograd import transforms
+from tests.lazy import torch
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 from pathlib import Path, PurePosixPath
 
 import pytest
-from scipy import stats
 
 from blemish import types as records
 from blemish.evaluation.report.text import (
@@ -18,6 +17,7 @@ from blemish.evaluation.report.text import (
     wilson_interval,
 )
 from blemish.types import Report, Sample
+from tests.lazy import scipy_stats
 
 
 def report_of(
@@ -83,12 +83,12 @@ def test_caution_is_a_binomial_test(good: int, alarms: int, rate: float, text: s
 @pytest.mark.parametrize("n_hits", [0, 1, 3, 20])
 @pytest.mark.parametrize("rate", [0.0, 0.01, 0.5, 1.0])
 def test_tail_probability_equals_scipy(n_hits: int, rate: float) -> None:
-    assert tail_probability(n_hits, 20, rate) == pytest.approx(stats.binom.sf(n_hits - 1, 20, rate), abs=1e-12)
+    assert tail_probability(n_hits, 20, rate) == pytest.approx(scipy_stats.binom.sf(n_hits - 1, 20, rate), abs=1e-12)
 
 
 @pytest.mark.parametrize(("n_hits", "n"), [(0, 5), (1, 20), (61, 63), (7, 7), (500, 1000)])
 def test_wilson_interval_equals_scipy(n_hits: int, n: int) -> None:
-    expected = stats.binomtest(n_hits, n).proportion_ci(method="wilson")
+    expected = scipy_stats.binomtest(n_hits, n).proportion_ci(method="wilson")
     assert wilson_interval(n_hits, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
     assert wilson_interval(0, 0) == (0.0, 1.0)
 

@@ -21,8 +21,8 @@ from blemish.errors import InputError, ModelFileError
 from blemish.imaging.decode import load, save
 from blemish.types import no_progress
 from tests.images import good
+from tests.lazy import torch
 
-torch = pytest.importorskip("torch", reason="needs blemish[train]")
 TARGETS = TargetSettings("efficientnet_lite0", ("blocks.3", "blocks.4"), image_px=64, crop_px=37, crops_per_image=2)
 SETTINGS = DistillSettings(steps=4, batch=2, last_crops=4)
 KILLED = """

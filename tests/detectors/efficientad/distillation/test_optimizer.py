@@ -6,8 +6,7 @@ import pytest
 
 from blemish.detectors.efficientad.distillation import optimizer as module
 from blemish.detectors.efficientad.distillation.optimizer import Muon, orthogonal
-
-torch = pytest.importorskip("torch", reason="needs blemish[train]")
+from tests.lazy import torch
 
 
 def small_problem(seed=0):

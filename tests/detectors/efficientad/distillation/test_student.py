@@ -15,9 +15,9 @@ from blemish.detectors.efficientad.distillation.student import (
     projected,
 )
 from blemish.detectors.efficientad.distillation.targets import projection
+from tests.lazy import torch
 
-torch = pytest.importorskip("torch", reason="needs blemish[train]")
-CPU = torch.device("cpu")
+CPU = "cpu"
 
 
 def random_student(size, n_channels=6):
