@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 Padding = Literal["zero", "reflect", "edge"]
 PADDINGS = ("zero", "reflect", "edge")
 OPSET = 17
+PATCH_PX = "patch_px"  # key in a model's metadata
+MAX_PATCH_PX = 256
 IR_VERSION = 8  # onnxruntime 1.18 reads up to 10; 8 is what belongs to opset 17
 
 
@@ -139,6 +142,37 @@ class Graph:
         inputs = [pooled, self.weight("dense.weight", weight), self.weight("dense.bias", bias)]
         return self.add("Gemm", inputs, transB=1)
 
+    def patch_conv(self, x: str, weight: NDArray[Any], bias: NDArray[Any]) -> str:
+        """Return the embeddings of the square patches that `x` is divided into, (B, out, h, w).
+
+        Args:
+            x: name of a (B, C, H, W) tensor of the image's size.
+            weight: (out, C, k, k), k the side of a patch.
+            bias: (out,).
+        """
+        k = weight.shape[-1]
+        self.require_patches(k)
+        inputs = [x, self.weight("patch.weight", weight), self.weight("patch.bias", bias)]
+        return self._noted(self.add("Conv", inputs, kernel_shape=[k, k], strides=[k, k]), weight.shape[0])
+
+    def linear(self, x: str, weight: NDArray[Any], bias: NDArray[Any]) -> str:
+        """Return x W^T + b over the last axis of `x`, for a weight of (out, in)."""
+        name = f"linear{sum(node.op_type == 'MatMul' for node in self._nodes)}"
+        product = self.add("MatMul", [x, self.weight(f"{name}.weight", weight.T)])
+        return self.add("Add", [product, self.weight(f"{name}.bias", bias)])
+
+    def layer_norm(self, x: str, weight: NDArray[Any], bias: NDArray[Any], *, epsilon: float) -> str:
+        """Return layer norm over the last axis of `x` (Ba et al. 2016, arXiv 1607.06450)."""
+        name = f"norm{sum(node.op_type == 'LayerNormalization' for node in self._nodes)}"
+        inputs = [x, self.weight(f"{name}.weight", weight), self.weight(f"{name}.bias", bias)]
+        return self.add("LayerNormalization", inputs, axis=-1, epsilon=epsilon)
+
+    def gelu(self, x: str) -> str:
+        """Return x times the normal distribution function of x (Hendrycks & Gimpel 2016, arXiv 1606.08415); exact."""
+        error = self.add("Erf", [self.add("Div", [x, self.weight("root of 2", np.sqrt(np.full((), 2.0)))])])
+        doubled = self.add("Mul", [x, self.add("Add", [error, self.weight("one", np.ones(()))])])
+        return self.add("Mul", [doubled, self.weight("half", np.full((), 0.5))])
+
     def add(self, operator: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Add one node and return the name of its output."""
         output = self._unused("t{}")
@@ -171,6 +205,11 @@ class Graph:
         for node in nested_nodes(later):
             node.input[:] = [replacement if name == tensor else name for name in node.input]
         self._nodes += later
+
+    def require_patches(self, side_px: int) -> None:
+        """State in the model that height and width of its images must be multiples of a patch's side, in pixels."""
+        if all(entry.key != PATCH_PX for entry in self._model.metadata_props):
+            self._model.metadata_props.add(key=PATCH_PX, value=str(side_px))
 
     def read_image(self, image_hw: tuple[int, int] | None = None, *, batch: int | None = None) -> None:
         """Make `image`, uint8 (B, H, W, 3), the only input of the graph; sizes not given, or 0, are free."""
@@ -249,6 +288,27 @@ class Graph:
         after = self.weight(f"after{k}", np.array([(k - 1) // 2] * 2), np.int64)
         pads = self.add("Concat", [none, before, none, after], axis=0)
         return self.add("Pad", [x, pads], mode=self.padding)
+
+
+def stated_patch_px(metadata: Mapping[str, str]) -> int | None:
+    """Return the side of a transformer's patches, in pixels, of which a model's images must be multiples.
+
+    Args:
+        metadata: of the model, by key.
+
+    Returns:
+        None for a model that states none.
+
+    Raises:
+        ModelFileError: if it is no number from 1 to 256.
+    """
+    stated = metadata.get(PATCH_PX)
+    if stated is None:
+        return None
+    if not re.fullmatch("[0-9]{1,3}", stated, re.ASCII) or not 1 <= int(stated) <= MAX_PATCH_PX:
+        expected = f"{PATCH_PX} from 1 to {MAX_PATCH_PX} in its metadata"
+        raise ModelFileError(message("network", expected, repr(stated[:20]), todo="Remove the entry, or export again."))
+    return int(stated)
 
 
 def _empty_model() -> onnx.ModelProto:

@@ -148,6 +148,7 @@ def feature_map(
     if sample.ndim == 4:
         return FeatureMap(x, int(sample.shape[1]))
     prefix, patch_hw = _grid(layer, sample.shape[1], image_hw, n_prefix_tokens, where)
+    graph.require_patches(patch_hw[0])
     end = graph.integers(np.iinfo(np.int64).max)
     tokens = graph.add("Slice", [x, graph.integers(prefix), end, graph.integers(1)])
     planes = graph.add("Transpose", [tokens], perm=[0, 2, 1])

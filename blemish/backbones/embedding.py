@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish import runtime
-from blemish._graphs.builder import Graph
+from blemish._graphs.builder import Graph, stated_patch_px
 from blemish._graphs.resize import insert_resize
 from blemish._validation.checks import check_number
 from blemish.errors import InputError, message
@@ -120,13 +120,14 @@ class Extractor:
         outputs: the names of the graph's outputs.
 
     Raises:
-        ModelFileError: if ONNX Runtime can't run it.
+        ModelFileError: if ONNX Runtime can't run it, or its metadata is no valid one.
     """
 
     def __init__(self, model: bytes, *, threads: int | None = None) -> None:
         self.model = model
         self._session = runtime.load(model, threads=threads)
         self.outputs = frozenset(self._session.outputs)
+        self._step_px = stated_patch_px(self._session.metadata) or MULTIPLE_PX
 
     def features(self, network_input: UInt8) -> Float32:
         """Return (h, w, D) float32 patch features of one network input, uint8 (H, W, 3).
@@ -161,7 +162,6 @@ class Extractor:
     def _scaled(self, network_input: UInt8, scale: float) -> UInt8:
         if not self._session.any_size:
             return network_input
-        height, width = (
-            max(MULTIPLE_PX, round(scale * side / MULTIPLE_PX) * MULTIPLE_PX) for side in network_input.shape[:2]
-        )
+        step = self._step_px
+        height, width = (max(step, round(scale * side / step) * step) for side in network_input.shape[:2])
         return resize(network_input, (height, width))

@@ -91,16 +91,22 @@ class BackboneSettings(Settings):
         kind=int,
     )
 
-    def geometry(self, images_hw: Sequence[tuple[int, int]], image_hw: tuple[int, int] | None) -> Geometry:
+    def geometry(self, images_hw: Sequence[tuple[int, int]], backbone: Backbone | None) -> Geometry:
         """Return the geometry for images of these sizes.
 
         Args:
             images_hw: (height, width) of each.
-            image_hw: the one input size of the backbone, or None for any.
+            backbone: whose input size or patches are kept to; None for one that takes any size.
+
+        Raises:
+            InputError: if the size is none that the backbone takes.
         """
         from blemish.imaging.geometry import choose_geometry
 
-        return choose_geometry(images_hw, image_hw or self.image_size, self.center_crop)
+        if backbone is None:
+            return choose_geometry(images_hw, self.image_size, self.center_crop)
+        size = backbone.image_hw or self.image_size
+        return choose_geometry(images_hw, size, self.center_crop, patch_px=backbone.patch_px)
 
     def load_pretrained(self) -> Backbone:
         """Return the backbone.

@@ -116,6 +116,8 @@ def choose_geometry(
     images_hw: Sequence[tuple[int, int]],
     image_size: int | tuple[int, int],
     center_crop: int | tuple[int, int] | None,
+    *,
+    patch_px: int | None = None,
 ) -> Geometry:
     """Return the geometry for images of these sizes.
 
@@ -124,9 +126,11 @@ def choose_geometry(
         image_size: (height, width) of the network's input, or one number n: then about n * n pixels, in the images'
             own aspect ratio if they share one (within 5 %), else square.
         center_crop: (height, width), or one number for a square; None for no crop.
+        patch_px: side of a transformer's patches, of which the network's input must be multiples; None for any size.
 
     Raises:
-        InputError: if a size is out of range, or the crop is larger than the resized image.
+        InputError: if a size is out of range or no multiple of `patch_px`, or the crop is larger than the resized
+            image.
 
     >>> choose_geometry([(1080, 1920)], 320, None).resize_hw
     (256, 416)
@@ -140,19 +144,29 @@ def choose_geometry(
         aspects = [height / width for height, width in images_hw]
         shared = max(aspects) / min(aspects) <= SAME_ASPECT
         aspect = float(np.median(aspects)) if shared else 1.0
-        resize_hw = _rounded(side * aspect**0.5), _rounded(side / aspect**0.5)
+        step = patch_px or MULTIPLE_PX
+        resize_hw = _rounded(side * aspect**0.5, step), _rounded(side / aspect**0.5, step)
     if center_crop is None:
-        return Geometry(resize_hw)
+        return Geometry(_check_patches("image_size", resize_hw, patch_px))
     pair = center_crop if isinstance(center_crop, tuple) else (center_crop, center_crop)
     crop_hw = _check_pair("center_crop", pair)
     if crop_hw[0] > resize_hw[0] or crop_hw[1] > resize_hw[1]:
         todo = "Raise image_size, or give a smaller crop."
         raise InputError(message("center_crop", f"at most {resize_hw}", str(crop_hw), todo=todo))
-    return Geometry(resize_hw, crop_hw)
+    return Geometry(resize_hw, _check_patches("center_crop", crop_hw, patch_px))
 
 
-def _rounded(size: float) -> int:
-    return max(MULTIPLE_PX, round(size / MULTIPLE_PX) * MULTIPLE_PX)
+def _rounded(size: float, step: int) -> int:
+    return max(-(-MULTIPLE_PX // step), round(size / step)) * step
+
+
+def _check_patches(name: str, hw: tuple[int, int], patch_px: int | None) -> tuple[int, int]:
+    """Return (height, width) in pixels; InputError if they are not multiples of `patch_px`."""
+    if patch_px is not None and any(side % patch_px for side in hw):
+        nearest = tuple(_rounded(side, patch_px) for side in hw)
+        expected = f"multiples of {patch_px} px, the side of the backbone's patches"
+        raise InputError(message(name, expected, str(hw), todo=f"Give {nearest}."))
+    return hw
 
 
 def _check_pair(name: str, pair: tuple[int, ...]) -> tuple[int, int]:

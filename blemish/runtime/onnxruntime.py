@@ -79,7 +79,8 @@ def open_session(
         raise InputError(message("device", "one that starts", repr(device), todo=todo))
     (first, *_) = session.get_inputs()
     shape = tuple(size if isinstance(size, int) else None for size in first.shape)
-    return OnnxRuntimeSession(first.name, shape, tuple(output.name for output in session.get_outputs()), session)
+    outputs = tuple(output.name for output in session.get_outputs())
+    return OnnxRuntimeSession(first.name, shape, outputs, session.get_modelmeta().custom_metadata_map, session)
 
 
 def _tiled(graph: bytes | onnx.ModelProto) -> bytes | onnx.ModelProto:

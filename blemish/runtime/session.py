@@ -35,11 +35,13 @@ class Session(ABC):
         input_name: name of its input.
         input_shape: size of each axis of the input, None for any: (batch, height, width, 3) of a network.
         outputs: names of its outputs, in order.
+        metadata: what the model states of itself, by key.
     """
 
     input_name: str
     input_shape: tuple[int | None, ...]
     outputs: tuple[str, ...]
+    metadata: Mapping[str, str]
 
     @property
     def any_size(self) -> bool:

@@ -130,6 +130,12 @@ def test_prefix_tokens_are_dropped(tmp_path, n_prefix, given):
     np.testing.assert_array_equal(made["tokens"], made["patches"])
 
 
+@pytest.mark.parametrize(("layer", "patch_px"), [("tokens", PATCH), ("patches", None)])
+def test_tokens_need_images_of_whole_patches(tmp_path, layer: str, patch_px: int | None):
+    """Maps of other sizes would not lie on the image: the rest of it is not seen."""
+    assert backbones.build(saved(tmp_path, network()), layers=[layer]).patch_px == patch_px
+
+
 def test_tokens_without_a_grid(tmp_path):
     with pytest.raises(InputError, match=r"tokens of a grid of patches on 224 x 224 pixels, got 197 of which 2 are no"):
         backbones.build(saved(tmp_path, network()), layers=["tokens"], n_prefix_tokens=2)

@@ -49,6 +49,37 @@ def test_size_of_the_input(images_hw, image_size, resize_hw, why: str):
     assert choose_geometry(images_hw, image_size, None) == Geometry(resize_hw), why
 
 
+@pytest.mark.parametrize(
+    ("images_hw", "image_size", "resize_hw", "why"),
+    [
+        ([(900, 900)], 320, (322, 322), "the nearest multiple of a patch"),
+        ([(200, 800)], 320, (154, 644), "of both sides"),
+        ([(10, 4000)], 64, (42, 1274), "no side is below 32 pixels"),
+        ([(900, 900)], (98, 126), (98, 126), "a pair is taken as it is"),
+    ],
+)
+def test_size_of_the_input_of_a_transformer(images_hw, image_size, resize_hw, why: str):
+    assert choose_geometry(images_hw, image_size, None, patch_px=14) == Geometry(resize_hw), why
+
+
+def test_crop_of_a_transformer():
+    """The crop is what the network sees: the resized image may have any size."""
+    assert choose_geometry([(9, 9)], (256, 256), 224, patch_px=14) == Geometry((256, 256), (224, 224))
+
+
+@pytest.mark.parametrize(
+    ("image_size", "crop", "text"),
+    [
+        ((256, 252), None, "expected multiples of 14 px, the side of the backbone's patches, got (256, 252)."),
+        ((256, 252), None, "Give (252, 252)."),
+        (256, 200, "center_crop: expected multiples of 14 px, the side of the backbone's patches, got (200, 200)."),
+    ],
+)  # fmt: skip
+def test_sizes_of_no_whole_patches_are_refused(image_size, crop, text: str):
+    with pytest.raises(InputError, match=re.escape(text)):
+        choose_geometry([(100, 100)], image_size, crop, patch_px=14)
+
+
 @pytest.mark.parametrize(("crop", "crop_hw"), [(64, (64, 64)), ((32, 96), (32, 96)), (96, (96, 96))])
 def test_crop_is_one_number_or_two(crop, crop_hw: tuple[int, int]):
     geometry = choose_geometry([(50, 50)], 96, crop)

@@ -41,6 +41,13 @@ def test_any_batch_runs_on_a_graph_of_any_batch_size(batch: str | int, n: int):
     np.testing.assert_array_equal(found["largest"], IMAGES[:n].max(axis=1))
 
 
+def test_the_metadata_of_a_graph():
+    model = means(["B", "H", "W", 3])
+    assert runtime.load(model).metadata == {}
+    model.metadata_props.add(key="patch_px", value="14")
+    assert runtime.load(model).metadata == {"patch_px": "14"}
+
+
 def test_only_the_outputs_that_were_asked_for():
     assert list(runtime.load(means(["B", 4, 6, 3])).run(IMAGES, ["largest"])) == ["largest"]
 

@@ -40,7 +40,7 @@ def fit(settings: PadimSettings, backbone: Backbone, images: TrainingImages, *, 
     Cost: memory of 24 K^2 bytes per position, whatever the number of images; one Cholesky factor per position.
     """
     start = time.perf_counter()
-    geometry = settings.geometry(images.sizes_hw, backbone.image_hw)
+    geometry = settings.geometry(images.sizes_hw, backbone)
     graph = embedding_graph(backbone, pooling=1, scaling=chosen_features(backbone, settings))
     extractor = Extractor(graph.SerializeToString(), threads=settings.n_threads)
     mean, whitening = _gaussians(images, extractor, geometry, progress)

@@ -52,7 +52,7 @@ def fit(
         InputError: if the network does not take images of this size, or the bank is too small to calibrate with.
     """
     start = time.perf_counter()
-    geometry = settings.geometry(images.sizes_hw, backbone.image_hw)
+    geometry = settings.geometry(images.sizes_hw, backbone)
     raw = Extractor(embedding_graph(backbone, pooling=settings.pooling).SerializeToString(), threads=settings.n_threads)
     first = _first_pass(settings, images, raw, geometry, progress)
     cached = first.cached
