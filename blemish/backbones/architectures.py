@@ -75,7 +75,7 @@ def mobilenet_v2(graph: Graph, state: StateDict) -> Layers:
     weights = NamedWeights(state, epsilon=1e-5)
     x = graph.image(IMAGENET_MEAN)
     weight, bias = weights.fold("features.0.0", "features.0.1")
-    x = graph.relu6(graph.conv(x, weight / _per_input(IMAGENET_STD), bias, stride=2))
+    x = graph.relu6(graph.conv(x, weight / per_input(IMAGENET_STD), bias, stride=2))
     channels = weight.shape[0]
     yield "features.0", x
     for i in range(1, 18):
@@ -106,7 +106,7 @@ def resnet(graph: Graph, state: StateDict) -> Layers:
     weights = NamedWeights(state, epsilon=1e-5)
     x = graph.image(IMAGENET_MEAN)
     weight, bias = weights.fold("conv1", "bn1")
-    x = graph.max_pool(graph.relu(graph.conv(x, weight / _per_input(IMAGENET_STD), bias, stride=2)))
+    x = graph.max_pool(graph.relu(graph.conv(x, weight / per_input(IMAGENET_STD), bias, stride=2)))
     for layer in range(1, 5):
         for i in range(max(1, weights.count(f"layer{layer}.{{}}.conv1.weight"))):
             name = f"layer{layer}.{i}"
@@ -126,21 +126,56 @@ def resnet(graph: Graph, state: StateDict) -> Layers:
     yield LOGITS, graph.classify(x, weights["fc.weight"], weights["fc.bias"])
 
 
-def _per_input(values: Sequence[float]) -> NDArray[np.float32]:
+# Blocks of each stage, and channels behind a block for each channel of its 3 x 3 convolution: He et al. 2016, table 1;
+# Zagoruyko and Komodakis 2016 (arXiv 1605.07146), with twice the channels inside.
+RESNETS = {"resnet18": ((2, 2, 2, 2), 1), "resnet50": ((3, 4, 6, 3), 4), "wide_resnet50_2": ((3, 4, 6, 3), 2)}
+
+
+def check_resnet(name: str, state: StateDict) -> None:
+    """Raise unless weights are those of the named ResNet, as far as depths, widths and groups of its blocks show.
+
+    Stages that are absent are not judged: a graph may end before them.
+
+    Raises:
+        ModelFileError: if they are those of another ResNet.
+    """
+    weights = NamedWeights(state, epsilon=1e-5)
+    names = [f"layer1.0.conv{n}.weight" for n in (1, 2, 3) if n < 3 or "layer1.0.conv3.weight" in state]
+    convs = [weights[each] for each in names if each in state]
+    if len(convs) < len(names) or any(conv.ndim != 4 or not conv.size for conv in convs):
+        return  # the graph's construction names what is wrong
+    depths = tuple(weights.count(f"layer{n}.{{}}.conv1.weight") for n in range(1, 5))
+    kind = depths, len(convs[-1]) / len(convs[1]), len(convs[0]) / convs[1].shape[1]
+    known = {
+        other: (tuple(n if depth else 0 for n, depth in zip(stages, depths, strict=True)), ratio, 1)
+        for other, (stages, ratio) in RESNETS.items()
+    }
+    if known[name] != kind:
+        same = [other for other, its_kind in known.items() if its_kind == kind]
+        got = f"those of {same[0]}" if same else f"others of {', '.join(map(str, depths))} blocks"
+        todo = f"Give the weight file of {name}" + (f', or backbone="{same[0]}".' if same else ".")
+        raise ModelFileError(message("weights", f"those of {name}", got, todo=todo))
+
+
+def per_input(values: Sequence[float]) -> NDArray[np.float32]:
+    """Return one number per input channel in the shape that divides a convolution's weight."""
     return np.array(values, np.float32)[None, :, None, None]
 
 
 class NamedWeights:
-    """Weights by name, checked when they are read."""
+    """Weights by name, checked when they are read; `todo` is the advice if one is absent."""
 
-    def __init__(self, state: StateDict, *, epsilon: float) -> None:
+    def __init__(
+        self, state: StateDict, *, epsilon: float, todo: str = "Give the weight file of this network."
+    ) -> None:
         self.state = state
         self.epsilon = epsilon
+        self.todo = todo
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self.state:
             got = f"{len(self.state)} others, such as {', '.join(sorted(self.state)[:3])}"[:160]
-            raise ModelFileError(message("weights", name, got, todo="Give the weight file of this network."))
+            raise ModelFileError(message("weights", name, got, todo=self.todo))
         array = self.state[name]
         if array.dtype.kind != "f" or not np.isfinite(array).all():
             got = f"{array.dtype}" if array.dtype.kind != "f" else "NaN or infinite values"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from blemish._graphs.importer import MAX_ONNX_BYTES, feature_map, open_onnx, par
 from blemish._graphs.safety import check_network
 from blemish._io.files import read_file
 from blemish._validation.checks import check_number
-from blemish.backbones.architectures import NETWORKS, build_graph
+from blemish.backbones.architectures import NETWORKS, RESNETS, build_graph, check_resnet
 from blemish.backbones.keras_resnet import keras_resnet50
 from blemish.backbones.registry import DEFAULT, Source, source
 from blemish.backbones.weights import load_weights
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from blemish._graphs.builder import Padding
+    from blemish._graphs.builder import Graph, Padding
+    from blemish.backbones.architectures import Layers, StateDict
 
 __all__ = ["DEFAULT", "Backbone", "build"]
 
@@ -127,7 +128,6 @@ def _from_name(
     known: Source, layers: Sequence[str] | None, weights: str | os.PathLike[str] | None, padding: Padding
 ) -> Backbone:
     state, digest, path = load_weights(known.name, weights)
-    network = keras_resnet50 if "conv1/kernel" in state else NETWORKS[known.name]
     chosen = tuple(layers) if layers is not None else known.layers
     global_layers = known.global_layers if chosen == known.layers else ()
     try:
@@ -140,6 +140,21 @@ def _from_name(
     channels = tuple(maps[layer].shape[1] for layer in chosen)
     strides = tuple(round(SIDE_PX / maps[layer].shape[2]) if maps[layer].ndim == 4 else 0 for layer in chosen)
     return Backbone(known.name, chosen, channels, strides, digest, model, global_layers=global_layers)
+
+
+def _network(name: str, state: StateDict) -> Callable[[Graph, StateDict], Layers]:
+    """Return the network of a name, in the key layout of its weights.
+
+    Raises:
+        ModelFileError: if the weights are those of another ResNet.
+    """
+    is_keras = "conv1/kernel" in state
+    if is_keras and name != "resnet50":
+        todo = f'Give the weight file of {name}, or backbone="resnet50".'
+        raise ModelFileError(message("weights", f"those of {name}", "those of Keras's resnet50", todo=todo))
+    if name in RESNETS and not is_keras:
+        check_resnet(name, state)
+    return keras_resnet50 if is_keras else NETWORKS[name]
 
 
 def _from_file(

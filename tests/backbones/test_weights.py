@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import zipfile
 from pathlib import Path
 
@@ -61,6 +62,80 @@ def test_resnets_from_the_cache_folder_equal_the_reference(tmp_path, monkeypatch
     layers = ["layer1", "layer2", "layer3", "layer4"]
     maps = runtime.load(build(name, layers=layers).model, threads=1).run(random_weights.image(8, 97, 131))
     assert differences(f"{name}/97x131", layers, maps) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "error"),
+    [
+        ("wide_resnet50_2", "resnet50", 'got those of resnet50, or backbone="resnet50"'),
+        ("resnet50", "wide_resnet50_2", 'got those of wide_resnet50_2, or backbone="wide_resnet50_2"'),
+        ("resnet18", "resnet50", 'got those of resnet50, or backbone="resnet50"'),
+        ("resnet50", "resnet18", 'got those of resnet18, or backbone="resnet18"'),
+    ],
+)
+def test_weights_of_another_resnet(tmp_path, name: str, given: str, error: str):
+    path = resnet_file(tmp_path, ".safetensors", given)
+    got, _, advice = error.partition(", ")
+    text = f"weights: expected those of {name}, {got}. Give the weight file of {name}, {advice}. It is {path}."
+    with pytest.raises(ModelFileError, match=f"^{re.escape(text)}$"):
+        build(name, weights=path)
+
+
+def without_groups(state: random_weights.State) -> random_weights.State:
+    """With a quarter of the inputs of each 3 x 3 convolution: four groups."""
+    return {key: array[:, : array.shape[1] // 4] if "conv2" in key else array for key, array in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("state", "got"),
+    [
+        (random_weights.resnet(4, depths=(3, 4, 6, 3), bottleneck=False), "others of 3, 4, 6, 3 blocks"),
+        (random_weights.resnet(4, depths=(3, 4, 9, 3), bottleneck=True), "others of 3, 4, 9, 3 blocks"),
+        (without_groups(random_weights.resnet(**RESNETS["resnet50"])), "others of 3, 4, 6, 3 blocks"),
+        (random_weights.keras_resnet50(7), "those of Keras's resnet50"),
+    ],
+    ids=["resnet34", "deeper", "groups", "keras"],
+)
+def test_weights_of_resnets_without_a_name(tmp_path, state, got: str):
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(safetensors.numpy.save({key: np.ascontiguousarray(array) for key, array in state.items()}))
+    with pytest.raises(ModelFileError, match=rf"^weights: expected those of wide_resnet50_2, got {got}\. .*other.safe"):
+        build("wide_resnet50_2", weights=path)
+
+
+def test_resnet_whose_file_ends_before_the_last_stage(tmp_path):
+    state = random_weights.resnet(**RESNETS["wide_resnet50_2"])
+    path = tmp_path / "cut.safetensors"
+    kept = {key: np.ascontiguousarray(array) for key, array in state.items() if not key.startswith(("layer4", "fc"))}
+    path.write_bytes(safetensors.numpy.save(kept))
+    assert build("wide_resnet50_2", weights=path).channels == (64, 128)
+
+
+def test_damaged_blocks_are_named_by_the_construction(tmp_path):
+    state = random_weights.resnet(**RESNETS["resnet50"]) | {"layer1.0.conv2.weight": np.zeros((), np.float32)}
+    path = tmp_path / "damaged.safetensors"
+    path.write_bytes(safetensors.numpy.save({key: np.ascontiguousarray(array) for key, array in state.items()}))
+    with pytest.raises(
+        ModelFileError, match=r"layer1.0.conv2.weight: expected \(out, in, k, k\) and .*damaged.safetens"
+    ):
+        build("resnet50", weights=path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RESNETS)
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
+def test_files_of_torch(tmp_path, name: str, is_zip: bool):
+    """torchvision's files are of both formats."""
+    torch = pytest.importorskip("torch", reason="only torch writes these")
+    state = random_weights.resnet(**RESNETS[name])
+    path = tmp_path / f"{name}.pth"
+    tensors = {key: torch.as_tensor(array) for key, array in state.items()}
+    torch.save(tensors, path, _use_new_zipfile_serialization=is_zip)
+    same = resnet_file(tmp_path, ".safetensors", name)
+    assert build(name, weights=path).model.SerializeToString() == build(name, weights=same).model.SerializeToString()
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ModelFileError, match=rf"weights: expected .*{name}.pth\. Copy or download the file again"):
+        build(name, weights=path)
 
 
 def test_incomplete_wheel_and_wheel_without_weights(tmp_path):
