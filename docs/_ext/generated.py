@@ -236,10 +236,18 @@ def backbones() -> str:
     from blemish.backbones import available
 
     rows = [
-        [f"`{one.name}`", escaped(", ".join(one.layers)), one.licence, f"{one.download_mb:.1f} MB", f"`{one.source}`"]
+        [
+            f"`{one.name}`",
+            escaped(", ".join(one.layers)),
+            f"{one.gmac:.1f} GMAC",
+            one.licence,
+            f"{one.download_mb:.1f} MB",
+            f"`{one.source}`",
+        ]
         for one in available()
     ]
-    return table(["name", "default layers", "licence of the weights", "download", "source of the weights"], rows)
+    header = ["name", "default layers", "cost at 320 px", "licence of the weights", "download", "source of the weights"]
+    return table(header, rows)
 
 
 def layers() -> str:

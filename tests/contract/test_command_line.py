@@ -185,9 +185,11 @@ def test_demo(tmp_path: Path):
 
 def test_backbones():
     rows = {row["name"]: row for row in done("backbones", "list")}
-    assert {"efficientnet_lite0", "resnet18", "resnet50", "wide_resnet50_2", "mobilenet_v2"} <= set(rows)
+    assert {"efficientnet_lite0", "resnet18", "resnet50", "wide_resnet50_2", "mobilenet_v2", "dinov2_vits14"} <= set(
+        rows
+    )
     assert rows["efficientnet_lite0"]["present"]
-    assert set(rows["resnet50"]) == {"name", "licence", "mb", "present", "source"}
+    assert set(rows["resnet50"]) == {"name", "licence", "mb", "gmac", "present", "source"}
     assert "alexnet" in refused("backbones", "fetch", "alexnet")
 
 
