@@ -126,8 +126,12 @@ def stroke(size: int, points: Field, width: float) -> Field:
 
 
 def blob(local: np.random.Generator, size: int, radius: float, *, soft: float = 0.35) -> Field:
-    """Return an irregular blob, 1 inside and 0 outside, with an edge `soft` radii wide."""
-    centre = local.uniform(0.12, 0.88, 2) * size
+    """Return an irregular blob, 1 inside and 0 outside, with an edge `soft` radii wide, at a random place."""
+    return blob_at(local, size, radius, local.uniform(0.12, 0.88, 2) * size, soft=soft)
+
+
+def blob_at(local: np.random.Generator, size: int, radius: float, centre: Field, *, soft: float = 0.35) -> Field:
+    """Return an irregular blob around `centre` (x, y), 1 inside and 0 outside, with an edge `soft` radii wide."""
     stretch, turn = local.uniform(0.75, 1.3), local.uniform(0, np.pi)
     x, y = np.arange(size)[None, :] - centre[0], np.arange(size)[:, None] - centre[1]
     a, b = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
