@@ -31,6 +31,14 @@ def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str)
     return argname if not isinstance(val, np.ndarray) and " at 0x" in repr(val) else None
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give the tests of a file to one worker, so that the fixtures of a module are made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log) if config.getoption("dist") == "load" else None
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """A random generator with a fixed seed."""

@@ -13,7 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from blemish._io.torch_file import read_checkpoint
+
 FOLDER = Path(__file__).parent / "golden" / "torch"
+
+
+def load_checkpoint(path: Path, *, allow_unknown: bool = False) -> Any:
+    return read_checkpoint(path.read_bytes(), where=path, allow_unknown=allow_unknown)
 
 
 def expected() -> dict[str, np.ndarray[Any, Any]]:

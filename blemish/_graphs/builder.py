@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from blemish.errors import InputError, ModelFileError, message
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 Padding = Literal["zero", "reflect", "edge"]
 PADDINGS = ("zero", "reflect", "edge")
@@ -66,22 +64,11 @@ class Graph:
         array = np.array(mean[0]) if len(set(mean)) == 1 else np.reshape(mean, (1, 3, 1, 1))
         return self._noted(self.add("Sub", [numbers, self.weight("mean", array)]), 3)
 
-    def conv(
-        self,
-        x: str,
-        weight: NDArray[Any],
-        bias: NDArray[Any],
-        *,
-        stride: int = 1,
-        same: bool = False,
-    ) -> str:
+    def conv(self, x: str, weight: NDArray[Any], bias: NDArray[Any], *, stride: int = 1, same: bool = False) -> str:
         """Return a convolution of `x`, padded so that stride 1 keeps its size.
 
         Args:
-            x: name of a (B, C, H, W) tensor.
             weight: (out, in / groups, k, k), k odd; the channels of `x` imply the number of groups.
-            bias: (out,).
-            stride: 1 or 2.
             same: TensorFlow's SAME padding: at stride 2 the number of rows depends on the parity of the size, and an
                 odd row is padded at the end. False pads k // 2 on every side.
 
@@ -120,21 +107,13 @@ class Graph:
         return self._noted(self.add("Clip", [x, low, high]), self._channels[x])
 
     def sum(self, x: str, y: str) -> str:
-        """Return x + y.
-
-        Raises:
-            ModelFileError: if they have different numbers of channels.
-        """
+        """Return x + y."""
         if self._channels[x] != self._channels[y]:
             raise self._unfit("summands of as many channels", f"{self._channels[x]} and {self._channels[y]}")
         return self._noted(self.add("Add", [x, y]), self._channels[x])
 
     def classify(self, x: str, weight: NDArray[Any], bias: NDArray[Any]) -> str:
-        """Return (B, classes) logits: the mean over the image, then a dense layer of (classes, channels) weights.
-
-        Raises:
-            ModelFileError: if the weights do not fit `x`.
-        """
+        """Return (B, classes) logits: the mean over the image, then a dense layer of (classes, channels) weights."""
         if weight.ndim != 2 or weight.shape[1] != self._channels[x] or bias.shape != weight.shape[:1]:
             expected = f"(classes, {self._channels[x]}) and (classes,)"
             raise self._unfit(expected, f"{weight.shape} and {bias.shape}")
@@ -196,7 +175,6 @@ class Graph:
         """Put new nodes between a tensor and all nodes that read it.
 
         Args:
-            tensor: name of an input of the graph, or of a node's output.
             build: adds the new nodes, and returns the tensor that is read in place of `tensor`.
         """
         n = 1 + max((i for i, node in enumerate(self._nodes) if tensor in node.output), default=-1)
@@ -361,9 +339,7 @@ def fold_batch_norm(
 
     Args:
         weight: (out, in / groups, k, k).
-        bias: (out,).
         gamma: (out,), as beta, mean and variance.
-        epsilon: added to the variance.
     """
     scale = gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)
     shift = beta + (bias - mean.astype(np.float64)) * scale

@@ -25,7 +25,6 @@ class ImportedNetwork(NamedTuple):
     """An ONNX network that reads `image`.
 
     Attributes:
-        graph: the nodes that lead to its layers.
         image_hw: the fixed (height, width) of its images, or None for any.
     """
 
@@ -81,10 +80,7 @@ def open_onnx(
 
     Args:
         model: the result of `parse_onnx`, which is changed.
-        layers: names of tensors in its graph.
         mean: of red, green and blue on the 0 to 1 scale.
-        std: the standard deviations, as `mean`.
-        where: its file, for errors.
 
     Raises:
         InputError: if a layer is no tensor of the graph.
@@ -130,13 +126,9 @@ def feature_map(
     """Return a tensor as a float32 (B, C, h, w) map, adding the nodes that this takes.
 
     Args:
-        graph: of the network.
-        layer: name of the tensor: float (B, C, h, w), or tokens (B, T, C).
         sample: its value for one image.
-        image_hw: (height, width) of that image.
         n_prefix_tokens: the number of class and register tokens before the patches; None for the rest beside the
             largest square grid, for a square image.
-        where: the file, for errors.
 
     Raises:
         InputError: if the tensor is neither a map nor tokens of a grid.

@@ -25,10 +25,6 @@ def graph_fields(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, Fiel
     Where branches meet (residuals), the field is the smallest that holds those of all branches. With TensorFlow's SAME
     padding it is the field for image sizes that the strides divide.
 
-    Args:
-        model: a network whose one input is `image`.
-        names: tensors in its graph.
-
     Raises:
         InputError: if a tensor does not depend on a square window of the image (attention, global pools as in squeeze
             and excitation, resizing, kernels of 1 x 7), or is absent.
@@ -38,11 +34,7 @@ def graph_fields(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, Fiel
 
 
 def graph_stack(model: onnx.ModelProto, name: str) -> tuple[Layer, ...]:
-    """Return the convolutions and pools from the image to a tensor, along the branch of the largest receptive field.
-
-    Raises:
-        InputError: as `graph_fields`, or if no single branch has the receptive field of the tensor.
-    """
+    """Return the convolutions and pools from the image to a tensor, along the branch of the largest receptive field."""
     path = _paths(model, [name])[name]
     if receptive_field(path.stack) != path.field:
         raise InputError(message("network", "branches of which one sees the most", "others", where=name))

@@ -30,7 +30,6 @@ def insert_resize(
 
     Args:
         model: a graph that first casts its `image`, uint8 (B, H, W, 3), to float32.
-        resize_hw: (height, width) in pixels.
         crop_hw: (height, width) of the center crop after that, or None for none.
 
     Raises:

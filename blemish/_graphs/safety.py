@@ -22,13 +22,7 @@ def check_network(data: bytes, *, name: str, outputs: Sequence[str] = (), where:
     operators from outside the ONNX standard, no local functions and no loops.
 
     Args:
-        data: the bytes of the ONNX file.
-        name: its file name, for the error.
         outputs: names of outputs that it must have; more are allowed.
-        where: its folder, for the error.
-
-    Raises:
-        ModelFileError: if it is anything else.
     """
 
     def refuse(expected: str, got: str, todo: str = REPLACE) -> ModelFileError:

@@ -32,11 +32,6 @@ MAX_FILE_BYTES = 4 << 30  # the largest backbones in use have 2.5 GB
 def read_file(path: str | os.PathLike[str], *, name: str = "weights", max_bytes: int = MAX_FILE_BYTES) -> bytes:
     """Return the bytes of a file that holds a model or weights.
 
-    Args:
-        path: of the file.
-        name: what it holds in the user's words, for the error.
-        max_bytes: size that it may have.
-
     Raises:
         ModelFileError: if it cannot be read, is no ordinary file, or is larger.
     """
@@ -68,11 +63,7 @@ choose another place.
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Write a new file and wait until the disk has it.
-
-    Raises:
-        OSError: of the system; an existing file is an error and never overwritten.
-    """
+    """Write a new file and wait until the disk has it."""
     with path.open("xb") as file:
         file.write(data)
         file.flush()
@@ -95,11 +86,6 @@ def atomic_write(path: str | os.PathLike[str], data: bytes, *, name: str = "file
 
     Parent folders are created. A link is followed and stays a link. A pipe or terminal (such as /dev/stdout) is written
     directly, since it cannot be replaced.
-
-    Args:
-        path: the file to write.
-        data: the new content.
-        name: for the error, in the user's words ("report", "results").
 
     Raises:
         SaveError: if it cannot be written; the old file is kept.

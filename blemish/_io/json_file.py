@@ -15,12 +15,6 @@ from blemish.errors import InputError, ModelFileError, message
 def read_json_object(data: bytes, *, name: str, where: object = None, todo: str = "") -> dict[str, Any]:
     """Return the object in JSON bytes.
 
-    Args:
-        data: the bytes of the file.
-        name: its file name, for the error.
-        where: its folder, for the error.
-        todo: what to do about it, for the error.
-
     Raises:
         ModelFileError: if it is no JSON object, or has NaN, infinities, a key twice or endless nesting.
     """
@@ -56,7 +50,6 @@ def plain_json(value: Any, where: str) -> Any:
 
     Args:
         value: dicts with text keys, lists, tuples, arrays, finite numbers, text, bool, None.
-        where: the name of the value, for the error.
 
     Raises:
         InputError: if it holds anything else; it names the entry.

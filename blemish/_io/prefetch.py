@@ -22,8 +22,6 @@ def prefetch(
     early (break, an error, Ctrl-C), calls that have not started are cancelled and running ones are waited for.
 
     Args:
-        function: called in a thread; an exception is raised at its item's turn.
-        items: read one by one as results are consumed.
         threads: calls at a time; 0 calls in the caller's thread.
         ahead: results computed beyond the present one, at least 1; bounds the memory together with `threads`.
 

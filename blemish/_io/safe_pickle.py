@@ -47,11 +47,9 @@ class PickleReader:
     """The reader of one pickle in `data`.
 
     Args:
-        data: the bytes of the file.
         position: offset of the pickle; after `read`, of the byte behind it.
         resolve: from (module, name) of a global to its stand-in; raises ModelFileError to refuse.
         persistent: from a persistent id, whose meaning the file's format defines, to the object of that id.
-        where: the file, for the errors.
     """
 
     def __init__(

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish.errors import ModelFileError, message
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 # The dtypes of safetensors that NumPy has too; not BOOL, whose bytes could be neither 0 nor 1.
 DTYPES = {"U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8"}
@@ -28,10 +26,7 @@ def read_tensors(
     The arrays are read-only views of `data`: whatever the header claims, nothing larger is allocated.
 
     Args:
-        data: the bytes of the file.
-        name: its file name, for the error.
         wanted: tensor name to (dtype, number of axes) that must be there; more tensors are allowed.
-        where: its folder, for the error.
 
     Raises:
         ModelFileError: if dtypes, shapes or offsets are not those of the bytes that follow, or a tensor is missing.

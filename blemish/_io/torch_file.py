@@ -14,19 +14,14 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import safetensors
+from numpy.typing import NDArray
 
-from blemish._io.files import read_file
 from blemish._io.safe_pickle import UNSAFE, Global, Inert, PickleReader
 from blemish.errors import ModelFileError, message
-
-if TYPE_CHECKING:
-    import os
-
-    from numpy.typing import NDArray
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py: MAGIC_NUMBER
 LEGACY_PROTOCOL = 1001  # torch/serialization.py: PROTOCOL_VERSION
@@ -41,13 +36,13 @@ SAFETENSORS = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "BF16": "bfloat16", "I6
 SAFETENSORS |= {"I8": "|i1", "U8": "|u1", "BOOL": "|b1"}
 
 
-def load_state_dict(path: str | os.PathLike[str], *, allow_unknown: bool = False) -> dict[str, NDArray[Any]]:
+def read_state_dict(data: bytes, *, where: object, allow_unknown: bool = False) -> dict[str, NDArray[Any]]:
     """Return the tensors of a weight file by their names.
 
     Of a checkpoint with "state_dict" (Lightning) or "model", the tensors in that. Other values are left out.
 
     Args:
-        path: a .pth, .pt, .ckpt or .safetensors file; the format is that of the content, whatever the suffix.
+        data: the bytes of a .pth, .pt, .ckpt or .safetensors file; the format is that of the content.
         allow_unknown: whether objects of other classes than tensors and plain containers are read as inert data. They
             are never imported or called.
 
@@ -57,11 +52,6 @@ def load_state_dict(path: str | os.PathLike[str], *, allow_unknown: bool = False
     Raises:
         ModelFileError: if the file is damaged, names a class that is not allowed, or holds no tensors.
     """
-    return read_state_dict(read_file(path), where=path, allow_unknown=allow_unknown)
-
-
-def read_state_dict(data: bytes, *, where: object, allow_unknown: bool = False) -> dict[str, NDArray[Any]]:
-    """Return the result of `load_state_dict` for the bytes of a weight file; `where` names it in errors."""
     tree = read_checkpoint(data, where=where, allow_unknown=allow_unknown)
     for key in ("state_dict", "model"):
         if isinstance(tree, Mapping) and isinstance(tree.get(key), Mapping):
@@ -76,20 +66,12 @@ def read_state_dict(data: bytes, *, where: object, allow_unknown: bool = False) 
     return tensors
 
 
-def load_checkpoint(path: str | os.PathLike[str], *, allow_unknown: bool = False) -> Any:
+def read_checkpoint(data: bytes, *, where: object, allow_unknown: bool = False) -> Any:
     """Return the whole content of a weight file: dicts, lists, tuples, plain values and arrays.
 
     Arrays may share memory, as in the file, and may be read-only. Sets become lists; objects of unknown classes, where
-    allowed, `safe_pickle.Inert`.
-
-    Raises:
-        ModelFileError: as `load_state_dict`.
+    allowed, `safe_pickle.Inert`. Arguments and errors as for `read_state_dict`.
     """
-    return read_checkpoint(read_file(path), where=path, allow_unknown=allow_unknown)
-
-
-def read_checkpoint(data: bytes, *, where: object, allow_unknown: bool = False) -> Any:
-    """Return the result of `load_checkpoint` for the bytes of a weight file; `where` names it in errors."""
     if data[:4] == b"PK\x03\x04":
         return _ZipFile(data, where, allow_unknown).load()
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from blemish.errors import InputError, message
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import DTypeLike, NDArray
 
 Scalar = TypeVar("Scalar", int, float)
 
@@ -41,14 +38,10 @@ def check_array(
     """Return `array` if it has this dtype and shape, or raise.
 
     Args:
-        name: for the error.
         array: the array; it is never converted or copied.
-        dtype: the required dtype.
         shape: one entry per axis: a size that must match, or a letter for any size.
         finite: whether NaN and infinity are refused (floats only).
         empty: whether a size of 0 is allowed.
-        where: the file or layer, for the error.
-        todo: advice, for the error.
 
     Raises:
         InputError: if it is no array, or of another dtype or shape, or not finite.
@@ -80,9 +73,6 @@ def check_array(
 def check_number(name: str, value: Scalar, *, low: float, high: float, where: object = None, todo: str = "") -> Scalar:
     """Return `value` if it is a finite number in [low, high], or raise.
 
-    Raises:
-        InputError: if it is outside the range, NaN, or no number.
-
     >>> check_number("false_positive_rate", 2.0, low=0, high=1)
     Traceback (most recent call last):
     ...
@@ -99,11 +89,7 @@ def check_number(name: str, value: Scalar, *, low: float, high: float, where: ob
 
 
 def check_whole(name: str, value: int, low: int, high: int) -> int:
-    """Return `value` if it is an integer from `low` to `high`, or raise.
-
-    Raises:
-        InputError: if it is outside the range, or no integer.
-    """
+    """Return `value` if it is an integer from `low` to `high`, or raise."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
         raise InputError(message(name, f"a whole number from {low} to {high}", repr(value)))
     return int(value)

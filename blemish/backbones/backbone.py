@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish import runtime
 from blemish._graphs.builder import stated_patch_px
@@ -30,7 +31,6 @@ from blemish.errors import InputError, ModelFileError, message
 
 if TYPE_CHECKING:
     import onnx
-    from numpy.typing import NDArray
 
     from blemish._graphs.builder import Graph, Padding
     from blemish.backbones.architectures import Layers, StateDict

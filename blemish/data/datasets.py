@@ -144,11 +144,7 @@ def categories(root: PathLike) -> list[str]:
 
 
 def _sorted_folder(path: Path) -> Folder:
-    """Return the data set of a folder that is sorted into `good`, defect types and perhaps masks.
-
-    Raises:
-        DataError: if it is not clear which images are good: fitting on all of them would be wrong.
-    """
+    """Return the data set of a folder that is sorted into `good`, defect types and perhaps masks."""
     folders = folders_in(path)
     good = [folder for folder in folders if folder.name.lower() in GOOD_NAMES]
     masks = [folder for folder in folders if folder.name.lower() in MASK_NAMES]

@@ -7,26 +7,17 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from blemish.errors import DataError, message
-
-if TYPE_CHECKING:
-    from blemish.types import Sample
+from blemish.types import Sample
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = ("_mask", "-mask", "_gt", "")
 
 
 class Listing(NamedTuple):
-    """The files of a data set.
-
-    Attributes:
-        train: good images to fit on, in natural order.
-        test: good images, then the defect types in natural order.
-        skipped: files that are no images by their ending, or lie where none are expected.
-        unused_masks: masks of no defective image.
-    """
+    """The files of a data set, as `ListedDataSet` describes them."""
 
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
@@ -85,9 +76,7 @@ def list_images(
     once, so that a loop of links ends.
 
     Args:
-        folder: the top folder.
         endings: of image names, lower case with the dot; capitals match too.
-        leave_out: folders below that are not entered.
 
     Raises:
         DataError: if a folder can't be read.

@@ -164,11 +164,7 @@ def hold_out(paths: Sequence[Path], share: float, seed: int) -> tuple[list[Path]
 
 
 def _each_mask_once(samples: Sequence[Sample]) -> list[Sample]:
-    """Return the samples, each mask with one image: the one whose folder has the name of the mask's folder.
-
-    Raises:
-        DataError: if a mask matches several images equally well.
-    """
+    """Return the samples, each mask with one image: the one whose folder has the name of the mask's folder."""
     images: dict[Path, list[Path]] = defaultdict(list)
     for sample in samples:
         if sample.mask_path is not None:

@@ -22,12 +22,6 @@ MIN_IMAGES = 2
 class TrainingImages:
     """The readable good images of a training set, and the problems of the others.
 
-    Args:
-        items: samples, paths or arrays.
-        bit_depth: bits that 16-bit images use; None for all.
-        threads: images decoded ahead at a time.
-        least: fewest readable images.
-
     Attributes:
         items: the images, without the broken ones found so far.
         names: the path of each, or its index if it came as an array.
@@ -104,11 +98,7 @@ class TrainingImages:
             progress(stage, done, len(chosen))
 
     def keep(self, good: Sequence[int]) -> None:
-        """Keep only the images of these indices.
-
-        Raises:
-            DataError: if too few are left.
-        """
+        """Keep only the images of these indices."""
         self.items = [self.items[i] for i in good]
         self.names = [self.names[i] for i in good]
         self.sizes_hw = [self.sizes_hw[i] for i in good]

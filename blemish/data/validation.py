@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish._io.prefetch import prefetch
 from blemish.data.training_images import MIN_IMAGES
@@ -19,10 +20,7 @@ from blemish.ops.conformal import percent
 from blemish.types import Problem, Progress, Sample, no_progress
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from blemish.data.datasets import DataSet
-
 
 # With n good images no false positive rate below 1 / (n + 1) can be promised, so 1 % takes 99.
 # Source: conformal prediction, Vovk et al. 2005, section 2.2.
@@ -39,7 +37,6 @@ class Summary:
     """Counts of a data set's images.
 
     Attributes:
-        name: the data set's name.
         train: number of readable good images to fit on.
         test: defect type ("good" among them) to number of readable test images.
         masks: number of readable masks of their image's size.
@@ -74,7 +71,6 @@ class Survey(NamedTuple):
 
     Attributes:
         problems: the fatal ones first.
-        summary: counts of images.
     """
 
     problems: tuple[Problem, ...]
@@ -97,11 +93,6 @@ class _Facts(NamedTuple):
 
 def survey_dataset(dataset: DataSet, *, progress: Progress = no_progress, threads: int = 2) -> Survey:
     """Return the problems and the summary of a data set.
-
-    Args:
-        dataset: any object with `name`, `train` and `test`.
-        progress: called as progress("reading images", done, total).
-        threads: images decoded at a time.
 
     Cost: decodes every image and mask once: about 30 ms for a 1024 x 1024 PNG.
     """
@@ -239,9 +230,7 @@ def _missing_masks(test: Sequence[_Facts]) -> list[Problem]:
         return [Problem(_folder(defective), "no-mask", text)]
     return [
         Problem(
-            paths[0].parent,
-            "no-mask",
-            f"{_files(paths)} of {defect!r} without a mask: left out of the pixel metrics.",
+            paths[0].parent, "no-mask", f"{_files(paths)} of {defect!r} without a mask: left out of the pixel metrics."
         )
         for defect, paths in without.items()
     ]
@@ -263,10 +252,7 @@ def _duplicates(facts: Sequence[_Facts]) -> list[Problem]:
             elif first.split == "train" and copy.is_defective:
                 kind, text = "duplicate-train-test", text + "It is fitted on as good and tested as defective."
             elif first.split == "train":
-                kind, text = (
-                    "duplicate-train-test",
-                    text + "It is fitted on and tested: metrics come out too good.",
-                )
+                kind, text = ("duplicate-train-test", text + "It is fitted on and tested: metrics come out too good.")
             elif first.defect != copy.defect:
                 kind, text = "duplicate-test", text + f"One is called {first.defect!r}, the other {copy.defect!r}."
             else:

@@ -8,15 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from blemish.backbones.registry import DEFAULT
-from blemish.detectors.settings import (
-    CROP_HELP,
-    SIZE_HELP,
-    Settings,
-    crop_size,
-    network_size,
-    path,
-    setting,
-)
+from blemish.detectors.settings import CROP_HELP, SIZE_HELP, Settings, crop_size, network_size, path, setting
 from blemish.errors import InputError, message
 
 if TYPE_CHECKING:
@@ -55,10 +47,7 @@ class BackboneSettings(Settings):
     """Settings of a detector on a pretrained backbone."""
 
     backbone: str | os.PathLike[str] = setting(
-        DEFAULT,
-        "Name from `blemish backbones list`, or an ONNX file.",
-        backbone_name,
-        option="backbone",
+        DEFAULT, "Name from `blemish backbones list`, or an ONNX file.", backbone_name, option="backbone"
     )
     layers: Sequence[str] | None = setting(
         None,
@@ -77,25 +66,13 @@ class BackboneSettings(Settings):
         stored=False,
     )
     pre_trained: bool = setting(True, "True: random weights are refused.", pretrained, stored=False)
-    image_size: int | tuple[int, int] = setting(
-        320,
-        SIZE_HELP,
-        network_size,
-        option="image-size",
-    )
-    center_crop: int | tuple[int, int] | None = setting(
-        None,
-        CROP_HELP,
-        crop_size,
-        option="center-crop",
-        kind=int,
-    )
+    image_size: int | tuple[int, int] = setting(320, SIZE_HELP, network_size, option="image-size")
+    center_crop: int | tuple[int, int] | None = setting(None, CROP_HELP, crop_size, option="center-crop", kind=int)
 
     def geometry(self, images_hw: Sequence[tuple[int, int]], backbone: Backbone | None) -> Geometry:
         """Return the geometry for images of these sizes.
 
         Args:
-            images_hw: (height, width) of each.
             backbone: whose input size or patches are kept to; None for one that takes any size.
 
         Raises:

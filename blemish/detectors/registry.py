@@ -17,8 +17,6 @@ class Entry(NamedTuple):
     """A detector: a package with modules `detector` and `settings`, each imported at its first use.
 
     Attributes:
-        package: its name.
-        detector: the class in `detector`.
         settings: the class in `settings`; its import is light, for the command line reads it at each start.
     """
 
@@ -52,21 +50,13 @@ class Trained(Protocol):
 
 
 def detector_type(name: str) -> type[Detector[Any, Any]]:
-    """Return the class of a detector.
-
-    Raises:
-        InputError: if there is none of that name.
-    """
+    """Return the class of a detector."""
     entry = _entry(name)
     return cast("type[Detector[Any, Any]]", getattr(import_module(f"{entry.package}.detector"), entry.detector))
 
 
 def settings_type(name: str) -> type[Settings]:
-    """Return the class of a detector's settings, without importing the detector.
-
-    Raises:
-        InputError: if there is no detector of that name.
-    """
+    """Return the class of a detector's settings, without importing the detector."""
     entry = _entry(name)
     return cast("type[Settings]", getattr(import_module(f"{entry.package}.settings"), entry.settings))
 

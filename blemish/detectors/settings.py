@@ -31,7 +31,6 @@ class Option(NamedTuple):
     """A setting on the command line.
 
     Attributes:
-        name: of the option, without dashes.
         kind: the type that the command line parses.
         parse: from that to the setting.
     """
@@ -45,11 +44,8 @@ class Row(NamedTuple):
     """A setting as documentation shows it.
 
     Attributes:
-        name: of the constructor's argument.
         default: as Python writes it.
-        type: its annotation.
         option: of the command line, with dashes; "" where there is none.
-        help: its description.
     """
 
     name: str
@@ -80,8 +76,6 @@ def setting(
     """Return a dataclass field of `Settings`.
 
     Args:
-        default: its value where none is given.
-        text: its help, for documentation and the command line.
         check: returns the normalised value, or raises InputError.
         option: name of its command-line option, without dashes; "" for none.
         kind: type that the command line parses.
@@ -184,10 +178,7 @@ class Settings:
     """
 
     false_positive_rate: float = setting(
-        0.01,
-        "Share of good images that may be labelled defective.",
-        _rate,
-        option="false-positive-rate",
+        0.01, "Share of good images that may be labelled defective.", _rate, option="false-positive-rate"
     )
     bit_depth: int | None = setting(
         None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -20,8 +21,6 @@ from blemish.metrics.segmentation import PixelCounts
 from blemish.types import Bool, ImageInput, Prediction, Problem, Progress, Report, Sample, Tested, no_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
     from blemish.detectors.base import Predictor
 
 

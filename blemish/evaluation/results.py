@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blemish._io.files import atomic_write
@@ -13,15 +15,11 @@ from blemish.errors import ImageError
 from blemish.evaluation.engine import average, load_defect_mask
 from blemish.evaluation.report import Figure, closest, kind_of, worst, write_report
 from blemish.imaging.decode import load
-from blemish.types import Problem
+from blemish.types import GoodPatch, Problem, Report, Tested, UInt8
 from blemish.visualization import panels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
-
     from blemish.detectors.base import Predictor
-    from blemish.types import GoodPatch, Report, Tested, UInt8
 
 COLUMNS = ("image_AUROC", "pixel_AUROC", "AUPRO", "false_positive_rate", "miss_rate", "fit_s", "predict_ms")
 # Panels of the report: wide enough for a phone, and a third of the bytes of a figure's.
@@ -75,11 +73,7 @@ def training_overlap(model: Predictor, report: Report) -> str | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write results atomically.
-
-    Raises:
-        SaveError: if they can't be written.
-    """
+    """Write results atomically."""
     atomic_write(path, text.encode("utf-8", "surrogateescape"), name="results")
 
 

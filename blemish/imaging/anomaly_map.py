@@ -5,16 +5,14 @@ Maps are (H, W) float32, higher is more anomalous.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish._validation.checks import check_array, check_number
 from blemish.types import Float32, Region
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 def anomalib_map(patch_map: Float32, network_hw: tuple[int, int], sigma: float) -> Float32:

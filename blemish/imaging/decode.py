@@ -8,10 +8,11 @@ import stat
 import threading
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish._io.files import atomic_write
 from blemish._validation.checks import check_number, describe
@@ -19,12 +20,7 @@ from blemish.errors import ImageError, InputError, SaveError, message
 from blemish.imaging.headers import Header, read_header
 from blemish.imaging.png import decode_png
 from blemish.imaging.resize import fit_inside, resize
-from blemish.types import Sample
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from blemish.types import Bool, ImageInput, UInt8
+from blemish.types import Bool, ImageInput, Sample, UInt8
 
 __all__ = [
     "MAX_PIXELS",
@@ -59,7 +55,6 @@ def load(
     is read. Colour profiles are not applied.
 
     Args:
-        path: the file.
         bit_depth: bits that a 16-bit file uses (12 for most industrial cameras); None means all 16. Files of 8 bits
             stay as they are.
         max_pixels: larger images are refused before they are decoded.
@@ -89,7 +84,6 @@ def decode(
 
     Raises:
         ImageError: if they can't be read; the text calls them `where`.
-        InputError: if `bit_depth` is not from 9 to 16.
     """
     full = _full_range(bit_depth)
     header = _header(data, where, max_pixels)
@@ -172,7 +166,6 @@ def check_image(array: object, name: str = "image", *, bit_depth: int | None = N
 
     Args:
         array: uint8 or uint16, (H, W), (H, W, 1) or (H, W, 3) in RGB order.
-        name: for the error.
         bit_depth: bits that a uint16 array uses; None means 16.
 
     Raises:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -11,11 +12,7 @@ from blemish._validation.checks import check_number
 from blemish.errors import InputError, message
 from blemish.imaging.anomaly_map import anomalib_map, smooth, upsample
 from blemish.imaging.resize import resize
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from blemish.types import Float32, UInt8
+from blemish.types import Float32, UInt8
 
 # Strides of every backbone's layers divide it; other sizes would cut the coarse grid differently from the fine one.
 MULTIPLE_PX = 32
@@ -44,7 +41,6 @@ class Geometry:
     """Preprocessing of an image: antialiased resize to exactly `resize_hw`, then a centre crop if `crop_hw` is set.
 
     Attributes:
-        resize_hw: (height, width) in pixels.
         crop_hw: (height, width) of the centre that the network sees, or None for all of it.
         resize_in_graph: whether the network's graph resizes and crops, in float32, as in imported models.
         map_rule: from the patch grid back to the network's input.
@@ -122,7 +118,6 @@ def choose_geometry(
     """Return the geometry for images of these sizes.
 
     Args:
-        images_hw: (height, width) of each training image.
         image_size: (height, width) of the network's input, or one number n: then about n * n pixels, in the images'
             own aspect ratio if they share one (within 5 %), else square.
         center_crop: (height, width), or one number for a square; None for no crop.

@@ -52,8 +52,6 @@ def read_header(data: bytes, *, where: object = None, name: str = "image") -> He
     Args:
         data: the whole file: its end is checked too, since some decoders return a half grey image for a file that was
             cut short.
-        where: the file, for the error.
-        name: for the error.
 
     Raises:
         ImageError: if the bytes are no image of the five formats, or end too early.

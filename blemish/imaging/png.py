@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from kornia_rs import io
 
+from blemish.types import UInt8
+
 if TYPE_CHECKING:
     from blemish.imaging.headers import Header
-    from blemish.types import UInt8
 
 MODES = {0: "mono", 2: "rgb"}  # by PNG color type; the others are palettes and alpha
 
@@ -26,8 +27,6 @@ def decode_png(
     """Return the pixels of a PNG of 8 bits, grey or RGB, without transparency and not interlaced.
 
     Args:
-        data: the whole file.
-        header: from `read_header`.
         decoder: called with data, (height, width) and mode.
 
     Returns:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from blemish._validation.checks import check_number, describe
 from blemish.errors import InputError, message
-
-if TYPE_CHECKING:
-    from blemish.types import Float32, Float64, UInt8
+from blemish.types import Float32, Float64, UInt8
 
 # Weights are multiples of 1/ONE and the middle result one of 1/FINE grey levels. Every sum is then a whole number below
 # 2**24 (255 * FINE * ONE), which float32 holds exactly: the order of adding, fusing and threads change nothing.

@@ -7,19 +7,17 @@ computation; `metrics.segmentation` calls them too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from blemish._validation.checks import blocks, check_array, check_number, describe
 from blemish.errors import InputError, message
 from blemish.types import Bool, Curve, Float64, Int64
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import ArrayLike, NDArray
-
     Counts = NDArray[np.int64] | NDArray[np.float64]
 
 Metric = Literal["image_AUROC", "image_AP", "image_F1Max"]
@@ -122,7 +120,6 @@ def bootstrap_intervals(
         metrics: of "image_AUROC", "image_AP" and "image_F1Max".
         n_resamples: number of resamples.
         level: confidence level, 0.95 for 95 %.
-        seed: of the resampling.
 
     Raises:
         InputError: as for `auroc`, or if a setting is out of range or a metric is unknown.

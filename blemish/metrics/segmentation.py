@@ -8,20 +8,16 @@ factor of 50, 1 / 65536; where they differ by 3 % or less, one number.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish._validation.checks import blocks, check_array, check_number
 from blemish.errors import InputError, message
 from blemish.metrics.classification import auroc_of_counts, average_precision_of_counts, f1_of_counts
-from blemish.types import Curve, Float64, Int64
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from blemish.types import Bool, Float32
+from blemish.types import Bool, Curve, Float32, Float64, Int64
 
 # Bins are made coarser, by dropping one more bit, beyond this number (3 arrays of 4 MB) ...
 _MAX_BINS = 1 << 19
@@ -84,7 +80,8 @@ class PixelCounts:
     weigh the same in PRO for any area. Counts can be added, so that good images are counted once and shared between
     defect types: `(good + scratches).aupro()`.
 
-    Every point of a curve is a point of the exact curve, with straight lines between them.
+    Every point of a curve is a point of the exact curve, with straight lines between them. Metrics raise InputError if
+    there are no defective pixels, or no good ones.
 
     >>> counts = PixelCounts()
     >>> counts.add(np.float32([[1, 2], [3, 9]]), np.array([[False, False], [False, True]]))
@@ -163,29 +160,17 @@ class PixelCounts:
         return both
 
     def pixel_auroc(self) -> float:
-        """Return the area under the ROC curve of all pixels.
-
-        Raises:
-            InputError: if there are no defective pixels, or no good ones.
-        """
+        """Return the area under the ROC curve of all pixels."""
         levels = self._levels()
         return float(auroc_of_counts(levels.defective, levels.good))
 
     def pixel_average_precision(self) -> float:
-        """Return the average precision of all pixels.
-
-        Raises:
-            InputError: if there are no defective pixels, or no good ones.
-        """
+        """Return the average precision of all pixels."""
         levels = self._levels()
         return float(average_precision_of_counts(levels.defective, levels.good))
 
     def pixel_f1_max(self) -> tuple[float, float]:
-        """Return the highest F1 of all pixels at any threshold, and that threshold: higher scores are defective.
-
-        Raises:
-            InputError: if there are no defective pixels, or no good ones.
-        """
+        """Return the highest F1 of all pixels at any threshold, and that threshold: higher scores are defective."""
         levels = self._levels()
         f1 = f1_of_counts(levels.defective, levels.good)
         best = int(f1.argmax())
@@ -197,9 +182,6 @@ class PixelCounts:
 
         Returns:
             One point per non-empty bin, after (0, 0) with threshold infinity; ends at (1, 1).
-
-        Raises:
-            InputError: if there are no defective pixels, or no good ones.
         """
         levels = self._levels()
         x = np.cumsum(levels.good) / self.n_good

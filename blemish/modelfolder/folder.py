@@ -29,10 +29,11 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import safetensors.numpy
+from numpy.typing import NDArray
 
 from blemish._graphs.safety import check_network
 from blemish._io.files import save_error, sync_folder, write_synced
@@ -42,9 +43,6 @@ from blemish._version import __version__
 from blemish.errors import InputError, ModelFileError, SaveError, message
 from blemish.modelfolder.upgrade import FORMAT_VERSION, upgraded
 from blemish.modelfolder.weights import WEIGHTS, complete, externalise
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 HEADER = "model.json"
 NETWORK = "network.onnx"
@@ -86,7 +84,6 @@ class ModelFolder:
     """A model folder as it was read; every part has been checked.
 
     Attributes:
-        path: the folder that was read.
         header: the content of `model.json`: format_version, detector, settings, input, thresholds, provenance, files.
         network: the bytes of `network.onnx`, with the weights inside that it keeps in `weights.safetensors`.
         tensors: file name to tensor name to array (read-only), for each safetensors file.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -13,8 +14,6 @@ from blemish.imaging.geometry import Geometry, MapRule, Upsampling, choose_geome
 from blemish.ops.conformal import Calibration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from blemish.modelfolder.folder import ModelFolder
 
 Read = TypeVar("Read")
@@ -43,11 +42,6 @@ class Training:
 def read_fitted(model: ModelFolder, detector: str, read: Callable[[], Read]) -> Read:
     """Return the result of `read` on a model folder; whatever it raises becomes an error of the folder.
 
-    Args:
-        model: the folder.
-        detector: the detector that it must hold.
-        read: raises if the folder's parts do not fit each other.
-
     Raises:
         ModelFileError: if it is another detector's, or its parts do not fit each other.
     """
@@ -65,11 +59,7 @@ def read_fitted(model: ModelFolder, detector: str, read: Callable[[], Read]) -> 
 
 
 def read_geometry(header: Mapping[str, Any]) -> Geometry:
-    """Return the geometry that `input` and `anomaly_map` describe.
-
-    Raises:
-        InputError: if they describe none.
-    """
+    """Return the geometry that `input` and `anomaly_map` describe."""
     size, crop = header["input"]["resize_hw"], header["input"]["crop_hw"]
     chosen = choose_geometry([(1, 1)], (*size,), None if crop is None else (*crop,))
     in_graph, rule = header["input"]["resize_in_graph"], header["anomaly_map"]
@@ -103,11 +93,7 @@ def read_calibration(header: Mapping[str, Any], name: str) -> Calibration:
 
 
 def read_training(header: Mapping[str, Any]) -> Training:
-    """Return path and (height, width) of each training image.
-
-    Raises:
-        InputError: if `training` is no list of these.
-    """
+    """Return path and (height, width) of each training image."""
     rows = header["training"]
     if not isinstance(rows, list):
         raise InputError(message("training", "a list of images", type(rows).__name__))

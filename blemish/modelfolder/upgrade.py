@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from blemish.errors import ModelFileError, message
 from blemish.imaging.geometry import MapRule
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 FORMAT_VERSION = 2
 
@@ -20,7 +18,6 @@ def upgraded(header: Mapping[str, Any], *, where: object) -> dict[str, Any]:
 
     Args:
         header: the content of `model.json`, whose format_version, settings and thresholds were checked for their type.
-        where: its file, for errors.
 
     Raises:
         ModelFileError: if the present version can't express it; it says what to do.
@@ -35,9 +32,6 @@ def _from_version_1(header: dict[str, Any], where: object) -> dict[str, Any]:
     """Return a header of version 1 (0.1.0) as version 2 writes it.
 
     Version 1 had settings for the map's smoothing and for anomalib's arithmetic, which are the geometry's now.
-
-    Raises:
-        ModelFileError: if a setting that is a constant now had another value.
     """
     settings, thresholds = _renamed(header["settings"]), _renamed(header["thresholds"])
     as_anomalib = settings.pop("arithmetic", "blemish") == "anomalib"

@@ -8,7 +8,8 @@ We read neither by path: the bytes of both were verified before, and the graph i
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -19,23 +20,13 @@ from onnx import TensorProto, numpy_helper
 from blemish._graphs.safety import REPLACE
 from blemish.errors import ModelFileError, message
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
 WEIGHTS = "weights.safetensors"
 MAX_BYTES = (1 << 31) - (1 << 20)  # of a graph and its weights: protobuf ends at 2 GB
 TYPES = {TensorProto.FLOAT16: "F16", TensorProto.FLOAT: "F32", TensorProto.DOUBLE: "F64"}
 
 
 class Place(NamedTuple):
-    """A tensor in a file.
-
-    Attributes:
-        dtype: as safetensors writes it.
-        shape: of the tensor.
-        start: first byte, from the beginning of the file.
-        length: in bytes.
-    """
+    """A tensor in a file: dtype as safetensors writes it, first byte from the beginning of the file, bytes."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -47,7 +38,6 @@ def externalise(network: bytes, prefixes: Sequence[str]) -> tuple[bytes, bytes |
     """Return a graph that points to its parameters, and the safetensors file that holds them.
 
     Args:
-        network: the bytes of a graph with all weights inside.
         prefixes: beginnings of the parameters' names. Where the graph has none, it is returned as it is, and None.
     """
     model = onnx.ModelProto()
@@ -81,11 +71,7 @@ def complete(
     last. Any other external data stays, and is refused by `check_network`.
 
     Args:
-        network: the bytes of the graph.
         files: name to bytes of the safetensors files of the folder, which `read_tensors` accepted.
-        name: of the graph's file, for the error.
-        where: its folder, for the error.
-        max_bytes: of the graph with its weights.
 
     Raises:
         ModelFileError: if it is larger, or points anywhere else.

@@ -14,19 +14,14 @@ Fast and exact, independent of threads and of the linear algebra library: matrix
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish._validation.checks import blocks, check_array
 from blemish.errors import InputError, message
-from blemish.types import no_progress
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from blemish.types import Float32, Float64, Int64, Progress
-
+from blemish.types import Float32, Float64, Int64, Progress, no_progress
 
 # 0.13 GB at 152 values a row, and as many rows as 195 images of 1,024 patches.
 MAX_ROWS = 200_000
@@ -67,8 +62,6 @@ def greedy_coreset(
         features: (N, D) float32, finite; one row per patch. It is not changed.
         n_select: rows to keep, 1 <= n_select <= N.
         seed: picks the first row; the same seed and features give the same picks.
-        progress: called now and then as progress("coreset", done, total), in picks.
-        block_sizes: of the computation; the picks do not depend on it.
 
     Returns:
         (n_select,) int64 row indices in the order chosen; no row twice, and rows equal to a pick only after all others.
@@ -120,7 +113,6 @@ class StreamingCoreset:
         n_rows: expected rows: images times patches of each. Fewer may come.
         max_rows: most rows held.
         seed: picks the first row of each reduction.
-        block_sizes: of the computation; the result does not depend on it.
 
     Raises:
         InputError: if a number is out of its range.
@@ -178,7 +170,6 @@ class StreamingCoreset:
 
         Args:
             n_select: rows of the result, if fewer than the constructor's, such as a share of `n_seen`.
-            progress: called now and then as progress("coreset", done, total), in picks.
 
         Returns:
             The coreset; fewer than `n_select` rows only if fewer are held.
@@ -218,21 +209,12 @@ class StreamingCoreset:
 
 
 def coreset_bytes(
-    n_rows: int,
-    n_features: int,
-    n_select: int,
-    *,
-    max_rows: int = MAX_ROWS,
-    block_sizes: BlockSizes = BLOCK_SIZES,
+    n_rows: int, n_features: int, n_select: int, *, max_rows: int = MAX_ROWS, block_sizes: BlockSizes = BLOCK_SIZES
 ) -> int:
     """Return the peak memory of `StreamingCoreset` in bytes, held rows and result included.
 
     Args:
-        n_rows: expected rows.
         n_features: D, values of each row.
-        n_select: rows of the result.
-        max_rows: most rows held.
-        block_sizes: of the computation.
 
     Raises:
         InputError: if a number is out of its range.

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish import runtime
 from blemish._validation.checks import blocks
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     Float32 = NDArray[np.float32]
     Int64 = NDArray[np.int64]
 

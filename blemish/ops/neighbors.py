@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish._validation.checks import blocks, check_array
 from blemish.errors import InputError, message
 from blemish.ops.int8_bounds import IntegerScores, largest_columns, lowest_score
 from blemish.types import Bool, Float32, Int64, Neighbors
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 # Squares of larger numbers come near the end of float32.
 _LARGEST = 1e15
@@ -50,11 +47,7 @@ class MemoryIndex:
     """
 
     def __init__(
-        self,
-        memory_bank: Float32,
-        *,
-        block_queries: tuple[int, int] = BLOCK_QUERIES,
-        weight_limit: int | None = None,
+        self, memory_bank: Float32, *, block_queries: tuple[int, int] = BLOCK_QUERIES, weight_limit: int | None = None
     ) -> None:
         self._bank: Float32 = np.ascontiguousarray(_check_rows("memory_bank", memory_bank, "n", "D"))
         # Distances do not change with the origin; rounding errors are smallest around the mean.

@@ -20,7 +20,6 @@ class Layer:
     """One convolution or pool, along one axis.
 
     Attributes:
-        name: in the table.
         kernel: inputs that one output reads, at `dilation` 1.
         stride: steps of the input per step of the output.
         padding: rows added before the first one.
@@ -170,14 +169,7 @@ def _has_output(layers: Sequence[Layer], size: int) -> bool:
 
 @dataclass(frozen=True)
 class Step:
-    """One line of a derivation: the image, or the output of a layer.
-
-    Attributes:
-        name: "image", or the layer's.
-        layer: None for the image.
-        size: of the map, in positions.
-        field: receptive field of a position.
-    """
+    """One line of a derivation, the image or the output of a layer: size of the map, and field of a position."""
 
     name: str
     layer: Layer | None
@@ -189,7 +181,6 @@ def derive(layers: Sequence[Layer], size: int | None = None) -> list[Step]:
     """Return map size and receptive field of the image and of each layer's output.
 
     Args:
-        layers: the stack.
         size: of the image in pixels; by default the receptive field, so that without padding the last map has size 1.
 
     Raises:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from blemish.types import Float32, Float64
+from blemish.types import Float32, Float64
 
 Scaling = Literal["none", "standard", "whiten"]
 SCALINGS = ("none", "standard", "whiten")

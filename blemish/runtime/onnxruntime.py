@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx
 import onnxruntime as ort
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]  # no stubs
+from numpy.typing import NDArray
 
 from blemish.errors import InputError, ModelFileError, message
 from blemish.runtime.passes import tile_convolutions
 from blemish.runtime.session import Session
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
 
 CPU = "CPUExecutionProvider"
 # In the order in which ONNX Runtime gives a node to the first that has it.

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,9 +16,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from blemish.runtime.tiles import Kernel, Tiled, Tiles, tiles_of
 from blemish.runtime.winograd import POINTS, TILE
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # Channels of an input from which on tiles were measured to be faster: the fewest of a patch description network. The
 # transforms take a larger share with fewer.
@@ -47,11 +45,7 @@ def tile_convolutions(model: onnx.ModelProto) -> onnx.ModelProto | None:
 
 
 class _Tiler:
-    """Rewrites the nodes of a graph in order.
-
-    Attributes:
-        n_convolutions: on tiles, the stem's not counted.
-    """
+    """Rewrites the nodes of a graph in order."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.n_convolutions = 0

@@ -11,18 +11,17 @@ beside this one: `onnxruntime` today. An engine is a function (graph, device, th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish.errors import InputError, message
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import onnx
-    from numpy.typing import NDArray
 
     Arrays = dict[str, NDArray[Any]]
 

@@ -7,18 +7,17 @@ own tiles in one step. Values beyond a map's true size are never read by a true 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from blemish.runtime.winograd import TILE, transforms
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import onnx
-    from numpy.typing import NDArray
 
 
 class Tiled(NamedTuple):
@@ -80,10 +79,6 @@ class Tiles:
     """Nodes of operators on tiles.
 
     Kernels are kept plain, three times smaller than on tiles: an engine transforms them when it folds constants.
-
-    Attributes:
-        nodes: in order.
-        initializers: constants of the nodes.
     """
 
     def __init__(self) -> None:
@@ -139,7 +134,6 @@ class Tiles:
         Args:
             planes: (B, C, H, W) float32.
             kernels: of one shape.
-            hw: height and width of the image.
         """
         out, channels, taps, _ = kernels[0].weight.shape
         pooled = (hw[0] - taps + 1) // 2, (hw[1] - taps + 1) // 2
@@ -182,7 +176,6 @@ class Tiles:
         """Return an operator on each value.
 
         Args:
-            operator: of ONNX, such as "Sub".
             inputs: maps of one size on tiles, and names of constants of one value per channel.
         """
         first = next(x for x in inputs if isinstance(x, Tiled))

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from blemish.errors import InputError, message
-
-if TYPE_CHECKING:
-    from blemish.types import Float64
+from blemish.types import Float64
 
 TILE = 4  # outputs of a tile along an axis
 # Points at which the polynomials are evaluated, besides infinity. Of all sets out of fourteen small fractions these had

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from blemish._validation.checks import blocks, check_array
 from blemish.errors import InputError, message
-
-if TYPE_CHECKING:
-    from blemish.types import Float32, Int64
+from blemish.types import Float32, Int64
 
 # The similarities of all pairs of 10,000 vectors take 400 MB.
 MAX_PAIRWISE = 10_000

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish.errors import ImageError
 from blemish.imaging.decode import load, read_facts
+from blemish.types import UInt8
 from blemish.visualization import FOUND, MARKED, contact_sheet, contours
 from blemish.visualization.scaling import crop_around
 from blemish.visualization.text import draw_text, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
     from blemish.search.records import Match, StoredDefect
-    from blemish.types import UInt8
     from blemish.visualization.text import Colour
 
 SIZE_PX = 208
@@ -47,8 +45,6 @@ def sheet(
         image: (H, W, 3) uint8 RGB, the query.
         box: (x, y, width, height) of its region.
         contour: (n, 2) int32 (x, y), outline of its region.
-        matches: nearest first.
-        title: a line above.
         bit_depth: significant bits of 16-bit images; None for all.
     """
     tiles = [_tiles(image, box, contour, MARKED)]

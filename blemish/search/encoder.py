@@ -15,6 +15,7 @@ The network is the package's embedded one and not the detector's, so that all de
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -29,13 +30,10 @@ from blemish.imaging.decode import path_of, read_facts, read_image
 from blemish.search.backends.interface import IMAGE, REGION
 from blemish.search.model_id import model_id, model_ids_0_1
 from blemish.search.normal_statistics import CHANNELS, LAYERS, MIDDLE_DEEP, SHALLOW, NormalStatistics
-from blemish.types import GoodPatch
+from blemish.types import Bool, Float32, GoodPatch, ImageInput, Prediction, Progress, Region, UInt8
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from blemish.detectors.base import Predictor
-    from blemish.types import Bool, Float32, GoodPatch, ImageInput, Prediction, Progress, Region, UInt8
 
 NAME = "efficientnet_lite0 blocks 2, 4, 14; version 1"
 # Exponent of the anomaly map, and weight of the second part: measured in benchmarks/retrieval.py.
@@ -145,10 +143,6 @@ class RegionEncoder:
         """Return the good patches nearest to the most anomalous one, nearest first, each of another training image.
 
         A detector without a memory bank gives at most the one in its prediction.
-
-        Raises:
-            ImageError: if the file can't be read.
-            InputError: if the array is no image.
         """
         if isinstance(self.model, Detector):
             return self.model.nearest_good_patches(image, k)
@@ -182,8 +176,6 @@ def region_vectors(
     Args:
         features: layer to (D, h, w) float32.
         anomaly_map: (H, W) float32 at the image's size.
-        regions: of the map.
-        normal: statistics of good images.
     """
     cells = {name: _nearest_cells(anomaly_map.shape, regions, features[name].shape[1:]) for name in MIDDLE_DEEP}
     extent = _whitened(features[SHALLOW].mean(axis=(1, 2)), normal, SHALLOW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,6 @@ from blemish.search.normal_statistics import NormalStatistics
 from blemish.search.payload import utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from blemish.search.backends.interface import Backend
     from blemish.search.encoder import RegionEncoder
 
@@ -35,7 +34,6 @@ class Metadata:
 
     Attributes:
         models: category to the "id" of its model and the statistics of "good" images.
-        name: of the store, for errors.
     """
 
     models: dict[str, dict[str, Any]]
@@ -92,11 +90,7 @@ class Metadata:
         return True
 
     def check_model(self, ids: Sequence[str], category: str) -> None:
-        """Raise unless the vectors of a category are of the model with one of these ids.
-
-        Raises:
-            StoreError: if they are of another model.
-        """
+        """Raise unless the vectors of a category are of the model with one of these ids."""
         stored = self.model_id(category)
         if stored not in {NO_MODEL, *ids}:
             got = f"{ids[0]}, for {category}"

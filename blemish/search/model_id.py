@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from blemish.detectors.base import Predictor
 
 # Names of files, whose SHA-256 counts instead, and the rate, which moves thresholds only.

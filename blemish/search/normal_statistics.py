@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -16,12 +16,7 @@ from blemish.errors import DataError, ImageError, InputError, StoreError, messag
 from blemish.imaging.decode import path_of, read_facts, read_image
 from blemish.imaging.geometry import Geometry, choose_geometry
 from blemish.ops.statistics import Affine, Moments
-from blemish.types import no_progress
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from blemish.types import Float32, ImageInput, Progress, UInt8
+from blemish.types import Float32, ImageInput, Progress, UInt8, no_progress
 
 SHALLOW = "blocks.2"
 MIDDLE_DEEP = ("blocks.4", "blocks.14")
@@ -64,8 +59,6 @@ class NormalStatistics:
         Args:
             images: good images; those that can't be read are skipped.
             extract: from network input, (h, w, 3) uint8, to layer name and (D, h', w') float32 features.
-            bit_depth: significant bits of 16-bit images; None for all.
-            progress: called as progress(stage, done, total).
 
         Raises:
             DataError: if fewer than two can be read.

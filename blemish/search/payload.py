@@ -5,22 +5,20 @@ from __future__ import annotations
 import os
 import unicodedata
 import uuid
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish._validation.checks import check_array
 from blemish.errors import InputError, message
 from blemish.search.backends.interface import IMAGE, REGION, Filter, Point
+from blemish.types import Float32
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
     from blemish.search.encoder import EncodedImage
-    from blemish.types import Float32
 
 # Namespace of the ids, which are UUIDs (version 5) of content.
 NAMESPACE = uuid.UUID("5b1d6a0e-6d0c-5c53-9f0a-3a3f1c0b7d11")
@@ -36,9 +34,6 @@ def to_points(
     """Return the point of the whole image and those of its regions, most anomalous first.
 
     Args:
-        encoded: the image.
-        category: its product category.
-        model_id: id of the detector.
         label: fields of `label_payload`.
 
     Raises:

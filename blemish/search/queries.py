@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,10 @@ from blemish.search.backends.interface import REGION, Filter, Query
 from blemish.search.clustering import cluster
 from blemish.search.records import Group, Match, StoredDefect, Suggestion
 from blemish.search.voting import NOVELTY_LEVEL, label_counts, novelty_p_value, weighted_votes
+from blemish.types import Float32, Float64
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from blemish.search.backends.interface import Backend, StoredPoint
-    from blemish.types import Float32, Float64
 
 # Stored defects that are sampled for reference distances: more do not move a quantile of 1 in 20.
 N_REFERENCES = 400
@@ -45,10 +44,8 @@ def suggest(backend: Backend, vector: Float32, k: int, where: Filter, references
     """Return the label with most of the neighbors' votes, or that the region is novel.
 
     Args:
-        backend: the store.
         vector: (D,) float32 of the region.
         k: number of labelled neighbors that vote.
-        where: filter of the regions to search.
         references: `reference_distances` of the store.
     """
     closest = nearest(backend, REGION, vector, 1, where)
@@ -64,8 +61,6 @@ def reference_distances(backend: Backend, where: Filter, *, n_images: int = N_RE
     """Return the nearest-neighbor distance of each image's most anomalous region to the regions of other images.
 
     Args:
-        backend: the store.
-        where: filter of the regions.
         n_images: images in the sample, the first in order of id: ids are hashes, so it is a random one.
 
     Returns:
@@ -90,8 +85,6 @@ def groups(backend: Backend, where: Filter, least_similarity: float | None, refe
     """Return the average-linkage clusters of the stored regions, the largest first.
 
     Args:
-        backend: the store.
-        where: filter of the regions.
         least_similarity: clusters merge while their mean cosine is at least this; None for the similarity below which
             a defect is novel.
         references: `reference_distances` of the store.

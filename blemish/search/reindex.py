@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +12,11 @@ from blemish.imaging.decode import read_facts
 from blemish.search.backends.interface import IMAGE, REGION, Point
 from blemish.search.payload import LABEL_FIELDS, payload_filter, to_points
 from blemish.search.records import ReindexResult
+from blemish.types import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from blemish.search.backends.interface import Backend, StoredPoint
     from blemish.search.encoder import RegionEncoder
-    from blemish.types import Progress
 
 
 def reindex(
@@ -29,11 +28,7 @@ def reindex(
     after a kill the next call continues.
 
     Args:
-        backend: the store.
-        encoder: of the new model.
-        category: product category.
         model_id: the id of the new model in this store.
-        progress: called as progress(stage, done, total).
 
     Raises:
         StoreError: if the store can't be read or written.

@@ -23,13 +23,12 @@ from blemish.search.queries import groups, nearest, reference_distances, suggest
 from blemish.search.records import AddResult, Group, Match, ReindexResult, StoredDefect, Suggestion
 from blemish.search.reindex import reindex
 from blemish.search.voting import N_VOTERS
-from blemish.types import no_progress
+from blemish.types import Float32, Float64, GoodPatch, ImageInput, Progress, no_progress
 
 if TYPE_CHECKING:
     from blemish.detectors.base import Predictor
     from blemish.search.backends.interface import Backend
     from blemish.search.encoder import EncodedImage
-    from blemish.types import Float32, Float64, GoodPatch, ImageInput, Progress
 
 QueryInput: TypeAlias = "ImageInput | EncodedRegion | StoredDefect"
 

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from blemish.types import Float64
+from blemish.types import Float64
 
 # A defect is novel at a p-value of at most 1 in 20; with fewer reference distances no p-value is that low.
 NOVELTY_LEVEL = 0.05

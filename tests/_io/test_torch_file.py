@@ -17,10 +17,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blemish._io.files import read_file
 from blemish._io.safe_pickle import Inert
-from blemish._io.torch_file import LEGACY_MAGIC, load_checkpoint, load_state_dict, read_checkpoint, read_state_dict
+from blemish._io.torch_file import LEGACY_MAGIC, read_checkpoint, read_state_dict
 from blemish.errors import ModelFileError
-from tests.torch_files import FOLDER, expected
+from tests.torch_files import FOLDER, expected, load_checkpoint
+
+
+def load_state_dict(path: Path, *, allow_unknown: bool = False) -> dict[str, np.ndarray]:
+    return read_state_dict(read_file(path), where=path, allow_unknown=allow_unknown)
+
 
 FILES = ["zip.pth", "legacy.pth", "plain.safetensors"]
 

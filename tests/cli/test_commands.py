@@ -119,6 +119,7 @@ def test_a_sorted_folder_is_all_that_is_needed(run, tmp_path: Path):
     assert (code, len(json.loads(out))) == (0, n_good + 1)
 
 
+@pytest.mark.slow
 def test_a_test_on_images_that_were_learnt_says_so(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     write_goods(tmp_path / "parts" / "good")

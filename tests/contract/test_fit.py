@@ -78,6 +78,7 @@ def test_too_few_images_are_refused(case: Case, good_paths: list[Path], tmp_path
     assert not model.is_fitted
 
 
+@pytest.mark.slow
 def test_what_was_fitted_stays_where_a_fit_fails(case: Case, good_paths: list[Path]):
     model = case.kind.load(case.saved, threads=1)
     with pytest.raises((DataError, InputError)):

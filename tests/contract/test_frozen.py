@@ -53,6 +53,7 @@ def test_it_loads_and_predicts_what_it_did(frozen: Frozen):
         assert_as_frozen(frozen, key, model.predict(image))
 
 
+@pytest.mark.slow
 def test_many_at_once_are_predicted_as_one_by_one(frozen: Frozen):
     model = frozen.kind.load(frozen.folder)
     for key, found in zip(frozen.images, model.predict_many(frozen.images.values()), strict=True):
@@ -60,6 +61,7 @@ def test_many_at_once_are_predicted_as_one_by_one(frozen: Frozen):
         assert_as_frozen(frozen, key, found)
 
 
+@pytest.mark.slow
 def test_saved_again_it_predicts_the_same_bit_for_bit(frozen: Frozen, tmp_path: Path):
     model = frozen.kind.load(frozen.folder, threads=1)
     again = frozen.kind.load(model.save(tmp_path / "again"), threads=1)

@@ -41,6 +41,7 @@ def test_labels_are_read_and_set_without_a_model(folder: Path):
             store.label([one.id for one in defects], "scuff", by="Ann")
 
 
+@pytest.mark.slow
 def test_the_model_that_wrote_it_goes_on(folder: Path, model: Patchcore):
     for new in (1, 0):
         with DefectStore(folder, model=model) as store:
@@ -55,6 +56,7 @@ def test_the_model_that_wrote_it_goes_on(folder: Path, model: Patchcore):
             assert store.similar(first, k=1)[0].defect.label == "blotch"
 
 
+@pytest.mark.slow
 def test_another_model_is_refused_and_reindexing_keeps_the_labels(patchcore: Case, folder: Path):
     with DefectStore(folder, model=patchcore.fitted, category="stripes") as store:
         with pytest.raises(StoreError, match=r"blemish reindex MODEL --store .*labels are kept"):

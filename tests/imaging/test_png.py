@@ -82,6 +82,7 @@ def test_colour_chunks_change_no_pixel():
     np.testing.assert_array_equal(read(gamma), IMAGE)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(at=st.integers(8, 5000), value=st.integers(0, 255), cut=st.integers(0, 200))
 def test_a_damaged_file_is_an_image_error_or_an_image(at, value, cut):

@@ -101,6 +101,7 @@ class TestScores:
 
 
 class TestBootstrap:
+    @pytest.mark.slow
     def test_interval_equals_a_plain_loop(self, rng):
         scores = np.r_[rng.normal(0, 1, 60), rng.normal(1, 1, 40)].round(1)
         labels = np.arange(100) >= 60

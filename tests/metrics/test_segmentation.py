@@ -123,6 +123,7 @@ def test_order_of_extremes_is_kept():
     assert counted([np.float32([[tiny, 0]])], [np.array([[True, False]])]).pixel_auroc() == 1.0
 
 
+@pytest.mark.slow
 def test_sum_of_counts_is_the_counts_of_all(rng):
     maps, masks = drawn(rng)
     maps[0] += 100

@@ -92,6 +92,7 @@ def test_too_many_candidates_are_reported():
     assert scores.candidates(bank[:5], bank, 1, NOTHING, scores.take_buffers(5)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [384, 1024, 1536])
 def test_pairs_that_would_take_longer_than_a_float_product_are_too_many(dim):
     """Half a pair of every group passes the bound with 1,024 values of noise, a twentieth with 384."""

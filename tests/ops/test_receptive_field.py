@@ -48,6 +48,7 @@ LAYERS = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(LAYERS, min_size=1, max_size=4), st.integers(1, 60), st.data())
 def test_the_span_equals_the_traced_pixels(layers, size, data):
     sizes = output_sizes(layers, size)

@@ -29,6 +29,7 @@ def test_each_mean_excess_above_the_median_adds_nearly_one():
     assert many.neg_log_p(3.0 + 8.0) == pytest.approx(math.log(2) + 2, abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_predictive_tail_of_few_scores_is_paretos():
     """Of five exponential scores and a sixth: the frequency of a -log p above a value is exp(-value)."""
     rng = np.random.default_rng(0)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
+from numpy.typing import NDArray
 
 from blemish._io.files import atomic_write
 from blemish._io.json_file import plain_json
 from blemish._io.safetensors_file import read_tensors
 from blemish.errors import InputError, ModelFileError, message
-
-if TYPE_CHECKING:
-    import os
-
-    from numpy.typing import NDArray
 
 STATE = "state.json"  # a tensor of bytes, so that one rename replaces tensors and values together
 FORMAT = 2  # 1: of blemish 0.1.0
@@ -27,12 +24,7 @@ REMEDY = "Give the settings of before, or delete it to begin anew."
 
 
 class Checkpoint(NamedTuple):
-    """The content of a checkpoint.
-
-    Attributes:
-        tensors: by name.
-        state: plain values by name.
-    """
+    """The content of a checkpoint."""
 
     tensors: Mapping[str, NDArray[Any]]
     state: Mapping[str, Any]
@@ -47,8 +39,6 @@ def save_checkpoint(
     """Write a checkpoint; a kill at any moment leaves the old one or the new one.
 
     Args:
-        path: the file.
-        tensors: by name.
         state: what JSON can hold.
         identity: what decides the training: settings, teacher, images.
 
@@ -66,7 +56,6 @@ def load_checkpoint(path: str | os.PathLike[str], identity: Mapping[str, Any]) -
     """Return a checkpoint, or None if there is none.
 
     Args:
-        path: the file.
         identity: as it was saved; other settings, teachers or images are refused.
 
     Raises:

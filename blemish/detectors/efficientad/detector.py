@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,13 +14,11 @@ from blemish.detectors.efficientad.pdn import output_hw
 from blemish.detectors.efficientad.settings import LEAST_IMAGES, EfficientAdSettings
 from blemish.detectors.efficientad.state import EfficientAdState, read_state
 from blemish.detectors.efficientad.training import CACHE_BYTES
+from blemish.types import ImageInput, Progress, UInt8
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from blemish.data.training_images import TrainingImages
     from blemish.modelfolder.folder import ModelFolder
-    from blemish.types import ImageInput, Progress, UInt8
 
 # Measured: interpreter, torch, networks with their gradients and moments; and memory of a step for each output.
 BASE_BYTES = 900 * 2**20

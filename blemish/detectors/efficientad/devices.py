@@ -70,8 +70,6 @@ def cuda_graph(function: Callable[..., Any], inputs: Sequence[Any], parameters: 
 
     Args:
         function: of tensors on a GPU, always the same operations; enters its own autocast.
-        inputs: tensors of the shapes of its later arguments.
-        parameters: other tensors that it reads and that need gradients.
     """
     n = len(inputs)
     with warnings.catch_warnings():

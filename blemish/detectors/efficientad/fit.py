@@ -23,12 +23,12 @@ from blemish.detectors.efficientad.training import Images, Training
 from blemish.errors import DataError, message
 from blemish.modelfolder.header import Training as TrainingRecord
 from blemish.ops.conformal import Calibration
+from blemish.types import Problem, Progress, UInt8
 
 if TYPE_CHECKING:
     from blemish.data.training_images import TrainingImages
     from blemish.detectors.efficientad.settings import EfficientAdSettings
     from blemish.detectors.efficientad.teacher import Teacher
-    from blemish.types import Problem, Progress, UInt8
 
 # Crops instead of whole images where time is short: 24 x 24 outputs, 125 x 125 pixels.
 SHORT_CROP = 24
@@ -49,14 +49,7 @@ class Split(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Options of a fit that do not change its result.
-
-    Attributes:
-        threads: for torch and the network.
-        device: "cpu", or a torch device.
-        checkpoint: a file for the state of the training, or None.
-        progress: called as progress(stage, done, total).
-    """
+    """Options of a fit that do not change its result."""
 
     threads: int
     device: str

@@ -7,10 +7,11 @@ folder keeps them: `teacher.conv1.weight`, `teacher.mean`, `student.conv4.bias`,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from blemish._graphs.builder import Graph
@@ -27,9 +28,6 @@ from blemish.detectors.efficientad.pdn import (
     output_hw,
 )
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 Weights = Mapping[str, "NDArray[Any]"]
 OUTPUTS = ("student_map", "autoencoder_map")
 PARTS = ("teacher.", "student.", "autoencoder.")
@@ -41,10 +39,8 @@ class Networks(NamedTuple):
     Attributes:
         teacher: with n outputs.
         student: with 2 n outputs: its prediction of the teacher's features, then of the autoencoder's.
-        autoencoder: with n outputs.
         mean: (n,) float32, of each of the teacher's outputs on good images.
         std: (n,) float32, their standard deviations.
-        size: "small" or "medium".
         padding: whether teacher and student pad with zeros.
     """
 
@@ -64,7 +60,6 @@ def efficientad_graph(networks: Networks, image_hw: tuple[int, int]) -> bytes:
     half; `autoencoder_map` that of the autoencoder and the student's second half.
 
     Args:
-        networks: the weights.
         image_hw: height and width of the images, at least 33 x 33.
 
     Raises:

@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish.detectors.efficientad.networks import arrays
 from blemish.detectors.efficientad.pdn import import_torch, pdn, pdn_shapes
 from blemish.ops.least_squares import SHRINKAGES, refit_last_layer
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from blemish.detectors.efficientad.training import Training
 
 MOST_ROWS = 60_000  # outputs in the regression, about fifteen for each input of the last layer
@@ -48,7 +47,6 @@ def seconds_to_refit(training: Training, each: float, product_s: float | None = 
     """Return the estimated seconds of `refit_student`.
 
     Args:
-        training: the networks.
         each: seconds of the teacher on one image; student and autoencoder take about as long each.
         product_s: seconds of a multiplication and addition in a large product of matrices; None to measure them.
     """

@@ -15,10 +15,10 @@ from blemish.detectors.efficientad.checkpoint import Checkpoint, load_checkpoint
 from blemish.detectors.efficientad.pdn import import_torch
 from blemish.detectors.efficientad.training import Losses, Training, hard_share
 from blemish.errors import InputError, message
+from blemish.types import Progress
 
 if TYPE_CHECKING:
     from blemish.detectors.efficientad.settings import EfficientAdSettings
-    from blemish.types import Progress
 
 LATE, LATE_FACTOR = 0.95, 0.1  # nelson1425/efficientad.py and anomalib: the rate falls to a tenth at 95 % of the steps
 CHECK_STEPS = 500  # between two held-out losses
@@ -36,9 +36,7 @@ class Plan(NamedTuple):
     """Limits of a training.
 
     Attributes:
-        n_steps: most steps.
         crop: rows and columns of outputs of each image that a step sees; None for all.
-        seconds: most seconds; None for no limit.
     """
 
     n_steps: int
@@ -51,8 +49,6 @@ class Outcome:
     """Result of a training, beside the weights.
 
     Attributes:
-        n_steps: steps taken.
-        seconds: that they took.
         losses: (step, the four losses averaged since the last entry).
         held_out: (step, held-out loss).
         warning: a sentence for the user if something went wrong, else "".
@@ -77,17 +73,12 @@ class Loop:
     """Trains, and goes on from a checkpoint.
 
     Args:
-        training: the networks.
-        plan: the limits.
         checkpoint: a file that the state is written to every minute, and read from where it exists; None for none.
         identity: what decides the training: settings, teacher, images.
         progress: called as progress(stage, steps done, steps); the stage holds the loss.
-        clock: returns seconds.
-        check_steps: steps between two held-out losses.
 
     Raises:
         InputError: if the checkpoint is of other settings or images.
-        ModelFileError: if it is damaged.
     """
 
     def __init__(

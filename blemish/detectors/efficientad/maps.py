@@ -13,11 +13,11 @@ from blemish.detectors.efficientad.graph import OUTPUTS
 from blemish.detectors.efficientad.pdn import FIELD_PX, STRIDE_PX
 from blemish.errors import ModelFileError, message
 from blemish.imaging.anomaly_map import smooth, upsample
+from blemish.types import Float32, UInt8
 
 if TYPE_CHECKING:
     from blemish.detectors.efficientad.settings import Border
     from blemish.imaging.geometry import Geometry
-    from blemish.types import Float32, UInt8
 
 LOW, HIGH = 0.9, 0.995  # Batzner et al. 2024, section 3.4
 AT_HIGH = 0.1  # value of the higher quantile after normalisation
@@ -51,11 +51,6 @@ class Maps:
     """The network, and the fusion of its two maps.
 
     Attributes:
-        model: the bytes of the graph.
-        running: a session of it.
-        geometry: from an image to its input, and back.
-        student: quantiles of the student's map.
-        autoencoder: quantiles of the autoencoder's map.
         padding: whether the networks pad, so that their maps cover the whole image.
         pad_maps: whether maps are laid where their cells lie; False stretches them over the image.
         border: padding around the maps then: "edge" repeats the outermost cell, "zero" puts 0 into the raw maps

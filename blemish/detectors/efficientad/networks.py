@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish.detectors.efficientad import winograd
 from blemish.detectors.efficientad.devices import is_gpu, seeded
 from blemish.detectors.efficientad.pdn import IMAGENET_MEAN, IMAGENET_STD, Size, autoencoder, import_torch, pdn
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 class Network:
@@ -21,22 +19,12 @@ class Network:
 
     Args:
         weights: by the names of `pdn`.
-        size: "small" or "medium".
         n_heads: into how many parts the outputs are cut.
-        device: where it runs.
-        padding: whether it pads.
         fast: whether convolutions are Winograd's: for float32 on a processor.
     """
 
     def __init__(
-        self,
-        weights: Mapping[str, NDArray[Any]],
-        size: Size,
-        *,
-        n_heads: int,
-        device: str,
-        padding: bool,
-        fast: bool,
+        self, weights: Mapping[str, NDArray[Any]], size: Size, *, n_heads: int, device: str, padding: bool, fast: bool
     ) -> None:
         torch = import_torch()
         n_outputs = len(list(weights.values())[-1])
@@ -89,7 +77,6 @@ def normalised(images: Any, device: str | None = None) -> Any:
     """Return images (N, H, W, 3) from 0 to 255 as float32 less ImageNet's mean, over its standard deviation.
 
     Args:
-        images: an array, or a tensor.
         device: where to; None for where a tensor is.
     """
     x = import_torch().as_tensor(images, device=device).float()

@@ -5,19 +5,17 @@ Torch is imported by the functions that build networks alone. Layer names are th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from blemish._io.torch_file import load_state_dict
 from blemish.errors import InputError, ModelFileError, message
 from blemish.ops.receptive_field import Layer, output_sizes
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
 
 Size = Literal["small", "medium"]
 SIZES = ("small", "medium")
@@ -127,7 +125,6 @@ def pdn(size: Size = "small", n_outputs: int = N_FEATURES, *, padding: bool = Fa
     (B, n_outputs, h, w), with (h, w) of `output_hw`. State dict: `conv1.weight`, `conv1.bias`, ... alone.
 
     Args:
-        size: "small" (PDN-S) or "medium" (PDN-M).
         n_outputs: channels of the result.
         padding: whether the convolutions pad with zeros, so that 256 pixels give 64 outputs instead of 56.
 
@@ -161,11 +158,7 @@ def autoencoder(n_outputs: int = N_FEATURES, *, padding: bool = False) -> torch.
     encoder, that is below 256 pixels, they are brought to 8 bilinearly.
 
     Args:
-        n_outputs: channels of the result.
         padding: whether the PDNs beside it pad; only the size of the result depends on it.
-
-    Raises:
-        InputError: if torch is missing.
 
     Source: Batzner et al. 2024, table 8; six strided and eight further convolutions, dropout 0.2 behind the first six
         of the decoder.
@@ -213,27 +206,6 @@ def decoder_sizes(image_hw: tuple[int, int], *, padding: bool = False) -> list[t
     return [*sizes, output_hw("small", image_hw, padding=padding)]
 
 
-def load_weights(
-    path: str | os.PathLike[str], size: Size = "small", *, n_outputs: int = N_FEATURES, part: str = "teacher"
-) -> dict[str, NDArray[np.float32]]:
-    """Return the weights of a patch description network from a file, by this package's names.
-
-    Args:
-        path: .pth, .pt, .ckpt or .safetensors, read without torch and without running anything. Layouts: this package's
-            and anomalib's (`conv1.weight`, also inside a checkpoint as `model.teacher.conv1.weight`), and
-            nelson1425's (`0.weight`, `3.weight`, ...).
-        size: which network it should be.
-        n_outputs: how many outputs it should have.
-        part: "teacher" or "student", for a file that holds both.
-
-    Raises:
-        ModelFileError: if the file is damaged, or its weights are of another network or not finite.
-    """
-    return arrange(
-        load_state_dict(path, allow_unknown=True), check_size(size), n_outputs=n_outputs, part=part, where=path
-    )
-
-
 def arrange(
     state: Mapping[str, NDArray[Any]],
     size: Size = "small",
@@ -245,13 +217,13 @@ def arrange(
     """Return the weights of a patch description network by this package's names, checked.
 
     Args:
-        state: tensors by name, in one of the layouts of `load_weights`.
-        size: as `load_weights`, with `part`.
-        n_outputs: None for as many as the last convolution has.
-        where: the file, for errors.
+        state: tensors by name, in this package's layout or anomalib's (`conv1.weight`, also inside a checkpoint as
+            `model.teacher.conv1.weight`), or nelson1425's (`0.weight`, `3.weight`, ...).
+        n_outputs: how many outputs it should have; None for as many as the last convolution has.
+        part: "teacher" or "student", for a file that holds both.
 
     Raises:
-        ModelFileError: as `load_weights`.
+        ModelFileError: if the weights are of another network, or not finite.
     """
     shapes = pdn_shapes(size)
     named = _in_our_names(state, shapes, (f"model.{part}.", f"{part}."))
@@ -264,11 +236,7 @@ def arrange(
 def arrange_autoencoder(
     state: Mapping[str, NDArray[Any]], *, n_outputs: int = N_FEATURES, where: object = None
 ) -> dict[str, NDArray[np.float32]]:
-    """Return the weights of an autoencoder by this package's names, checked; layouts as `load_weights`.
-
-    Raises:
-        ModelFileError: if they are of another network, or not finite.
-    """
+    """Return the weights of an autoencoder by this package's names, checked; layouts as `arrange`."""
     shapes = autoencoder_shapes(n_outputs)
     return _checked(_in_our_names(state, shapes, ("model.ae.", "ae.")), shapes, "autoencoder", where)
 

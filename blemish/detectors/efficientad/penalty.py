@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -14,9 +15,6 @@ from blemish.errors import DataError, ImageError, message
 from blemish.imaging.decode import load
 from blemish.imaging.resize import resize
 from blemish.types import Float32, Problem, UInt8
-
-if TYPE_CHECKING:
-    import os
 
 GREY_SHARE = 0.3  # nelson1425/efficientad.py and anomalib: RandomGrayscale(0.3)
 ZOOM = 2  # the image over the networks' input, before a part is cut out: the same programs
@@ -37,7 +35,6 @@ class PenaltyFolder:
     """Photographs of a folder and its sub-folders, read when they are drawn.
 
     Args:
-        folder: of the photographs.
         image_hw: size of the networks' input; images are resized to twice that.
 
     Attributes:
@@ -90,7 +87,6 @@ class DrawnPenalty:
 
     Args:
         image_hw: size of the networks' input; images are twice as large.
-        seed: of the images.
 
     Source: Lee, Mumford & Huang 2001, "Occlusion models for natural images"; Baradad et al. 2021 (arXiv 2106.05963)
     train networks on such images.

@@ -98,13 +98,7 @@ class EfficientAdSettings(Settings):
     )
     teacher_out_channels: int = setting(384, "Output channels of the teacher.", whole(1, 4096))
     image_size: int | tuple[int, int] = setting(256, SIZE_HELP, network_size, option="image-size")
-    center_crop: int | tuple[int, int] | None = setting(
-        None,
-        CROP_HELP,
-        crop_size,
-        option="center-crop",
-        kind=int,
-    )
+    center_crop: int | tuple[int, int] | None = setting(None, CROP_HELP, crop_size, option="center-crop", kind=int)
     lr: float = setting(
         1e-4,
         "Learning rate of Adam; divided by 10 for the last twentieth of the training.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,6 @@ from blemish.errors import InputError, message
 from blemish.modelfolder.header import LARGEST_SCORE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy as np
 
     from blemish.detectors.efficientad.settings import EfficientAdSettings
@@ -54,7 +53,6 @@ def read_state(model: ModelFolder, settings: EfficientAdSettings, common: Mappin
     """Return the state in a model folder.
 
     Raises:
-        InputError: if its parts do not fit each other.
         ModelFileError: if the network can't be run, or gives other maps.
     """
     header, stored = model.header, common["geometry"]

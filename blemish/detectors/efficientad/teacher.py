@@ -12,19 +12,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish._io.files import atomic_write, read_file
 from blemish._io.torch_file import read_state_dict
 from blemish.detectors.efficientad.pdn import Size, arrange, check_size
 from blemish.errors import ModelFileError, message
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from blemish.types import Float32
+from blemish.types import Float32
 
 SHIPPED = Path(__file__).parent / "teachers"
 FILES = {"small": "pdn_s.safetensors", "medium": "pdn_m.safetensors"}
@@ -36,10 +33,7 @@ class Teacher:
     """Weights of a patch description network, with their origin.
 
     Attributes:
-        size: "small" (PDN-S) or "medium" (PDN-M).
         state: float32 weights by the names of `pdn.pdn`.
-        weights_sha256: of the weight file.
-        file: the weight file.
         card: the JSON beside it; empty for a file without one.
     """
 
@@ -59,7 +53,6 @@ def load_teacher(size: str = "small", file: str | os.PathLike[str] | None = None
     """Return the teacher of a size, as shipped with the package or from a file.
 
     Args:
-        size: "small" or "medium".
         file: weights in this package's, nelson1425's or anomalib's layout (.safetensors, .pth, .pt or .ckpt), read
             without running anything in it. None for the shipped one.
 
@@ -92,7 +85,6 @@ def save_teacher(
 
     Args:
         path: ends in .safetensors.
-        state: finite weights by this package's names.
         card: what can be JSON; the SHA-256 of the weights is added.
 
     Raises:

@@ -11,18 +11,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish.detectors.efficientad.devices import cuda_graph, is_gpu, seeded
 from blemish.detectors.efficientad.networks import Network, new_weights, normalised
 from blemish.detectors.efficientad.pdn import STRIDE_PX, autoencoder, import_torch, output_hw, pixels_of
 from blemish.runtime.precision import has_instructions
+from blemish.types import Float32, UInt8
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from blemish.detectors.efficientad.penalty import Penalty
     from blemish.detectors.efficientad.settings import EfficientAdSettings
-    from blemish.types import Float32, UInt8
 
 STATISTICS_IMAGES = 64  # for the teacher's mean and standard deviation: 200,000 patches
 CACHE_BYTES = 1 << 30
@@ -89,11 +88,7 @@ class Training:
     is the same step.
 
     Args:
-        settings: of the detector.
         crop: rows and columns of outputs of each image that a step sees; None for all.
-        teacher: its weights.
-        images: training, held-out and penalty images.
-        device: "cpu", or a torch device.
         mixed: whether networks run in bfloat16; None where the device multiplies it fast.
         fast: whether convolutions are Winograd's; None for float32 on a processor and maps that are large enough.
         cache_bytes: of the teacher's features that are kept.
@@ -140,8 +135,6 @@ class Training:
         """Take step `k`, and return its losses; if one is not finite, no parameter changes.
 
         Args:
-            k: which step it is.
-            rate: the learning rate.
             share: of the student's distances that counts, the largest.
         """
         rng = np.random.default_rng([self.settings.seed, k])
@@ -329,7 +322,6 @@ def hard_loss(distances: Any, share: float = HARD_SHARE) -> Any:
     """Return the mean of the squared distances at or above a quantile, their 0.999 quantile in the paper.
 
     Args:
-        distances: squared, of any shape.
         share: of them that counts.
 
     Source: Batzner et al. 2024, section 3.2. The quantile lies between two values or on one; those from the upper on

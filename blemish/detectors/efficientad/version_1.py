@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from blemish.detectors.efficientad.pdn import CONVS, DECODER, ENCODER, IMAGENET_MEAN, IMAGENET_STD, Size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from numpy.typing import NDArray
-
     Arrays = dict[str, NDArray[Any]]
 
 # From a weight on pixels from 0 to 255 less the mean to one on normalised pixels.
@@ -28,8 +26,6 @@ def parameters(model: bytes, size: Size, n: int) -> Arrays:
     0 and 1 here, and the student's first half has no bias of its own, as only its difference to the teacher's counts.
 
     Args:
-        model: the graph.
-        size: of the networks.
         n: outputs of the teacher.
     """
     constants = {

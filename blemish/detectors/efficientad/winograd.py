@@ -20,8 +20,6 @@ def conv2d(x: Any, weight: Any, bias: Any, padding: int = 0) -> Any:
 
     Args:
         x: (N, C, H, W) float32 on the processor; channels last in memory is the fastest.
-        weight: (out, C, k, k).
-        bias: (out,).
         padding: rows and columns of zeros on each side.
 
     Source: Lavin and Gray 2015 (arXiv 1509.09308), section 4; the gradient for the kernel is computed on the same

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from blemish.detectors.base import Detector, Scored, constructor
 from blemish.detectors.padim.fit import estimated_bytes, fit
 from blemish.detectors.padim.settings import PadimSettings
 from blemish.detectors.padim.state import PadimState, read_state
+from blemish.types import Progress, UInt8
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from blemish.data.training_images import TrainingImages
     from blemish.modelfolder.folder import ModelFolder
-    from blemish.types import Progress, UInt8
 
 
 class Padim(Detector[PadimSettings, PadimState]):

@@ -13,13 +13,13 @@ from blemish.detectors.padim.state import PadimState, PositionGaussians
 from blemish.modelfolder.header import Training
 from blemish.ops.conformal import Calibration
 from blemish.ops.statistics import Affine
+from blemish.types import Float32, Float64, Progress
 
 if TYPE_CHECKING:
     from blemish.backbones.backbone import Backbone
     from blemish.data.training_images import TrainingImages
     from blemish.detectors.padim.settings import PadimSettings
     from blemish.imaging.geometry import Geometry
-    from blemish.types import Float32, Float64, Progress
 
 EPSILON = 0.01  # added to the diagonal of each covariance: Defard et al. 2021, section 3.2
 # More scores would not move the threshold at a false positive rate of 1 %.
@@ -153,11 +153,7 @@ def leave_one_out(distances: Float32, n: int) -> Float32:
 
 
 def estimated_bytes(settings: PadimSettings, backbone: Backbone, n_images: int) -> int:
-    """Return the peak memory of fitting, estimated, in bytes: it does not grow with the number of images.
-
-    Raises:
-        InputError: if `n_images` is no whole number, or below 1.
-    """
+    """Return the peak memory of fitting, estimated, in bytes: it does not grow with the number of images."""
     check_whole("n_images", n_images, 1, 10**9)
     area = settings.area_px(backbone)
     n_features = min(settings.n_features, sum(backbone.channels))

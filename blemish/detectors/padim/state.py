@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,11 @@ from blemish.backbones.embedding import Extractor
 from blemish.detectors.base import DetectorState
 from blemish.errors import ModelFileError, message
 from blemish.modelfolder.folder import NETWORK
+from blemish.types import Float32, UInt8
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from blemish.detectors.padim.settings import PadimSettings
     from blemish.modelfolder.folder import ModelFolder
-    from blemish.types import Float32, UInt8
 
 GAUSSIANS = "gaussians.safetensors"
 

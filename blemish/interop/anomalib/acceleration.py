@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from blemish.errors import InputError, message
 from blemish.ops.coreset import greedy_coreset
 from blemish.ops.neighbors import MemoryIndex
-
-if TYPE_CHECKING:
-    from blemish.types import Float32, Int64
+from blemish.types import Float32, Int64
 
 Model = TypeVar("Model")
 

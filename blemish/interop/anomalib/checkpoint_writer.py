@@ -11,14 +11,12 @@ import math
 import struct
 import zipfile
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish.errors import InputError, message
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 LIGHTNING = "2.6.0"  # the oldest version that anomalib 2.7 accepts
 # torch/storage.py: the storage class of each dtype.
@@ -55,8 +53,6 @@ def lightning_checkpoint(
     """Return the content of a checkpoint as anomalib 2.7 loads it.
 
     Args:
-        state: tensors by anomalib's names.
-        hyper_parameters: arguments of the model's constructor.
         pre_processor: the result of `pre_processor_config`.
     """
     return {

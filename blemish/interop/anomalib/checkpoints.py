@@ -16,11 +16,11 @@ from blemish.errors import InputError, ModelFileError, message
 from blemish.interop.anomalib.checkpoint_writer import checkpoint_bytes
 from blemish.interop.anomalib.efficientad import efficientad_checkpoint, import_efficientad
 from blemish.interop.anomalib.patchcore import MEMORY_BANK, import_patchcore, patchcore_checkpoint
-from blemish.types import Progress, no_progress
+from blemish.interop.anomalib.source import Source
+from blemish.types import ImageInput, Progress, no_progress
 
 if TYPE_CHECKING:
     from blemish.detectors.base import AnyDetector
-    from blemish.types import ImageInput
 
 STUDENT = "model.student.conv1.weight"
 
@@ -58,16 +58,9 @@ def import_checkpoint(
         todo = "Other models can't be imported: fit with Blemish on the same images."
         expected = "PatchCore's or EfficientAD's state_dict of anomalib"
         raise ModelFileError(message("checkpoint", expected, got, where=path, todo=todo))
-    import_detector = import_patchcore if MEMORY_BANK in state else import_efficientad
-    return import_detector(
-        tree,
-        where=path,
-        sha256=hashlib.sha256(data).hexdigest(),
-        good=good,
-        false_positive_rate=false_positive_rate,
-        threads=threads or os.cpu_count() or 1,
-        progress=progress,
-    )
+    sha256, n_threads = hashlib.sha256(data).hexdigest(), threads or os.cpu_count() or 1
+    source = Source(tree, path, sha256, n_threads, good, false_positive_rate, progress)
+    return import_patchcore(source) if MEMORY_BANK in state else import_efficientad(source)
 
 
 def export_checkpoint(model: AnyDetector, path: str | os.PathLike[str]) -> Path:

@@ -34,25 +34,17 @@ NAMES = {ANOMALIB: "anomalib", SAME: "Blemish, same settings", DEFAULTS: "Blemis
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the comparison.
-
-    Attributes:
-        key: in the JSON.
-        name: in the table.
-        digits: after the decimal point.
-        less_is_better: whether the ratio anomalib / Blemish is shown; metrics have none.
-    """
+    """One line of the comparison: key in the JSON, name in the table, digits after the decimal point."""
 
     key: str
     name: str
     digits: int
-    less_is_better: bool = True
 
 
 METRICS = (
-    Row("image_AUROC", "image AUROC", 4, False),
-    Row("pixel_AUROC", "pixel AUROC", 4, False),
-    Row("AUPRO", "AUPRO", 4, False),
+    Row("image_AUROC", "image AUROC", 4),
+    Row("pixel_AUROC", "pixel AUROC", 4),
+    Row("AUPRO", "AUPRO", 4),
 )
 COSTS = (
     Row("import_s", "import, s", 2),
@@ -75,10 +67,6 @@ class Settings:
     Attributes:
         backbone: a network in both, by Blemish's name; both use the weights on this machine.
         layers: by Blemish's names; None for strides 8 and 16.
-        image_size: side of the network's input.
-        coreset_sampling_ratio: share of good patches that the bank keeps.
-        num_neighbors: bank rows that re-weight the image score.
-        seed: of each side's random choices.
         timed_picks: time this number of anomalib's coreset picks and extrapolate, instead of hours for all; its bank
             is then Blemish's coreset, the same rows. None to run all.
         threads: of each side; None for one per core. 1 on a shared machine: threads that wait for each other take time
@@ -100,8 +88,6 @@ class Comparison:
     """Measurements of all sides.
 
     Attributes:
-        settings: of both sides.
-        environment: versions and machine.
         shared: side to numbers that do not depend on the category: import_s, install_mb.
         categories: category to side to numbers.
     """
@@ -123,23 +109,13 @@ class Comparison:
 
 
 def compare(
-    root: str | os.PathLike[str],
-    categories: Sequence[str],
-    *,
-    settings: Settings,
-    say: Callable[[str], object] = str,
+    root: str | os.PathLike[str], categories: Sequence[str], *, settings: Settings, say: Callable[[str], object] = str
 ) -> Comparison:
     """Return the comparison of the installed anomalib with Blemish on some categories.
 
     Per category: Blemish with the same settings, anomalib, Blemish with the same settings again, and Blemish with its
     defaults, each in a process of its own; of the two runs with the same settings the slower time counts. Metrics are
     Blemish's, on raw scores and maps of all sides.
-
-    Args:
-        root: folder of categories in MVTec AD's layout.
-        categories: names of categories.
-        settings: of both sides.
-        say: called with a line of progress.
 
     Raises:
         InputError: if anomalib is not installed, a side lacks a setting, or a side failed.

@@ -8,12 +8,12 @@ import numpy as np
 
 from blemish.interop.anomalib.compare import COSTS, METRICS, NAMES, header, ratios_of
 from blemish.interop.anomalib.side import ANOMALIB, DEFAULTS, SAME, SIDES
+from blemish.types import UInt8
 from blemish.visualization.primitives import DEFECTIVE, GOOD, GOOD_TINT, INK, PAPER, QUIET, RULE, rounded_rectangle
 from blemish.visualization.text import draw_text, text_width
 
 if TYPE_CHECKING:
     from blemish.interop.anomalib.compare import Comparison, Row
-    from blemish.types import UInt8
 
 MARGIN, WIDTH, NAME_W, VALUE_W = 32, 960, 230, 190
 BAR, ROW, BLOCK = 16, 20, 84

@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from blemish._graphs.resize import insert_resize
-from blemish._version import __version__
-from blemish.data.training_images import TrainingImages
 from blemish.detectors.efficientad import version_1
 from blemish.detectors.efficientad.detector import EfficientAd
 from blemish.detectors.efficientad.graph import Networks, efficientad_graph, parameters
 from blemish.detectors.efficientad.maps import Maps, Quantiles, open_maps
-from blemish.detectors.efficientad.pdn import arrange, arrange_autoencoder
+from blemish.detectors.efficientad.pdn import Size, arrange, arrange_autoencoder
 from blemish.detectors.efficientad.settings import EfficientAdSettings
 from blemish.detectors.efficientad.state import EfficientAdState
 from blemish.errors import InputError, ModelFileError, message
 from blemish.imaging.decode import read_image
 from blemish.imaging.geometry import MapRule
 from blemish.interop.anomalib.checkpoint_writer import lightning_checkpoint
-from blemish.interop.anomalib.processors import (
-    Preparation,
-    post_processor_state,
-    pre_processor_config,
-    preparation,
-)
-from blemish.modelfolder.header import Training
-from blemish.ops.conformal import Calibration
-from blemish.types import Progress, no_progress
+from blemish.interop.anomalib.processors import Preparation, post_processor_state, pre_processor_config, preparation
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from blemish.detectors.efficientad.pdn import Size
-    from blemish.types import ImageInput
+    from blemish.interop.anomalib.source import Source
 
     Arrays = dict[str, NDArray[Any]]
 
@@ -46,78 +33,40 @@ MEAN, STD = "model.mean_std.mean", "model.mean_std.std"
 THRESHOLD = "post_processor._image_threshold"
 
 
-def import_efficientad(
-    checkpoint: Mapping[str, Any],
-    *,
-    where: str | os.PathLike[str],
-    sha256: str,
-    good: Sequence[ImageInput] = (),
-    false_positive_rate: float = 0.01,
-    threads: int,
-    progress: Progress = no_progress,
-) -> EfficientAd:
+def import_efficientad(source: Source) -> EfficientAd:
     """Return the detector in a checkpoint of anomalib's EfficientAD; torch is not needed.
 
     Its quantiles are kept: anomalib takes them on the test set's good images, padding included.
-
-    Args:
-        checkpoint: the result of `torch_file.load_checkpoint`, unknown classes allowed.
-        where: the file, for errors and provenance.
-        sha256: of the file.
-        good: good images for the calibration of the threshold, not its training images: those score lower. Without
-            them the checkpoint's threshold is kept, which promises no false positive rate.
-        false_positive_rate: share of good images that may be called defective.
-        threads: for decoding and for the network.
-        progress: called as progress(stage, done, total).
 
     Raises:
         DataError: if fewer than two of the good images can be read.
         ModelFileError: if the checkpoint is not trained, or a model folder can't express it.
     """
-    settings = _settings(checkpoint, false_positive_rate, where)
-    maps = _maps(checkpoint["state_dict"], settings, threads, where)
-    threshold = float(checkpoint["state_dict"].get(THRESHOLD, np.nan))
-    scores = [threshold]
-    training = Training()
-    if good:
-        images = TrainingImages(list(good), bit_depth=None, threads=threads)
+    settings, state = _settings(source), source.tree["state_dict"]
+    maps = _maps(state, settings, source.threads, source.where)
+    images = source.images() if source.good else None
+    if images is None:
+        scores = [float(state.get(THRESHOLD, np.nan))]
+        source.check_thresholds(*scores)
+    else:
         scores = []
         for done, item in enumerate(images.items, start=1):
             scores.append(maps.score_and_map(read_image(item, None))[0])
-            progress("calibrating", done, len(images))
-        training = Training(tuple(images.names), tuple(images.sizes_hw))
-    elif not np.isfinite(threshold):
-        todo = "Give good images to set it by: --good FOLDER."
-        raise ModelFileError(message("thresholds", "numbers", "none yet", where=where, todo=todo))
-    provenance: dict[str, str | int | float] = {
-        "library_version": __version__,
-        "imported_from": f"anomalib EfficientAD, {where}",
-        "imported_sha256": sha256,
-        "n_training_files": len(training.paths),
-        "thresholds_from": f"{len(scores)} good images" if good else "the checkpoint",
-    }
-    calibration = Calibration.from_scores(scores, false_positive_rate)
-    state = EfficientAdState(
-        geometry=maps.geometry,
-        image_calibration=calibration,
-        pixel_calibration=calibration,
-        training=training,
-        provenance=provenance,
-        maps=maps,
-    )
-    detector: EfficientAd = EfficientAd.from_state(settings, state)
+            source.progress("calibrating", done, len(images))
+    common = source.common("EfficientAD", maps.geometry, images, scores, scores)
+    detector: EfficientAd = EfficientAd.from_state(settings, EfficientAdState(maps=maps, **common))
     return detector
 
 
-def _settings(checkpoint: Mapping[str, Any], false_positive_rate: float, where: object) -> EfficientAdSettings:
+def _settings(source: Source) -> EfficientAdSettings:
     """Return the settings of the detector that gives the same maps."""
+    checkpoint, where = source.tree, source.where
     state, arguments = checkpoint["state_dict"], checkpoint.get("hyper_parameters") or {}
     std = np.asarray(state.get(STD, 0.0))
     if not (std.ndim == 4 and (std > 0).all()):
         got = "none" if STD not in state else "zeros: the model was not trained"
-        raise ModelFileError(
-            message("mean_std", "the standard deviation of each of the teacher's outputs", got, where=where)
-        )
+        expected = "the standard deviation of each of the teacher's outputs"
+        raise ModelFileError(message("mean_std", expected, got, where=where))
     prepared = _prepared(checkpoint, where)
     return EfficientAdSettings(
         model_size="medium" if "model.teacher.conv5.weight" in state else "small",
@@ -132,7 +81,7 @@ def _settings(checkpoint: Mapping[str, Any], false_positive_rate: float, where: 
         border="zero",
         early_stop=False,
         solve_last=False,
-        false_positive_rate=false_positive_rate,
+        false_positive_rate=source.false_positive_rate,
     )
 
 

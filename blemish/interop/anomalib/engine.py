@@ -6,9 +6,9 @@ import importlib.metadata
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +18,7 @@ from blemish.imaging.anomaly_map import peak, upsample
 from blemish.imaging.decode import path_of, read_image
 from blemish.interop.anomalib.acceleration import select_coreset
 from blemish.interop.anomalib.timm_names import timm_name, timm_network, to_timm
-from blemish.types import Prediction, Problem, Progress
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from blemish.types import ImageInput
+from blemish.types import ImageInput, Prediction, Problem, Progress
 
 INSTALL = "Run `pip install 'blemish[anomalib]'`."
 
@@ -47,14 +42,7 @@ class AnomalibPatchcore:
     Training images are read from the data set's folder by anomalib's reader.
 
     Args:
-        root: folder of categories in MVTec AD's layout.
-        category: one of them.
-        backbone: a network in both, by Blemish's name.
         layers: by Blemish's names; None for strides 8 and 16.
-        image_size: side of the network's input.
-        coreset_sampling_ratio: share of good patches that the bank keeps.
-        num_neighbors: bank rows that re-weight the image score.
-        seed: of torch, which draws the coreset's first row.
         timed_picks: time this number of coreset picks, each one pass over all patches, and extrapolate; the rows are
             then selected by Blemish's coreset, which selects the same. None to run anomalib's own to its end.
 
@@ -63,7 +51,6 @@ class AnomalibPatchcore:
         ModelFileError: if the backbone's weights are not on this machine.
 
     Attributes:
-        model: anomalib's model.
         own: metrics of anomalib's engine, once tested.
         timings: seconds of its coreset, its picks, and its validation, once fitted.
     """
@@ -278,11 +265,7 @@ def shared_layers(backbone: str, layers: Sequence[str] | None) -> tuple[str, ...
 
 
 def _load_weights(extractor: Any, backbone: str) -> None:
-    """Load Blemish's weights into timm's network.
-
-    Raises:
-        InputError: if a parameter of the network would stay random.
-    """
+    """Load Blemish's weights into timm's network."""
     import torch
 
     own_weights, _, path = load_weights(backbone)

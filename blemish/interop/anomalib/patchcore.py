@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import cv2
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from blemish._validation.checks import describe
-from blemish._version import __version__
 from blemish.backbones.architectures import build_graph
 from blemish.backbones.backbone import Backbone
 from blemish.backbones.embedding import Extractor, embedding_graph
-from blemish.data.training_images import TrainingImages
 from blemish.detectors.patchcore.detector import Patchcore
 from blemish.detectors.patchcore.fit import calibrate
 from blemish.detectors.patchcore.scoring import Scorer
@@ -25,25 +24,14 @@ from blemish.detectors.patchcore.state import UNKNOWN, PatchcoreState
 from blemish.errors import InputError, ModelFileError, message
 from blemish.imaging.geometry import MapRule
 from blemish.interop.anomalib.checkpoint_writer import lightning_checkpoint
-from blemish.interop.anomalib.processors import (
-    Preparation,
-    post_processor_state,
-    pre_processor_config,
-    preparation,
-)
+from blemish.interop.anomalib.processors import Preparation, post_processor_state, pre_processor_config, preparation
 from blemish.interop.anomalib.timm_names import Network, from_timm, set_normalisation, timm_name, timm_network
-from blemish.modelfolder.header import Training
-from blemish.ops.conformal import Calibration
 from blemish.ops.neighbors import MemoryIndex
-from blemish.types import Progress, no_progress
+from blemish.types import Float32
 
 if TYPE_CHECKING:
-    import os
-
-    from numpy.typing import NDArray
-
     from blemish.imaging.geometry import Geometry
-    from blemish.types import Float32, ImageInput
+    from blemish.interop.anomalib.source import Source
 
 FEATURES = "model.feature_extractor.feature_extractor."
 MEMORY_BANK = "model.memory_bank"
@@ -52,19 +40,13 @@ MEMORY_BANK = "model.memory_bank"
 SAME_PATCH = 1e-3
 MAP_SIGMA_PX = 4.0  # anomalib 2.7, patchcore/anomaly_map.py
 # Settings that anomalib's PatchCore always has.
-ANOMALIB_SETTINGS = {"pooling": 3, "scaling": "none", "position_sigma": None, "score_fusion": False}
+ANOMALIB_SETTINGS: dict[str, Any] = {"pooling": 3, "scaling": "none", "position_sigma": None, "score_fusion": False}
 
 
 class Imported(NamedTuple):
-    """Content of a checkpoint.
+    """Content of a checkpoint: settings of the same scores, preparation of images, graph, bank and thresholds.
 
-    Attributes:
-        settings: of the detector that gives the same scores.
-        geometry: preparation of images.
-        network: the bytes of the graph, `image` to `features`.
-        memory_bank: (n, D) float32.
-        image_threshold: anomalib's, on raw scores; NaN before its first validation.
-        pixel_threshold: likewise, of the map.
+    Thresholds are anomalib's, on raw scores; NaN before its first validation.
     """
 
     settings: PatchcoreSettings
@@ -75,102 +57,51 @@ class Imported(NamedTuple):
     pixel_threshold: float
 
 
-def import_patchcore(
-    checkpoint: Mapping[str, Any],
-    *,
-    where: str | os.PathLike[str],
-    sha256: str,
-    good: Sequence[ImageInput] = (),
-    false_positive_rate: float = 0.01,
-    threads: int,
-    progress: Progress = no_progress,
-) -> Patchcore:
-    """Return the detector in a checkpoint of anomalib's PatchCore.
-
-    Args:
-        checkpoint: the result of `torch_file.load_checkpoint`, unknown classes allowed.
-        where: the file, for errors and provenance.
-        sha256: of the file.
-        good: good images for the calibration of thresholds, training images or others; each is scored without its own
-            bank rows. Without them the checkpoint's thresholds are kept, which promise no false positive rate.
-        false_positive_rate: share of good images that may be called defective.
-        threads: for decoding and for the network.
-        progress: called as progress(stage, done, total).
+def import_patchcore(source: Source) -> Patchcore:
+    """Return the detector in a checkpoint of anomalib's PatchCore; a good image is scored without its own bank rows.
 
     Raises:
         DataError: if fewer than two of the good images can be read.
         InputError: if Blemish has no such backbone.
         ModelFileError: if the checkpoint is not fitted, or a model folder can't express it.
     """
-    imported = read_patchcore(checkpoint, false_positive_rate=false_positive_rate, threads=threads, where=where)
-    extractor = _extractor(imported, threads, where)
-    bank = imported.memory_bank
-    source = np.full((len(bank), 3), UNKNOWN, np.int32)
-    training = Training()
-    if good:
-        images = TrainingImages(list(good), bit_depth=None, threads=threads)
+    imported = _read(source)
+    settings, geometry, bank = imported.settings, imported.geometry, imported.memory_bank
+    extractor = _extractor(imported, source)
+    rows = np.full((len(bank), 3), UNKNOWN, np.int32)
+    images = source.images() if source.good else None
+    if images is not None:
 
         def maps(stage: str) -> Iterator[tuple[int, Float32]]:
-            everything = range(len(images))
-            return images.feature_maps(
-                extractor.features, imported.geometry, everything, stage=stage, progress=progress
-            )
+            everything, progress = range(len(images)), source.progress
+            return images.feature_maps(extractor.features, geometry, everything, stage=stage, progress=progress)
 
-        source, kept = _sources(MemoryIndex(bank), maps("finding patches"))
+        rows, kept = _sources(MemoryIndex(bank), maps("finding patches"))
         images.keep(kept)
-        scorer, scores, maxima = calibrate(imported.settings, imported.geometry, bank, source, maps("calibrating"))
-        training = Training(tuple(images.names), tuple(images.sizes_hw))
+        scorer, scores, maxima = calibrate(settings, geometry, bank, rows, maps("calibrating"))
     else:
-        scorer = Scorer(MemoryIndex(bank), imported.settings.num_neighbors, None)
-        scores, maxima = _thresholds(imported, where)
-    provenance: dict[str, str | int | float] = {
-        "library_version": __version__,
-        "imported_from": f"anomalib PatchCore, {where}",
-        "imported_sha256": sha256,
-        "backbone": str(imported.settings.backbone),
-        "n_training_files": len(training.paths),
-        "thresholds_from": f"{len(scores)} good images" if good else "the checkpoint",
-    }
-    state = PatchcoreState(
-        geometry=imported.geometry,
-        image_calibration=Calibration.from_scores(scores, false_positive_rate),
-        pixel_calibration=Calibration.from_scores(maxima, false_positive_rate),
-        training=training,
-        provenance=provenance,
-        extractor=extractor,
-        scorer=scorer,
-        source=source,
-    )
-    return cast("Patchcore", Patchcore.from_state(imported.settings, state))
+        scorer = Scorer(MemoryIndex(bank), settings.num_neighbors, None)
+        source.check_thresholds(imported.image_threshold, imported.pixel_threshold)
+        scores, maxima = [imported.image_threshold], [imported.pixel_threshold]
+    common = source.common("PatchCore", geometry, images, scores, maxima)
+    common["provenance"]["backbone"] = str(settings.backbone)
+    state = PatchcoreState(extractor=extractor, scorer=scorer, source=rows, **common)
+    return cast("Patchcore", Patchcore.from_state(settings, state))
 
 
-def _thresholds(imported: Imported, where: object) -> tuple[list[float], list[float]]:
-    """Return the checkpoint's thresholds, each as a calibration set of one score."""
-    if not np.isfinite([imported.image_threshold, imported.pixel_threshold]).all():
-        todo = "Give good images to set them by: --good FOLDER."
-        raise ModelFileError(message("thresholds", "numbers", "none yet", where=where, todo=todo))
-    return [imported.image_threshold], [imported.pixel_threshold]
-
-
-def _extractor(imported: Imported, threads: int, where: object) -> Extractor:
+def _extractor(imported: Imported, source: Source) -> Extractor:
     """Return the network, checked against the width of the memory bank."""
-    extractor = Extractor(imported.network, threads=threads)
+    extractor = Extractor(imported.network, threads=source.threads)
     n_features = extractor.features(np.zeros((*imported.geometry.network_hw, 3), np.uint8)).shape[2]
     if imported.memory_bank.shape[1] != n_features:
-        got = str(imported.memory_bank.shape)
+        got, where = str(imported.memory_bank.shape), source.where
         raise ModelFileError(message("memory_bank", f"(n, {n_features}) as the network gives", got, where=where))
     return extractor
 
 
-def read_patchcore(
-    checkpoint: Mapping[str, Any], *, false_positive_rate: float, threads: int | None = None, where: object
-) -> Imported:
-    """Return settings, network, memory bank and thresholds of a PatchCore checkpoint.
-
-    Raises:
-        InputError: if Blemish has no such backbone.
-        ModelFileError: if the checkpoint is not fitted, or a model folder can't express it.
-    """
+def _read(source: Source) -> Imported:
+    """Return settings, network, memory bank and thresholds of a PatchCore checkpoint."""
+    checkpoint, where = source.tree, source.where
     state, arguments = checkpoint["state_dict"], checkpoint.get("hyper_parameters") or {}
     bank = _bank(state, where)
     name = arguments.get("backbone", "wide_resnet50_2")
@@ -188,16 +119,12 @@ def read_patchcore(
         center_crop=prepared.crop_hw,
         coreset_sampling_ratio=float(arguments.get("coreset_sampling_ratio", 0.1)),
         num_neighbors=min(neighbors, len(bank)) if isinstance(neighbors, int) else neighbors,
-        false_positive_rate=false_positive_rate,
-        threads=threads,
-        pooling=3,
-        scaling="none",
-        position_sigma=None,
-        score_fusion=False,
+        false_positive_rate=source.false_positive_rate,
+        threads=source.threads,
+        **ANOMALIB_SETTINGS,
     )
-    geometry = replace(
-        settings.geometry([(1, 1)], None), resize_in_graph=True, map_rule=MapRule("nearest", MAP_SIGMA_PX)
-    )
+    rule = MapRule("nearest", MAP_SIGMA_PX)
+    geometry = replace(settings.geometry([(1, 1)], None), resize_in_graph=True, map_rule=rule)
     weights = {key[len(FEATURES) :]: value for key, value in state.items() if key.startswith(FEATURES)}
     backbone = _backbone(network, layers, weights, prepared)
     graph = embedding_graph(backbone, pooling=3, resized=geometry, count_padding=True)
@@ -209,9 +136,8 @@ def _bank(state: Mapping[str, Any], where: object) -> Float32:
     bank = np.ascontiguousarray(state[MEMORY_BANK], np.float32)
     if bank.ndim != 2 or not len(bank):
         todo = "Fit the model, then save the checkpoint."
-        raise ModelFileError(
-            message("memory_bank", "float32 (n, D), n above 0", describe(bank), where=where, todo=todo)
-        )
+        got = describe(bank)
+        raise ModelFileError(message("memory_bank", "float32 (n, D), n above 0", got, where=where, todo=todo))
     return bank
 
 
@@ -286,11 +212,7 @@ def patchcore_checkpoint(model: Patchcore) -> dict[str, Any]:
 
 
 def _exported_names(model: Patchcore) -> tuple[str, list[str]]:
-    """Return the network and the layers by timm's names.
-
-    Raises:
-        InputError: if anomalib can't express the settings.
-    """
+    """Return the network and the layers by timm's names, or raise if anomalib can't express the settings."""
     settings = model.settings
     other = [name for name, value in ANOMALIB_SETTINGS.items() if getattr(settings, name) != value]
     if other:

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish._io.safe_pickle import Inert
 from blemish.errors import ModelFileError, message
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from blemish.imaging.geometry import Geometry
     from blemish.ops.conformal import Calibration
 
@@ -45,9 +44,7 @@ def preparation(checkpoint: Mapping[str, Any], *, normalised: bool, where: objec
     the hyper-parameters, which is read as data.
 
     Args:
-        checkpoint: the result of `torch_file.load_checkpoint`.
         normalised: whether the default normalises by ImageNet's mean and standard deviation.
-        where: the file, for errors.
 
     Raises:
         ModelFileError: if a model folder can't express the preparation; the message names the transform.
@@ -130,9 +127,7 @@ def pre_processor_config(
     """Return the pre-processor as anomalib 2.7 writes it, plain data.
 
     Args:
-        geometry: resize, and centre crop if any.
         mean: of red, green and blue on the 0 to 255 scale; empty without normalisation.
-        std: standard deviations, likewise.
     """
 
     def step(name: str, **arguments: Any) -> dict[str, Any]:

@@ -11,14 +11,14 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from blemish.types import Sample
 
+if TYPE_CHECKING:
     from blemish.detectors.base import Predictor
-    from blemish.types import Sample
 
 ANOMALIB, SAME, DEFAULTS = "anomalib", "same", "defaults"
 SIDES = (ANOMALIB, SAME, DEFAULTS)

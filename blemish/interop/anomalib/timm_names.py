@@ -29,10 +29,6 @@ class Conv(NamedTuple):
     """Names of one convolution and of its batch norm.
 
     Attributes:
-        name: of the convolution.
-        norm: of the batch norm.
-        timm: of the convolution in timm.
-        timm_norm: of the batch norm in timm.
         shape: of the weights if timm loads them even where no later layer is used; () otherwise.
     """
 
@@ -47,13 +43,10 @@ class Network(NamedTuple):
     """A network in both Blemish and timm.
 
     Attributes:
-        name: in Blemish.
-        build: adds the network to a graph.
         convs: convolutions in the order of the graph.
         layers: timm's name of each feature layer to Blemish's, finest first.
         mean: subtracted from the pixels, on the 0 to 255 scale.
         std: standard deviations that pixels are divided by.
-        epsilon: of the batch norms.
     """
 
     name: str
@@ -111,9 +104,7 @@ def set_normalisation(model: onnx.ModelProto, network: Network, mean: Sequence[f
 
     Args:
         model: the graph of `build_graph`: a constant "mean", and standard deviations in the first convolution.
-        network: the network of the graph.
         mean: of red, green and blue on the 0 to 255 scale.
-        std: standard deviations, as `mean`.
     """
     for tensor in model.graph.initializer:
         if tensor.name == "mean":
@@ -159,13 +150,7 @@ def _resnet(depths: tuple[int, ...], bottleneck: bool) -> tuple[Conv, ...]:
 
 
 class _Blocks(NamedTuple):
-    """The stages of a network of inverted bottlenecks.
-
-    Attributes:
-        depths: blocks of each stage.
-        widths: output channels of each stage.
-        kernels: sides of the depthwise convolutions of each stage.
-    """
+    """The stages of a network of inverted bottlenecks."""
 
     depths: tuple[int, ...]
     widths: tuple[int, ...]

@@ -38,7 +38,6 @@ class EdgeBackend:
     Args:
         folder: made if absent; None for a temporary one.
         dims: name of each vector to its length, to make a new store; empty to refuse that.
-        batch_size: points in one call of the engine.
 
     Raises:
         StoreError: if the engine is not installed, the folder is in use, or what is in it can't be read.

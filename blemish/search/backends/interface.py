@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from blemish.types import Float32
+from blemish.types import Float32
 
 # The two kinds of point, and the names of their vectors: an anomalous region, and a whole image.
 REGION, IMAGE = "region", "image"
 
 
 class Point(NamedTuple):
-    """One region or image to write.
+    """One region or image to write, with a payload of JSON values.
 
     Attributes:
         id: a UUID of the content, so that writing it twice changes nothing.
         vectors: `region` or `image` to (D,) float32; empty for a point that only carries a payload.
-        payload: JSON values.
     """
 
     id: str
@@ -33,8 +31,6 @@ class StoredPoint(NamedTuple):
     """One region or image as it was read.
 
     Attributes:
-        id: of the point.
-        payload: as it was written.
         similarity: cosine to the query, -1 to 1; 0 where nothing was compared.
         vector: (D,) float32 of unit length, if it was asked for.
     """
@@ -80,8 +76,6 @@ class Query(NamedTuple):
 
     Attributes:
         vector: (D,) float32.
-        k: number of neighbors at most.
-        where: filter of the points to search.
     """
 
     vector: Float32

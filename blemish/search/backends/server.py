@@ -32,15 +32,9 @@ class ServerBackend:
     """A store as one collection of a server.
 
     Args:
-        url: such as http://localhost:6333.
-        api_key: if the server wants one.
-        collection: its name; made if absent.
         dims: name of each vector to its length, to make a new collection; empty to refuse that.
-        timeout_s: limit of one call.
         retries: how often a failed call is repeated, after waiting twice as long each time. Repeating a call whose
             answer was lost does no harm: ids come from content.
-        batch_size: points in one call.
-        sleep: waits between tries.
 
     Raises:
         InputError: if a setting is out of range.

@@ -47,6 +47,7 @@ def test_layout_is_that_of_mvtec_ad(tmp_path: Path) -> None:
             assert set(np.unique(image)) == {0, 255}
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes(tmp_path: Path) -> None:
     one, two, other = (
         small(tmp_path / name, seed=seed, n_train=n) for name, seed, n in (("a", 3, 2), ("b", 3, 3), ("c", 4, 2))
@@ -159,6 +160,7 @@ def test_a_complete_demo_is_reused_and_an_incomplete_one_rewritten(tmp_path: Pat
     assert files(root) == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_completed(tmp_path: Path) -> None:
     def stop(_: str, done: int, total: int) -> None:
         if done == 5:

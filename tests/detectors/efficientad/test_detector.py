@@ -257,6 +257,7 @@ def test_broken_images_are_left_out_wherever_they_are(teacher: Path, tmp_path: P
     assert len(model.fitted.training.paths) == 5
 
 
+@pytest.mark.slow
 def test_constant_and_tiny_images_are_fitted(teacher: Path):
     plain = np.full((20, 16, 3), 127, np.uint8)
     model = small_efficientad(teacher).fit([plain] * 5)

@@ -49,6 +49,7 @@ class Clock:
         monkeypatch.setattr(efficientad_fit, "SHORT_CROP", 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("budget", "crop", "n_steps"),
     [

@@ -67,6 +67,7 @@ def as_the_paper_has_it(made: Training, k: int) -> Losses:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", [True, False])
 def test_losses_are_the_papers(model: EfficientAd, fast: bool):
     made = training(model, fast=fast)

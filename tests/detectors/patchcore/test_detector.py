@@ -138,6 +138,7 @@ def test_16_bit_images_are_scaled_by_their_full_range(fitted: Patchcore, tmp_pat
     assert same(fitted.predict(write(tmp_path / "deep.png", deep)), fitted.predict(image))
 
 
+@pytest.mark.slow
 def test_12_bit_images_are_scaled_by_what_is_stated():
     def twelve(image: np.ndarray) -> np.ndarray:
         return ((image.astype(np.int64) * 4095 + 127) // 255).astype(np.uint16)

@@ -299,6 +299,7 @@ def test_a_bank_too_small_to_judge_by(changes: dict[str, int], text: str):
         small_patchcore(**changes).fit(goods(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["reading images", "coreset", "calibrating"])
 def test_an_interrupted_fit_leaves_what_was_fitted_before(stage: str, tmp_path: Path):
     paths = write_goods(tmp_path / "good", 6)

@@ -109,6 +109,7 @@ def test_the_operating_point_is_that_of_the_threshold() -> None:
     assert "100 % are found at 50 % false positives" in svg
 
 
+@pytest.mark.slow
 def test_a_long_curve_is_simplified() -> None:
     rng = np.random.default_rng(0)
     labels = rng.random(20_000) < 0.5

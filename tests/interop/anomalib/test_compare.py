@@ -117,6 +117,7 @@ def test_requirements():
     assert not names & {"pytest", "torch", "ruff"}
 
 
+@pytest.mark.slow
 def test_the_installed_size_is_that_of_the_files():
     numpy_mb = sum(path.stat().st_size for path in Path(np.__file__).parent.rglob("*") if path.is_file()) / 2**20
     installed = installed_mb("numpy")

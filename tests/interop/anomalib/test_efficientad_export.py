@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from blemish._io.torch_file import load_checkpoint, read_checkpoint
+from blemish._io.torch_file import read_checkpoint
 from blemish.detectors.efficientad.graph import Networks, efficientad_graph
 from blemish.detectors.efficientad.pdn import arrange, arrange_autoencoder
 from blemish.errors import InputError
 from blemish.interop.anomalib.checkpoint_writer import checkpoint_bytes
 from blemish.interop.anomalib.efficientad import _parameters, efficientad_checkpoint, import_efficientad
+from blemish.interop.anomalib.source import Source
 from tests import random_weights
 from tests.anomalib_twins import GOLDEN, STEP, checkpoint, raw, scored
 from tests.real_anomalib import runs_anomalib
+from tests.torch_files import load_checkpoint
 
 if TYPE_CHECKING:
     from blemish.detectors.efficientad.detector import EfficientAd
@@ -32,7 +34,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def model(tree: dict[str, Any]) -> EfficientAd:
-    return import_efficientad(tree, where="in.ckpt", sha256="0" * 64, threads=2)
+    return import_efficientad(Source(tree, "in.ckpt", "0" * 64, 2))
 
 
 @pytest.mark.slow
@@ -42,7 +44,7 @@ def test_an_export_round_trips(model: EfficientAd, tree: dict[str, Any]):
         name: array.shape for name, array in tree["state_dict"].items()
     }
     again = import_efficientad(
-        read_checkpoint(checkpoint_bytes(written), where="out.ckpt"), where="out.ckpt", sha256="0" * 64, threads=2
+        Source(read_checkpoint(checkpoint_bytes(written), where="out.ckpt"), "out.ckpt", "0" * 64, 2)
     )
     for scored_image in scored()[:2]:
         np.testing.assert_allclose(

@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blemish._io.torch_file import load_checkpoint
 from blemish.detectors.efficientad.detector import EfficientAd
 from blemish.errors import InputError, ModelFileError
 from blemish.interop.anomalib.efficientad import import_efficientad
+from blemish.interop.anomalib.source import Source
 from tests.anomalib_twins import GOLDEN, STEP, checkpoint, image, scored
+from tests.torch_files import load_checkpoint
 
 
 def imported(tree: dict[str, Any], **changes: Any) -> EfficientAd:
-    return import_efficientad(tree, **{"where": "model.ckpt", "sha256": "0" * 64, "threads": 2, **changes})
+    return import_efficientad(Source(tree, **{"where": "model.ckpt", "sha256": "0" * 64, "threads": 2, **changes}))
 
 
 @pytest.fixture(scope="module")

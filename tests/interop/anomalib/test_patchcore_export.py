@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from blemish._io.torch_file import load_checkpoint, read_checkpoint
+from blemish._io.torch_file import read_checkpoint
 from blemish.errors import InputError
 from blemish.interop.anomalib.checkpoint_writer import checkpoint_bytes
 from blemish.interop.anomalib.patchcore import ANOMALIB_SETTINGS, FEATURES, import_patchcore, patchcore_checkpoint
+from blemish.interop.anomalib.source import Source
 from tests.anomalib_twins import GOLDEN, checkpoint, raw, scored
 from tests.images import goods, scratched, small_patchcore
 from tests.real_anomalib import runs_anomalib
+from tests.torch_files import load_checkpoint
 
 if TYPE_CHECKING:
     from blemish.detectors.patchcore.detector import Patchcore
@@ -24,7 +26,7 @@ SETTINGS: dict[str, Any] = {**ANOMALIB_SETTINGS, "image_size": (96, 96), "num_ne
 
 def round_trip(tree: dict[str, Any]) -> Patchcore:
     read = read_checkpoint(checkpoint_bytes(tree), where="out.ckpt", allow_unknown=False)
-    return import_patchcore(read, where="out.ckpt", sha256="0" * 64, threads=2)
+    return import_patchcore(Source(read, "out.ckpt", "0" * 64, 2))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,7 @@ def test_anomalib_loads_the_export_and_scores_alike(model: Patchcore, tmp_path: 
 def test_a_checkpoint_of_anomalib_round_trips(case: str, tmp_path: Path):
     # Import, export, import: its own normalisation and crop are kept.
     tree = load_checkpoint(checkpoint(case, tmp_path / "in.ckpt"), allow_unknown=True)
-    model = import_patchcore(tree, where="in.ckpt", sha256="0" * 64, threads=2)
+    model = import_patchcore(Source(tree, "in.ckpt", "0" * 64, 2))
     written = patchcore_checkpoint(model)
     missing = set(tree["state_dict"]) - set(written["state_dict"])
     assert not missing, "anomalib asks for each of them"

@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blemish._io.torch_file import load_checkpoint
 from blemish.detectors.patchcore.detector import Patchcore
 from blemish.errors import InputError, ModelFileError
 from blemish.imaging.decode import load
 from blemish.interop.anomalib.patchcore import MEMORY_BANK, import_patchcore
+from blemish.interop.anomalib.source import Source
 from tests.anomalib_twins import GOLDEN, N_TRAIN, SIZES, STEP, checkpoint, image, scored
+from tests.torch_files import load_checkpoint
 
 CASES = ("resnet18", "lite0", "older")
 
 
 def imported(tree: dict[str, Any], **changes: Any) -> Patchcore:
-    return import_patchcore(tree, **{"where": "model.ckpt", "sha256": "0" * 64, "threads": 2, **changes})
+    return import_patchcore(Source(tree, **{"where": "model.ckpt", "sha256": "0" * 64, "threads": 2, **changes}))
 
 
 @pytest.fixture(scope="module", params=CASES)

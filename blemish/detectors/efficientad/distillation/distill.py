@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish._io.files import atomic_write
 from blemish._validation.checks import check_number
@@ -40,15 +41,13 @@ from blemish.errors import InputError, message
 from blemish.imaging.decode import save as save_image
 from blemish.ops.least_squares import mean_squared_error, refit_last_layer
 from blemish.runtime.precision import has_instructions
-from blemish.types import Progress, no_progress
+from blemish.types import Float32, Progress, no_progress
 from blemish.visualization import loss_figure
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
 
     from blemish.detectors.efficientad.pdn import Size
-    from blemish.types import Float32
 
 WARM_UP = 20  # steps until the highest rate
 DECAY = 0.6  # the share of the steps, at the end, over which the rate falls to 0
@@ -68,7 +67,6 @@ class DistillSettings:
     """Settings of a distillation.
 
     Attributes:
-        size: "small" or "medium".
         steps: updates of the weights; None plans them from `budget_s`.
         budget_s: seconds for the steps, without making the crops.
         batch: crops per step.
@@ -104,7 +102,6 @@ class RunState:
     """How far a run is.
 
     Attributes:
-        step: updates done.
         steps: updates planned; 0 until a budget has been planned.
         losses: [step, moving training loss or None, held-out loss] per point of the curve.
         moving: the moving average of the training loss; None before the first step.
@@ -139,14 +136,9 @@ def distill(
     Args:
         images: a folder of natural images, with its sub-folders.
         out: weights to write, ending in .safetensors; the card goes beside it.
-        settings: of the training.
-        targets: of the training pairs.
         work: folder for crops, targets, checkpoint and loss curve; by default `out` with the ending .work.
         device: "cpu", "cuda", ...; None for a GPU where there is one.
-        licence: of the images, for the card.
         threads: of the processor; None for all.
-        progress: called as progress(stage, done, total); the stage holds loss and time left.
-        save_s: seconds between two checkpoints.
 
     Raises:
         DataError: if there are too few images.
@@ -191,16 +183,10 @@ class Run:
     """One distillation: student, optimizer and state, in memory and in a folder.
 
     Args:
-        settings: of the training.
-        targets: the training pairs.
         folder: of the checkpoint, which is read if it exists.
-        device: torch's.
-        save_s: seconds between two checkpoints.
-        timed_steps: before a budget is planned for the first time.
 
     Raises:
         InputError: if the checkpoint is of other settings.
-        ModelFileError: if it is damaged.
     """
 
     def __init__(

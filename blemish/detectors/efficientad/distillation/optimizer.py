@@ -22,7 +22,6 @@ class Muon:
     A step of Muon is the orthogonalised momentum, scaled to a share of the kernel's norm: fewer steps than Adam needs.
 
     Args:
-        parameters: by name.
         kernels: names of those that Muon updates; their norm is kept constant.
 
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon; Kingma and Ba 2015 (arXiv 1412.6980).

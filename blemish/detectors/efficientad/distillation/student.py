@@ -11,16 +11,15 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish._graphs.builder import fold_batch_norm
 from blemish._validation.checks import blocks
 from blemish.detectors.efficientad.pdn import CONVS, IMAGENET_MEAN, IMAGENET_STD, N_FEATURES, POOLED, Size
+from blemish.types import Float32
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
-
-    from blemish.types import Float32
 
 
 def new_student(size: Size, n_channels: int, seed: int) -> torch.nn.Sequential:

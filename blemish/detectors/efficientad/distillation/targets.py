@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish import backbones, runtime
 from blemish._graphs.receptive_field import graph_fields
@@ -25,13 +26,10 @@ from blemish.detectors.efficientad.pdn import N_FEATURES, layers, output_hw
 from blemish.errors import DataError, ImageError, InputError, ModelFileError, message
 from blemish.imaging.decode import load, resize
 from blemish.ops.receptive_field import receptive_field
-from blemish.types import Progress, no_progress
+from blemish.types import Float32, Progress, UInt8, no_progress
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from blemish.backbones.backbone import Backbone
-    from blemish.types import Float32, UInt8
 
 FINER = 2  # the pretrained network's input over the student's: Batzner et al. 2024, appendix A: 512 and 256
 GREY_SHARE = 0.1  # of images made grey: Batzner et al. 2024, algorithm 3
@@ -108,10 +106,6 @@ class Source:
     def features(self, image: UInt8, hw: tuple[int, int]) -> Float32:
         """Return the network's features of an image at the centres of a PDN's outputs.
 
-        Args:
-            image: (H, W, 3) uint8 RGB.
-            hw: size of the PDN's input.
-
         Returns:
             (h, w, C) float32, the layers' channels one after another.
         """
@@ -168,14 +162,6 @@ def prepare(
 ) -> Targets:
     """Return the training pairs of a folder of images, computing those that are missing.
 
-    Args:
-        images: a folder of natural images, searched with its sub-folders.
-        folder: of the two files.
-        settings: of crops and targets.
-        threads: for the pretrained network; one per core by default.
-        progress: called as progress(stage, images done, all images).
-        save_images: images between two writes of how far it is.
-
     Raises:
         DataError: if there are fewer than 8 images that can be read.
         InputError: if `folder` holds targets of other settings or images.
@@ -197,11 +183,7 @@ def prepare(
         mean, deviation = _statistics(source, sample, settings)
         done = {"identity": identity, "images": 0, "left_out": {}, "mean": mean.tolist(), "std": deviation.tolist()}
     mapped = _mapped(
-        folder,
-        done["images"] > 0,
-        len(paths) * settings.crops_per_image,
-        settings,
-        min(source.n_channels, N_FEATURES),
+        folder, done["images"] > 0, len(paths) * settings.crops_per_image, settings, min(source.n_channels, N_FEATURES)
     )
     _fill(source, paths, mapped, done, settings=settings, folder=folder, progress=progress, save_images=save_images)
     left_out = done["left_out"]

@@ -129,6 +129,7 @@ def test_steps_may_change_until_the_rate_falls(photographs, work, tmp_path):
     assert made(photographs, tmp_path / "t.safetensors", longer)["learning"]["steps"] == 6
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_settings_is_refused(photographs, work, tmp_path):
     made(photographs, tmp_path / "t.safetensors")
     other = DistillSettings(**{**SETTINGS.__dict__, "rate": 0.01})

@@ -32,6 +32,7 @@ def steps(network, muon, images, wanted, n, rate=0.05):
     return losses
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_kernels_keep_their_norm(monkeypatch):
     monkeypatch.setattr(module, "ADAM_RATE", 0.03)
     network, images, wanted = small_problem()

@@ -24,6 +24,7 @@ def photographs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_targets_lie_where_the_crops_do(photographs, tmp_path):
     ready = prepare(photographs, tmp_path, SMALL)
     assert ready.crops.shape == (18, 41, 41, 3)

@@ -1,0 +1,77 @@
+"""The source of an imported detector: a checkpoint of anomalib, and good images to calibrate the detector on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from blemish._version import __version__
+from blemish.data.training_images import TrainingImages
+from blemish.errors import ModelFileError, message
+from blemish.modelfolder.header import Training
+from blemish.ops.conformal import Calibration
+from blemish.types import ImageInput, Progress, no_progress
+
+if TYPE_CHECKING:
+    from blemish.imaging.geometry import Geometry
+
+
+class Source(NamedTuple):
+    """A checkpoint of anomalib, and what its detector is calibrated with.
+
+    Attributes:
+        tree: the content, as `torch_file.read_checkpoint` returns it with unknown classes allowed.
+        where: the file, for errors and provenance.
+        sha256: of the file.
+        threads: for decoding and for the network.
+        good: good images for the calibration of thresholds; without them the checkpoint's thresholds are kept, which
+            promise no false positive rate. EfficientAD's training images score lower than others.
+        false_positive_rate: share of good images that may be called defective.
+        progress: called as progress(stage, done, total).
+    """
+
+    tree: Mapping[str, Any]
+    where: str | os.PathLike[str]
+    sha256: str
+    threads: int
+    good: Sequence[ImageInput] = ()
+    false_positive_rate: float = 0.01
+    progress: Progress = no_progress
+
+    def images(self) -> TrainingImages:
+        """Return the good images."""
+        return TrainingImages(list(self.good), bit_depth=None, threads=self.threads)
+
+    def check_thresholds(self, *thresholds: float) -> None:
+        """Raise ModelFileError unless the checkpoint has thresholds."""
+        if not np.isfinite(thresholds).all():
+            todo = "Give good images to set them by: --good FOLDER."
+            raise ModelFileError(message("thresholds", "numbers", "none yet", where=self.where, todo=todo))
+
+    def common(
+        self,
+        detector: str,
+        geometry: Geometry,
+        images: TrainingImages | None,
+        scores: Sequence[float],
+        maxima: Sequence[float],
+    ) -> dict[str, Any]:
+        """Return the attributes of `DetectorState`; scores and maxima are those of the images, or the thresholds."""
+        training = Training() if images is None else Training(tuple(images.names), tuple(images.sizes_hw))
+        provenance = {
+            "library_version": __version__,
+            "imported_from": f"anomalib {detector}, {self.where}",
+            "imported_sha256": self.sha256,
+            "n_training_files": len(training.paths),
+            "thresholds_from": "the checkpoint" if images is None else f"{len(scores)} good images",
+        }
+        return {
+            "geometry": geometry,
+            "image_calibration": Calibration.from_scores(scores, self.false_positive_rate),
+            "pixel_calibration": Calibration.from_scores(maxima, self.false_positive_rate),
+            "training": training,
+            "provenance": provenance,
+        }
