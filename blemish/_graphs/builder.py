@@ -158,6 +158,13 @@ class Graph:
         self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
         return output
 
+    def shape(self, x: str, start: int, end: int) -> str:
+        """Return the sizes of the axes of `x` from `start` to before `end`, int64."""
+        opset = max(entry.version for entry in self._model.opset_import if entry.domain in {"", "ai.onnx"})
+        if opset >= 15:
+            return self.add("Shape", [x], start=start, end=end)
+        return self.add("Gather", [self.add("Shape", [x]), self.integers(*range(start, end))])  # without attributes
+
     def weight(self, name: str, array: NDArray[Any], dtype: Any = np.float32) -> str:
         """Keep a constant in the graph, once per name, and return its name there."""
         if name not in self._weights:
@@ -260,7 +267,7 @@ class Graph:
 
     def _pad_same(self, x: str, k: int) -> str:
         """Pad for stride 2 as SAME does: k - 2 rows for an even size and k - 1 for an odd one, the larger half last."""
-        odd = self.add("Mod", [self.add("Shape", [x], start=2), self.weight("two", np.array([2]), np.int64)])
+        odd = self.add("Mod", [self.shape(x, 2, 4), self.weight("two", np.array([2]), np.int64)])
         before = self.add("Add", [odd, self.weight(f"before{k}", np.array([(k - 3) // 2]), np.int64)])
         none = self.weight("none", np.zeros(2), np.int64)
         after = self.weight(f"after{k}", np.array([(k - 1) // 2] * 2), np.int64)

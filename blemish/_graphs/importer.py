@@ -144,7 +144,7 @@ def feature_map(
     end = graph.integers(np.iinfo(np.int64).max)
     tokens = graph.add("Slice", [x, graph.integers(prefix), end, graph.integers(1)])
     planes = graph.add("Transpose", [tokens], perm=[0, 2, 1])
-    size = graph.add("Shape", ["image"], start=1, end=3)
+    size = graph.shape("image", 1, 3)
     grid = graph.add("Div", [size, graph.integers(*patch_hw)])
     shape = graph.add("Concat", [graph.integers(0, 0), grid], axis=0)
     return FeatureMap(graph.add("Reshape", [planes, shape]), int(sample.shape[2]))

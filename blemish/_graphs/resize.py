@@ -65,7 +65,7 @@ def _triangle_filter(graph: Graph, pixels: str, axis: int, n_out: int) -> str:
     """
     add = graph.add
     one, half = graph.weight("one", np.array(1.0)), graph.weight("half", np.array(0.5))
-    size = add("Shape", [pixels], start=axis, end=axis + 1)
+    size = graph.shape(pixels, axis, axis + 1)
     n_in = add("Squeeze", [add("Cast", [size], to=TensorProto.FLOAT)])
     scale = add("Div", [n_in, graph.weight(f"size {n_out}", np.array(n_out))])
     support = add("Max", [scale, one])

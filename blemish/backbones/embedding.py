@@ -83,9 +83,9 @@ def _concatenated(graph: Graph, layers: Sequence[str]) -> str:
     """Return the layers, resized bilinearly to the grid of the first, as one map."""
     maps = [*layers[:1]]
     if len(layers) > 1:
-        grid = graph.add("Shape", maps, start=2)
+        grid = graph.shape(maps[0], 2, 4)
         for layer in layers[1:]:
-            size = graph.add("Concat", [graph.add("Shape", [layer], start=0, end=2), grid], axis=0)
+            size = graph.add("Concat", [graph.shape(layer, 0, 2), grid], axis=0)
             maps.append(graph.add("Resize", [layer, "", "", size], mode="linear"))
     return graph.add("Concat", maps, axis=1)
 

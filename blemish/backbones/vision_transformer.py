@@ -154,11 +154,9 @@ class _Transformer:
         weight = self.array(f"{keys.patch}.weight", size.width, 3, size.patch_px, size.patch_px)
         bias = self.array(f"{keys.patch}.bias", size.width)
         patches = graph.patch_conv(graph.image(IMAGENET_MEAN), weight / per_input(IMAGENET_STD), bias)
-        grid = graph.add("Shape", [patches], start=2, end=4)
+        grid = graph.shape(patches, 2, 4)
         tokens = graph.add("Add", [self._rows(patches), self._position(position[:, 1:], grid)])
-        shape = graph.add(
-            "Concat", [graph.add("Shape", [patches], start=0, end=1), graph.integers(1, size.width)], axis=0
-        )
+        shape = graph.add("Concat", [graph.shape(patches, 0, 1), graph.integers(1, size.width)], axis=0)
         first = graph.add("Expand", [graph.weight("cls_token", cls_token + position[:, :1]), shape])
         return graph.add("Concat", [first, tokens], axis=1), grid
 

@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from blemish import backbones, runtime
+from blemish.backbones.embedding import embedding_graph
 from blemish.errors import BlemishError, InputError, ModelFileError
 from tests import random_weights
 
@@ -25,6 +26,7 @@ def network(
     name: str = "pixels",
     n_prefix: int = 1,
     middle: str = "patches",
+    opset: int = 17,
 ) -> onnx.ModelProto:
     """Patches of 16 x 16 by a convolution, twice; then as tokens behind class tokens; then something unneeded."""
     kernel = np.random.default_rng(0).normal(0, 0.05, (4, 3, PATCH, PATCH))
@@ -34,6 +36,8 @@ def network(
         "bias": np.array([1, 2, 3, 4], kind),
         "prefix by four": np.array([n_prefix, 4]),
         "flat": np.array([0, 4, -1]),
+        "first": np.array([0]),
+        "second": np.array([1]),
         "class": np.full((1, n_prefix, 4), 100, kind),
     }
     chw = sizes[1] == 3
@@ -46,7 +50,8 @@ def network(
         helper.make_node("Conv", [x, "kernel", "bias"], [middle], strides=[PATCH, PATCH]),
         helper.make_node("Reshape", [middle, "flat"], ["rows"]),
         helper.make_node("Transpose", ["rows"], ["turned rows"], perm=[0, 2, 1]),
-        helper.make_node("Shape", ["turned rows"], ["n"], end=1),
+        helper.make_node("Shape", ["turned rows"], ["sizes"]),
+        helper.make_node("Slice", ["sizes", "first", "second"], ["n"]),
         helper.make_node("Concat", ["n", "prefix by four"], ["class shape"], axis=0),
         helper.make_node("Expand", ["class", "class shape"], ["classes"]),
         helper.make_node("Concat", ["classes", "turned rows"], ["tokens"], axis=1),
@@ -56,7 +61,7 @@ def network(
     out = helper.make_tensor_value_info("out", dtype if dtype != TensorProto.UINT8 else TensorProto.FLOAT, None)
     tensors = [numpy_helper.from_array(array, key) for key, array in weights.items()]
     graph = helper.make_graph(nodes, "g", [value], [out], tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 def saved(folder: Path, model: onnx.ModelProto) -> Path:
@@ -98,6 +103,20 @@ def test_feature_maps_and_tokens_of_any_layer(tmp_path, sizes, dtype, name, tole
     np.testing.assert_allclose(made["patches"], expected(image), atol=tolerance * 5)
     np.testing.assert_array_equal(made["tokens"], made["patches"])
     assert [part.op_type for part in built.model.graph.node].count("ReduceMean") == 0
+
+
+@pytest.mark.parametrize("opset", [13, 14, 15, 21])
+def test_networks_of_other_opsets(tmp_path, opset: int):
+    """The nodes that are added are valid in each, also those of the patch embedding."""
+    built = backbones.build(saved(tmp_path, network(opset=opset)), layers=["tokens", "patches"], mean=MEAN, std=STD)
+    image = random_weights.image(8, 64, 96)
+    made = maps(built, image)
+    np.testing.assert_allclose(made["tokens"], expected(image), atol=1e-3)
+    np.testing.assert_array_equal(made["tokens"], made["patches"])
+    embedding = embedding_graph(built, pooling=1)
+    onnx.checker.check_model(embedding, full_check=True)
+    features = runtime.load(embedding, threads=1).run(image)["features"]
+    np.testing.assert_allclose(features, np.concatenate([made["tokens"]] * 2, axis=1), atol=1e-3)
 
 
 def test_uint8_network_reads_the_image_unchanged(tmp_path):
