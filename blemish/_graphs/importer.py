@@ -40,11 +40,8 @@ class FeatureMap(NamedTuple):
 
 
 def parse_onnx(data: bytes, *, where: object) -> onnx.ModelProto:
-    """Return the ONNX model in the bytes of a file.
-
-    Raises:
-        ModelFileError: if there is none, or it keeps weights in other files, or uses operators from outside the
-            standard, local functions or loops.
+    """Return the ONNX model in the bytes of a file, or raise ModelFileError if there is none, or it keeps weights in
+    other files, or uses operators from outside the standard, local functions or loops.
     """
     model = onnx.ModelProto()
     try:

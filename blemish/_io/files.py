@@ -30,10 +30,8 @@ MAX_FILE_BYTES = 4 << 30  # the largest backbones in use have 2.5 GB
 
 
 def read_file(path: str | os.PathLike[str], *, name: str = "weights", max_bytes: int = MAX_FILE_BYTES) -> bytes:
-    """Return the bytes of a file that holds a model or weights.
-
-    Raises:
-        ModelFileError: if it cannot be read, is no ordinary file, or is larger.
+    """Return the bytes of a file that holds a model or weights, or raise ModelFileError if it cannot be read, is no
+    ordinary file, or is larger.
     """
 
     def refuse(expected: str, got: str, todo: str = "") -> ModelFileError:

@@ -13,10 +13,8 @@ from blemish.errors import InputError, ModelFileError, message
 
 
 def read_json_object(data: bytes, *, name: str, where: object = None, todo: str = "") -> dict[str, Any]:
-    """Return the object in JSON bytes.
-
-    Raises:
-        ModelFileError: if it is no JSON object, or has NaN, infinities, a key twice or endless nesting.
+    """Return the object in JSON bytes, or raise ModelFileError if it is no JSON object, or has NaN, infinities, a key
+    twice or endless nesting.
     """
 
     def refuse(got: str) -> ModelFileError:

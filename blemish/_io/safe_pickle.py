@@ -71,10 +71,8 @@ class PickleReader:
         self._memo: dict[int, Any] = {}
 
     def read(self) -> Any:
-        """Return the value of the pickle, and move `position` behind it.
-
-        Raises:
-            ModelFileError: if it is truncated, damaged, or uses opcodes that plain data and tensors do not need.
+        """Return the value of the pickle, and move `position` behind it. ModelFileError if it is truncated, damaged, or
+        uses opcodes that plain data and tensors do not need.
         """
         try:
             for _ in range(MAX_STEPS):

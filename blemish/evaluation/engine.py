@@ -208,10 +208,8 @@ def _report(model: Predictor, datamodule: DataSet, tally: _Tally, timings: Mappi
 
 
 def average(reports: Sequence[Report]) -> dict[str, float]:
-    """Return the mean over categories of each metric and timing that all of them have.
-
-    Raises:
-        InputError: if there are no reports.
+    """Return the mean over categories of each metric and timing that all of them have, or raise InputError if there are
+    no reports.
     """
     if not reports:
         raise InputError(message("reports", "at least one", "none"))

@@ -88,10 +88,8 @@ def load_nearest_good(nearest: GoodPatch | None, bit_depth: int | None) -> UInt8
 
 
 def figures_of(model: Predictor, report: Report) -> list[Figure]:
-    """Return figures of the worst misses and false positives, or of the closest calls where there are none.
-
-    Raises:
-        ImageError: if a test image can't be read any more.
+    """Return figures of the worst misses and false positives, or of the closest calls where there are none. ImageError
+    if a test image can't be read any more.
     """
     wrong, close = worst(report), closest(report)
     shown = (*(wrong.defective or close.defective), *(wrong.good or close.good))

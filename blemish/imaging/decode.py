@@ -80,10 +80,8 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     release_gil: bool = False,
 ) -> UInt8:
-    """Return the bytes of an image file as (H, W, 3) uint8 RGB, decoded as `load` documents.
-
-    Raises:
-        ImageError: if they can't be read; the text calls them `where`.
+    """Return the bytes of an image file as (H, W, 3) uint8 RGB, decoded as `load` documents. ImageError if they can't
+    be read; the text calls them `where`.
     """
     full = _full_range(bit_depth)
     header = _header(data, where, max_pixels)
@@ -150,10 +148,8 @@ def read_stored(
 
 
 def read_facts(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], str]:
-    """Return an image file's upright (height, width), and the SHA-256 of its bytes; nothing is decoded.
-
-    Raises:
-        ImageError: if the header shows a file that is no image, cut short or too large.
+    """Return an image file's upright (height, width), and the SHA-256 of its bytes; nothing is decoded. ImageError if
+    the header shows a file that is no image, cut short or too large.
     """
     data = _read(path, max_pixels)
     header = _header(data, path, max_pixels)

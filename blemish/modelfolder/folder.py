@@ -131,10 +131,8 @@ def save_model(
 
 
 def check_target(folder: str | os.PathLike[str]) -> None:
-    """Raise unless a model could be saved there: better known before an hour of fitting than after.
-
-    Raises:
-        SaveError: if the folder holds other files, or cannot be written.
+    """Raise unless a model could be saved there: better known before an hour of fitting than after. SaveError if the
+    folder holds other files, or cannot be written.
     """
     target = Path(os.path.realpath(folder))
     try:
@@ -148,10 +146,8 @@ def check_target(folder: str | os.PathLike[str]) -> None:
 
 
 def load_model(folder: str | os.PathLike[str]) -> ModelFolder:
-    """Return a model folder's content after checking all of it; nothing in it is executed.
-
-    Raises:
-        ModelFileError: if it is absent, damaged, unsafe or from a newer version; it names the file and what to do.
+    """Return a model folder's content after checking all of it; nothing in it is executed. ModelFileError if it is
+    absent, damaged, unsafe or from a newer version; it names the file and what to do.
     """
     path = Path(folder)
     for _ in range(10):

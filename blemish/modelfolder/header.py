@@ -40,10 +40,8 @@ class Training:
 
 
 def read_fitted(model: ModelFolder, detector: str, read: Callable[[], Read]) -> Read:
-    """Return the result of `read` on a model folder; whatever it raises becomes an error of the folder.
-
-    Raises:
-        ModelFileError: if it is another detector's, or its parts do not fit each other.
+    """Return the result of `read` on a model folder; whatever it raises becomes an error of the folder. ModelFileError
+    if it is another detector's, or its parts do not fit each other.
     """
     held = model.header["detector"]
     if held != detector:
@@ -73,10 +71,8 @@ def read_geometry(header: Mapping[str, Any]) -> Geometry:
 
 
 def read_calibration(header: Mapping[str, Any], name: str) -> Calibration:
-    """Return the calibration of the "image" or "pixel" scores; rate and threshold must follow from them.
-
-    Raises:
-        InputError: if they do not.
+    """Return the calibration of the "image" or "pixel" scores; rate and threshold must follow from them. InputError if
+    they do not.
     """
     stored, rate = header["thresholds"], header["settings"]["false_positive_rate"]
     calibration = Calibration.from_scores(stored[f"{name}_scores"], stored["false_positive_rate"])

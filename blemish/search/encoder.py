@@ -104,10 +104,8 @@ class RegionEncoder:
         return self.ids[0]
 
     def fit(self, images: Sequence[ImageInput] | None = None, *, progress: Progress | None = None) -> NormalStatistics:
-        """Return and keep the statistics of these good images, by default of the detector's training images.
-
-        Raises:
-            DataError: if fewer than two can be read; the text says how to give others.
+        """Return and keep the statistics of these good images, by default of the detector's training images. DataError
+        if fewer than two can be read; the text says how to give others.
         """
         training = [str(image["path"]) for image in self.model.header().get("training", [])]
         chosen = list(images) if images is not None else [path for path in training if Path(path).is_file()]
@@ -155,11 +153,7 @@ class RegionEncoder:
 
 
 def most_anomalous_region(encoded: EncodedImage) -> EncodedRegion:
-    """Return the most anomalous region of an encoded image.
-
-    Raises:
-        InputError: if it has none.
-    """
+    """Return the most anomalous region of an encoded image, or raise InputError if it has none."""
     if not encoded.regions:
         prediction = encoded.prediction
         got = f"none: its highest value is {prediction.anomaly_map.max():.3g} of {prediction.pixel_threshold:.3g}"

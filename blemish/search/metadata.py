@@ -41,10 +41,8 @@ class Metadata:
 
     @classmethod
     def open(cls, backend: Backend, encoder: RegionEncoder | None, name: str) -> Metadata:
-        """Return the metadata of a store; those of a new one are written.
-
-        Raises:
-            StoreError: if it is of another version or encoder, or new and there is no model.
+        """Return the metadata of a store; those of a new one are written. StoreError if it is of another version or
+        encoder, or new and there is no model.
         """
         stored = backend.read_meta()
         if stored is None:
@@ -97,10 +95,8 @@ class Metadata:
             raise StoreError(message("model", f"the store's, {stored}", got, where=self.name, todo=REINDEX))
 
     def bind(self, backend: Backend, encoder: RegionEncoder, category: str) -> str:
-        """Return the id of a category's model, after making the encoder's model that of a new category.
-
-        Raises:
-            StoreError: if the category is of another model.
+        """Return the id of a category's model, after making the encoder's model that of a new category. StoreError if
+        the category is of another model.
         """
         if not self.load_statistics(encoder, category):
             # Another station may have bound it since this one opened the store.

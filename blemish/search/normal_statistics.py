@@ -100,10 +100,8 @@ class NormalStatistics:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any], *, where: str) -> NormalStatistics:
-        """Return the statistics that `to_dict` wrote, here or in 0.1.0, which named the norm `usual_square`.
-
-        Raises:
-            StoreError: if they are damaged.
+        """Return the statistics that `to_dict` wrote, here or in 0.1.0, which named the norm `usual_square`. StoreError
+        if they are damaged.
         """
         try:
             height, width = (int(side) for side in stored["resize_hw"])

@@ -68,10 +68,8 @@ def to_points(
 
 
 def label_payload(label: str | None, by: str | None) -> dict[str, str | None]:
-    """Return the payload fields of a label, all None without one.
-
-    Raises:
-        InputError: if `check_text` refuses the label or the name.
+    """Return the payload fields of a label, all None without one. InputError if `check_text` refuses the label or the
+    name.
     """
     if label is None:
         return dict.fromkeys(LABEL_FIELDS)
@@ -110,11 +108,7 @@ def check_text(name: str, text: str) -> str:
 
 
 def check_id(text: str) -> str:
-    """Return the id of a stored defect in canonical form.
-
-    Raises:
-        InputError: if it is no UUID.
-    """
+    """Return the id of a stored defect in canonical form, or raise InputError if it is no UUID."""
     try:
         return str(uuid.UUID(str(text)))
     except ValueError as error:

@@ -20,10 +20,8 @@ ADVICE = "Leave it out: a GPU is used where torch has one."
 
 
 def training_device(asked: str | None) -> str:
-    """Return "cpu", "cuda", "cuda:1", ...: the device asked for, by default a GPU where torch has one.
-
-    Raises:
-        InputError: if torch is missing, or has no such device.
+    """Return "cpu", "cuda", "cuda:1", ...: the device asked for, by default a GPU where torch has one. InputError if
+    torch is missing, or has no such device.
     """
     cuda = import_torch().cuda
     n_gpus = cuda.device_count() if cuda.is_available() else 0

@@ -56,11 +56,7 @@ INSTALL = "Run `pip install 'blemish[train]'`."
 
 
 def import_torch() -> Any:
-    """Return the module `torch`.
-
-    Raises:
-        InputError: if it is not installed or does not start.
-    """
+    """Return the module `torch`, or raise InputError if it is not installed or does not start."""
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -70,11 +66,7 @@ def import_torch() -> Any:
 
 
 def check_size(size: str) -> Size:
-    """Return "small" or "medium", also for "s" and "m".
-
-    Raises:
-        InputError: if it is none of these.
-    """
+    """Return "small" or "medium", also for "s" and "m". InputError if it is none of these."""
     full = {"s": "small", "m": "medium"}.get(size, size)
     if full not in SIZES:
         raise InputError(message("size", " or ".join(SIZES), repr(size)))

@@ -57,11 +57,7 @@ class PenaltyFolder:
             raise no_images("imagenet_dir", [self.folder], IMAGE_ENDINGS)
 
     def parts(self, rng: np.random.Generator, n: int, hw: tuple[int, int]) -> UInt8:
-        """Return `n` random parts of random images, (n, h, w, 3) uint8.
-
-        Raises:
-            DataError: if none of the images can be read.
-        """
+        """Return `n` random parts of random images, (n, h, w, 3) uint8. DataError if none of the images can be read."""
         return np.stack([_part(rng, self._image(rng), hw) for _ in range(n)])
 
     def _image(self, rng: np.random.Generator) -> UInt8:

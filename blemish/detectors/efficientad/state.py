@@ -50,11 +50,7 @@ class EfficientAdState(DetectorState):
 
 
 def read_state(model: ModelFolder, settings: EfficientAdSettings, common: Mapping[str, Any]) -> EfficientAdState:
-    """Return the state in a model folder.
-
-    Raises:
-        ModelFileError: if the network can't be run, or gives other maps.
-    """
+    """Return the state in a model folder, or raise ModelFileError if the network can't be run, or gives other maps."""
     header, stored = model.header, common["geometry"]
     geometry = settings.geometry()
     if (geometry.resize_hw, geometry.crop_hw) != (stored.resize_hw, stored.crop_hw):

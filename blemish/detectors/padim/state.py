@@ -61,10 +61,8 @@ class PadimState(DetectorState):
 
 
 def read_state(model: ModelFolder, settings: PadimSettings, common: Mapping[str, Any]) -> PadimState:
-    """Return the state in a model folder.
-
-    Raises:
-        ModelFileError: if network and Gaussians do not belong together; one black image is run to see it.
+    """Return the state in a model folder, or raise ModelFileError if network and Gaussians do not belong together; one
+    black image is run to see it.
     """
     tensors = model.tensors[GAUSSIANS]
     extractor = Extractor(model.network, threads=settings.n_threads)

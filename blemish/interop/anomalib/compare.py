@@ -244,10 +244,8 @@ def header(comparison: Comparison) -> str:
 
 
 def check_categories(root: Path, categories: Sequence[str]) -> None:
-    """Check, before the first fit, that each category has test images.
-
-    Raises:
-        DataError: if a category is absent or has no test images.
+    """Check, before the first fit, that each category has test images. DataError if a category is absent or has no test
+    images.
     """
     from blemish.data.datasets import MVTecAD
 

@@ -24,10 +24,8 @@ INSTALL = "Run `pip install 'blemish[anomalib]'`."
 
 
 def find_anomalib() -> str:
-    """Return the version of the installed anomalib, without importing it.
-
-    Raises:
-        InputError: if anomalib is not installed; the message gives the command.
+    """Return the version of the installed anomalib, without importing it. InputError if anomalib is not installed; the
+    message gives the command.
     """
     try:
         return importlib.metadata.version("anomalib")
@@ -250,10 +248,8 @@ def _extrapolated(store: Sequence[Any], sampling_ratio: float, n_picks: int) -> 
 
 
 def shared_layers(backbone: str, layers: Sequence[str] | None) -> tuple[str, ...]:
-    """Return layers by Blemish's names that timm offers too: those before a downsampling.
-
-    Raises:
-        InputError: if timm does not offer a layer.
+    """Return layers by Blemish's names that timm offers too: those before a downsampling. InputError if timm does not
+    offer a layer.
     """
     offered = list(timm_network(timm_name(backbone)).layers.values())
     # Strides 8 and 16 by default.

@@ -59,10 +59,8 @@ class Network(NamedTuple):
 
 
 def timm_network(name: str) -> Network:
-    """Return the network of a name in timm; the tag of weights after a point is ignored.
-
-    Raises:
-        InputError: if Blemish has no such network.
+    """Return the network of a name in timm; the tag of weights after a point is ignored. InputError if Blemish has no
+    such network.
     """
     plain = name.partition(".")[0]
     if plain in RESNETS:
@@ -78,11 +76,7 @@ def timm_network(name: str) -> Network:
 
 
 def timm_name(backbone: str) -> str:
-    """Return the name in timm of one of Blemish's networks.
-
-    Raises:
-        InputError: if timm has no such network.
-    """
+    """Return the name in timm of one of Blemish's networks, or raise InputError if timm has no such network."""
     names = {timm_network(name).name: name for name in (*RESNETS, *LITES, "mobilenetv2_100")}
     if backbone not in names:
         raise InputError(message("backbone", f"one of {', '.join(names)}", repr(backbone)))

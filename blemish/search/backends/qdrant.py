@@ -28,10 +28,8 @@ CREATE_STORE = "Make it with DefectStore(..., model=Patchcore.load(...)), or `bl
 
 
 def import_package(module: str, package: str, *, extra: str) -> Any:
-    """Return a module of an optional dependency.
-
-    Raises:
-        StoreError: if it is not installed; the text names the extra to install.
+    """Return a module of an optional dependency, or raise StoreError if it is not installed; the text names the extra
+    to install.
     """
     try:
         return import_module(module)

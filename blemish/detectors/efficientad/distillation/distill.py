@@ -168,10 +168,8 @@ def distill(
 
 
 def check_out(out: str | os.PathLike[str]) -> Path:
-    """Return the path of the weights, checked before anything is computed.
-
-    Raises:
-        InputError: if it does not end in .safetensors or is a folder.
+    """Return the path of the weights, checked before anything is computed. InputError if it does not end in
+    .safetensors or is a folder.
     """
     path = Path(out)
     if path.suffix != ".safetensors" or path.is_dir():
@@ -212,10 +210,8 @@ class Run:
         self._resume()
 
     def train(self, progress: Progress) -> None:
-        """Take the remaining steps, with a checkpoint every minute.
-
-        Raises:
-            InputError: if the training diverges; the last checkpoint is kept.
+        """Take the remaining steps, with a checkpoint every minute. InputError if the training diverges; the last
+        checkpoint is kept.
         """
         at = self.state
         if at.step == 0:
