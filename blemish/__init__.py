@@ -30,30 +30,28 @@ if TYPE_CHECKING:
     from blemish.search.store import DefectStore
     from blemish.types import Prediction, Report, Sample
 
-_HOMES = {
-    "BlemishError": "errors",
-    "DataError": "errors",
-    "DefectStore": "search.store",
-    "EfficientAd": "detectors.efficientad.detector",
-    "Engine": "evaluation.engine",
-    "FetchError": "errors",
-    "Folder": "data.datasets",
-    "ImageError": "errors",
-    "InputError": "errors",
-    "MVTec": "data.datasets",
-    "MVTecAD": "data.datasets",
-    "Manifest": "data.datasets",
-    "ModelFileError": "errors",
-    "NotFittedError": "errors",
-    "Padim": "detectors.padim.detector",
-    "Patchcore": "detectors.patchcore.detector",
-    "Prediction": "types",
-    "Report": "types",
-    "Sample": "types",
-    "SaveError": "errors",
-    "StoreError": "errors",
-    "load": "detectors.registry",
+_MODULES = {
+    "data.datasets": ("Folder", "MVTec", "MVTecAD", "Manifest"),
+    "detectors.efficientad.detector": ("EfficientAd",),
+    "detectors.padim.detector": ("Padim",),
+    "detectors.patchcore.detector": ("Patchcore",),
+    "detectors.registry": ("load",),
+    "errors": (
+        "BlemishError",
+        "DataError",
+        "FetchError",
+        "ImageError",
+        "InputError",
+        "ModelFileError",
+        "NotFittedError",
+        "SaveError",
+        "StoreError",
+    ),
+    "evaluation.engine": ("Engine",),
+    "search.store": ("DefectStore",),
+    "types": ("Prediction", "Report", "Sample"),
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "BlemishError",

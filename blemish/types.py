@@ -145,6 +145,7 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, without the map, its `good_peak`, the mask and the contours."""
+        nearest = self.nearest_good
         return {
             "path": None if self.path is None else str(self.path),
             "score": self.score,
@@ -156,21 +157,10 @@ class Prediction:
             "peak_xy": list(self.peak_xy),
             "height_width": list(self.anomaly_map.shape),
             "regions": [
-                {
-                    "box": list(region.box),
-                    "area_px": region.area_px,
-                    "score": region.score,
-                    "centroid_xy": list(region.centroid_xy),
-                }
-                for region in self.regions
+                {"box": list(box), "area_px": area_px, "score": score, "centroid_xy": list(centroid_xy)}
+                for box, area_px, score, centroid_xy, _ in self.regions
             ],
-            "nearest_good": None
-            if self.nearest_good is None
-            else {
-                "path": self.nearest_good.path,
-                "box": list(self.nearest_good.box),
-                "distance": self.nearest_good.distance,
-            },
+            "nearest_good": None if nearest is None else {**nearest._asdict(), "box": list(nearest.box)},
         }
 
 

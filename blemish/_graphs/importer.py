@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import count
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped, unused-ignore]  # no stubs
 from onnx import TensorProto
 
 from blemish._graphs.builder import Graph, inner_graphs, nested_nodes, rename
-from blemish._graphs.safety import nested_messages, unsafe_part
+from blemish._graphs.safety import nested_messages, parsed, unsafe_part
 from blemish.errors import InputError, ModelFileError, message
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message  # type: ignore[import-untyped, unused-ignore]  # no stubs
 
 MAX_ONNX_BYTES = 1 << 30  # protobuf ends at 2 GiB, and a copy is made; ViT-L/14 in float32 is 1.2 GB, ViT-B 350 MB
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
@@ -43,11 +45,9 @@ def parse_onnx(data: bytes, *, where: object) -> onnx.ModelProto:
     """Return the ONNX model in the bytes of a file, or raise ModelFileError if there is none, or it keeps weights in
     other files, or uses operators from outside the standard, local functions or loops.
     """
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(data)
-    except DecodeError:
-        raise _refuse("an ONNX graph", "bytes that are none", where) from None
+    model = parsed(data)
+    if model is None:
+        raise _refuse("an ONNX graph", "bytes that are none", where)
     unsafe = unsafe_part(model)
     if unsafe:
         todo = "Export it again with standard operators and its weights inside."

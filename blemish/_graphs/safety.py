@@ -28,11 +28,9 @@ def check_network(data: bytes, *, name: str, outputs: Sequence[str] = (), where:
     def refuse(expected: str, got: str, todo: str = REPLACE) -> ModelFileError:
         return ModelFileError(message(name, expected, got, where=where, todo=todo))
 
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(data)
-    except DecodeError:
-        raise refuse("an ONNX graph", "bytes that are none", "Copy the whole folder again, or fit again.") from None
+    model = parsed(data)
+    if model is None:
+        raise refuse("an ONNX graph", "bytes that are none", "Copy the whole folder again, or fit again.")
     unsafe = unsafe_part(model)
     if unsafe:
         raise refuse(*unsafe)
@@ -47,6 +45,16 @@ def check_network(data: bytes, *, name: str, outputs: Sequence[str] = (), where:
     missing = [output for output in outputs if output not in present]
     if missing or not present:
         raise refuse(f"output {', '.join(missing) or 'of some name'}", ", ".join(present)[:160] or "none")
+
+
+def parsed(data: bytes) -> onnx.ModelProto | None:
+    """Return the model in these bytes, or None if there is none."""
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError:
+        return None
+    return model
 
 
 def unsafe_part(model: Message) -> tuple[str, str] | None:

@@ -88,10 +88,12 @@ def check_number(name: str, value: Scalar, *, low: float, high: float, where: ob
     return value
 
 
-def check_whole(name: str, value: int, low: int, high: int) -> int:
-    """Return `value` if it is an integer from `low` to `high`, or raise."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
-        raise InputError(message(name, f"a whole number from {low} to {high}", repr(value)))
+def check_whole(name: str, value: int, low: int, high: int | None = None, *, todo: str = "") -> int:
+    """Return `value` if it is an integer of at least `low`, and at most `high` if given, or raise."""
+    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_whole or value < low or (high is not None and value > high):
+        limits = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise InputError(message(name, f"a whole number {limits}", repr(value), todo=todo))
     return int(value)
 
 

@@ -91,8 +91,9 @@ def compare(
     """Fit and test the installed anomalib and Blemish. Example: blemish compare --root R --categories grid"""
     from blemish.data.datasets import categories as all_categories
     from blemish.evaluation.results import write_text
-    from blemish.interop.anomalib.compare import Settings, check_categories, table
+    from blemish.interop.anomalib.compare import check_categories, table
     from blemish.interop.anomalib.compare import compare as run
+    from blemish.interop.anomalib.engine import Settings
 
     if model != "patchcore":
         raise typer.BadParameter(f"{model} can't be compared; patchcore can", param_hint="--model")

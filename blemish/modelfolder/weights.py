@@ -14,10 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import safetensors.numpy
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]  # no stubs
 from onnx import TensorProto, numpy_helper
 
-from blemish._graphs.safety import REPLACE
+from blemish._graphs.safety import REPLACE, parsed
 from blemish.errors import ModelFileError, message
 
 WEIGHTS = "weights.safetensors"
@@ -40,10 +39,8 @@ def externalise(network: bytes, prefixes: Sequence[str]) -> tuple[bytes, bytes |
     Args:
         prefixes: beginnings of the parameters' names. Where the graph has none, it is returned as it is, and None.
     """
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(network)
-    except DecodeError:
+    model = parsed(network)
+    if model is None:
         return network, None  # refused where it is checked
     named = (tensor for tensor in model.graph.initializer if tensor.name.startswith(tuple(prefixes)))
     tensors = [tensor for tensor in named if tensor.data_type in TYPES]
@@ -76,10 +73,8 @@ def complete(
     Raises:
         ModelFileError: if it is larger, or points anywhere else.
     """
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(network)
-    except DecodeError:
+    model = parsed(network)
+    if model is None:
         return network
     tensors = [tensor for tensor in model.graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
     if not tensors or WEIGHTS not in files:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish._validation.checks import blocks, check_array
+from blemish._validation.checks import blocks, check_array, check_whole
 from blemish.errors import InputError, message
 from blemish.types import Float32, Float64, Int64, Progress, no_progress
 
@@ -27,25 +27,12 @@ from blemish.types import Float32, Float64, Int64, Progress, no_progress
 MAX_ROWS = 200_000
 
 
-class BlockSizes(NamedTuple):
-    """Sizes of blocks, which change memory and time and no pick.
-
-    The defaults were chosen on two cores at 200,000 x 152 and x 456, where half or twice costs little.
-
-    Attributes:
-        batch: rows updated at a time.
-        tile: rows and picks of one matrix product, whose result stays in cache.
-        review: picks after which a batch drops the rows that can no longer be picked.
-        scan: rows of a block in passes over all rows.
-    """
-
-    batch: int = 2048
-    tile: int = 1024
-    review: int = 64
-    scan: int = 4096
-
-
-BLOCK_SIZES = BlockSizes()
+# Sizes of blocks, which change memory and time and no pick; chosen on two cores at 200,000 x 152 and x 456, where half
+# or twice costs little.
+BATCH = 2048  # rows updated at a time
+TILE = 1024  # rows and picks of one matrix product, whose result stays in cache
+REVIEW = 64  # picks after which a batch drops the rows that can no longer be picked
+SCAN = 4096  # rows of a block in passes over all rows
 
 
 def greedy_coreset(
@@ -54,7 +41,6 @@ def greedy_coreset(
     *,
     seed: int = 0,
     progress: Progress = no_progress,
-    block_sizes: BlockSizes = BLOCK_SIZES,
 ) -> Int64:
     """Return the indices of a k-center greedy subset of `features`: each pick is the row farthest from those before it.
 
@@ -79,8 +65,8 @@ def greedy_coreset(
     array([1, 3, 2])
     """
     check_array("features", features, dtype=np.float32, shape=("N", "D"), finite=False)
-    _check_count("n_select", n_select, high=len(features))
-    return _select(features, n_select, seed, progress, block_sizes)[0]
+    check_whole("n_select", n_select, 1, len(features))
+    return _select(features, n_select, seed, progress)[0]
 
 
 class Coreset(NamedTuple):
@@ -125,10 +111,8 @@ class StreamingCoreset:
         n_rows: int,
         max_rows: int = MAX_ROWS,
         seed: int = 0,
-        block_sizes: BlockSizes = BLOCK_SIZES,
     ) -> None:
         _check_stream(n_select, n_rows, max_rows)
-        self._block_sizes = block_sizes
         self.n_select = n_select
         self.max_rows = max_rows
         self.seed = seed
@@ -180,9 +164,9 @@ class StreamingCoreset:
         if self._n_held == 0:
             raise InputError(message("features", "at least one row", "none", todo="Add rows before finishing."))
         wanted = self.n_select if n_select is None else n_select
-        _check_count("n_select", wanted, high=self.n_select)
+        check_whole("n_select", wanted, 1, self.n_select)
         held = self._features[: self._n_held]
-        picks, radius = _select(held, min(wanted, self._n_held), self.seed, progress, self._block_sizes)
+        picks, radius = _select(held, min(wanted, self._n_held), self.seed, progress)
         return Coreset(self._features[picks], self._source[picks], radius + self._radius)
 
     def _reduce(self) -> None:
@@ -193,7 +177,7 @@ class StreamingCoreset:
             self._n_rows = max(self._n_rows, 2 * self.n_seen)
             first, target = 0, self.max_rows // 4
         new = self._features[first : self._n_held]
-        picks, radius = _select(new, target - first, self.seed, no_progress, self._block_sizes)
+        picks, radius = _select(new, target - first, self.seed, no_progress)
         picks += first
         self._features[first:target], self._source[first:target] = self._features[picks], self._source[picks]
         self._radius = max(self._radius, radius) if first == self._n_kept else self._radius + radius
@@ -208,9 +192,7 @@ class StreamingCoreset:
         self._features, self._source = features, source
 
 
-def coreset_bytes(
-    n_rows: int, n_features: int, n_select: int, *, max_rows: int = MAX_ROWS, block_sizes: BlockSizes = BLOCK_SIZES
-) -> int:
+def coreset_bytes(n_rows: int, n_features: int, n_select: int, *, max_rows: int = MAX_ROWS) -> int:
     """Return the peak memory of `StreamingCoreset` in bytes, held rows and result included.
 
     Args:
@@ -223,37 +205,26 @@ def coreset_bytes(
     184
     """
     _check_stream(n_select, n_rows, max_rows)
-    _check_count("n_features", n_features)
+    check_whole("n_features", n_features, 1)
     held = min(n_rows, max_rows)
     n_picks = n_select if n_rows <= max_rows else max(n_select, max_rows // 2 * max_rows // n_rows)
     per_row = 4 * n_features + 12
-    batch, tile, _, scan = block_sizes
-    tiles = 17 * tile**2 + 4 * batch * (n_features + 1) + 16 * scan * n_features
+    tiles = 17 * TILE**2 + 4 * BATCH * (n_features + 1) + 16 * SCAN * n_features
     return (held + n_picks) * per_row + 36 * held + 4 * n_picks * (n_features + 1) + tiles
 
 
 def _check_stream(n_select: int, n_rows: int, max_rows: int) -> None:
     """Raise unless a stream of `n_rows` can be reduced to `n_select` while `max_rows` are held."""
-    _check_count("n_rows", n_rows)
-    _check_count("max_rows", max_rows, low=4)
+    check_whole("n_rows", n_rows, 1)
+    check_whole("max_rows", max_rows, 4)
     todo = "" if n_rows <= max_rows else f"Keep fewer rows, or hold more than max_rows={max_rows}."
-    _check_count("n_select", n_select, high=n_rows if n_rows <= max_rows else max_rows // 2, todo=todo)
+    check_whole("n_select", n_select, 1, n_rows if n_rows <= max_rows else max_rows // 2, todo=todo)
 
 
-def _check_count(name: str, value: int, *, low: int = 1, high: int | None = None, todo: str = "") -> None:
-    """Raise unless `value` is an integer of at least `low` and at most `high`."""
-    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not is_integer or value < low or (high is not None and value > high):
-        limits = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise InputError(message(name, f"a whole number {limits}", repr(value), todo=todo))
-
-
-def _select(
-    features: Float32, n_select: int, seed: int, progress: Progress, block_sizes: BlockSizes
-) -> tuple[Int64, float]:
+def _select(features: Float32, n_select: int, seed: int, progress: Progress) -> tuple[Int64, float]:
     """Return the picks and their covering radius."""
     first = int(np.random.default_rng(seed).integers(len(features)))
-    traversal = _Traversal(features, n_select, first, block_sizes)
+    traversal = _Traversal(features, n_select, first)
     while traversal.n_picks < n_select:
         progress("coreset", traversal.n_picks, n_select)
         if float(traversal.value.max()) > 0:
@@ -274,13 +245,12 @@ class _Traversal:
         picks: (n_select,) int64, the first `n_picks` of which are set.
     """
 
-    def __init__(self, features: Float32, n_select: int, first: int, block_sizes: BlockSizes) -> None:
+    def __init__(self, features: Float32, n_select: int, first: int) -> None:
         n, d = features.shape
         self.features = features
-        self.sizes = block_sizes
         self._choose_frame()
         self.value, self.norm, self.seen = np.empty(n), np.empty(n), np.ones(n, np.int64)
-        for block in blocks(n, self.sizes.scan):
+        for block in blocks(n, SCAN):
             self.value[block] = _squared_distances(features[block], features[first])
             self.norm[block] = np.square(self._framed(features[block]), dtype=np.float64).sum(axis=1)
         # A product's squared distance is off by at most gamma_n (|x| + |m|)^2, so by 2 gamma_n (|x|^2 + |m|^2), in any
@@ -290,7 +260,7 @@ class _Traversal:
         self.gamma = unit / (1 - unit)
         self.pick_rows = np.empty((n_select, d + 1), np.float32)
         self.picks, self.n_picks = np.empty(n_select, np.int64), 0
-        self._product = np.empty(self.sizes.tile * self.sizes.tile, np.float32)
+        self._product = np.empty(TILE * TILE, np.float32)
         self._append(first)
 
     def _choose_frame(self) -> None:
@@ -300,7 +270,7 @@ class _Traversal:
         of two that makes the largest value about 1, keeps squares inside float32.
         """
         n, largest = len(self.features), 0.0
-        for block in blocks(n, self.sizes.scan):
+        for block in blocks(n, SCAN):
             largest = max(float(np.abs(self.features[block]).max()), largest)
             if not largest < np.inf:
                 check_array("features", self.features, dtype=np.float32, shape=("N", "D"))
@@ -324,7 +294,7 @@ class _Traversal:
         rows, floor, first_equal = self._top()
         stale = rows[self.seen[rows] < self.n_picks]
         order = stale[np.argsort(self.seen[stale], kind="stable")]
-        for block in blocks(len(order), self.sizes.tile):
+        for block in blocks(len(order), TILE):
             self._refresh(order[block])
         while self.n_picks < len(self.picks):
             rows = rows[self.value[rows] >= floor]
@@ -338,13 +308,9 @@ class _Traversal:
         """
         n = len(self.value)
         # -0.5 lies between the picks (-1) and all other rows.
-        floor = (
-            max(float(np.partition(self.value, n - self.sizes.batch)[n - self.sizes.batch]), -0.5)
-            if n > self.sizes.batch
-            else -0.5
-        )
+        floor = max(float(np.partition(self.value, n - BATCH)[n - BATCH]), -0.5) if n > BATCH else -0.5
         above, equal = np.flatnonzero(self.value > floor), np.flatnonzero(self.value == floor)
-        n_equal = self.sizes.batch - len(above)
+        n_equal = BATCH - len(above)
         rows = np.sort(np.concatenate([above, equal[:n_equal]]))
         return rows, floor, int(equal[n_equal]) if len(equal) > n_equal else n
 
@@ -352,7 +318,7 @@ class _Traversal:
         """Update `rows`, sorted by `seen`, by the picks that their values do not include."""
         first = int(self.seen[rows[0]])
         framed = self._framed_one(rows)
-        for block in blocks(self.n_picks - first, self.sizes.tile):
+        for block in blocks(self.n_picks - first, TILE):
             picks = slice(first + block.start, first + block.stop)
             product = self._product[: len(rows) * (picks.stop - picks.start)].reshape(len(rows), -1)
             with np.errstate(all="ignore"):  # OpenBLAS reads past short rows: the values are right, the flags not
@@ -385,7 +351,7 @@ class _Traversal:
         self._compare(near, picks[best])
         candidates[np.arange(len(hit)), best] = -np.inf
         doubtful = np.flatnonzero(candidates > self._level(near)[:, None])
-        for block in blocks(len(doubtful), self.sizes.scan):
+        for block in blocks(len(doubtful), SCAN):
             i, j = np.divmod(doubtful[block], len(picks))
             self._compare(near[i], picks[j])
 
@@ -394,10 +360,10 @@ class _Traversal:
         np.minimum.at(self.value, rows, _squared_distances(self.features[rows], self.features[picks]))
 
     def _pick_among(self, rows: Int64, floor: float, first_equal: int) -> bool:
-        """Pick up to `review` times among `rows`, whose values are exact; return whether more picks are possible."""
+        """Pick up to REVIEW times among `rows`, whose values are exact; return whether more picks are possible."""
         framed = self._framed_one(rows)
         more = True
-        for _ in range(min(self.sizes.review, len(self.picks) - self.n_picks)):
+        for _ in range(min(REVIEW, len(self.picks) - self.n_picks)):
             value = self.value[rows]
             best = int(value.argmax())
             row = int(rows[best])

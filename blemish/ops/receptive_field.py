@@ -155,16 +155,8 @@ def least_size(layers: Sequence[Layer]) -> int:
     low, high = 1, receptive_field(layers).size
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if _has_output(layers, middle) else (middle + 1, high)
+        low, high = (low, middle) if all(output_sizes(layers, middle)) else (middle + 1, high)
     return low
-
-
-def _has_output(layers: Sequence[Layer], size: int) -> bool:
-    for layer in layers:
-        size = layer.output_size(size)
-        if size == 0:
-            return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -187,7 +179,7 @@ def derive(layers: Sequence[Layer], size: int | None = None) -> list[Step]:
         InputError: if the image is too small for an output.
     """
     size = receptive_field(layers).size if size is None else size
-    if not _has_output(layers, size):
+    if not all(output_sizes(layers, size)):
         least = least_size(layers)
         raise InputError(message("size", f"at least {least} pixels, for one output", str(size)))
     field = Field()

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from blemish.errors import InputError
 from blemish.ops import coreset
-from blemish.ops.coreset import BlockSizes, Coreset, StreamingCoreset, coreset_bytes, greedy_coreset
+from blemish.ops.coreset import Coreset, StreamingCoreset, coreset_bytes, greedy_coreset
 from tests import reference
 from tests.reference import covering_radius
 
-SMALL_BLOCKS = BlockSizes(batch=40, tile=16, review=3, scan=7)
+SMALL_BLOCKS = {"BATCH": 40, "TILE": 16, "REVIEW": 3, "SCAN": 7}
 
 
 def gaussian(n, d, seed=0):
@@ -54,10 +54,16 @@ HARD = {
 }
 
 
+def set_blocks(monkeypatch: pytest.MonkeyPatch, **sizes: int) -> None:
+    for name, size in sizes.items():
+        monkeypatch.setattr(coreset, name, size)
+
+
 @pytest.mark.parametrize("name", HARD)
-def test_equals_the_reference_where_products_are_inexact(name):
+def test_equals_the_reference_where_products_are_inexact(name, monkeypatch):
     features = HARD[name]()
-    picks = greedy_coreset(features, 300, block_sizes=SMALL_BLOCKS)
+    set_blocks(monkeypatch, **SMALL_BLOCKS)
+    picks = greedy_coreset(features, 300)
     assert picks.tolist() == reference.greedy_coreset(features, 300).tolist()
 
 
@@ -70,12 +76,10 @@ def test_ties_go_to_the_lowest_index(n, d, values, seed, data):
 
 
 @pytest.mark.parametrize("make", [gaussian, lambda n, d: np.round(gaussian(n, d))], ids=["plain", "ties"])
-def test_picks_do_not_depend_on_the_blocks(make):
+def test_picks_do_not_depend_on_the_blocks(make, monkeypatch):
     features = make(500, 3)
-    assert (
-        greedy_coreset(features, 500, block_sizes=SMALL_BLOCKS).tolist()
-        == reference.greedy_coreset(features, 500).tolist()
-    )
+    set_blocks(monkeypatch, **SMALL_BLOCKS)
+    assert greedy_coreset(features, 500).tolist() == reference.greedy_coreset(features, 500).tolist()
 
 
 def test_any_rounding_of_the_products_gives_the_same_picks(monkeypatch):
@@ -280,14 +284,14 @@ def test_rows_of_other_shapes_are_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize("d", [4, 40])
 @pytest.mark.parametrize(("n_rows", "max_rows", "n_select"), [(20_000, 40_000, 800), (24_000, 20_000, 400)])
-def test_the_estimate_bounds_the_memory(d, n_rows, max_rows, n_select):
-    sizes = BlockSizes(batch=128, tile=64, scan=64)  # so that the rows make up most of it
+def test_the_estimate_bounds_the_memory(d, n_rows, max_rows, n_select, monkeypatch):
+    set_blocks(monkeypatch, BATCH=128, TILE=64, SCAN=64)  # so that the rows make up most of it
     chunk, source = clustered(2000, d, spread=0.1), source_of(2000)
     tracemalloc.start()
-    parts = StreamingCoreset(n_select, n_rows=n_rows, max_rows=max_rows, block_sizes=sizes)
+    parts = StreamingCoreset(n_select, n_rows=n_rows, max_rows=max_rows)
     for _ in range(n_rows // len(chunk)):
         parts.add(chunk, source)
     parts.finish()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak <= coreset_bytes(n_rows, d, n_select, max_rows=max_rows, block_sizes=sizes) <= 1.5 * peak
+    assert peak <= coreset_bytes(n_rows, d, n_select, max_rows=max_rows) <= 1.5 * peak

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.errors import InputError, ModelFileError, message
-from blemish.ops.receptive_field import Layer, output_sizes
+from blemish.ops.receptive_field import Layer, least_size, output_sizes
 
 if TYPE_CHECKING:
     import torch
@@ -65,12 +65,19 @@ def import_torch() -> Any:
     return torch
 
 
-def check_size(size: str) -> Size:
-    """Return "small" or "medium", also for "s" and "m". InputError if it is none of these."""
-    full = {"s": "small", "m": "medium"}.get(size, size)
-    if full not in SIZES:
-        raise InputError(message("size", " or ".join(SIZES), repr(size)))
-    return "small" if full == "small" else "medium"
+def check_size(size: Any, name: str = "size") -> Size:
+    """Return "small" or "medium", or raise InputError; for "S" and "M" of older anomalib it has the present name.
+
+    >>> check_size("M", "model_size")
+    Traceback (most recent call last):
+    ...
+    blemish.errors.InputError: model_size: expected small or medium, got 'M'. Write model_size="medium".
+    """
+    if size in SIZES:
+        return "small" if size == "small" else "medium"
+    near = [known for known in SIZES if isinstance(size, str) and size and known.startswith(size.lower())]
+    todo = f'Write {name}="{near[0]}".' if near else ""
+    raise InputError(message(name, " or ".join(SIZES), repr(size), todo=todo))
 
 
 def layers(size: Size = "small", *, padding: bool = False) -> tuple[Layer, ...]:
@@ -95,7 +102,7 @@ def output_hw(size: Size, image_hw: tuple[int, int], *, padding: bool = False) -
     stack = layers(size, padding=padding)
     height, width = (output_sizes(stack, pixels)[-1] for pixels in image_hw)
     if min(height, width) < 1:
-        least = next(n for n in range(1, 34) if output_sizes(stack, n)[-1])
+        least = least_size(stack)
         todo = "Give larger images, or a larger image_size."
         raise InputError(message("image", f"at least {least} x {least} pixels", f"{image_hw}", todo=todo))
     return height, width

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -22,32 +22,32 @@ N_DRAWN = 48  # images
 N_LEAVES = (60, 500)  # of an image
 
 
-class Penalty(Protocol):
-    """A source of penalty images."""
-
-    problems: list[Problem]
-
-    def parts(self, rng: np.random.Generator, n: int, hw: tuple[int, int]) -> UInt8:
-        """Return `n` random parts of random images, (n, h, w, 3) uint8."""
-
-
-class PenaltyFolder:
-    """Photographs of a folder and its sub-folders, read when they are drawn.
-
-    Args:
-        image_hw: size of the networks' input; images are resized to twice that.
+class Penalty(ABC):
+    """A source of penalty images, twice as large as the networks' input.
 
     Attributes:
         problems: the images that could not be read; others take their place.
-
-    Raises:
-        DataError: if there are no images.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], image_hw: tuple[int, int]) -> None:
-        self.folder = Path(folder)
+    def __init__(self, image_hw: tuple[int, int]) -> None:
         self.problems: list[Problem] = []
         self._hw = ZOOM * image_hw[0], ZOOM * image_hw[1]
+
+    @abstractmethod
+    def _image(self, rng: np.random.Generator) -> UInt8:
+        """Return a random image."""
+
+    def parts(self, rng: np.random.Generator, n: int, hw: tuple[int, int]) -> UInt8:
+        """Return `n` random parts of random images, (n, h, w, 3) uint8; DataError if none can be read."""
+        return np.stack([_part(rng, self._image(rng), hw) for _ in range(n)])
+
+
+class PenaltyFolder(Penalty):
+    """Photographs of a folder and its sub-folders, read when they are drawn; DataError if there are none."""
+
+    def __init__(self, folder: str | os.PathLike[str], image_hw: tuple[int, int]) -> None:
+        super().__init__(image_hw)
+        self.folder = Path(folder)
         if not self.folder.is_dir():
             got = "a file" if self.folder.exists() else "nothing there"
             raise DataError(message("imagenet_dir", "a folder of photographs", got, where=self.folder))
@@ -55,10 +55,6 @@ class PenaltyFolder:
         self._broken: set[Path] = set()
         if not self._paths:
             raise no_images("imagenet_dir", [self.folder], IMAGE_ENDINGS)
-
-    def parts(self, rng: np.random.Generator, n: int, hw: tuple[int, int]) -> UInt8:
-        """Return `n` random parts of random images, (n, h, w, 3) uint8. DataError if none of the images can be read."""
-        return np.stack([_part(rng, self._image(rng), hw) for _ in range(n)])
 
     def _image(self, rng: np.random.Generator) -> UInt8:
         while len(self._broken) < len(self._paths):
@@ -76,29 +72,22 @@ class PenaltyFolder:
         raise DataError(message("imagenet_dir", "an image that can be read", got, where=self.folder, todo=todo))
 
 
-class DrawnPenalty:
+class DrawnPenalty(Penalty):
     """Dead-leaves images: occluding shapes of all sizes, each of a random colour and texture.
 
     Edges, corners, gradients and textures occur at all scales, as in photographs.
-
-    Args:
-        image_hw: size of the networks' input; images are twice as large.
 
     Source: Lee, Mumford & Huang 2001, "Occlusion models for natural images"; Baradad et al. 2021 (arXiv 2106.05963)
     train networks on such images.
     """
 
     def __init__(self, image_hw: tuple[int, int], seed: int) -> None:
-        self.problems: list[Problem] = []
-        self._hw = ZOOM * image_hw[0], ZOOM * image_hw[1]
+        super().__init__(image_hw)
         self._seed = seed
         self._images: dict[int, UInt8] = {}
 
-    def parts(self, rng: np.random.Generator, n: int, hw: tuple[int, int]) -> UInt8:
-        """Return `n` random parts of random images, (n, h, w, 3) uint8."""
-        return np.stack([_part(rng, self._image(int(rng.integers(N_DRAWN))), hw) for _ in range(n)])
-
-    def _image(self, i: int) -> UInt8:
+    def _image(self, rng: np.random.Generator) -> UInt8:
+        i = int(rng.integers(N_DRAWN))
         if i not in self._images:
             self._images[i] = dead_leaves(np.random.default_rng([self._seed, i]), self._hw)
         return self._images[i]

@@ -34,24 +34,10 @@ MAX_BUDGET_S = 30 * 86_400
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
-def check_model_size(name: str, size: Any) -> Size:
-    """Return "small" or "medium".
+def _model_size(name: str, size: Any) -> Size:
+    from blemish.detectors.efficientad.pdn import check_size
 
-    Raises:
-        InputError: if it is neither; for "S" and "M" of older anomalib the message has the present name.
-
-    >>> check_model_size("model_size", "M")
-    Traceback (most recent call last):
-    ...
-    blemish.errors.InputError: model_size: expected small or medium, got 'M'. Write model_size="medium".
-    """
-    from blemish.detectors.efficientad.pdn import SIZES
-
-    if size in SIZES:
-        return "small" if size == "small" else "medium"
-    near = [known for known in SIZES if isinstance(size, str) and size and known.startswith(size.lower())]
-    todo = f'Write {name}="{near[0]}".' if near else ""
-    raise InputError(message(name, " or ".join(SIZES), repr(size), todo=todo))
+    return check_size(size, name)
 
 
 def check_budget(name: str, budget: Any) -> float | None:
@@ -87,7 +73,7 @@ class EfficientAdSettings(Settings):
     weights_argument: ClassVar[str] = "teacher"
 
     model_size: Size = setting(
-        "small", "Size of the networks: small (PDN-S) or medium (PDN-M).", check_model_size, option="model-size"
+        "small", "Size of the networks: small (PDN-S) or medium (PDN-M).", _model_size, option="model-size"
     )
     teacher: str | os.PathLike[str] | None = setting(
         None,

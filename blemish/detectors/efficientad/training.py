@@ -5,7 +5,7 @@ Source: Batzner et al. 2024, section 3; nelson1425/efficientad.py where the pape
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -152,32 +152,27 @@ class Training:
 
     def held_out_loss(self) -> float:
         """Return the mean of both maps over the held-out images."""
-        torch = import_torch()
         sums = []
-        self.autoencoder.eval()
-        with torch.no_grad(), self.precision():
-            for image in self.images.held:
-                x = self._whole(image)
-                features = self.student.features(x)
-                teacher, rebuilt = self._scaled(self._of_teacher(x)), self._rebuilt(image[None].astype(np.float32))
-                distances = teacher - self.student.head(features, 0), rebuilt - self.student.head(features, 1)
-                sums.append(sum(float(_mean_square(distance)) for distance in distances))
-        self.autoencoder.train()
+        for x, of_teacher, rebuilt in self._held_out():
+            features = self.student.features(x)
+            distances = of_teacher - self.student.head(features, 0), rebuilt - self.student.head(features, 1)
+            sums.append(sum(float(_mean_square(distance)) for distance in distances))
         return float(np.mean(sums))
 
     def explained(self) -> float:
         """Return the share of the teacher's variance on held-out images that the autoencoder explains, from 0 to 1."""
-        torch = import_torch()
-        errors, variances = [], []
+        pairs = [(float(_mean_square(t - r)), float(_mean_square(t))) for _, t, r in self._held_out()]
+        errors, variances = np.sum(pairs, axis=0)
+        return float(np.clip(1 - errors / max(variances, 1e-12), 0, 1))
+
+    def _held_out(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Yield each held-out image, normalised, with the features of teacher and autoencoder, without gradients."""
         self.autoencoder.eval()
-        with torch.no_grad(), self.precision():
+        with import_torch().no_grad(), self.precision():
             for image in self.images.held:
-                of_teacher = self._scaled(self._of_teacher(self._whole(image)))
-                rebuilt = self._rebuilt(image[None].astype(np.float32))
-                errors.append(float(_mean_square(of_teacher - rebuilt)))
-                variances.append(float(_mean_square(of_teacher)))
+                x = self._whole(image)
+                yield x, self._scaled(self._of_teacher(x)), self._rebuilt(image[None].astype(np.float32))
         self.autoencoder.train()
-        return float(np.clip(1 - sum(errors) / max(sum(variances), 1e-12), 0, 1))
 
     def training_pair(self, i: int) -> tuple[Any, Any]:
         """Return a training image, normalised (1, 3, H, W), and the targets of both heads (1, 2 C, h, w)."""

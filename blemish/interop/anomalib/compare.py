@@ -18,7 +18,7 @@ from typing import Any
 
 from blemish._version import __version__
 from blemish.errors import DataError, InputError, message
-from blemish.interop.anomalib.engine import find_anomalib, shared_layers
+from blemish.interop.anomalib.engine import Settings, find_anomalib, shared_layers
 from blemish.interop.anomalib.side import ANOMALIB, DEFAULTS, MB, SAME, SIDES
 
 # The imports that a user's script starts with.
@@ -41,11 +41,7 @@ class Row:
     digits: int
 
 
-METRICS = (
-    Row("image_AUROC", "image AUROC", 4),
-    Row("pixel_AUROC", "pixel AUROC", 4),
-    Row("AUPRO", "AUPRO", 4),
-)
+METRICS = (Row("image_AUROC", "image AUROC", 4), Row("pixel_AUROC", "pixel AUROC", 4), Row("AUPRO", "AUPRO", 4))
 COSTS = (
     Row("import_s", "import, s", 2),
     Row("fit_s", "fit, s", 1),
@@ -58,29 +54,6 @@ COSTS = (
     Row("install_mb", "installed, MB", 0),
     Row("model_mb", "saved model, MB", 1),
 )
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of both sides.
-
-    Attributes:
-        backbone: a network in both, by Blemish's name; both use the weights on this machine.
-        layers: by Blemish's names; None for strides 8 and 16.
-        timed_picks: time this number of anomalib's coreset picks and extrapolate, instead of hours for all; its bank
-            is then Blemish's coreset, the same rows. None to run all.
-        threads: of each side; None for one per core. 1 on a shared machine: threads that wait for each other take time
-            that belongs to neither side.
-    """
-
-    backbone: str = "efficientnet_lite0"
-    layers: tuple[str, ...] | None = None
-    image_size: int = 256
-    coreset_sampling_ratio: float = 0.1
-    num_neighbors: int = 9
-    seed: int = 0
-    timed_picks: int | None = None
-    threads: int | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,34 @@ def find_anomalib() -> str:
         raise InputError(message("anomalib", "to be installed", "no such package", todo=INSTALL)) from None
 
 
+@dataclass(frozen=True)
+class Settings:
+    """Settings of both sides.
+
+    Attributes:
+        backbone: a network in both, by Blemish's name; both use the weights on this machine.
+        layers: by Blemish's names; None for strides 8 and 16.
+        timed_picks: time this number of anomalib's coreset picks and extrapolate, instead of hours for all; its bank
+            is then Blemish's coreset, the same rows. None to run all.
+        threads: of each side; None for one per core. 1 on a shared machine: threads that wait for each other take time
+            that belongs to neither side.
+    """
+
+    backbone: str = "efficientnet_lite0"
+    layers: tuple[str, ...] | None = None
+    image_size: int = 256
+    coreset_sampling_ratio: float = 0.1
+    num_neighbors: int = 9
+    seed: int = 0
+    timed_picks: int | None = None
+    threads: int | None = None
+
+
 class AnomalibPatchcore:
     """anomalib's PatchCore with Blemish's backbone weights, fitted by anomalib's engine.
 
     A `Predictor`: scores and maps are raw, before anomalib's normalisation, and maps are resized to the image.
     Training images are read from the data set's folder by anomalib's reader.
-
-    Args:
-        layers: by Blemish's names; None for strides 8 and 16.
-        timed_picks: time this number of coreset picks, each one pass over all patches, and extrapolate; the rows are
-            then selected by Blemish's coreset, which selects the same. None to run anomalib's own to its end.
 
     Raises:
         InputError: if anomalib is not installed, or has no such network or layer.
@@ -53,42 +72,33 @@ class AnomalibPatchcore:
         timings: seconds of its coreset, its picks, and its validation, once fitted.
     """
 
-    def __init__(
-        self,
-        root: str | os.PathLike[str],
-        category: str,
-        *,
-        backbone: str = "efficientnet_lite0",
-        layers: Sequence[str] | None = None,
-        image_size: int = 256,
-        coreset_sampling_ratio: float = 0.1,
-        num_neighbors: int = 9,
-        seed: int = 0,
-        timed_picks: int | None = None,
-    ) -> None:
+    bit_depth: int | None = None  # it reads 8 bits
+    false_positive_rate = float("nan")  # it states none
+
+    def __init__(self, root: str | os.PathLike[str], category: str, settings: Settings) -> None:
         find_anomalib()
         import torch
         from anomalib.models import Patchcore
         from anomalib.pre_processing import PreProcessor
         from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-        self.layers = shared_layers(backbone, layers)
-        network = timm_network(timm_name(backbone))
+        self.layers = shared_layers(settings.backbone, settings.layers)
+        network = timm_network(timm_name(settings.backbone))
         names = {layer: timm for timm, layer in network.layers.items()}
         mean, std = ([value / 255 for value in values] for values in (network.mean, network.std))
-        steps = Compose([Resize((image_size, image_size), antialias=True), Normalize(mean=mean, std=std)])
-        torch.manual_seed(seed)
+        resize = Resize((settings.image_size, settings.image_size), antialias=True)
+        torch.manual_seed(settings.seed)
         self.model = Patchcore(
-            backbone=timm_name(backbone),
+            backbone=timm_name(settings.backbone),
             layers=[names[layer] for layer in self.layers],
             pre_trained=False,
-            coreset_sampling_ratio=coreset_sampling_ratio,
-            num_neighbors=num_neighbors,
-            pre_processor=PreProcessor(transform=steps),
+            coreset_sampling_ratio=settings.coreset_sampling_ratio,
+            num_neighbors=settings.num_neighbors,
+            pre_processor=PreProcessor(transform=Compose([resize, Normalize(mean=mean, std=std)])),
             visualizer=False,
         )
-        _load_weights(self.model.model.feature_extractor.feature_extractor, backbone)
-        self.root, self.category, self.timed_picks = Path(root), category, timed_picks
+        _load_weights(self.model.model.feature_extractor.feature_extractor, settings.backbone)
+        self.root, self.category, self.timed_picks = Path(root), category, settings.timed_picks
         self.problems: tuple[Problem, ...] = ()
         self.own: dict[str, float] = {}
         self.timings: dict[str, float] = {}
@@ -182,19 +192,9 @@ class AnomalibPatchcore:
         return {"detector": "anomalib PatchCore", "provenance": {"anomalib": find_anomalib()}}
 
     @property
-    def bit_depth(self) -> int | None:
-        """None: anomalib reads 8 bits."""
-        return None
-
-    @property
     def threshold(self) -> float:
         """The image threshold of anomalib on raw scores, chosen on the test images."""
         return self._number("_image_threshold")
-
-    @property
-    def false_positive_rate(self) -> float:
-        """NaN: anomalib states none."""
-        return float("nan")
 
     def _number(self, name: str) -> float:
         return float(getattr(self.model.post_processor, name))

@@ -84,20 +84,16 @@ def _without_rates(metrics: Any) -> dict[str, float]:
 
 
 def _anomalib(job: dict[str, Any], data: Any) -> tuple[Predictor, dict[str, Any]]:
-    from blemish.interop.anomalib.engine import AnomalibPatchcore
+    from blemish.interop.anomalib.engine import AnomalibPatchcore, Settings
 
-    names = ("backbone", "layers", "image_size", "coreset_sampling_ratio", "num_neighbors", "seed", "timed_picks")
-    _set_torch_threads(job["threads"])
-    model = AnomalibPatchcore(job["root"], job["category"], **{name: job[name] for name in names})
+    if job["threads"] is not None:
+        import torch
+
+        torch.set_num_threads(job["threads"])
+    settings = Settings(**{name: job[name] for name in Settings.__dataclass_fields__})
+    model = AnomalibPatchcore(job["root"], job["category"], settings)
     model.fit(data.train)
     return model, dict(model.timings)
-
-
-def _set_torch_threads(threads: int | None) -> None:
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
 
 
 def _blemish(job: dict[str, Any], data: Any) -> tuple[Predictor, dict[str, Any]]:

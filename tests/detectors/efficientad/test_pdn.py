@@ -163,7 +163,7 @@ def test_weights_of_another_network_are_refused(state, text):
 
 
 def test_another_size_is_refused():
-    assert (pdn.check_size("s"), pdn.check_size("medium")) == ("small", "medium")
+    assert (pdn.check_size("small"), pdn.check_size("medium")) == ("small", "medium")
     with pytest.raises(InputError, match=r"size: expected small or medium, got 'large'"):
         pdn.pdn("large")
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from blemish.detectors.efficientad.settings import check_budget, check_model_size
+from blemish.detectors.efficientad.pdn import check_size
+from blemish.detectors.efficientad.settings import check_budget
 from blemish.errors import InputError
 from tests.efficientad_models import small_efficientad, write_teacher
 
@@ -67,4 +68,4 @@ def test_times_are_read(given: str, seconds: float):
 
 
 def test_sizes_have_todays_names():
-    assert [check_model_size("model_size", size) for size in ("small", "medium")] == ["small", "medium"]
+    assert [check_size(size) for size in ("small", "medium")] == ["small", "medium"]

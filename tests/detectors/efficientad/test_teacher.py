@@ -20,7 +20,7 @@ def state():
 
 def test_weights_are_saved_in_half_precision(state, tmp_path):
     path = save_teacher(tmp_path / "made" / "t.safetensors", state, {"network": "PDN-S", "steps": 3})
-    found = load_teacher("s", path)
+    found = load_teacher("small", path)
     assert (found.size, found.file, found.card["steps"]) == ("small", path, 3)
     assert found.weights_sha256 == found.card["weights_sha256"]
     assert path.stat().st_size < 8e6

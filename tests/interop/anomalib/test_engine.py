@@ -12,7 +12,7 @@ from blemish.data.synthetic.demo import make_demo
 from blemish.errors import InputError
 from blemish.evaluation.engine import Engine
 from blemish.interop.anomalib import import_checkpoint
-from blemish.interop.anomalib.engine import AnomalibPatchcore, shared_layers
+from blemish.interop.anomalib.engine import AnomalibPatchcore, Settings, shared_layers
 from tests.real_anomalib import runs_anomalib
 
 
@@ -30,7 +30,7 @@ def test_shared_layers():
 @runs_anomalib
 def test_an_import_predicts_like_anomalib(tmp_path: Path):
     root = make_demo(tmp_path / "demo", image_size=128, n_train=5, n_test=2, n_defective=1, categories=("tile",))
-    original = AnomalibPatchcore(root, "tile", image_size=96, coreset_sampling_ratio=1.0, num_neighbors=5)
+    original = AnomalibPatchcore(root, "tile", Settings(image_size=96, coreset_sampling_ratio=1.0, num_neighbors=5))
     data = MVTecAD(root, "tile")
     Engine().fit(original, data)
     imported = import_checkpoint(original.save(tmp_path / "original.ckpt"), good=[sample.path for sample in data.train])

@@ -26,6 +26,7 @@ from blemish.detectors.efficientad.pdn import N_FEATURES, layers, output_hw
 from blemish.errors import DataError, ImageError, InputError, ModelFileError, message
 from blemish.imaging.decode import load, resize
 from blemish.ops.receptive_field import receptive_field
+from blemish.ops.statistics import Moments
 from blemish.types import Float32, Progress, UInt8, no_progress
 
 if TYPE_CHECKING:
@@ -267,18 +268,17 @@ def _statistics(
     source: Source, paths: Sequence[Path], settings: TargetSettings
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and standard deviation of each channel over some images."""
-    n, total, squares = 0, np.zeros(source.n_channels), np.zeros(source.n_channels)
+    moments = Moments()
     for path in paths:
         try:
             image = load(path)
         except ImageError:
             continue
-        rows = source.features(image, _small_hw(image, settings)).reshape(-1, source.n_channels).astype(np.float64)
-        n, total, squares = n + len(rows), total + rows.sum(axis=0), squares + (rows * rows).sum(axis=0)
-    if not n:
+        moments.add(source.features(image, _small_hw(image, settings)).reshape(-1, source.n_channels))
+    if not moments.n:
         raise DataError(message("images", "some that can be read", f"none of {len(paths)} tried"))
-    mean = total / n
-    return mean, np.sqrt(np.maximum(squares / n - mean * mean, 1e-12))
+    mean, covariance = moments.mean_and_covariance()
+    return mean, np.sqrt(np.maximum(np.diag(covariance), 1e-12))
 
 
 def _small_hw(image: UInt8, settings: TargetSettings) -> tuple[int, int]:
