@@ -20,9 +20,6 @@ def check_network(data: bytes, *, name: str, outputs: Sequence[str] = (), where:
 
     It must have one input, `image`, uint8 (B, H, W, 3), and at least the outputs named; all weights inside the file; no
     operators from outside the ONNX standard, no local functions and no loops.
-
-    Args:
-        outputs: names of outputs that it must have; more are allowed.
     """
 
     def refuse(expected: str, got: str, todo: str = REPLACE) -> ModelFileError:

@@ -25,9 +25,6 @@ def prefetch(
         threads: calls at a time; 0 calls in the caller's thread.
         ahead: results computed beyond the present one, at least 1; bounds the memory together with `threads`.
 
-    Raises:
-        InputError: if `threads` or `ahead` is out of range, at once and not at the first item.
-
     >>> list(prefetch(str.upper, ["a", "b", "c"]))
     ['A', 'B', 'C']
     """

@@ -42,7 +42,6 @@ def read_state_dict(data: bytes, *, where: object, allow_unknown: bool = False) 
     Of a checkpoint with "state_dict" (Lightning) or "model", the tensors in that. Other values are left out.
 
     Args:
-        data: the bytes of a .pth, .pt, .ckpt or .safetensors file; the format is that of the content.
         allow_unknown: whether objects of other classes than tensors and plain containers are read as inert data. They
             are never imported or called.
 

@@ -70,7 +70,6 @@ OF_DATA_SETS = {
 def refuses(name: str, arguments: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a function so that anomalib's `arguments` raise an InputError with the replacement.
 
-    The signature is kept, for help and for type checkers.
 
     >>> @refuses("cut", {"radius": "Give width=."})
     ... def cut(width): ...

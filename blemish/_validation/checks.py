@@ -38,13 +38,7 @@ def check_array(
     """Return `array` if it has this dtype and shape, or raise.
 
     Args:
-        array: the array; it is never converted or copied.
         shape: one entry per axis: a size that must match, or a letter for any size.
-        finite: whether NaN and infinity are refused (floats only).
-        empty: whether a size of 0 is allowed.
-
-    Raises:
-        InputError: if it is no array, or of another dtype or shape, or not finite.
 
     >>> check_array("scores", np.zeros(3), dtype=np.float32, shape=("N",))
     Traceback (most recent call last):

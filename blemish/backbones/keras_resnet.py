@@ -73,11 +73,6 @@ def read_tfjs(
 ) -> dict[str, NDArray[np.float32]]:
     """Return the float32 weights of the one layers model in a .tgz by their Keras names, such as "conv1/kernel".
 
-    Args:
-        data: the bytes of the tarball.
-        where: its path, for errors.
-        max_unpacked_bytes: how much it may unpack to.
-
     Raises:
         ModelFileError: if it is damaged, unpacks to more, or holds no model of plain float32 weights.
     """

@@ -37,15 +37,10 @@ class Summary:
     """Counts of a data set's images.
 
     Attributes:
-        train: number of readable good images to fit on.
         test: defect type ("good" among them) to number of readable test images.
         masks: number of readable masks of their image's size.
-        unreadable: number of images that can't be read.
-        skipped: number of files that are not part of the data set.
         formats: "PNG", "JPEG", ... to number of images.
-        sizes: "height x width", upright, to number of images.
         channels: "grey", "colour", "with alpha" to number of images; grey stored as three equal channels is grey.
-        depths: bits a channel ("8" or "16") to number of images.
         lowest_false_positive_rate: lowest rate that so many good images support, 1 / (train + 1).
     """
 

@@ -23,9 +23,6 @@ def anomalib_map(patch_map: Float32, network_hw: tuple[int, int], sigma: float) 
         network_hw: height and width of the network's input, each above the kernel's radius, 4 * sigma.
         sigma: of the smoothing, in pixels of the network's input; 0 for none.
 
-    Returns:
-        (H, W) float32, a new array.
-
     Raises:
         InputError: if the map is not finite float32 (h, w), a size is too small, or sigma is negative.
 
@@ -58,9 +55,6 @@ def upsample(patch_map: Float32, height_width: tuple[int, int]) -> Float32:
         patch_map: (h, w) float32.
         height_width: (H, W) of the result.
 
-    Returns:
-        (H, W) float32, a new array.
-
     Raises:
         InputError: if the map is not finite float32 (h, w), or a size is not positive.
     """
@@ -75,9 +69,6 @@ def smooth(anomaly_map: Float32, sigma: float) -> Float32:
     Args:
         anomaly_map: (H, W) float32.
         sigma: in pixels of this map; 0 for none.
-
-    Returns:
-        (H, W) float32, a new array.
 
     Raises:
         InputError: if the map is not finite float32 (H, W), or sigma is negative.
@@ -113,7 +104,6 @@ def regions(anomaly_map: Float32, threshold: float, *, min_area_px: int = 1) -> 
     Args:
         anomaly_map: (H, W) float32.
         threshold: pixels strictly above it, both as float32, count.
-        min_area_px: smallest area.
 
     Returns:
         The regions; those of equal score in reading order.

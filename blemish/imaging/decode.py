@@ -48,7 +48,7 @@ def load(
     max_pixels: int = MAX_PIXELS,
     release_gil: bool = False,
 ) -> UInt8:
-    """Return an image file as RGB, as an image viewer shows it.
+    """Return an image file as RGB, (H, W, 3) uint8, as an image viewer shows it.
 
     Formats: PNG, JPEG, BMP, TIFF and WebP, recognised by content and not by name. Grey is repeated to three channels,
     alpha is composed over white, EXIF orientation is applied, palettes and CMYK become RGB; of several pages the first
@@ -57,12 +57,8 @@ def load(
     Args:
         bit_depth: bits that a 16-bit file uses (12 for most industrial cameras); None means all 16. Files of 8 bits
             stay as they are.
-        max_pixels: larger images are refused before they are decoded.
         release_gil: True in threads that decode ahead of a loop: other threads run Python meanwhile, and a plain PNG
             takes about twice as long.
-
-    Returns:
-        (H, W, 3) uint8.
 
     Raises:
         ImageError: if it can't be read; the text says which file and why.
@@ -105,13 +101,10 @@ def decode(
 
 
 def load_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Bool:
-    """Return a mask file's defect pixels: those that are not black.
+    """Return a mask file's defect pixels, (H, W) bool: those that are not black.
 
     In a file stored with loss (JPEG), where black comes back as nearly black: those above half of the range. In a file
     with alpha: opaque pixels that are not black; if all pixels are black, the opaque ones, unless all are opaque.
-
-    Returns:
-        (H, W) bool.
 
     Raises:
         ImageError: if it can't be read.
@@ -162,7 +155,6 @@ def check_image(array: object, name: str = "image", *, bit_depth: int | None = N
 
     Args:
         array: uint8 or uint16, (H, W), (H, W, 1) or (H, W, 3) in RGB order.
-        bit_depth: bits that a uint16 array uses; None means 16.
 
     Raises:
         InputError: if it is anything else.

@@ -28,9 +28,6 @@ class Header(NamedTuple):
     """Header of an image file.
 
     Attributes:
-        format: "PNG", "JPEG", "BMP", "TIFF" or "WebP".
-        height: rows as stored, before the orientation is applied.
-        width: columns as stored.
         orientation: EXIF orientation, 1 to 8; 1 where none is stored.
         lossy: whether compression was lossy, so that 0 may have become 1.
     """

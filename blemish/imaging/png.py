@@ -26,9 +26,6 @@ def decode_png(
 ) -> UInt8 | None:
     """Return the pixels of a PNG of 8 bits, grey or RGB, without transparency and not interlaced.
 
-    Args:
-        decoder: called with data, (height, width) and mode.
-
     Returns:
         (H, W, 1) or (H, W, 3) RGB uint8 as stored, before any orientation; None for another kind of file or a damaged
         one.

@@ -47,9 +47,6 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
         scores: (n,) finite numbers, higher is more anomalous.
         labels: (n,) bool or 0 and 1, True for defective.
 
-    Returns:
-        A number in [0, 1], exact up to rounding.
-
     Raises:
         InputError: if one class has no images, a score is NaN or infinite, or the lengths differ.
 
@@ -115,10 +112,7 @@ def bootstrap_intervals(
     fully separated it is (1, 1).
 
     Args:
-        scores: as for `auroc`.
-        labels: as for `auroc`.
         metrics: of "image_AUROC", "image_AP" and "image_F1Max".
-        n_resamples: number of resamples.
         level: confidence level, 0.95 for 95 %.
 
     Raises:

@@ -88,10 +88,6 @@ class PixelCounts:
     >>> counts.pixel_auroc(), counts.aupro()
     (1.0, 1.0)
 
-    Attributes:
-        n_images: number of images.
-        n_regions: number of regions of their masks.
-
     Cost: a few ms for a map of 1024 x 1024.
     Source: PRO as in Bergmann et al. 2021 (The MVTec Anomaly Detection Dataset, IJCV 129), section 5; regions and area
     as in MVTec's evaluation code: a full 3 x 3 structure, so 8-connected, and the area is divided by the limit.

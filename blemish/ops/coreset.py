@@ -47,7 +47,6 @@ def greedy_coreset(
     Args:
         features: (N, D) float32, finite; one row per patch. It is not changed.
         n_select: rows to keep, 1 <= n_select <= N.
-        seed: picks the first row; the same seed and features give the same picks.
 
     Returns:
         (n_select,) int64 row indices in the order chosen; no row twice, and rows equal to a pick only after all others.
@@ -97,8 +96,6 @@ class StreamingCoreset:
     Args:
         n_select: rows of the result; at most max_rows // 2 if `n_rows` is above `max_rows`.
         n_rows: expected rows: images times patches of each. Fewer may come.
-        max_rows: most rows held.
-        seed: picks the first row of each reduction.
 
     Raises:
         InputError: if a number is out of its range.
@@ -155,9 +152,6 @@ class StreamingCoreset:
         Args:
             n_select: rows of the result, if fewer than the constructor's, such as a share of `n_seen`.
 
-        Returns:
-            The coreset; fewer than `n_select` rows only if fewer are held.
-
         Raises:
             InputError: if there are no rows, or `n_select` is not from 1 to the constructor's.
         """
@@ -194,12 +188,6 @@ class StreamingCoreset:
 
 def coreset_bytes(n_rows: int, n_features: int, n_select: int, *, max_rows: int = MAX_ROWS) -> int:
     """Return the peak memory of `StreamingCoreset` in bytes, held rows and result included.
-
-    Args:
-        n_features: D, values of each row.
-
-    Raises:
-        InputError: if a number is out of its range.
 
     >>> coreset_bytes(10_240_000, 152, 20_000) // 10**6  # 10,000 images of 1,024 patches
     184
@@ -239,7 +227,6 @@ class _Traversal:
     """State of a farthest-point traversal: the rows, the picks, and an upper bound of each row's distance to them.
 
     Attributes:
-        features: (N, D) float32.
         value: (N,) float64, squared distance to the nearest of the first `seen` picks; -1 for the picks themselves.
         seen: (N,) int64, number of picks that `value` includes.
         picks: (n_select,) int64, the first `n_picks` of which are set.

@@ -68,7 +68,6 @@ class IntegerScores:
         bank: (n, D) float32.
         mean: (D,) float32, of the bank.
         weight_limit: largest 8-bit value of a bank row; None for the largest that this processor multiplies exactly.
-        max_candidates: shares beyond which `candidates` returns None.
     """
 
     def __init__(
@@ -337,7 +336,6 @@ def lowest_score(queries: Float32, seeds: Float32, squares: Float32, slack: np.f
         queries: (n, D).
         seeds: (n, k, D) bank rows.
         squares: (n,) squared length of the centred queries.
-        slack: relative rounding error.
     """
     difference = queries[:, None] - seeds
     farthest = np.einsum("nkd,nkd->nk", difference, difference).max(axis=1)

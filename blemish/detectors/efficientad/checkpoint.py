@@ -39,11 +39,7 @@ def save_checkpoint(
     """Write a checkpoint; a kill at any moment leaves the old one or the new one.
 
     Args:
-        state: what JSON can hold.
         identity: what decides the training: settings, teacher, images.
-
-    Raises:
-        SaveError: if it can't be written.
     """
     document = plain_json({"format": FORMAT, "identity": identity, "state": state}, "checkpoint")
     text = json.dumps(document, sort_keys=True).encode("ascii")

@@ -59,9 +59,6 @@ def efficientad_graph(networks: Networks, image_hw: tuple[int, int]) -> bytes:
     `student_map` is the mean over channels of the squared difference of the normalised teacher and the student's first
     half; `autoencoder_map` that of the autoencoder and the student's second half.
 
-    Args:
-        image_hw: height and width of the images, at least 33 x 33.
-
     Raises:
         InputError: if the image is smaller than the receptive field of one output.
 

@@ -132,11 +132,7 @@ class Training:
         self.mean, self.std = self._statistics()
 
     def step(self, k: int, rate: float, share: float = HARD_SHARE) -> Losses:
-        """Take step `k`, and return its losses; if one is not finite, no parameter changes.
-
-        Args:
-            share: of the student's distances that counts, the largest.
-        """
+        """Take step `k`, and return its losses; if one is not finite, no parameter changes."""
         rng = np.random.default_rng([self.settings.seed, k])
         with seeded(self.device, int(rng.integers(2**62))):  # for the autoencoder's dropout
             four = self._losses(self._inputs(k, rng), share)

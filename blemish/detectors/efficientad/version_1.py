@@ -24,9 +24,6 @@ def parameters(model: bytes, size: Size, n: int) -> Arrays:
 
     Normalisations were folded into the first and the last convolutions: the teacher's mean and standard deviation are
     0 and 1 here, and the student's first half has no bias of its own, as only its difference to the teacher's counts.
-
-    Args:
-        n: outputs of the teacher.
     """
     constants = {
         tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(model).graph.initializer

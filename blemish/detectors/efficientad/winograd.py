@@ -20,7 +20,6 @@ def conv2d(x: Any, weight: Any, bias: Any, padding: int = 0) -> Any:
 
     Args:
         x: (N, C, H, W) float32 on the processor; channels last in memory is the fastest.
-        padding: rows and columns of zeros on each side.
 
     Source: Lavin and Gray 2015 (arXiv 1509.09308), section 4; the gradient for the kernel is computed on the same
         tiles, the one for the input is the full convolution with the rotated kernel.

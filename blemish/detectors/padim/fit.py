@@ -142,7 +142,6 @@ def leave_one_out(distances: Float32, n: int) -> Float32:
 
     Args:
         distances: float32, from the Gaussian that the image is part of.
-        n: images of that Gaussian, at least two.
     """
     squared = distances.astype(np.float64) ** 2
     share = n / (n - 1) ** 2

@@ -28,9 +28,6 @@ def checkpoint_bytes(tree: Mapping[str, Any]) -> bytes:
 
     Args:
         tree: dicts with text keys, lists, tuples, text, numbers, bools, None, and arrays of float32, int64 or bool.
-
-    Raises:
-        InputError: if it holds another type.
     """
     pickle = _Pickle()
     pickle.value(dict(tree))
@@ -50,11 +47,7 @@ def checkpoint_bytes(tree: Mapping[str, Any]) -> bytes:
 def lightning_checkpoint(
     state: Mapping[str, NDArray[Any]], hyper_parameters: Mapping[str, Any], pre_processor: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the content of a checkpoint as anomalib 2.7 loads it.
-
-    Args:
-        pre_processor: the result of `pre_processor_config`.
-    """
+    """Return the content of a checkpoint as anomalib 2.7 loads it."""
     return {
         "epoch": 1,
         "global_step": 0,

@@ -38,12 +38,8 @@ def import_checkpoint(
     The file is read as data: nothing in it is imported or executed.
 
     Args:
-        path: the .ckpt file.
         good: good images for the calibration of thresholds, training images or others. Without them the checkpoint's
             thresholds are kept: anomalib chose them on test images, and they promise no false positive rate.
-        false_positive_rate: share of good images that may be called defective.
-        threads: for decoding and for the network; None for one per core.
-        progress: called as progress(stage, done, total).
 
     Raises:
         DataError: if fewer than two of the good images can be read.

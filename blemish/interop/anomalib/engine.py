@@ -39,7 +39,6 @@ class Settings:
     """Settings of both sides.
 
     Attributes:
-        backbone: a network in both, by Blemish's name; both use the weights on this machine.
         layers: by Blemish's names; None for strides 8 and 16.
         timed_picks: time this number of anomalib's coreset picks and extrapolate, instead of hours for all; its bank
             is then Blemish's coreset, the same rows. None to run all.

@@ -25,7 +25,6 @@ class Preparation(NamedTuple):
     """Preparation of an image for the network.
 
     Attributes:
-        resize_hw: (height, width) of the resized image, antialiased.
         crop_hw: (height, width) of the centre crop of the resized image; None for no crop.
         mean: of red, green and blue on the 0 to 1 scale.
         std: standard deviations, as `mean`.

@@ -24,13 +24,8 @@ class Source(NamedTuple):
 
     Attributes:
         tree: the content, as `torch_file.read_checkpoint` returns it with unknown classes allowed.
-        where: the file, for errors and provenance.
-        sha256: of the file.
-        threads: for decoding and for the network.
         good: good images for the calibration of thresholds; without them the checkpoint's thresholds are kept, which
             promise no false positive rate. EfficientAD's training images score lower than others.
-        false_positive_rate: share of good images that may be called defective.
-        progress: called as progress(stage, done, total).
     """
 
     tree: Mapping[str, Any]

@@ -43,10 +43,8 @@ class Network(NamedTuple):
     """A network in both Blemish and timm.
 
     Attributes:
-        convs: convolutions in the order of the graph.
         layers: timm's name of each feature layer to Blemish's, finest first.
         mean: subtracted from the pixels, on the 0 to 255 scale.
-        std: standard deviations that pixels are divided by.
     """
 
     name: str
@@ -98,7 +96,6 @@ def set_normalisation(model: onnx.ModelProto, network: Network, mean: Sequence[f
 
     Args:
         model: the graph of `build_graph`: a constant "mean", and standard deviations in the first convolution.
-        mean: of red, green and blue on the 0 to 255 scale.
     """
     for tensor in model.graph.initializer:
         if tensor.name == "mean":

@@ -69,9 +69,7 @@ class DistillSettings:
     Attributes:
         steps: updates of the weights; None plans them from `budget_s`.
         budget_s: seconds for the steps, without making the crops.
-        batch: crops per step.
         rate: highest length of a kernel's step, as a share of its norm.
-        seed: of the initial weights and the order of the crops.
         last_crops: crops in the regression of the last layer.
     """
 
@@ -105,7 +103,6 @@ class RunState:
         steps: updates planned; 0 until a budget has been planned.
         losses: [step, moving training loss or None, held-out loss] per point of the curve.
         moving: the moving average of the training loss; None before the first step.
-        spent_s: seconds of all steps.
     """
 
     step: int = 0
@@ -134,11 +131,8 @@ def distill(
     the same machine. Only `steps` may change in between, until the rate has begun to fall.
 
     Args:
-        images: a folder of natural images, with its sub-folders.
         out: weights to write, ending in .safetensors; the card goes beside it.
         work: folder for crops, targets, checkpoint and loss curve; by default `out` with the ending .work.
-        device: "cpu", "cuda", ...; None for a GPU where there is one.
-        threads: of the processor; None for all.
 
     Raises:
         DataError: if there are too few images.

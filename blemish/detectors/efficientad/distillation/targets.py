@@ -49,10 +49,7 @@ class TargetSettings:
         backbone: the pretrained network.
         layers: whose features are the targets.
         image_px: shorter side of the resized images.
-        crop_px: side of a crop.
-        crops_per_image: random crops of each image.
         max_images: most images, the first by name; None for all.
-        seed: of crops, flips and grey images.
     """
 
     backbone: str = "efficientnet_lite2"
@@ -81,7 +78,6 @@ class Targets:
         features: (N, h, w, C) float16, memory-mapped: channels of mean 0 and variance 1 over natural images; where
             there are more than 384, projected to 384 at random, orthogonally.
         valid: (M,) indices of the crops whose image could be read.
-        problems: a sentence for each image that was left out.
         facts: for the card: images, SHA-256 of their bytes, the network's weights.
     """
 
