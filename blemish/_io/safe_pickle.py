@@ -123,17 +123,28 @@ class PickleReader:
         del self._stack[start:]
         return items
 
-    def _set_items(self, target: Any, items: list[Any]) -> None:
-        if isinstance(target, Inert):
-            target.items.extend(zip(items[::2], items[1::2], strict=True))
-            return
-        if not isinstance(target, dict):
-            raise TypeError
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            target[_plain_key(key)] = value
+    def _pop(self, size: int) -> list[Any]:
+        if len(self._stack) < size:
+            raise IndexError
+        items = self._stack[len(self._stack) - size :]
+        del self._stack[len(self._stack) - size :]
+        return items
 
-    def _extend(self, target: Any, items: list[Any]) -> None:
+    def _set_items(self, items: list[Any]) -> None:
+        target, pairs = self._stack[-1], zip(items[::2], items[1::2], strict=True)
+        if isinstance(target, Inert):
+            target.items.extend(pairs)
+        else:
+            _only(target, dict).update((_plain_key(key), value) for key, value in pairs)
+
+    def _extend(self, items: list[Any]) -> None:
+        target = self._stack[-1]
         (target.items if isinstance(target, Inert) else _only(target, list)).extend(items)
+
+    def _dict(self) -> None:
+        items = self._pop_to_mark()
+        self._push({})
+        self._set_items(items)
 
     def _reduce(self) -> None:
         arguments = _only(self._stack.pop(), tuple)
@@ -153,41 +164,8 @@ class PickleReader:
     def _global(self, module: Any, name: Any) -> None:
         self._push(self._resolve(_only(module, str), _only(name, str)))
 
-    def _stack_global(self) -> None:
-        name = self._stack.pop()
-        self._global(self._stack.pop(), name)
-
     def _memoize(self, index: int) -> None:
         self._memo[index] = self._stack[-1]
-
-    def _tuple(self, size: int) -> None:
-        if len(self._stack) < size:
-            raise IndexError
-        items = tuple(self._stack[len(self._stack) - size :])
-        del self._stack[len(self._stack) - size :]
-        self._push(items)
-
-    def _append(self) -> None:
-        value = self._stack.pop()
-        self._extend(self._stack[-1], [value])
-
-    def _appends(self) -> None:
-        items = self._pop_to_mark()
-        self._extend(self._stack[-1], items)
-
-    def _set_item(self) -> None:
-        value = self._stack.pop()
-        key = self._stack.pop()
-        self._set_items(self._stack[-1], [key, value])
-
-    def _set_many(self) -> None:
-        items = self._pop_to_mark()
-        self._set_items(self._stack[-1], items)
-
-    def _dict(self) -> None:
-        items = self._pop_to_mark()
-        self._push({})
-        self._set_items(self._stack[-1], items)
 
     def _text(self, form: str) -> None:
         self._push(bytes(self._take(self._number(form))).decode("utf-8", "surrogatepass"))
@@ -238,23 +216,23 @@ STEPS: dict[int, Callable[[PickleReader], Any]] = {
     0x42: lambda r: r._bytes("I"),  # BINBYTES
     0x8E: lambda r: r._bytes("Q"),  # BINBYTES8
     0x5D: lambda r: r._push([]),  # EMPTY_LIST
-    0x61: PickleReader._append,  # APPEND
-    0x65: PickleReader._appends,  # APPENDS
+    0x61: lambda r: r._extend(r._pop(1)),  # APPEND
+    0x65: lambda r: r._extend(r._pop_to_mark()),  # APPENDS
     0x6C: lambda r: r._push(r._pop_to_mark()),  # LIST
     0x29: lambda r: r._push(()),  # EMPTY_TUPLE
     0x74: lambda r: r._push(tuple(r._pop_to_mark())),  # TUPLE
-    0x85: lambda r: r._tuple(1),  # TUPLE1
-    0x86: lambda r: r._tuple(2),  # TUPLE2
-    0x87: lambda r: r._tuple(3),  # TUPLE3
+    0x85: lambda r: r._push(tuple(r._pop(1))),  # TUPLE1
+    0x86: lambda r: r._push(tuple(r._pop(2))),  # TUPLE2
+    0x87: lambda r: r._push(tuple(r._pop(3))),  # TUPLE3
     0x7D: lambda r: r._push({}),  # EMPTY_DICT
     0x64: PickleReader._dict,  # DICT
-    0x73: PickleReader._set_item,  # SETITEM
-    0x75: PickleReader._set_many,  # SETITEMS
+    0x73: lambda r: r._set_items(r._pop(2)),  # SETITEM
+    0x75: lambda r: r._set_items(r._pop_to_mark()),  # SETITEMS
     0x8F: lambda r: r._push([]),  # EMPTY_SET: its items, as a list
-    0x90: PickleReader._appends,  # ADDITEMS
+    0x90: lambda r: r._extend(r._pop_to_mark()),  # ADDITEMS
     0x91: lambda r: r._push(r._pop_to_mark()),  # FROZENSET
     0x63: lambda r: r._global(r._line(), r._line()),  # GLOBAL
-    0x93: PickleReader._stack_global,  # STACK_GLOBAL
+    0x93: lambda r: r._global(*r._pop(2)),  # STACK_GLOBAL
     0x52: PickleReader._reduce,  # REDUCE
     0x81: PickleReader._reduce,  # NEWOBJ
     0x92: PickleReader._new_with_keywords,  # NEWOBJ_EX

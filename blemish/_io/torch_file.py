@@ -167,9 +167,30 @@ class _TorchFile(ABC):
             got = "tensors of many times its size"
             raise _refuse("numbers that the file holds", got, self.path, UNSAFE)
 
-    def fill(self, tree: Any) -> Any:
+    def fill(self, tree: Any, done: dict[int, Any], depth: int = 0) -> Any:
         """Return `tree` with every tensor replaced by its array, in place except for tuples."""
-        return _fill(self, tree, {}, 0)
+        if isinstance(tree, _Tensor):
+            return self.array(tree)
+        if not isinstance(tree, (dict, list, tuple, Inert)):
+            return tree
+        if id(tree) in done:
+            return done[id(tree)]
+        if depth > 200:
+            raise _refuse("a checkpoint", "nesting without end", self.path, UNSAFE)
+        if isinstance(tree, tuple):
+            done[id(tree)] = made = tuple(self.fill(item, done, depth + 1) for item in tree)
+            return made
+        done[id(tree)] = tree
+        if isinstance(tree, dict):
+            for key in tree:
+                tree[key] = self.fill(tree[key], done, depth + 1)
+        elif isinstance(tree, list):
+            tree[:] = [self.fill(item, done, depth + 1) for item in tree]
+        else:
+            tree.arguments = self.fill(tree.arguments, done, depth + 1)
+            tree.state = self.fill(tree.state, done, depth + 1)
+            self.fill(tree.items, done, depth + 1)
+        return tree
 
 
 @dataclass(frozen=True)
@@ -198,7 +219,7 @@ class _ZipFile(_TorchFile):
         reader = PickleReader(
             self._member("data.pkl"), resolve=self.resolve, persistent=self.persistent, where=self.path
         )
-        return self.fill(reader.read())
+        return self.fill(reader.read(), {})
 
     def storage(self, storage: _Storage) -> NDArray[Any]:
         """Return the numbers of one storage."""
@@ -251,7 +272,7 @@ class _LegacyFile(_TorchFile):
             self.position += 8 + size * _dtype(storage.dtype).itemsize
         if self.position > len(self.data):
             raise _refuse(f"{self.position} bytes", f"{len(self.data)}", self.path, AGAIN)
-        return self.fill(tree)
+        return self.fill(tree, {})
 
     def persistent(self, value: Any) -> _Storage:
         """Return the storage of a persistent id, and keep it by its key."""
@@ -328,31 +349,6 @@ def _dtype(name: str) -> np.dtype[Any]:
 def _widen(bits: NDArray[Any]) -> NDArray[np.float32]:
     """Return bfloat16 as float32, whose upper 16 bits it is."""
     return (bits.astype("<u4") << 16).view("<f4")
-
-
-def _fill(file: _TorchFile, tree: Any, done: dict[int, Any], depth: int) -> Any:
-    if isinstance(tree, _Tensor):
-        return file.array(tree)
-    if not isinstance(tree, (dict, list, tuple, Inert)):
-        return tree
-    if id(tree) in done:
-        return done[id(tree)]
-    if depth > 200:
-        raise _refuse("a checkpoint", "nesting without end", file.path, UNSAFE)
-    if isinstance(tree, tuple):
-        done[id(tree)] = made = tuple(_fill(file, item, done, depth + 1) for item in tree)
-        return made
-    done[id(tree)] = tree
-    if isinstance(tree, dict):
-        for key in tree:
-            tree[key] = _fill(file, tree[key], done, depth + 1)
-    elif isinstance(tree, list):
-        tree[:] = [_fill(file, item, done, depth + 1) for item in tree]
-    else:
-        tree.arguments = _fill(file, tree.arguments, done, depth + 1)
-        tree.state = _fill(file, tree.state, done, depth + 1)
-        _fill(file, tree.items, done, depth + 1)
-    return tree
 
 
 def _refuse(expected: str, got: str, path: object, todo: str = "") -> ModelFileError:

@@ -65,9 +65,8 @@ class MVTecAD(ListedDataSet):
     Args:
         root: the folder that holds the categories.
         category: the folder of one of them.
-        train_batch_size: accepted for calls written for anomalib; images go through the network one by one.
-        eval_batch_size: as `train_batch_size`.
-        num_workers: as `train_batch_size`; images are decoded ahead in `threads=` of the detector.
+        train_batch_size, eval_batch_size, num_workers: accepted for calls written for anomalib; images go through the
+            network one by one, decoded ahead in `threads=` of the detector.
 
     Raises:
         DataError: if the folders are missing; the text lists those that exist.

@@ -47,9 +47,8 @@ class Folder(ListedDataSet):
         normal_split_ratio: share of the good images held out for the test (at least one), in [0, 1). 0.2 is
             anomalib's test_split_ratio.
         seed: of the choice of held-out images; the same files and seed give the same ones.
-        train_batch_size: accepted for calls written for anomalib; images go through the network one by one.
-        eval_batch_size: as `train_batch_size`.
-        num_workers: as `train_batch_size`; images are decoded ahead in `threads=` of the detector.
+        train_batch_size, eval_batch_size, num_workers: accepted for calls written for anomalib; images go through the
+            network one by one, decoded ahead in `threads=` of the detector.
 
     Raises:
         DataError: if a folder is missing, holds no images or is named twice, or two masks match one image, or one

@@ -235,25 +235,23 @@ def _duplicates(facts: Sequence[_Facts]) -> list[Problem]:
     same: dict[bytes, list[Sample]] = defaultdict(list)
     for fact in facts:
         same[fact.digest].append(fact.sample)
-    problems = []
-    for first, *copies in same.values():  # in the data set's order: training images come first
-        for copy in copies:
-            text = f"It has the same pixels as {first.path}. "
-            if copy.split == "train":
-                kind, text = (
-                    "duplicate-train",
-                    text + "It counts twice, and its copy in the bank lowers its calibration score.",
-                )
-            elif first.split == "train" and copy.is_defective:
-                kind, text = "duplicate-train-test", text + "It is fitted on as good and tested as defective."
-            elif first.split == "train":
-                kind, text = ("duplicate-train-test", text + "It is fitted on and tested: metrics come out too good.")
-            elif first.defect != copy.defect:
-                kind, text = "duplicate-test", text + f"One is called {first.defect!r}, the other {copy.defect!r}."
-            else:
-                kind, text = "duplicate-test", text + "It counts twice in the test."
-            problems.append(Problem(copy.path, kind, text))
-    return problems
+    # In the data set's order: training images come first.
+    pairs = [(first, copy) for first, *copies in same.values() for copy in copies]
+    return [Problem(copy.path, *_duplicate(first, copy)) for first, copy in pairs]
+
+
+def _duplicate(first: Sample, copy: Sample) -> tuple[str, str]:
+    """Return kind and text of the problem of an image with the same pixels as another."""
+    same = f"It has the same pixels as {first.path}."
+    if copy.split == "train":
+        return "duplicate-train", f"{same} It counts twice, and its copy in the bank lowers its calibration score."
+    if first.split == "train" and copy.is_defective:
+        return "duplicate-train-test", f"{same} It is fitted on as good and tested as defective."
+    if first.split == "train":
+        return "duplicate-train-test", f"{same} It is fitted on and tested: metrics come out too good."
+    if first.defect != copy.defect:
+        return "duplicate-test", f"{same} One is called {first.defect!r}, the other {copy.defect!r}."
+    return "duplicate-test", f"{same} It counts twice in the test."
 
 
 def _mixed(facts: Sequence[_Facts], folder: Path) -> list[Problem]:

@@ -207,14 +207,7 @@ def _calibrated(
     settings = training.settings
     geometry = settings.geometry()
     model = efficientad_graph(networks, geometry.network_hw)
-    maps = open_maps(
-        model,
-        geometry,
-        padding=settings.padding,
-        pad_maps=settings.pad_maps,
-        border=settings.border,
-        threads=run.threads,
-    )
+    maps = open_maps(model, geometry, settings, threads=run.threads)
     total = len(split.held) + len(split.calibration)
     raw = []
     for done, i in enumerate((*split.held, *split.calibration), start=1):

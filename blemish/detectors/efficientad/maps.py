@@ -16,7 +16,7 @@ from blemish.imaging.anomaly_map import smooth, upsample
 from blemish.types import Float32, UInt8
 
 if TYPE_CHECKING:
-    from blemish.detectors.efficientad.settings import Border
+    from blemish.detectors.efficientad.settings import Border, EfficientAdSettings
     from blemish.imaging.geometry import Geometry
 
 LOW, HIGH = 0.9, 0.995  # Batzner et al. 2024, section 3.4
@@ -124,10 +124,8 @@ def _between(n_cells: int, n_pixels: int) -> Float32:
 def open_maps(
     model: bytes,
     geometry: Geometry,
+    settings: EfficientAdSettings,
     *,
-    padding: bool,
-    pad_maps: bool,
-    border: Border,
     threads: int,
     student: Quantiles = UNKNOWN,
     autoencoder: Quantiles = UNKNOWN,
@@ -140,7 +138,8 @@ def open_maps(
         ModelFileError: if it can't be run, or its outputs are not two maps of one size.
     """
     running = runtime.load(model, threads=threads)
-    maps = Maps(model, running, geometry, student, autoencoder, padding, pad_maps, border, share)
+    rule = settings.padding, settings.pad_maps, settings.border
+    maps = Maps(model, running, geometry, student, autoencoder, *rule, share)
     found = running.run(np.zeros((1, *geometry.network_hw, 3), np.uint8))
     shapes = [describe(found.get(name)) for name in OUTPUTS]
     arrays = [found[name] for name in OUTPUTS if name in found]

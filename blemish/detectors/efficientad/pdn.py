@@ -5,6 +5,7 @@ Torch is imported by the functions that build networks alone. Layer names are th
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -146,7 +147,7 @@ def pdn(size: Size = "small", n_outputs: int = N_FEATURES, *, padding: bool = Fa
             parts.append((f"relu{name[-1]}", nn.ReLU()))
         if name in POOLED:
             parts.append((f"pool{name[-1]}", nn.AvgPool2d(2, 2, padding=int(padding))))
-    return _named(parts)
+    return nn.Sequential(OrderedDict(parts))
 
 
 def autoencoder(n_outputs: int = N_FEATURES, *, padding: bool = False) -> torch.nn.Module:
@@ -172,8 +173,12 @@ def autoencoder(n_outputs: int = N_FEATURES, *, padding: bool = False) -> torch.
         def __init__(self) -> None:
             super().__init__()
             self.normalise = _normalise()
-            self.encoder = nn.ModuleDict({row[0]: _conv(*row[1:]) for row in ENCODER})
-            self.decoder = nn.ModuleDict({row[0]: _conv(row[1], row[2] or n_outputs, *row[3:]) for row in DECODER})
+            convs = {
+                name: nn.Conv2d(into, out or n_outputs, kernel, stride, padding)
+                for name, into, out, kernel, stride, padding in (*ENCODER, *DECODER)
+            }
+            self.encoder = nn.ModuleDict({name: convs[name] for name, *_ in ENCODER})
+            self.decoder = nn.ModuleDict({name: convs[name] for name, *_ in DECODER})
             self.dropout = nn.Dropout(0.2)
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -306,12 +311,6 @@ def _checked(
     return checked
 
 
-def _conv(into: int, out: int, kernel: int, stride: int, padding: int) -> torch.nn.Conv2d:
-    from torch import nn
-
-    return nn.Conv2d(into, out, kernel, stride, padding)
-
-
 def _normalise() -> torch.nn.Module:
     """Return a module that normalises images from 0 to 1 by ImageNet's mean and standard deviation."""
     import torch
@@ -332,14 +331,6 @@ def _normalise() -> torch.nn.Module:
             return (image - self.mean) / self.std
 
     return Normalise()
-
-
-def _named(parts: list[tuple[str, torch.nn.Module]]) -> torch.nn.Sequential:
-    from collections import OrderedDict
-
-    from torch import nn
-
-    return nn.Sequential(OrderedDict(parts))
 
 
 def _at_least(x: torch.Tensor, side: int) -> torch.Tensor:

@@ -62,9 +62,7 @@ def read_state(model: ModelFolder, settings: EfficientAdSettings, common: Mappin
     maps = open_maps(
         model.network,
         stored,
-        padding=settings.padding,
-        pad_maps=settings.pad_maps,
-        border=settings.border,
+        settings,
         threads=settings.n_threads,
         student=student,
         autoencoder=autoencoder,

@@ -117,16 +117,8 @@ def _maps(state: Mapping[str, Any], settings: EfficientAdSettings, threads: int,
             todo = "Train it to the end of an epoch: anomalib takes them in its validation."
             got = f"{quantiles.low} and {quantiles.high}"
             raise ModelFileError(message("quantiles", "two rising numbers", got, where=where, todo=todo))
-    return open_maps(
-        graph.SerializeToString(),
-        geometry,
-        padding=settings.padding,
-        pad_maps=settings.pad_maps,
-        border=settings.border,
-        threads=threads,
-        student=student,
-        autoencoder=autoencoder,
-    )
+    model = graph.SerializeToString()
+    return open_maps(model, geometry, settings, threads=threads, student=student, autoencoder=autoencoder)
 
 
 def efficientad_checkpoint(model: EfficientAd) -> dict[str, Any]:

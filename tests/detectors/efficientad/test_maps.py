@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 from scipy.ndimage import gaussian_filter
 
 from blemish.detectors.efficientad.maps import Maps, Quantiles, open_maps, placed
+from blemish.detectors.efficientad.settings import EfficientAdSettings
 from blemish.errors import ModelFileError
 from blemish.imaging.geometry import Geometry, MapRule
 from tests.lazy import torch
@@ -117,9 +118,13 @@ def small_graph(*, axes: list[int], value: float = 1.0) -> bytes:
 
 
 def test_a_network_is_tried_before_it_is_used():
-    kept = {"padding": False, "pad_maps": True, "border": "edge", "threads": 1}
-    geometry = Geometry((SIDE, SIDE))
-    assert open_maps(small_graph(axes=[3]), geometry, **kept).raw(np.full((SIDE, SIDE, 3), 9, np.uint8))[1].min() == 9
+    geometry, settings = Geometry((SIDE, SIDE)), EfficientAdSettings(image_size=SIDE)
+    assert (
+        open_maps(small_graph(axes=[3]), geometry, settings, threads=1)
+        .raw(np.full((SIDE, SIDE, 3), 9, np.uint8))[1]
+        .min()
+        == 9
+    )
     for broken in (small_graph(axes=[2]), small_graph(axes=[2, 3]), small_graph(axes=[3], value=np.inf)):
         with pytest.raises(ModelFileError, match=r"network\.onnx: expected two finite float32 maps"):
-            open_maps(broken, geometry, **kept)
+            open_maps(broken, geometry, settings, threads=1)

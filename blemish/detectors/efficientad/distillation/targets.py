@@ -220,10 +220,7 @@ def _open(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         state = json.loads(path.read_text(encoding="utf-8"))
         saved = dict(state["identity"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        todo = f"Delete {folder}, or give another --work folder."
-        raise ModelFileError(
-            message(PREPARED, "a file of distill", repr(str(error)[:80]), where=folder, todo=todo)
-        ) from None
+        raise _damaged(path, repr(str(error)[:80])) from None
     other = [name for name in identity if saved.get(name) != identity[name]]
     if other:
         got = f"{other[0]} {saved.get(other[0])!r:.60}"
