@@ -25,7 +25,7 @@ def import_checkpoint(
             help="Folder of good images to calibrate the thresholds on; by default the checkpoint's are kept."
         ),
     ] = None,
-    false_positive_rate: option.Rate = 0.01,
+    false_positive_rate: option.Rate = 0.02,
     threads: option.Threads = None,
     as_json: option.AsJson = False,
 ) -> None:

@@ -1,9 +1,9 @@
-"""The image score of worst patch, worst part and whole image together: how surprising they are, added up."""
+"""Score fusion: the image score as a sum of -log p of patches, per-position Gaussian and global descriptor."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -11,81 +11,112 @@ from blemish.backbones.embedding import PARTS_SCALE
 from blemish.ops.gaussian import Gaussian, fit_gaussian
 from blemish.ops.position_gaussian import N_FEATURES, PositionGaussians
 from blemish.ops.statistics import Affine, Moments
-from blemish.ops.tail_probability import Tail, leave_one_out_neg_log_p
+from blemish.ops.tail_probability import CENSORED, Tail, leave_one_out_neg_log_p
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from blemish.backbones.backbone import Backbone
     from blemish.backbones.embedding import Extractor
     from blemish.types import Float32, Float64, UInt8
 
-# What each counts. Patch and part are two views of the same places and count once together; .5 and .5 measured nearly
-# alike, and 1 and 1 worse: what both see would count twice.
-WEIGHTS = {"patch": 0.4, "part": 0.6, "image": 1.0}
+COMPONENTS = ("patch", "part", "image")
+# Chosen by leave-one-set-out over the development sets (benchmarks/defaults.py).
+WEIGHTS = {"patch": 1.0, "image": 1.0}
+# Patch and part are two views of the same places and count once together.
+WEIGHTS_WITH_PART = {"patch": 0.4, "part": 0.6, "image": 1.0}
 
 
 @dataclass(frozen=True)
 class ScoreFusion:
-    """What good images are like from further away, in parts and as a whole, and how they score in all three ways.
+    """Global descriptor and per-position Gaussian of good images, and the scores of good images that make p-values.
 
     Attributes:
-        parts: of good images' parts.
-        gaussian: of good images' summaries.
-        good_scores: (3, n) float64: score of the worst patch, of the worst part, and distance of the whole, of each
-            good image judged by the others.
-        tails: of each row of these.
+        gaussian: of good images' global descriptors.
+        parts: of good images' coarse features at each position; None where position says nothing.
+        weights: of each component that counts, in the order of `COMPONENTS` and of `good_scores`.
+        good_scores: (k, n) float64: each component of each good image, scored by the others.
+        censored: share of the highest scores that are censored in the tails.
+        tails: of each row of `good_scores`.
+        reason: a sentence for the user: why these components.
     """
 
-    parts: PositionGaussians
     gaussian: Gaussian
+    parts: PositionGaussians | None
+    weights: Mapping[str, float]
     good_scores: Float64
+    censored: float
     tails: tuple[Tail, ...]
+    reason: str = ""
 
     @classmethod
-    def of(cls, parts: PositionGaussians, gaussian: Gaussian, good_scores: Float64) -> ScoreFusion:
+    def of(
+        cls,
+        gaussian: Gaussian,
+        parts: PositionGaussians | None,
+        weights: Mapping[str, float],
+        good_scores: Float64,
+        *,
+        censored: float = CENSORED,
+        reason: str = "",
+    ) -> ScoreFusion:
         """Return it with the tails of the good images' scores.
 
         Raises:
             InputError: if the scores are not finite.
         """
-        return cls(parts, gaussian, good_scores, tuple(Tail.from_scores(np.ascontiguousarray(r)) for r in good_scores))
+        ordered = {name: weights[name] for name in COMPONENTS if name in weights}
+        rows = (np.ascontiguousarray(row) for row in good_scores)
+        tails = tuple(Tail.from_scores(row, censored=censored) for row in rows)
+        return cls(gaussian, parts, ordered, good_scores, censored, tails, reason)
 
-    @classmethod
-    def fitted(
-        cls, moments: Moments, summaries: Float32, parts: Float32, patch_scores: Float64
-    ) -> tuple[ScoreFusion, Float64]:
-        """Return it, and the image score of each good image judged by the others.
+    def leave_one_out_scores(self) -> Float64:
+        """Return the (n,) float64 image scores of the good images, each by the tails of the others."""
+        rows = (leave_one_out_neg_log_p(row, censored=self.censored) for row in self.good_scores)
+        return np.asarray(sum(weight * row for weight, row in zip(self.weights.values(), rows, strict=True)))
 
-        Args:
-            moments: of all good images' summaries.
-            summaries: (n, S) float32, those of the images that thresholds are calibrated on.
-            parts: (n, h, w, K) float32, their parts.
-            patch_scores: (n,) float64, the score of the worst patch of each of these.
-        """
-        part_gaussians, part_scores = PositionGaussians.fit(parts)
-        gaussian, distances = fit_gaussian(moments, summaries)
-        good = np.stack([patch_scores, part_scores, distances])
-        scores = sum(weight * leave_one_out_neg_log_p(row) for weight, row in zip(WEIGHTS.values(), good, strict=True))
-        return cls.of(part_gaussians, gaussian, good), np.asarray(scores)
-
-    def components(self, patch_score: float, parts: Float32, summary: Float32) -> dict[str, float]:
-        """Return what the image score is the sum of, by name.
+    def components(self, patch_score: float, parts: Float32 | None, summary: Float32) -> dict[str, float]:
+        """Return the terms of the image score by name.
 
         Args:
-            patch_score: of the worst patch.
-            parts: (h, w, K) float32, of the image.
-            summary: (S,) float32, of the image.
+            patch_score: of the image's patches.
+            parts: (h, w, K) float32, coarse features of the image; None if `parts` is.
+            summary: (S,) float32, its global descriptor.
         """
-        scores = patch_score, self.parts.score(parts), self.gaussian.mahalanobis(summary)
+        scores = {"patch": patch_score, "image": self.gaussian.mahalanobis(summary)}
+        if self.parts is not None and parts is not None:
+            scores["part"] = self.parts.score(parts)
         return {
-            name: weight * tail.neg_log_p(score)
-            for (name, weight), tail, score in zip(WEIGHTS.items(), self.tails, scores, strict=True)
+            name: weight * tail.neg_log_p(scores[name])
+            for (name, weight), tail in zip(self.weights.items(), self.tails, strict=True)
         }
+
+    def header(self) -> dict[str, Any]:
+        """Return the fields of `model.json`."""
+        return {"weights": dict(self.weights), "censored": self.censored, "reason": self.reason}
+
+
+class PartStatistics(NamedTuple):
+    """The per-position Gaussian of good images' coarse features.
+
+    Attributes:
+        gaussians: of all of them.
+        good_scores: (n,) float64, each by the others.
+        features: (n, h, w, K) float32, the features themselves.
+    """
+
+    gaussians: PositionGaussians
+    good_scores: Float64
+    features: Float32
+
+    def score_without(self, features: Float32, i: int) -> float:
+        """Return the part score of (h, w, K) float32 features by the Gaussians without image `i`."""
+        distances = self.gaussians.mahalanobis_without(features, self.features[i], len(self.features))
+        return float(self.gaussians.statistics.z_scores(distances).max())
 
 
 class MultiScaleFeatures:
-    """What good images look like from further away, collected image by image."""
+    """Coarse features and global descriptors of good images, collected image by image."""
 
     def __init__(self) -> None:
         self._summary_moments, self._part_moments = Moments(), Moments()
@@ -93,10 +124,10 @@ class MultiScaleFeatures:
         self._parts: list[Float32] = []
 
     def add(self, raw: Extractor, image: UInt8, *, keep: bool) -> None:
-        """Look at an image.
+        """Add an image.
 
         Args:
-            raw: gives parts that are not turned to their axes yet.
+            raw: gives parts that are not projected on their axes yet.
             image: the network's input, uint8 (h, w, 3).
             keep: whether its image score will be asked for.
         """
@@ -112,17 +143,28 @@ class MultiScaleFeatures:
         """Return the map from raw parts to their most varied features."""
         return self._part_moments.principal_axes(N_FEATURES)
 
-    def fitted(self, patch_scores: Sequence[float]) -> tuple[ScoreFusion, list[float]]:
-        """Return what good images are like, and the image score of each that was kept, judged by the others.
+    def parts(self) -> PartStatistics:
+        """Return the per-position Gaussian of the coarse features that were kept."""
+        axes = self.part_axes()
+        features = np.stack([parts @ axes.weight.T + axes.bias for parts in self._parts])
+        return PartStatistics(*PositionGaussians.fit(features), features)
+
+    def fitted(self, patch_scores: Sequence[float], parts: PartStatistics | None, reason: str) -> ScoreFusion:
+        """Return the fusion of the components' scores.
 
         Args:
-            patch_scores: of the worst patch of each that was kept.
+            patch_scores: of each image that was kept, by the others.
+            parts: the per-position Gaussian, None to leave it out.
+            reason: a sentence for the user: why it counts or not.
         """
-        axes = self.part_axes()
-        parts = np.stack([parts @ axes.weight.T + axes.bias for parts in self._parts])
-        summaries = np.stack(self._summaries)
-        whole, scores = ScoreFusion.fitted(self._summary_moments, summaries, parts, np.array(patch_scores))
-        return whole, scores.tolist()
+        gaussian, distances = fit_gaussian(self._summary_moments, np.stack(self._summaries))
+        rows = {"patch": np.array(patch_scores), "image": distances}
+        if parts is not None:
+            rows["part"] = parts.good_scores
+        weights = WEIGHTS if parts is None else WEIGHTS_WITH_PART
+        good_scores = np.stack([rows[name] for name in weights])
+        gaussians = None if parts is None else parts.gaussians
+        return ScoreFusion.of(gaussian, gaussians, weights, good_scores, reason=reason)
 
 
 def multi_scale_bytes(backbone: Backbone, n_kept: int, area_px: int) -> int:

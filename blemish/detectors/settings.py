@@ -10,7 +10,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 from blemish.errors import InputError, message
 
@@ -178,7 +178,14 @@ class Settings:
     """
 
     false_positive_rate: float = setting(
-        0.01, "Share of good images that may be labelled defective.", _rate, option="false-positive-rate"
+        0.02, "Share of good images that may be labelled defective.", _rate, option="false-positive-rate"
+    )
+    calibration: Literal["tail", "conformal"] = setting(
+        "tail",
+        "Rule of the thresholds: tail (extrapolates from the good images' scores, robust against a few defective ones "
+        "among them) or conformal (a guaranteed rate; one defective image among the good ones moves it).",
+        one_of("tail", "conformal"),
+        option="calibration",
     )
     bit_depth: int | None = setting(
         None,

@@ -75,7 +75,8 @@ def read_calibration(header: Mapping[str, Any], name: str) -> Calibration:
     they do not.
     """
     stored, rate = header["thresholds"], header["settings"]["false_positive_rate"]
-    calibration = Calibration.from_scores(stored[f"{name}_scores"], stored["false_positive_rate"])
+    rule = header["settings"]["calibration"]
+    calibration = Calibration.from_scores(stored[f"{name}_scores"], stored["false_positive_rate"], rule)
     for score in calibration.scores[[0, -1]]:
         check_number(f"thresholds.{name}_scores", float(score), low=-LARGEST_SCORE, high=LARGEST_SCORE)
     if rate != calibration.false_positive_rate:

@@ -8,7 +8,7 @@ from typing import Any
 from blemish.errors import ModelFileError, message
 from blemish.imaging.geometry import MapRule
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 RENAMED = {"false_alarm_rate": "false_positive_rate", "whole_picture": "score_fusion", "budget_s": "budget"}
 
@@ -55,8 +55,21 @@ def _from_version_1(header: dict[str, Any], where: object) -> dict[str, Any]:
     }
 
 
+def _from_version_2(header: dict[str, Any], where: object) -> dict[str, Any]:
+    """Return a header of version 2 as version 3 writes it: conformal thresholds, and the score of 0.1.0."""
+    del where
+    settings = {**header["settings"], "calibration": "conformal"}
+    result = {**header, "format_version": 3, "settings": settings}
+    if header["detector"] == "patchcore":
+        settings["top_share"] = 0.0
+        if settings.get("score_fusion"):
+            weights = {"patch": 0.4, "part": 0.6, "image": 1.0}
+            result["score_fusion"] = {"weights": weights, "censored": 0.0, "reason": ""}
+    return result
+
+
 def _renamed(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {RENAMED.get(name, name): value for name, value in fields.items()}
 
 
-UPGRADES: dict[int, Callable[[dict[str, Any], object], dict[str, Any]]] = {1: _from_version_1}
+UPGRADES: dict[int, Callable[[dict[str, Any], object], dict[str, Any]]] = {1: _from_version_1, 2: _from_version_2}

@@ -1,44 +1,57 @@
-"""Split conformal prediction: thresholds with a stated false positive rate, from scores of good images alone."""
+"""Thresholds with a stated false positive rate, from the scores of good images alone."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, overload
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
 from blemish._validation.checks import check_array, check_number, describe
 from blemish.errors import InputError, message
+from blemish.ops.tail_probability import CENSORED, Tail
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from blemish.types import Float64
 
+Rule = Literal["tail", "conformal"]
+RULES: tuple[Rule, ...] = ("tail", "conformal")
+# Of a thousand good images none is expected above the threshold of this rate.
+UPPER_RATE = 0.001
+# From here on the 90 % interval of a rate of 2 % ends below 5 %.
+FEW = 50
+
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """A conformal threshold and the calibration scores of good images that it came from.
+    """Image or pixel thresholds and the calibration scores of good images that they came from.
 
-    Guarantee: if the calibration images and a new good image are exchangeable (drawn alike, in any order), the new one
-    scores above `threshold` with a probability of at most `false_positive_rate_promised`, for any distribution of the
-    scores and any number of images.
+    Rule "tail": the threshold is a quantile of an exponential tail, fitted to the scores above the median with the
+    highest tenth of those censored. It extrapolates beyond the highest score, so that ten images are enough for a
+    threshold, and one defective image among twenty good ones hardly moves it. The rate is an estimate: `rate_interval`
+    says how sure.
 
-    Limits: the guarantee is an average over calibration sets as well as over images; with one set of n images the true
-    rate varies around it with a standard deviation of about sqrt(rate * (1 - rate) / n). It does not cover defective
-    images. It does not hold once the line changes (light, lens, material) or if the calibration images are near-copies
-    of each other, such as frames of one video.
+    Rule "conformal": the threshold is a rank of the scores (split conformal prediction). If the calibration images and
+    a new good image are exchangeable (drawn alike, in any order), the new one scores above it with a probability of at
+    most `false_positive_rate_promised`, for any distribution of the scores and any number of images. The guarantee is
+    an average over calibration sets as well as over images. A single defective image among the good ones moves it.
 
-    Make it with `from_scores`. An image is labelled defective where its score is strictly above `threshold`, which is
-    equivalent to a `p_value` of at most `false_positive_rate_promised`.
+    Neither holds once the line changes (light, lens, material), or if the calibration images are near-copies of each
+    other, such as frames of one video; neither says anything of defective images.
+
+    Make it with `from_scores`. An image is labelled defective where its score is strictly above `threshold`.
 
     Attributes:
         scores: (n,) float64, rising and read-only: one score per good image, computed without that image.
         false_positive_rate: the requested rate, in (0, 1).
-        threshold: the conformal quantile of the scores.
-        false_positive_rate_promised: the guaranteed rate: at most the requested one, or 1 / (n + 1) if n is too small
-            for that; `warning` is then not empty.
+        threshold: the score that a good image exceeds with that probability.
+        false_positive_rate_promised: rule "tail": the expected rate, which is the requested one. Rule "conformal": the
+            guaranteed rate: at most the requested one, or 1 / (n + 1) if n is too small for that.
+        rule: "tail" or "conformal".
 
     Source: Vovk, Gammerman & Shafer 2005, chapter 2; Angelopoulos & Bates 2021 (arXiv 2107.07511), section 1 and
     appendix D; p-values as in Bates et al. 2023 (arXiv 2104.08279), equation 2.
@@ -48,31 +61,52 @@ class Calibration:
     false_positive_rate: float
     threshold: float
     false_positive_rate_promised: float
+    rule: Rule = "conformal"
 
     @classmethod
-    def from_scores(cls, scores: ArrayLike, false_positive_rate: float) -> Calibration:
+    def from_scores(cls, scores: ArrayLike, false_positive_rate: float, rule: Rule = "conformal") -> Calibration:
         """Return the calibration of scores of good images at a false positive rate.
 
         Args:
             scores: (n,) finite numbers, n at least 1, higher is more anomalous.
             false_positive_rate: share of good images that may be labelled defective, in (0, 1).
+            rule: "tail" or "conformal".
 
         Raises:
-            InputError: if there are no scores, one is NaN or infinite, or the rate is not in (0, 1).
+            InputError: if there are no scores, one is NaN or infinite, the rate is not in (0, 1), or the rule is none.
 
         >>> Calibration.from_scores(range(1, 100), 0.05)
-        Calibration(false_positive_rate=0.05, threshold=95.0, false_positive_rate_promised=0.05)
+        Calibration(false_positive_rate=0.05, threshold=95.0, false_positive_rate_promised=0.05, rule='conformal')
         """
         rate = _check_rate(false_positive_rate)
         array = np.asarray(scores)
         if array.dtype.kind not in "fiu":
             raise InputError(message("scores", "numbers (n,)", describe(array)))
+        if rule not in RULES:
+            raise InputError(message("calibration", " or ".join(RULES), repr(rule)))
         rising: Float64 = np.sort(check_array("scores", array.astype(np.float64), dtype=np.float64, shape=("n",)))
         rising.setflags(write=False)
         n = len(rising)
+        if rule == "tail":
+            return cls(rising, rate, Tail.from_scores(rising, censored=CENSORED).quantile(rate), rate, rule)
         # The (n + 1)(1 - rate)-th smallest, rounded up, counted from above; 1e-9 because 100 * 0.29 is not quite 29.
         n_above = min(n, max(1, math.floor((n + 1) * rate + 1e-9)))
         return cls(rising, rate, float(rising[n - n_above]), n_above / (n + 1))
+
+    @cached_property
+    def tail(self) -> Tail:
+        """The exponential tail of the scores."""
+        return Tail.from_scores(self.scores, censored=CENSORED)
+
+    @property
+    def upper_threshold(self) -> float:
+        """The score above which no good image of a thousand is expected, by the tail; `threshold` or more."""
+        return max(self.threshold, self.tail.quantile(UPPER_RATE))
+
+    @property
+    def rate_interval(self) -> tuple[float, float]:
+        """The 90 % interval of the rate of good images above `threshold`, by the number of calibration scores."""
+        return self.tail.probability_interval(self.threshold)
 
     @property
     def n(self) -> int:
@@ -82,6 +116,8 @@ class Calibration:
     @property
     def warning(self) -> str:
         """A sentence for the user if n is too small for the requested rate, else an empty string."""
+        if self.rule == "tail":
+            return "" if self.n >= FEW else self._few()
         if self.false_positive_rate_promised <= self.false_positive_rate * (1 + 1e-9):
             return ""
         needed = math.ceil(1 / self.false_positive_rate - 1e-9) - 1
@@ -92,22 +128,31 @@ class Calibration:
             "The threshold is the highest score of the good images."
         )
 
+    def _few(self) -> str:
+        images = "1 good image" if self.n == 1 else f"{self.n} good images"
+        return (
+            f"The threshold is extrapolated from {images}: {percent(self.false_positive_rate)} false positives are "
+            f"expected, and up to {percent(self.rate_interval[1])} are possible. {FEW} or more make it surer."
+        )
+
     def with_rate(self, false_positive_rate: float) -> Calibration:
         """Return the calibration of the same scores at another false positive rate.
 
         Raises:
             InputError: if the rate is not in (0, 1).
         """
-        return Calibration.from_scores(self.scores, false_positive_rate)
+        return Calibration.from_scores(self.scores, false_positive_rate, self.rule)
 
     @overload
     def p_value(self, score: float) -> float: ...
     @overload
     def p_value(self, score: Float64) -> Float64: ...
     def p_value(self, score: float | Float64) -> float | Float64:
-        """Return the conformal p-value: (1 + number of calibration scores at or above `score`) / (n + 1).
+        """Return the probability that a good image scores as high.
 
-        For a new good image it is at most a with a probability of at most a.
+        Rule "tail": by the fitted tail; below `false_positive_rate` where the score is above `threshold`.
+        Rule "conformal": (1 + number of calibration scores at or above `score`) / (n + 1); for a new good image it is
+        at most a with a probability of at most a.
 
         Args:
             score: one score, or an array of them.
@@ -119,6 +164,9 @@ class Calibration:
         0.5
         """
         values = _check_scores(score)
+        if self.rule == "tail":
+            neg_log_p = np.array([self.tail.neg_log_p(float(value)) for value in values.reshape(-1)])
+            return _like(score, np.exp(-neg_log_p).reshape(values.shape))
         n_at_or_above = self.n - np.searchsorted(self.scores, values, side="left")
         return _like(score, (1 + n_at_or_above) / (self.n + 1))
 

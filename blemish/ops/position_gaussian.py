@@ -73,6 +73,25 @@ class PositionGaussians:
         distances: Float32 = np.linalg.norm(whitened[..., 0], axis=-1)
         return distances
 
+    def mahalanobis_without(self, features: Float32, own: Float32, n: int) -> Float32:
+        """Return the (h, w) float32 Mahalanobis distances from the Gaussians without one of their images.
+
+        Args:
+            features: (h, w, K) float32.
+            own: (h, w, K) float32, the features of that image.
+            n: number of images of the Gaussians, at least two.
+
+        Source: Sherman and Morrison 1950; the shrinkage is that of all images.
+        """
+        deviation = (self.whitening @ (own - self.mean)[..., None])[..., 0].astype(np.float64)
+        whitened = (self.whitening @ (features - self.mean)[..., None])[..., 0] + deviation / (n - 1)
+        stretch, share = n / (n - 1), n / (n - 1) ** 2
+        left = np.maximum(1 - share / stretch * (deviation**2).sum(axis=-1), np.finfo(np.float32).eps)
+        inner = (whitened * deviation).sum(axis=-1) / stretch
+        squared = (whitened**2).sum(axis=-1) / stretch + share * inner**2 / left
+        distances: Float32 = np.sqrt(squared).astype(np.float32)
+        return distances
+
     def score(self, features: Float32) -> float:
         """Return the largest z-score over positions of an (h, w, K) float32 feature map."""
         return float(self.statistics.z_scores(self.mahalanobis(features)).max())

@@ -12,13 +12,15 @@ import numpy as np
 if TYPE_CHECKING:
     from blemish.detectors.base import Predictor
 
-# Names of files, whose SHA-256 counts instead, and the rate, which moves thresholds only.
-LEFT_OUT_SETTINGS = {"backbone", "teacher", "imagenet_dir", "false_positive_rate"}
+# Names of files, whose SHA-256 counts instead, and settings that move thresholds only.
+LEFT_OUT_SETTINGS = {"backbone", "teacher", "imagenet_dir", "false_positive_rate", "calibration"}
 # Entries of the header that do not say what a detector computes.
 LEFT_OUT_ENTRIES = {"format_version", "files", "training", "history"}
 
 # Settings that 0.1.0 called otherwise, and those of PatchCore that are constants now.
 NAMES_0_1 = {"score_fusion": "whole_picture", "budget": "budget_s"}
+# Settings that 0.1.0 did not have.
+NEW_SETTINGS = {"calibration", "top_share"}
 CONSTANTS_0_1 = {"shrinkage": 0.1, "score_sigma": 0.0}
 
 
@@ -42,7 +44,7 @@ def model_ids_0_1(model: Predictor) -> tuple[str, ...]:
     It hashed the settings and the provenance, of which saving changed `library_version`.
     """
     header = model.header()
-    settings = _without(header.get("settings", {}), {"false_positive_rate"})
+    settings = _without(header.get("settings", {}), {"false_positive_rate", *NEW_SETTINGS})
     settings = {NAMES_0_1.get(name, name): value for name, value in settings.items()}
     as_anomalib = header.get("input", {}).get("resize_in_graph", False)
     settings |= {"arithmetic": "anomalib" if as_anomalib else "blemish"}

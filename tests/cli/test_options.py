@@ -50,7 +50,7 @@ def test_each_option_of_a_detector_is_one_of_the_command(command: str):
 def test_the_help_shows_the_defaults_of_each_detector():
     shown = help_of("fit")
     assert shown["--image-size"].endswith(" [patchcore 320, padim 320, efficientad 256]")
-    assert shown["--false-positive-rate"].endswith(" [0.01]")
+    assert shown["--false-positive-rate"].endswith(" [0.02]")
     assert shown["--n-features"].endswith(" [padim 100]")
     assert shown["--checkpoint"].endswith(" [efficientad]")
     assert "[" not in shown["--threads"]

@@ -60,7 +60,7 @@ def test_regions_lie_on_the_mask(case: Case):
 def test_patchcore_says_what_the_score_is_made_of(patchcore: Case, good_paths: list[Path]):
     found = patchcore.fitted.predict(drawn.scratched(300))
     components = names.components_of(found)
-    assert set(components) == names.COMPONENT_NAMES
+    assert set(components) == names.COMPONENT_NAMES - {"part"}  # position takes 50 good images
     assert found.score == pytest.approx(sum(components.values()))
     nearest = found.nearest_good
     assert nearest is not None

@@ -150,14 +150,14 @@ def test_thresholds_follow_the_rate():
 def test_settings_are_declared_once():
     assert list(inspect.signature(Brightness).parameters)[:1] == ["false_positive_rate"]
     assert set(inspect.signature(Brightness).parameters) == {
-        "false_positive_rate", "bit_depth", "seed", "threads", "factor"
+        "false_positive_rate", "calibration", "bit_depth", "seed", "threads", "factor"
     }  # fmt: skip
     assert "factor: Factor of the brightness." in (inspect.getdoc(Brightness) or "")
     row = describe_settings(BrightnessSettings)[0]
     assert row == ("factor", "1.0", "float", "--factor", "Factor of the brightness.")
     assert options(BrightnessSettings)["factor"].name == "factor"
     assert Brightness(factor=3).settings.to_dict() == {
-        "factor": 3, "false_positive_rate": 0.01, "bit_depth": None, "seed": 0
+        "factor": 3, "false_positive_rate": 0.02, "calibration": "tail", "bit_depth": None, "seed": 0
     }  # fmt: skip
     with pytest.raises(InputError, match="factor: expected a number above 0, got 0"):
         Brightness(factor=0)

@@ -1,4 +1,4 @@
-"""The image score adds up what is surprising of the worst patch, of the worst part and of the whole image."""
+"""Score fusion: the image score adds -log p of patches, of the per-position Gaussian and of the global descriptor."""
 
 from __future__ import annotations
 
@@ -11,53 +11,66 @@ import pytest
 from safetensors.numpy import load, save
 
 from blemish import Patchcore
-from blemish.detectors.fusion import WEIGHTS, ScoreFusion
+from blemish.detectors.fusion import COMPONENTS, WEIGHTS, WEIGHTS_WITH_PART, ScoreFusion
+from blemish.detectors.patchcore import position
 from blemish.errors import InputError, ModelFileError
 from blemish.ops.gaussian import fit_gaussian
 from blemish.ops.position_gaussian import PositionGaussians
 from blemish.ops.statistics import Moments
 from blemish.ops.tail_probability import Tail
 from tests.images import good, goods, scratched, small_patchcore
-from tests.models import replace_file
+from tests.models import replace_file, rewrite
 
 PARTS = np.random.default_rng(1).normal(size=(20, 2, 3, 5)).astype(np.float32)
 
 
-def fitted_whole(n: int = 20) -> tuple[ScoreFusion, np.ndarray, np.ndarray, np.ndarray]:
+def fusion_of(weights: dict[str, float], n: int = 20) -> tuple[ScoreFusion, np.ndarray]:
+    """A fusion of random descriptors, features and patch scores, and the descriptors."""
     rng = np.random.default_rng(0)
     summaries, patch = rng.normal(size=(n, 4)).astype(np.float32), rng.exponential(size=n)
     moments = Moments()
     moments.add(summaries)
-    whole, scores = ScoreFusion.fitted(moments, summaries, PARTS[:n], patch)
-    return whole, scores, summaries, patch
+    gaussian, distances = fit_gaussian(moments, summaries)
+    parts, part_scores = PositionGaussians.fit(PARTS[:n])
+    rows = {"patch": patch, "part": part_scores, "image": distances}
+    good_scores = np.stack([rows[name] for name in COMPONENTS if name in weights])
+    return ScoreFusion.of(gaussian, parts if "part" in weights else None, weights, good_scores), summaries
 
 
-def test_each_surprise_comes_from_its_own_tail():
-    whole, _, _, patch = fitted_whole()
+@pytest.mark.parametrize("weights", [WEIGHTS, WEIGHTS_WITH_PART])
+def test_each_component_has_its_own_tail(weights: dict[str, float]):
+    fusion, _ = fusion_of(weights)
     summary, parts = np.full(4, 2, np.float32), PARTS[0] + np.float32(1)
-    gaussians, part_scores = PositionGaussians.fit(PARTS)
-    expected = {
-        "patch": 0.4 * Tail.from_scores(patch).neg_log_p(1.5),
-        "part": 0.6 * Tail.from_scores(part_scores).neg_log_p(gaussians.score(parts)),
-        "image": Tail.from_scores(whole.good_scores[2]).neg_log_p(whole.gaussian.mahalanobis(summary)),
+    scores = {"patch": 1.5, "part": PositionGaussians.fit(PARTS)[0].score(parts)}
+    scores["image"] = fusion.gaussian.mahalanobis(summary)
+    tails = {
+        name: Tail.from_scores(row, censored=0.1) for name, row in zip(fusion.weights, fusion.good_scores, strict=True)
     }
-    found = whole.components(1.5, parts, summary)
-    assert found == pytest.approx(expected)
-    assert min(found.values()) > 0
+    expected = {name: weights[name] * tail.neg_log_p(scores[name]) for name, tail in tails.items()}
+    components = fusion.components(1.5, parts, summary)
+    assert list(components) == [name for name in COMPONENTS if name in weights]
+    assert components == pytest.approx(expected)
+    assert min(components.values()) > 0
+
+
+def test_weights_in_another_order_are_the_same():
+    """JSON objects are stored with sorted names."""
+    fusion, _ = fusion_of(WEIGHTS_WITH_PART)
+    turned = ScoreFusion.of(fusion.gaussian, fusion.parts, dict(sorted(WEIGHTS_WITH_PART.items())), fusion.good_scores)
+    assert list(turned.weights.items()) == list(fusion.weights.items())
 
 
 def test_good_images_are_scored_without_themselves():
-    whole, scores, summaries, patch = fitted_whole()
-    assert whole.good_scores[0] == pytest.approx(patch)
-    assert whole.good_scores[1] == pytest.approx(PositionGaussians.fit(PARTS)[1])
+    fusion, summaries = fusion_of(WEIGHTS_WITH_PART)
+    scores = fusion.leave_one_out_scores()
     for i in (0, 7):
         others = Moments()
         others.add(np.delete(summaries, i, axis=0))
         alone = fit_gaussian(others, summaries)[0].mahalanobis(summaries[i])
-        assert whole.good_scores[2, i] == pytest.approx(alone, rel=0.02)  # the shrinkage alone is that of all
-        tails = [Tail.from_scores(np.delete(row, i)) for row in whole.good_scores]
-        surprises = [tail.neg_log_p(score) for tail, score in zip(tails, whole.good_scores[:, i], strict=True)]
-        assert scores[i] == pytest.approx(np.dot(list(WEIGHTS.values()), surprises))
+        assert fusion.good_scores[2, i] == pytest.approx(alone, rel=0.02)  # the shrinkage alone is that of all
+        tails = [Tail.from_scores(np.delete(row, i), censored=0.1) for row in fusion.good_scores]
+        terms = [tail.neg_log_p(score) for tail, score in zip(tails, fusion.good_scores[:, i], strict=True)]
+        assert scores[i] == pytest.approx(np.dot(list(fusion.weights.values()), terms))
 
 
 @pytest.mark.slow
@@ -68,11 +81,11 @@ def test_what_is_unusual_everywhere_is_found():
         found = with_whole.predict(image)
         assert found.label
         assert found.score_components["image"] > 3
-        assert list(found.score_components) == ["patch", "part", "image"]
+        assert list(found.score_components) == ["patch", "image"]
         assert found.score == pytest.approx(sum(found.score_components.values()))
 
 
-def test_patches_alone_give_no_evidence():
+def test_patches_alone_have_no_components():
     found = small_patchcore().fit(goods()).predict(scratched(9)[0])
     assert found.score_components == {}
     assert found.to_dict()["score_components"] == {}
@@ -104,7 +117,30 @@ def test_one_thread_and_many_see_the_same(threads: int, saved_whole: Path):
 
 @pytest.fixture(scope="module")
 def saved_whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_patchcore(score_fusion=True).fit(goods(4)).save(tmp_path_factory.mktemp("whole") / "model")
+    """A model whose score counts all three components."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(position, "LEAST_IMAGES", 4)
+        patch.setattr(position, "MARGIN", 1.0)
+        model = small_patchcore(score_fusion=True).fit(goods(4))
+    assert model.fitted.fusion is not None
+    assert model.fitted.fusion.parts is not None
+    return model.save(tmp_path_factory.mktemp("whole") / "model")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"weights": {"patch": 1.0}}, "score_fusion.weights: expected patch, image, with or without part, got patch"),
+        ({"weights": {"patch": 1.0, "part": 1.0, "image": -1.0}}, "score_fusion.weights.image: expected"),
+        ({"censored": 1.0}, "score_fusion.censored: expected"),
+        ({"reason": 3}, "score_fusion.reason: expected text, got int"),
+    ],
+)
+def test_a_fusion_that_makes_no_score_is_refused(changes: dict, expected: str, saved_whole: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(saved_whole, tmp_path / "model"))
+    rewrite(folder, lambda header: header["score_fusion"].update(changes))
+    with pytest.raises(ModelFileError, match=expected):
+        Patchcore.load(folder)
 
 
 @pytest.mark.parametrize("wrong", ["missing", "shape", "infinite"])
@@ -148,7 +184,7 @@ def test_a_network_that_gives_no_numbers_is_refused(output: str, saved_whole: Pa
 
 
 @pytest.mark.parametrize("output", ["parts", "summary"])
-def test_a_network_that_does_not_look_from_further_away_is_refused(output: str, saved_whole: Path, tmp_path: Path):
+def test_a_network_without_the_outputs_is_refused(output: str, saved_whole: Path, tmp_path: Path):
     folder = Path(shutil.copytree(saved_whole, tmp_path / "model"))
     model = onnx.load(folder / "network.onnx")
     kept = [one for one in model.graph.output if one.name != output]

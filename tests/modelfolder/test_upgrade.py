@@ -1,4 +1,4 @@
-"""Headers of version 1 as version 2 writes them; frozen folders of version 1 are in the contract tests."""
+"""Headers of versions 1 and 2 as the present one writes them; frozen folders of version 1 are in the contract tests."""
 
 from __future__ import annotations
 
@@ -25,10 +25,19 @@ def version_1(**settings: Any) -> dict[str, Any]:
 def test_names_and_constants_are_those_of_today():
     header = upgraded(version_1(map_sigma_px=2.0), where="m")
     assert header["format_version"] == FORMAT_VERSION
-    assert header["settings"] == {"score_fusion": True, "false_positive_rate": 0.01}
+    kept = {"score_fusion": True, "false_positive_rate": 0.01}
+    assert header["settings"] == {**kept, "calibration": "conformal", "top_share": 0.0}
     assert header["thresholds"]["false_positive_rate"] == 0.01
     assert header["anomaly_map"] == {"upsampling": "bilinear", "sigma_px": 2.0}
     assert header["input"]["resize_in_graph"] is False
+
+
+def test_score_and_thresholds_stay_those_of_the_time():
+    header = upgraded(version_1(), where="m")
+    weights = {"patch": 0.4, "part": 0.6, "image": 1.0}
+    assert header["score_fusion"] == {"weights": weights, "censored": 0.0, "reason": ""}
+    assert "score_fusion" not in upgraded(version_1(whole_picture=False), where="m")
+    assert upgraded({**version_1(), "detector": "efficientad"}, where="m")["settings"]["calibration"] == "conformal"
 
 
 def test_anomalibs_arithmetic_becomes_geometry():

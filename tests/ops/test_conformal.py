@@ -142,3 +142,48 @@ def test_bad_scores_are_named(scores, text):
 def test_bad_new_scores_are_named():
     with pytest.raises(InputError, match="score: expected a number, got NaN"):
         Calibration.from_scores([1.0, 2.0], 0.4).p_value(float("nan"))
+
+
+@pytest.mark.parametrize(("n", "rate"), [(20, 0.05), (100, 0.02), (300, 0.01)])
+def test_the_tails_false_positive_rate_is_the_stated_one(rng, n, rate):
+    rates = []
+    for _ in range(2000):
+        calibration = Calibration.from_scores(rng.gamma(2, size=n), rate, "tail")
+        rates.append(np.exp(-calibration.threshold) * (1 + calibration.threshold))  # of a gamma distribution of shape 2
+        assert calibration.false_positive_rate_promised == rate
+    assert np.mean(rates) == pytest.approx(rate, rel=0.35)
+
+
+def test_a_defective_image_among_twenty_good_ones_hardly_moves_the_tail(rng):
+    good = rng.exponential(size=95)
+    defective = np.r_[good, 100 + rng.exponential(size=5)]
+    tail, conformal = ([Calibration.from_scores(s, 0.02, rule).threshold for s in (good, defective)]
+                       for rule in ("tail", "conformal"))  # fmt: skip
+    assert tail[1] < 1.5 * tail[0]
+    assert conformal[1] > 10 * conformal[0]
+
+
+@given(st.lists(st.integers(-6, 6).map(float), min_size=1, max_size=40), RATES, st.floats(-8, 80))
+def test_a_tail_label_and_p_value_agree(scores, rate, score):
+    calibration = Calibration.from_scores(scores, rate, "tail")
+    p = calibration.p_value(score)
+    assert 0 < p <= 1
+    if rate <= 0.5 and abs(score - calibration.threshold) > 1e-6 * (1 + abs(score)):
+        assert (score > calibration.threshold) == (p < rate)
+    np.testing.assert_array_equal(calibration.p_value(np.array([score, score])), [p, p])
+    assert calibration.upper_threshold >= calibration.threshold
+    assert calibration.with_rate(0.3).rule == "tail"
+
+
+def test_few_scores_say_how_sure_the_tail_is(rng):
+    few = Calibration.from_scores(rng.exponential(size=10), 0.02, "tail")
+    assert few.warning.startswith(
+        "The threshold is extrapolated from 10 good images: 2 % false positives are expected,"
+    )
+    assert "and up to 8.5 % are possible. 50 or more" in few.warning
+    assert Calibration.from_scores(rng.exponential(size=50), 0.02, "tail").warning == ""
+
+
+def test_an_unknown_rule_is_refused():
+    with pytest.raises(InputError, match="calibration: expected tail or conformal, got 'best'"):
+        Calibration.from_scores([1.0], 0.1, "best")

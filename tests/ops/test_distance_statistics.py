@@ -174,3 +174,34 @@ def test_coarser_grain_alone_scores_lower_with_gain_normalisation(rng: np.random
     statistics, _ = fit_distance_statistics(maps, 0.0)
     without_gain = DistanceSums.from_maps(maps, 0.0).statistics()
     assert statistics.z_scores(coarse).max() < 0.7 * without_gain.z_scores(coarse).max()
+
+
+def test_z_scores_by_the_border_are_those_of_all_positions_as_far_from_it():
+    rng = np.random.default_rng(3)
+    maps = rng.gamma(3, size=(6, 7, 12)).astype(np.float32)
+    maps[:, 3, 2:10] = 3  # positions that hardly ever change
+    statistics, plain = (DistanceSums.from_maps(maps, 1.0, border=border).statistics() for border in (True, False))
+    assert (statistics.stacked().shape, plain.stacked().shape) == ((5, 7, 12), (3, 7, 12))
+    rows, columns = np.mgrid[:7, :12]
+    depth = np.minimum(np.minimum(rows, 6 - rows), np.minimum(columns, 11 - columns))
+    for cells in range(4):
+        sample = maps[:, depth == cells].astype(np.float64)
+        np.testing.assert_allclose(statistics.border_mean[depth == cells], sample.mean(), rtol=1e-4)
+        np.testing.assert_allclose(statistics.border_deviation[depth == cells], sample.std(), rtol=0.01, atol=0.05)
+    anomalous = maps[0] + np.float32(9) * (rows == 3)
+    by_position, by_border = plain.z_scores(anomalous), statistics.z_scores(anomalous)
+    assert (by_border <= by_position + 1e-6).all()
+    assert (by_border < by_position - 0.1).any()
+
+
+def test_the_border_is_as_wide_as_the_padding_shows():
+    maps = np.ones((3, 20, 20), np.float32) + np.random.default_rng(0).random((3, 20, 20), np.float32) * 0.1
+    statistics, _ = fit_distance_statistics(maps, 1.0, border=True)
+    assert len(np.unique(statistics.border_mean)) == 5
+    assert np.unique(statistics.border_mean[4:16, 4:16]).size == 1
+
+
+def test_copies_of_one_image_keep_their_distances():
+    statistics, z_scores = fit_distance_statistics(np.zeros((3, 4, 4), np.float32), 1.0, border=True)
+    assert not z_scores.any()
+    np.testing.assert_array_equal(statistics.z_scores(np.full((4, 4), 2, np.float32)), np.full((4, 4), 2))

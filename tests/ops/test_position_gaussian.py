@@ -64,3 +64,13 @@ def test_copies_of_one_image_score_low_and_another_scores_high():
     score = gaussians.score(maps[0] + np.float32(1))
     assert np.isfinite(score)
     assert score > 1
+
+
+def test_distances_without_an_image_are_those_of_a_fit_without_it():
+    rng = np.random.default_rng(4)
+    maps = rng.normal(size=(60, 2, 3, 6)).astype(np.float32)
+    everything, rest = PositionGaussians.fit(maps)[0], PositionGaussians.fit(np.delete(maps, 5, axis=0))[0]
+    for features in (maps[5], rng.normal(0, 2, size=(2, 3, 6)).astype(np.float32)):
+        without = everything.mahalanobis_without(features, maps[5], len(maps))
+        np.testing.assert_allclose(without, rest.mahalanobis(features), rtol=0.003)
+        assert np.abs(everything.mahalanobis(features) / rest.mahalanobis(features) - 1).max() > 0.005

@@ -80,3 +80,39 @@ def test_good_images_are_scored_by_the_others():
 def test_scores_are_checked():
     with pytest.raises(InputError, match="scores: expected finite float64"):
         Tail.from_scores(np.array([1.0, np.nan]))
+
+
+@given(SCORES, st.floats(0.001, 0.999), st.sampled_from([0.0, 0.1, 0.3]))
+def test_the_quantile_is_the_inverse_of_the_tail_probability(scores: np.ndarray, probability: float, censored: float):
+    tail = Tail.from_scores(scores, censored=censored)
+    score = tail.quantile(probability)
+    if probability <= 0.5:
+        assert tail.neg_log_p(score) == pytest.approx(-math.log(probability), rel=1e-6)
+    else:
+        assert tail.lower.min() <= score <= tail.median
+
+
+def test_censored_scores_count_by_their_number_alone():
+    rng = np.random.default_rng(0)
+    scores = rng.exponential(size=200)
+    outliers = np.r_[np.sort(scores)[:-5], rng.uniform(50, 1000, size=5)]
+    clean, robust, plain = (
+        Tail.from_scores(sample, censored=censored)
+        for sample, censored in ((scores, 0.1), (outliers, 0.1), (outliers, 0.0))
+    )
+    assert robust.mean_excess == clean.mean_excess
+    assert plain.mean_excess > 10 * clean.mean_excess
+    assert clean.n_above == 90
+    assert clean.mean_excess == pytest.approx(1.0, abs=0.25)
+
+
+def test_the_interval_covers_the_true_probability():
+    rng = np.random.default_rng(1)
+    covered = []
+    for _ in range(1000):
+        tail = Tail.from_scores(rng.exponential(size=60), censored=0.1)
+        score = tail.quantile(0.02)
+        low, high = tail.probability_interval(score)
+        assert low < high
+        covered.append(low <= math.exp(-score) <= high)
+    assert np.mean(covered) == pytest.approx(0.9, abs=0.05)

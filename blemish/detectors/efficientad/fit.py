@@ -216,7 +216,7 @@ def _calibrated(
     student, autoencoder = (Quantiles.of(np.stack([pair[k] for pair in raw[: len(split.held)]])) for k in (0, 1))
     maps = replace(maps, student=student, autoencoder=autoencoder, share=_share(training.explained()))
     scores = [float(maps.joined(*pair).max()) for pair in raw[len(split.held) :]]
-    return maps, Calibration.from_scores(scores, settings.false_positive_rate)
+    return maps, Calibration.from_scores(scores, settings.false_positive_rate, settings.calibration)
 
 
 def _share(explained: float) -> float:

@@ -46,7 +46,7 @@ def fit(settings: PadimSettings, backbone: Backbone, images: TrainingImages, *, 
     mean, whitening = _gaussians(images, extractor, geometry, progress)
     gaussians = PositionGaussians(extractor, mean, whitening)
     maxima = _leave_one_out_maxima(images, gaussians, geometry, progress)
-    calibration = Calibration.from_scores(maxima, settings.false_positive_rate)
+    calibration = Calibration.from_scores(maxima, settings.false_positive_rate, settings.calibration)
     return PadimState(
         geometry=geometry,
         image_calibration=calibration,

@@ -15,7 +15,6 @@ from blemish.types import GoodPatch
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from blemish.backbones.embedding import Extractor
     from blemish.data.training_images import TrainingImages
     from blemish.detectors.patchcore.scoring import PatchDistances
     from blemish.modelfolder.folder import ModelFolder
@@ -65,13 +64,13 @@ class Patchcore(Detector[PatchcoreSettings, PatchcoreState]):
         with ThreadPoolExecutor(1) as pool:
             if state.fusion is not None and self.threads > 1:
                 # Network and search leave the cores idle for moments: a tenth of the time is saved beside them.
-                views = pool.submit(_multi_scale, state.extractor, network_input)
+                views = pool.submit(_multi_scale, state, network_input)
             nearest = state.scorer.distances(state.extractor.features(network_input))
         patch_map = state.scorer.patch_map(nearest.distances)
         score = state.scorer.image_score(patch_map, nearest.weight)
         components: Mapping[str, float] = {}
         if state.fusion is not None:
-            parts, summary = _multi_scale(state.extractor, network_input) if views is None else views.result()
+            parts, summary = _multi_scale(state, network_input) if views is None else views.result()
             components = state.fusion.components(score, parts, summary)
             score = sum(components.values())
         anomaly_map = state.geometry.restore(patch_map, (image.shape[0], image.shape[1]))
@@ -95,9 +94,11 @@ class Patchcore(Detector[PatchcoreSettings, PatchcoreState]):
         return tuple(patches.values())
 
 
-def _multi_scale(extractor: Extractor, network_input: UInt8) -> tuple[Float32, Float32]:
-    """Return an image's coarse patch features, (h, w, K), and its global descriptor, (S,)."""
-    return extractor.parts(network_input), extractor.summary(network_input)
+def _multi_scale(state: PatchcoreState, network_input: UInt8) -> tuple[Float32 | None, Float32]:
+    """Return an image's coarse patch features, (h, w, K), where they count, and its global descriptor, (S,)."""
+    has_parts = state.fusion is not None and state.fusion.parts is not None
+    parts = state.extractor.parts(network_input) if has_parts else None
+    return parts, state.extractor.summary(network_input)
 
 
 def _nearest_good(state: PatchcoreState, nearest: PatchDistances, worst: int) -> GoodPatch | None:

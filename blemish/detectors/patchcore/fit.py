@@ -12,6 +12,7 @@ import numpy as np
 from blemish._validation.checks import check_whole
 from blemish.backbones.embedding import Extractor, embedding_graph
 from blemish.detectors.fusion import MultiScaleFeatures, multi_scale_bytes
+from blemish.detectors.patchcore.position import PositionJudge
 from blemish.detectors.patchcore.scoring import Scorer
 from blemish.detectors.patchcore.state import PatchcoreState
 from blemish.errors import InputError, message
@@ -69,18 +70,21 @@ def fit(
     everything = list(range(len(images)))
     bank, source = _memory_bank(settings, maps(everything, "collecting patches"), len(images), progress)
     calibrated = calibrate(settings, geometry, bank, source, maps(first.chosen, "calibrating"))
-    fusion, scores = None, calibrated.scores
+    fusion, scores = None, np.array(calibrated.scores)
     if first.multi_scale is not None:
-        fusion, scores = first.multi_scale.fitted(scores)
-    rate = settings.false_positive_rate
+        judge = PositionJudge(images, first.chosen, geometry, extractor, calibrated.scorer, source, settings.seed)
+        chosen = judge.choose(first.multi_scale, calibrated.scores, progress)
+        fusion = first.multi_scale.fitted(calibrated.scores, *chosen)
+        scores = fusion.leave_one_out_scores()
+    rate, rule = settings.false_positive_rate, settings.calibration
     return PatchcoreState(
         geometry=geometry,
         extractor=extractor,
         scorer=calibrated.scorer,
         source=source,
         fusion=fusion,
-        image_calibration=Calibration.from_scores(scores, rate),
-        pixel_calibration=Calibration.from_scores(calibrated.map_maxima, rate),
+        image_calibration=Calibration.from_scores(scores, rate, rule),
+        pixel_calibration=Calibration.from_scores(calibrated.map_maxima, rate, rule),
         training=Training(tuple(images.names), tuple(images.sizes_hw)),
         provenance={**_provenance(settings, backbone, images), "fit_s": round(time.perf_counter() - start, 3)},
     )
@@ -219,14 +223,14 @@ def calibrate(
         InputError: if too few bank rows are from other images.
     """
     index = MemoryIndex(bank)
-    plain = Scorer(index, settings.num_neighbors, None)
+    plain = Scorer(index, settings.num_neighbors, None, top_share=settings.top_share)
     nearest = [plain.distances(features, exclude=_own_rows(settings, source, i)) for i, features in maps]
     stacked = np.stack([found.distances for found in nearest])
     if settings.position_sigma is None:
         statistics, patch_maps = None, stacked
     else:
-        statistics, patch_maps = fit_distance_statistics(stacked, settings.position_sigma)
-    scorer = Scorer(index, settings.num_neighbors, statistics)
+        statistics, patch_maps = fit_distance_statistics(stacked, settings.position_sigma, border=True)
+    scorer = Scorer(index, settings.num_neighbors, statistics, top_share=settings.top_share)
     scores = [scorer.image_score(m, found.weight) for m, found in zip(patch_maps, nearest, strict=True)]
     return Calibrated(scorer, scores, [float(geometry.network_map(m).max()) for m in patch_maps])
 

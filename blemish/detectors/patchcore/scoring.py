@@ -34,12 +34,16 @@ class Scorer:
         n_neighbors: neighbours of the nearest bank row that re-weight the image score; 1 for none.
         statistics: distances of good patches at each position, by which distances are normalised; None for plain
             distances.
+        top_share: share of the patches, the highest, whose mean is the image score; 0 for the maximum.
     """
 
-    def __init__(self, index: MemoryIndex, n_neighbors: int, statistics: DistanceStatistics | None) -> None:
+    def __init__(
+        self, index: MemoryIndex, n_neighbors: int, statistics: DistanceStatistics | None, *, top_share: float = 0.0
+    ) -> None:
         self.index = index
         self.n_neighbors = n_neighbors
         self.statistics = statistics
+        self.top_share = top_share
 
     def distances(self, features: Float32, *, exclude: Bool | None = None) -> PatchDistances:
         """Return the distances of one image's patches.
@@ -62,10 +66,13 @@ class Scorer:
         """Return (h, w) float32 distances, in standard deviations above their mean at that position; 0 or more."""
         return distances if self.statistics is None else self.statistics.z_scores(distances)
 
-    @staticmethod
-    def image_score(patch_map: Float32, weight: float) -> float:
-        """Return the image score: the maximum of the patch map, times the weight."""
-        return float(patch_map.max()) * weight
+    def image_score(self, patch_map: Float32, weight: float) -> float:
+        """Return the image score: the mean of the highest share of the patch map, times the weight."""
+        n_top = max(round(self.top_share * patch_map.size), 1)
+        if n_top == 1:
+            return float(patch_map.max()) * weight
+        top = np.partition(patch_map.reshape(-1), patch_map.size - n_top)[-n_top:]
+        return float(top.mean(dtype=np.float64)) * weight
 
     def _weight(self, query: Float32, row: int, exclude: Bool | None) -> float:
         """Return 1 minus the softmax of the patch's distance among those to the neighbours of its nearest bank row.

@@ -63,10 +63,16 @@ class PatchcoreSettings(BackboneSettings):
         "distances are normalised; None for plain distances.",
         number(0, 100, optional=True),
     )
+    top_share: float = setting(
+        0.01,
+        "Share of the patches, the highest, whose mean is the patch score; 0 for the maximum alone, as in the paper.",
+        number(0, 1),
+        option="top-share",
+    )
     score_fusion: bool = setting(
         True,
-        "Whether the image score adds a per-position Gaussian (Defard et al. 2021) and a global descriptor (Rippel et "
-        "al. 2021) to the highest patch score.",
+        "Whether the image score adds a global descriptor (Rippel et al. 2021) to the patch score, and a per-position "
+        "Gaussian (Defard et al. 2021) where synthetic defects on good images show that position counts.",
         flag,
     )
     max_rows: int = setting(

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blemish._validation.checks import describe
+from blemish._validation.checks import check_number, describe
 from blemish.backbones.embedding import Extractor
 from blemish.detectors.base import DetectorState
-from blemish.detectors.fusion import WEIGHTS, ScoreFusion
+from blemish.detectors.fusion import WEIGHTS, WEIGHTS_WITH_PART, ScoreFusion
 from blemish.detectors.patchcore.scoring import Scorer
 from blemish.errors import ModelFileError, message
 from blemish.modelfolder.folder import NETWORK
@@ -43,7 +43,7 @@ class PatchcoreState(DetectorState):
         extractor: the network, `image` to whitened `features`.
         scorer: the memory bank, its index and the distance statistics.
         source: (n, 3) int32: training image, row and column of each bank row.
-        fusion: the per-position Gaussian and the global descriptor; None where the worst patch alone makes the score.
+        fusion: the other components of the image score; None where the patches alone make it.
     """
 
     extractor: Extractor
@@ -60,15 +60,20 @@ class PatchcoreState(DetectorState):
         """Return the arrays that a model folder holds: file name to tensor name to array."""
         bank: dict[str, np.ndarray[Any, Any]] = {"memory_bank": self.scorer.index.memory_bank, "source": self.source}
         if self.scorer.statistics is not None:
-            bank["level"] = np.stack(self.scorer.statistics)
+            bank["level"] = self.scorer.statistics.stacked()
         if self.fusion is not None:
             bank["summary_mean"] = self.fusion.gaussian.mean
             bank["summary_whitening"] = self.fusion.gaussian.whitening
-            bank["part_mean"] = self.fusion.parts.mean
-            bank["part_whitening"] = self.fusion.parts.whitening
-            bank["part_level"] = np.stack(self.fusion.parts.statistics)
             bank["good_scores"] = self.fusion.good_scores
+            if self.fusion.parts is not None:
+                bank["part_mean"] = self.fusion.parts.mean
+                bank["part_whitening"] = self.fusion.parts.whitening
+                bank["part_level"] = self.fusion.parts.statistics.stacked()
         return {BANK: bank}
+
+    def header(self) -> dict[str, Any]:
+        """Return the fields of `model.json` that only this detector has."""
+        return {} if self.fusion is None else {"score_fusion": self.fusion.header()}
 
 
 def read_state(model: ModelFolder, settings: PatchcoreSettings, common: Mapping[str, Any]) -> PatchcoreState:
@@ -83,11 +88,17 @@ def read_state(model: ModelFolder, settings: PatchcoreSettings, common: Mapping[
     statistics = DistanceStatistics(*tensors["level"]) if "level" in tensors else None
     fusion = None
     if settings.score_fusion:
-        part_statistics = DistanceStatistics(*tensors["part_level"])
-        parts = PositionGaussians(tensors["part_mean"], tensors["part_whitening"], part_statistics)
+        stored, parts = model.header["score_fusion"], None
+        if "part" in stored["weights"]:
+            part_statistics = DistanceStatistics(*tensors["part_level"])
+            parts = PositionGaussians(tensors["part_mean"], tensors["part_whitening"], part_statistics)
         gaussian = Gaussian(tensors["summary_mean"], tensors["summary_whitening"])
-        fusion = ScoreFusion.of(parts, gaussian, tensors["good_scores"])
-    scorer = Scorer(MemoryIndex(tensors["memory_bank"]), settings.num_neighbors, statistics)
+        good_scores, censored = tensors["good_scores"], stored["censored"]
+        fusion = ScoreFusion.of(
+            gaussian, parts, stored["weights"], good_scores, censored=censored, reason=stored["reason"]
+        )
+    index = MemoryIndex(tensors["memory_bank"])
+    scorer = Scorer(index, settings.num_neighbors, statistics, top_share=settings.top_share)
     return PatchcoreState(extractor=extractor, scorer=scorer, source=tensors["source"], fusion=fusion, **common)
 
 
@@ -129,7 +140,9 @@ class _Check:
             raise self.refusal("source", f"rows from (0, 0, 0) to below {limits}, or of {UNKNOWN}", got)
 
     def statistics(self, grid_hw: tuple[int, ...]) -> None:
-        stacked, shape = self.tensors.get("level"), (3, *grid_hw)
+        stacked = self.tensors.get("level")
+        n_maps = 5 if stacked is not None and len(stacked) == 5 else 3  # 0.1.0 had none of the border
+        shape = (n_maps, *grid_hw)
         got = "nothing" if stacked is None else describe(stacked)
         if self.settings.position_sigma is None:
             if stacked is not None:
@@ -149,28 +162,46 @@ class _Check:
             got = f"{describe(parts)} and {describe(summary)}"
             raise self.refusal("parts and summary", "finite float32 (h, w, K) and (S,)", got, NETWORK)
         size, n_scores = len(summary), len(self.model.header["thresholds"]["image_scores"])
-        wanted = {
+        weights = self.weights()
+        wanted: dict[str, tuple[type, tuple[int, ...]]] = {
             "summary_mean": (np.float32, (size,)),
             "summary_whitening": (np.float32, (size, size)),
-            "part_mean": (np.float32, parts.shape),
-            "part_whitening": (np.float32, (*parts.shape, parts.shape[-1])),
-            "part_level": (np.float32, (3, *parts.shape[:2])),
-            "good_scores": (np.float64, (len(WEIGHTS), n_scores)),
+            "good_scores": (np.float64, (len(weights), n_scores)),
         }
+        if "part" in weights:
+            wanted |= {
+                "part_mean": (np.float32, parts.shape),
+                "part_whitening": (np.float32, (*parts.shape, parts.shape[-1])),
+                "part_level": (np.float32, (3, *parts.shape[:2])),
+            }
         for name, (dtype, shape) in wanted.items():
             array = self.tensors.get(name)
             if array is None or array.dtype != dtype or array.shape != shape or not np.isfinite(array).all():
                 got = "nothing" if array is None else describe(array)
                 raise self.refusal(name, f"finite {dtype.__name__} {shape}", got)
-        self.values("part_level", self.tensors["part_level"])
+        if "part" in weights:
+            self.values("part_level", self.tensors["part_level"])
+
+    def weights(self) -> Mapping[str, float]:
+        """Return the weights of the score's components, checked with the rest of `score_fusion`."""
+        stored = self.model.header["score_fusion"]
+        weights: dict[str, float] = stored["weights"]
+        if set(weights) not in (set(WEIGHTS), set(WEIGHTS_WITH_PART)):
+            expected = f"{', '.join(WEIGHTS)}, with or without part"
+            raise self.refusal("score_fusion.weights", expected, ", ".join(weights) or "none", "model.json")
+        for name, weight in weights.items():
+            check_number(f"score_fusion.weights.{name}", weight, low=0, high=1000)
+        check_number("score_fusion.censored", stored["censored"], low=0, high=0.9)
+        if not isinstance(stored["reason"], str):
+            raise self.refusal("score_fusion.reason", "text", type(stored["reason"]).__name__, "model.json")
+        return weights
 
     def values(self, name: str, stacked: Float32) -> None:
-        """Raise if distance statistics, (3, h, w) float32, have values that would make nonsense of a score."""
-        mean, deviation, reference = stacked
-        small = min(mean.min(), reference.min()) < 0 or deviation.min() < LEAST_SPREAD
-        if small or not stacked.max() <= 1 / LEAST_SPREAD:
+        """Raise if distance statistics, (3 or 5, h, w) float32, have values that would make nonsense of a score."""
+        deviations = stacked[[1, 4]] if len(stacked) == 5 else stacked[1]
+        if stacked.min() < 0 or deviations.min() < LEAST_SPREAD or not stacked.max() <= 1 / LEAST_SPREAD:
             expected = f"distances of 0 or more, and deviations of at least {LEAST_SPREAD}"
-            got = f"{mean.min()} to {mean.max()}, and {deviation.min()} to {deviation.max()}"
+            got = f"{stacked[0].min()} to {stacked[0].max()}, and {deviations.min()} to {deviations.max()}"
             raise self.refusal(name, expected, got)
 
     def refusal(self, name: str, expected: str, got: str, file: str = BANK) -> ModelFileError:

@@ -29,7 +29,7 @@ def import_checkpoint(
     path: str | os.PathLike[str],
     *,
     good: Sequence[ImageInput] = (),
-    false_positive_rate: float = 0.01,
+    false_positive_rate: float = 0.02,
     threads: int | None = None,
     progress: Progress = no_progress,
 ) -> AnyDetector:

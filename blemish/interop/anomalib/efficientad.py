@@ -82,6 +82,7 @@ def _settings(source: Source) -> EfficientAdSettings:
         early_stop=False,
         solve_last=False,
         false_positive_rate=source.false_positive_rate,
+        calibration=source.rule,
     )
 
 

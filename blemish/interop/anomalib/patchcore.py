@@ -40,7 +40,13 @@ MEMORY_BANK = "model.memory_bank"
 SAME_PATCH = 1e-3
 MAP_SIGMA_PX = 4.0  # anomalib 2.7, patchcore/anomaly_map.py
 # Settings that anomalib's PatchCore always has.
-ANOMALIB_SETTINGS: dict[str, Any] = {"pooling": 3, "scaling": "none", "position_sigma": None, "score_fusion": False}
+ANOMALIB_SETTINGS: dict[str, Any] = {
+    "pooling": 3,
+    "scaling": "none",
+    "position_sigma": None,
+    "score_fusion": False,
+    "top_share": 0.0,
+}
 
 
 class Imported(NamedTuple):
@@ -120,6 +126,7 @@ def _read(source: Source) -> Imported:
         coreset_sampling_ratio=float(arguments.get("coreset_sampling_ratio", 0.1)),
         num_neighbors=min(neighbors, len(bank)) if isinstance(neighbors, int) else neighbors,
         false_positive_rate=source.false_positive_rate,
+        calibration=source.rule,
         threads=source.threads,
         **ANOMALIB_SETTINGS,
     )

@@ -113,6 +113,7 @@ def _blemish(job: dict[str, Any], data: Any) -> tuple[Predictor, dict[str, Any]]
             position_sigma=None,
             seed=job["seed"],
             score_fusion=False,
+            top_share=0.0,
             threads=job["threads"],
         )
     else:

@@ -12,7 +12,7 @@ from blemish._version import __version__
 from blemish.data.training_images import TrainingImages
 from blemish.errors import ModelFileError, message
 from blemish.modelfolder.header import Training
-from blemish.ops.conformal import Calibration
+from blemish.ops.conformal import Calibration, Rule
 from blemish.types import ImageInput, Progress, no_progress
 
 if TYPE_CHECKING:
@@ -33,8 +33,13 @@ class Source(NamedTuple):
     sha256: str
     threads: int
     good: Sequence[ImageInput] = ()
-    false_positive_rate: float = 0.01
+    false_positive_rate: float = 0.02
     progress: Progress = no_progress
+
+    @property
+    def rule(self) -> Rule:
+        """The rule of the thresholds; those of the checkpoint are kept as they are."""
+        return "tail" if self.good else "conformal"
 
     def images(self) -> TrainingImages:
         """Return the good images."""
@@ -65,8 +70,8 @@ class Source(NamedTuple):
         }
         return {
             "geometry": geometry,
-            "image_calibration": Calibration.from_scores(scores, self.false_positive_rate),
-            "pixel_calibration": Calibration.from_scores(maxima, self.false_positive_rate),
+            "image_calibration": Calibration.from_scores(scores, self.false_positive_rate, self.rule),
+            "pixel_calibration": Calibration.from_scores(maxima, self.false_positive_rate, self.rule),
             "training": training,
             "provenance": provenance,
         }

@@ -93,3 +93,11 @@ def test_patch_map_is_deviations_beyond_the_usual(features: np.ndarray, bank: np
 def test_image_score_is_the_maximum_times_the_weight(bank: np.ndarray):
     patch_map = np.float32([[1, 2, 1], [0, 5, 1]])
     assert Scorer(MemoryIndex(bank), 1, None).image_score(patch_map, 0.5) == 2.5
+
+
+def test_the_image_score_is_the_mean_of_the_highest_patches():
+    patch_map = np.arange(200, dtype=np.float32).reshape(10, 20)
+    index = MemoryIndex(np.zeros((3, 2), np.float32))
+    for share, expected in ((0.0, 199.0), (0.004, 199.0), (0.01, 198.5), (0.05, np.mean(range(190, 200))), (1.0, 99.5)):
+        assert Scorer(index, 1, None, top_share=share).image_score(patch_map, 1.0) == pytest.approx(expected)
+    assert Scorer(index, 1, None, top_share=0.01).image_score(patch_map, 0.5) == pytest.approx(99.25)

@@ -92,5 +92,5 @@ def test_every_setting_fits_in_json():
     assert set(stored) == {field.name for field in dataclasses.fields(PatchcoreSettings)} - unstored
     assert PatchcoreSettings.from_dict(stored) == settings
     for wrong in ({**stored, "more": 2}, {"seed": 1}):
-        with pytest.raises(InputError, match=r"settings: expected backbone, .*seed, got"):
+        with pytest.raises(InputError, match=r"settings: expected backbone, .*top_share, got"):
             PatchcoreSettings.from_dict(wrong)

@@ -79,7 +79,7 @@ def test_a_missing_or_shortened_file_is_named(folder: Path, name: str):
 
 def test_a_newer_format_says_what_to_do(folder: Path):
     rewrite(folder, lambda header: header.update(format_version=99))
-    refused(folder, r"format_version: expected at most 2, got 99.*model\.json.*newer version: install blemish>=")
+    refused(folder, r"format_version: expected at most 3, got 99.*model\.json.*newer version: install blemish>=")
 
 
 def test_another_detector(folder: Path):
@@ -163,7 +163,7 @@ def test_levels_that_cannot_be(folder: Path, wrong: np.ndarray | None, text: str
 
 def test_a_level_that_no_setting_asks_for(folder: Path):
     rewrite(folder, lambda header: header["settings"].update(position_sigma=None))
-    refused(folder, r"level: expected nothing as position_sigma is not set, got float32 \(3, 12, 12\)")
+    refused(folder, r"level: expected nothing as position_sigma is not set, got float32 \(5, 12, 12\)")
 
 
 def with_float16(saved: Path) -> onnx.ModelProto:

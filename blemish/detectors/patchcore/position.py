@@ -1,0 +1,93 @@
+"""Whether the position of a patch counts: judged from good images alone, by synthetic defects on some of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blemish.data.synthetic.defects import synthetic_defects
+from blemish.metrics.classification import auroc
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from blemish.backbones.embedding import Extractor
+    from blemish.data.training_images import TrainingImages
+    from blemish.detectors.fusion import MultiScaleFeatures, PartStatistics
+    from blemish.detectors.patchcore.scoring import Scorer
+    from blemish.imaging.geometry import Geometry
+    from blemish.types import Progress
+
+N_JUDGED = 48
+# With fewer good images the covariance at each position is mostly its prior.
+LEAST_IMAGES = 50
+# How much less of the synthetic defects the per-position Gaussian may find, in AUROC, to be worth its while: it sees
+# other defects than the patches do. Chosen by leave-one-set-out over the development sets (benchmarks/defaults.py).
+MARGIN = 0.06
+
+
+@dataclass(frozen=True)
+class PositionJudge:
+    """Decides whether the per-position Gaussian (Defard et al. 2021) joins the image score.
+
+    Parts that turn freely, or have no fixed place, make every position of a good image unusual; parts that are aligned
+    do not. Synthetic defects on good images tell the two apart.
+
+    Attributes:
+        images: the training images.
+        chosen: indices of the calibration images.
+        geometry: from an image to the network's input.
+        extractor: gives features and parts.
+        scorer: of patches.
+        source: (n, 3) int32: image, row and column of each bank row.
+        seed: of the synthetic defects.
+    """
+
+    images: TrainingImages
+    chosen: Sequence[int]
+    geometry: Geometry
+    extractor: Extractor
+    scorer: Scorer
+    source: NDArray[np.int32]
+    seed: int
+
+    def choose(
+        self, multi_scale: MultiScaleFeatures, patch_scores: Sequence[float], progress: Progress
+    ) -> tuple[PartStatistics | None, str]:
+        """Return the per-position Gaussian, None if it does not count, and the reason as a sentence.
+
+        Args:
+            multi_scale: coarse features of the calibration images.
+            patch_scores: of these.
+            progress: called as progress(stage, done, total).
+        """
+        if len(self.chosen) < LEAST_IMAGES:
+            return None, f"Position is not used: that takes {LEAST_IMAGES} good images or more."
+        parts = multi_scale.parts()
+        of_patches, of_parts = self._synthetic_scores(parts, progress)
+        patch_auroc, part_auroc = _auroc(patch_scores, of_patches), _auroc(parts.good_scores, of_parts)
+        seen = f"AUROC of synthetic defects {part_auroc:.2f} by position, {patch_auroc:.2f} by patches"
+        if part_auroc >= patch_auroc - MARGIN:
+            return parts, f"Position is used: the parts are aligned ({seen})."
+        return None, f"Position is not used: the parts turn, shift or vary ({seen})."
+
+    def _synthetic_scores(self, parts: PartStatistics, progress: Progress) -> tuple[list[float], list[float]]:
+        """Return the patch and the part score of synthetic defects, each image without its own bank rows."""
+        step = -(-len(self.chosen) // N_JUDGED)
+        judged = {i: row for row, i in enumerate(self.chosen) if row % step == 0}
+        of_patches, of_parts = [], []
+        inputs = list(self.images.prepared(self.geometry, list(judged), stage="judging position", progress=progress))
+        for defect in synthetic_defects([image for _, image in inputs], len(inputs), seed=self.seed):
+            i = inputs[defect.image_index][0]
+            nearest = self.scorer.distances(self.extractor.features(defect.image), exclude=self.source[:, 0] == i)
+            of_patches.append(self.scorer.image_score(self.scorer.patch_map(nearest.distances), nearest.weight))
+            of_parts.append(parts.score_without(self.extractor.parts(defect.image), judged[i]))
+        return of_patches, of_parts
+
+
+def _auroc(good: Sequence[float] | NDArray[np.float64], defective: Sequence[float]) -> float:
+    return auroc(np.r_[good, defective], np.r_[np.zeros(len(good), bool), np.ones(len(defective), bool)])
