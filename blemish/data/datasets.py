@@ -12,7 +12,6 @@ from blemish._validation.anomalib_arguments import OF_DATA_SETS, refuses, warn_w
 from blemish.data.discovery import (
     IMAGE_ENDINGS,
     ListedDataSet,
-    Listing,
     describe_path,
     folders_in,
     list_images,
@@ -88,17 +87,35 @@ class MVTecAD(ListedDataSet):
         given = {"train_batch_size": train_batch_size, "eval_batch_size": eval_batch_size, "num_workers": num_workers}
         warn_without_effect("MVTecAD", given)
         self.root = Path(root)
-        self.category = category
+        self.name = self.category = category
         self.folder = _category_folder(self.root, category)
-        self._listing = _mvtec_listing(self.folder)
-
-    @property
-    def name(self) -> str:
-        """The category."""
-        return self.category
+        self._list()
 
     def __repr__(self) -> str:
         return self._described(f"{str(self.root)!r}, {self.category!r}")
+
+    def _list(self) -> None:
+        folder = self.folder
+        good, _ = list_images(folder / "train" / "good", IMAGE_ENDINGS)
+        if not good:
+            raise no_images("train/good", [folder / "train" / "good"], IMAGE_ENDINGS)
+        test: list[Sample] = []
+        paired: set[Path] = set()
+        defects = folders_in(folder / "test")
+        defects.sort(key=lambda path: (path.name != "good", natural_key(Path(path.name))))
+        for defect in defects:
+            paths, _ = list_images(defect, IMAGE_ENDINGS)
+            pairs = pair_masks(defect, paths, [folder / "ground_truth" / defect.name], IMAGE_ENDINGS)
+            paired.update(pairs.values())
+            if defect.name == "good":  # some copies have all-black masks for good images
+                pairs = {}
+            test += [Sample(path, "test", defect.name, pairs.get(path)) for path in paths]
+        masks = [mask for mask in list_images(folder / "ground_truth", IMAGE_ENDINGS)[0] if mask not in paired]
+        images, others = list_images(folder, IMAGE_ENDINGS)
+        used = {*good, *(sample.path for sample in test), *paired, *masks}
+        skipped = [path for path in (*images, *others) if path not in used]
+        self.train, self.test = tuple(Sample(path, "train") for path in good), tuple(test)
+        self.skipped, self.unused_masks = tuple(skipped), tuple(masks)
 
 
 MVTec = MVTecAD  # anomalib's name before 2.0
@@ -190,25 +207,3 @@ def _category_folder(root: Path, category: str) -> Path:
         f"Those there are: {', '.join(names)}." if names else f"It holds {describe_path(root)}. Layout: {MVTEC_LAYOUT}."
     )
     raise DataError(message("category", "one that is there", repr(category), where=root, todo=todo))
-
-
-def _mvtec_listing(folder: Path) -> Listing:
-    good, _ = list_images(folder / "train" / "good", IMAGE_ENDINGS)
-    if not good:
-        raise no_images("train/good", [folder / "train" / "good"], IMAGE_ENDINGS)
-    test: list[Sample] = []
-    paired: set[Path] = set()
-    defects = folders_in(folder / "test")
-    defects.sort(key=lambda path: (path.name != "good", natural_key(Path(path.name))))
-    for defect in defects:
-        paths, _ = list_images(defect, IMAGE_ENDINGS)
-        pairs = pair_masks(defect, paths, [folder / "ground_truth" / defect.name], IMAGE_ENDINGS)
-        paired.update(pairs.values())
-        if defect.name == "good":  # some copies have all-black masks for good images
-            pairs = {}
-        test += [Sample(path, "test", defect.name, pairs.get(path)) for path in paths]
-    masks = [mask for mask in list_images(folder / "ground_truth", IMAGE_ENDINGS)[0] if mask not in paired]
-    images, others = list_images(folder, IMAGE_ENDINGS)
-    used = {*good, *(sample.path for sample in test), *paired, *masks}
-    skipped = [path for path in (*images, *others) if path not in used]
-    return Listing(tuple(Sample(path, "train") for path in good), tuple(test), tuple(skipped), tuple(masks))

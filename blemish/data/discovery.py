@@ -7,7 +7,6 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from blemish.errors import DataError, message
 from blemish.types import Sample
@@ -16,39 +15,22 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = ("_mask", "-mask", "_gt", "")
 
 
-class Listing(NamedTuple):
-    """The files of a data set, as `ListedDataSet` describes them."""
+class ListedDataSet:
+    """A data set whose files were listed when it was made; base of the three layouts.
 
+    Attributes:
+        name: in reports.
+        train: good images to fit on, in natural order.
+        test: good images, then the defect types in natural order; a manifest's in its own order.
+        skipped: files that are no images by their ending, or lie where none are expected.
+        unused_masks: masks of no defective image.
+    """
+
+    name: str
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
     skipped: tuple[Path, ...] = ()
     unused_masks: tuple[Path, ...] = ()
-
-
-class ListedDataSet:
-    """A data set whose files were listed when it was made; base of the three layouts."""
-
-    _listing: Listing
-
-    @property
-    def train(self) -> tuple[Sample, ...]:
-        """The good images to fit on."""
-        return self._listing.train
-
-    @property
-    def test(self) -> tuple[Sample, ...]:
-        """The images to test on: good ones, then the defect types in natural order; a manifest's in its own order."""
-        return self._listing.test
-
-    @property
-    def skipped(self) -> tuple[Path, ...]:
-        """Files that are no images by their ending, or lie where none are expected."""
-        return self._listing.skipped
-
-    @property
-    def unused_masks(self) -> tuple[Path, ...]:
-        """Masks of no defective image."""
-        return self._listing.unused_masks
 
     def _described(self, arguments: str) -> str:
         """Return the representation of a data set made with these arguments: its class and counts of images."""

@@ -15,7 +15,6 @@ from blemish._validation.checks import check_number
 from blemish.data.discovery import (
     IMAGE_ENDINGS,
     ListedDataSet,
-    Listing,
     describe_path,
     list_images,
     natural_key,
@@ -79,7 +78,7 @@ class Folder(ListedDataSet):
         given = {"train_batch_size": train_batch_size, "eval_batch_size": eval_batch_size, "num_workers": num_workers}
         warn_without_effect("Folder", given)
         base = Path(root) if root is not None else Path()
-        self._name = name
+        self.name = name
         self._endings = _endings(extensions)
         self._normal = _folders("normal_dir", base, normal_dir)
         self._abnormal = _folders("abnormal_dir", base, abnormal_dir)
@@ -93,17 +92,12 @@ class Folder(ListedDataSet):
             raise DataError(message("mask_dir", "one folder, or one for each abnormal_dir", got))
         self._ratio = check_number("normal_split_ratio", float(normal_split_ratio), low=0, high=0.999)
         self._seed = seed
-        self._listing = self._list()
-
-    @property
-    def name(self) -> str:
-        """The name it was given."""
-        return self._name
+        self._list()
 
     def __repr__(self) -> str:
-        return self._described(repr(self._name))
+        return self._described(repr(self.name))
 
-    def _list(self) -> Listing:
+    def _list(self) -> None:
         good = self._find("normal_dir", self._normal)
         good_test = self._find("normal_test_dir", self._normal_test) if self._normal_test else []
         defective = self._defective()
@@ -112,12 +106,10 @@ class Folder(ListedDataSet):
         used = {sample.mask_path for sample in defective}
         masks, _ = self._images_of(self._masks)
         skipped = self._images_of([*self._normal, *self._abnormal, *self._normal_test, *self._masks])[1]
-        return Listing(
-            tuple(Sample(path, "train") for path in good),
-            (*(Sample(path, "test") for path in good_test), *defective),
-            tuple(skipped),
-            tuple(mask for mask in masks if mask not in used),
-        )
+        self.train = tuple(Sample(path, "train") for path in good)
+        self.test = (*(Sample(path, "test") for path in good_test), *defective)
+        self.skipped = tuple(skipped)
+        self.unused_masks = tuple(mask for mask in masks if mask not in used)
 
     def _defective(self) -> list[Sample]:
         samples: list[Sample] = []

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from blemish.data.discovery import ListedDataSet, Listing
+from blemish.data.discovery import ListedDataSet
 from blemish.errors import DataError, message
 from blemish.types import Sample
 
@@ -36,16 +36,10 @@ class Manifest(ListedDataSet):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self.name = self.path.stem
         samples = read_manifest(self.path)
-        self._listing = Listing(
-            tuple(sample for sample in samples if sample.split == "train"),
-            tuple(sample for sample in samples if sample.split == "test"),
-        )
-
-    @property
-    def name(self) -> str:
-        """The file's name without its ending."""
-        return self.path.stem
+        self.train = tuple(sample for sample in samples if sample.split == "train")
+        self.test = tuple(sample for sample in samples if sample.split == "test")
 
     def __repr__(self) -> str:
         return self._described(repr(str(self.path)))

@@ -7,8 +7,7 @@ wait for the lock at each of its steps: there OpenCV decodes (`release_gil` in `
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from kornia_rs import io
@@ -21,14 +20,10 @@ if TYPE_CHECKING:
 MODES = {0: "mono", 2: "rgb"}  # by PNG color type; the others are palettes and alpha
 
 
-def decode_png(
-    data: bytes, header: Header, *, decoder: Callable[[bytes, tuple[int, int], str], Any] = io.decode_image_png_u8
-) -> UInt8 | None:
-    """Return the pixels of a PNG of 8 bits, grey or RGB, without transparency and not interlaced.
+def decode_png(data: bytes, header: Header) -> UInt8 | None:
+    """Return the pixels of a PNG of 8 bits, grey or RGB, without transparency and not interlaced, as stored.
 
-    Returns:
-        (H, W, 1) or (H, W, 3) RGB uint8 as stored, before any orientation; None for another kind of file or a damaged
-        one.
+    (H, W, 1) or (H, W, 3) RGB, before any orientation; None for another kind of file or a damaged one.
     """
     if header.format != "PNG":
         return None
@@ -36,7 +31,7 @@ def decode_png(
     if depth != 8 or color not in MODES or interlaced or b"tRNS" in data[: data.find(b"IDAT")]:
         return None
     try:
-        pixels = decoder(data, (header.height, header.width), MODES[color])
+        pixels = io.decode_image_png_u8(data, (header.height, header.width), MODES[color])
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:  # its own errors are plain Exception, and a panic in Rust is not even that

@@ -35,13 +35,7 @@ REVIEW = 64  # picks after which a batch drops the rows that can no longer be pi
 SCAN = 4096  # rows of a block in passes over all rows
 
 
-def greedy_coreset(
-    features: Float32,
-    n_select: int,
-    *,
-    seed: int = 0,
-    progress: Progress = no_progress,
-) -> Int64:
+def greedy_coreset(features: Float32, n_select: int, *, seed: int = 0, progress: Progress = no_progress) -> Int64:
     """Return the indices of a k-center greedy subset of `features`: each pick is the row farthest from those before it.
 
     Args:
@@ -101,14 +95,7 @@ class StreamingCoreset:
         InputError: if a number is out of its range.
     """
 
-    def __init__(
-        self,
-        n_select: int,
-        *,
-        n_rows: int,
-        max_rows: int = MAX_ROWS,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, n_select: int, *, n_rows: int, max_rows: int = MAX_ROWS, seed: int = 0) -> None:
         _check_stream(n_select, n_rows, max_rows)
         self.n_select = n_select
         self.max_rows = max_rows

@@ -21,7 +21,7 @@ from blemish.types import Bool, Float32, Int64, Neighbors
 _LARGEST = 1e15
 # Scores of one block of queries: few enough for the cache, enough to amortise the calls.
 _BLOCK_SCORES = 128 * 20_000
-BLOCK_QUERIES = (16, 256)
+BLOCK_QUERIES = (16, 256)  # fewest and most of a block; the result does not depend on it
 # Each thread holds the scores of a block; more wait for memory.
 _MAX_THREADS = 16
 # The first block is small: it shows whether the bound rules out enough on these data.
@@ -39,46 +39,33 @@ class MemoryIndex:
 
     Args:
         memory_bank: (n, D) float32, finite, within +-1e15, one row per patch. It is not copied and must not change.
-        block_queries: fewest and most queries of a block; the result does not depend on it.
         weight_limit: largest 8-bit value of a bank row; None for the largest that this processor multiplies exactly.
+
+    Attributes:
+        memory_bank: the rows.
+        n_rows: their number.
+        dim: length of a row.
 
     Raises:
         InputError: if `memory_bank` is not such an array with at least one row.
     """
 
-    def __init__(
-        self, memory_bank: Float32, *, block_queries: tuple[int, int] = BLOCK_QUERIES, weight_limit: int | None = None
-    ) -> None:
-        self._bank: Float32 = np.ascontiguousarray(_check_rows("memory_bank", memory_bank, "n", "D"))
+    def __init__(self, memory_bank: Float32, *, weight_limit: int | None = None) -> None:
+        self.memory_bank: Float32 = np.ascontiguousarray(_check_rows("memory_bank", memory_bank, "n", "D"))
+        self.n_rows, self.dim = (int(size) for size in self.memory_bank.shape)
         # Distances do not change with the origin; rounding errors are smallest around the mean.
-        self._mean: Float32 = self._bank.mean(axis=0, dtype=np.float64).astype(np.float32)
-        self._block_queries = block_queries
+        self._mean: Float32 = self.memory_bank.mean(axis=0, dtype=np.float64).astype(np.float32)
         self._coarse: IntegerScores | None = None
         if self.n_rows >= _MIN_INTEGER_ROWS:
-            self._coarse = IntegerScores(self._bank, self._mean, weight_limit=weight_limit)
+            self._coarse = IntegerScores(self.memory_bank, self._mean, weight_limit=weight_limit)
 
     def __reduce__(self) -> tuple[type[MemoryIndex], tuple[Float32]]:
-        return MemoryIndex, (self._bank,)
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows of the bank."""
-        return int(self._bank.shape[0])
-
-    @property
-    def dim(self) -> int:
-        """Length of a row."""
-        return int(self._bank.shape[1])
-
-    @property
-    def memory_bank(self) -> Float32:
-        """The memory bank, (n, D) float32."""
-        return self._bank
+        return MemoryIndex, (self.memory_bank,)
 
     @property
     def nbytes(self) -> int:
         """Bytes that the index holds, the bank included."""
-        return self._bank.nbytes + self._mean.nbytes + (0 if self._coarse is None else self._coarse.nbytes)
+        return self.memory_bank.nbytes + self._mean.nbytes + (0 if self._coarse is None else self._coarse.nbytes)
 
     def search(self, queries: Float32, n_neighbors: int = 1, *, exclude: Bool | None = None) -> Neighbors:
         """Return the `n_neighbors` nearest bank rows of each query, nearest first, ties by index.
@@ -108,7 +95,7 @@ class MemoryIndex:
 
     def _blocks(self, n_queries: int) -> list[slice]:
         """Return the queries in blocks, the first one small."""
-        least, most = self._block_queries
+        least, most = BLOCK_QUERIES
         first = min(_FIRST_QUERIES, n_queries)
         size = max(least, min(most, _BLOCK_SCORES // self.n_rows))
         rest = [slice(first + part.start, first + part.stop) for part in blocks(n_queries - first, size)]
@@ -143,12 +130,12 @@ class MemoryIndex:
             buffers = coarse.take_buffers(max(block.stop - block.start for block in todo))
             for block in waiting:
                 # Where the bound fails for one block it fails for the others.
-                pairs = None if left else coarse.candidates(queries[block], self._bank, k, excluded, buffers)
+                pairs = None if left else coarse.candidates(queries[block], self.memory_bank, k, excluded, buffers)
                 if pairs is None:
                     left.append(block)
                 else:
                     result.distances[block], result.indices[block] = _best_of_pairs(
-                        queries[block], self._bank, *pairs, k
+                        queries[block], self.memory_bank, *pairs, k
                     )
             coarse.spare_buffers.append(buffers)
 
@@ -160,7 +147,7 @@ class MemoryIndex:
         """Fill `result` for these blocks by a float32 product, with a bound on its rounding error."""
         if not todo:
             return
-        bank = self._bank - self._mean
+        bank = self.memory_bank - self._mean
         slack = np.float32(4 * (self.dim + 8)) * np.finfo(np.float32).eps
         half = 0.5 * np.einsum("ij,ij->i", bank, bank) * (1 - slack)
         queried = np.concatenate([np.arange(block.start, block.stop) for block in todo])
@@ -174,9 +161,11 @@ class MemoryIndex:
             scores -= half
             scores[:, excluded] = -np.inf
             seeds = largest_columns(scores, k)
-            limit = lowest_score(rows, self._bank[seeds], squares, slack)
+            limit = lowest_score(rows, self.memory_bank[seeds], squares, slack)
             pairs = np.divmod(np.flatnonzero(scores >= limit[:, None]), self.n_rows)
-            result.distances[queried[part]], result.indices[queried[part]] = _best_of_pairs(rows, self._bank, *pairs, k)
+            result.distances[queried[part]], result.indices[queried[part]] = _best_of_pairs(
+                rows, self.memory_bank, *pairs, k
+            )
 
 
 def _n_cores() -> int:

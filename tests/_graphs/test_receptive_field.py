@@ -51,6 +51,7 @@ def measured_field(model, layer, row, column):
     return touched
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "state", "layer"),
     [

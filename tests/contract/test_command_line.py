@@ -193,7 +193,8 @@ def test_backbones():
     assert "alexnet" in refused("backbones", "fetch", "alexnet")
 
 
-@pytest.mark.parametrize("name", ["patchcore_anomalib", pytest.param("efficientad_anomalib", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["patchcore_anomalib", "efficientad_anomalib"])
 def test_export_and_import(unpacked: Callable[[str], Frozen], good_paths: list[Path], tmp_path: Path, name: str):
     frozen = unpacked(name)
     out, again, calibrated = tmp_path / "out.ckpt", tmp_path / "again", tmp_path / "calibrated"

@@ -143,6 +143,7 @@ def test_sum_of_counts_is_the_counts_of_all(rng):
         parts[0] + 1  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_order_of_images_does_not_matter_though_bins_grow_coarser(rng):
     maps, masks = drawn(rng)
     maps = [100 + maps[0] / 9, np.exp(maps[1]), maps[2], maps[3] * 1000]

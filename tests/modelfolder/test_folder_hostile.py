@@ -186,6 +186,7 @@ def test_any_byte_of_the_header_may_change(folder: Path) -> None:
     assert first_value(folder) == 1.0
 
 
+@pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     value=st.recursive(

@@ -33,6 +33,7 @@ def made(kind, seed, n, dim):
 KINDS = ["noise", "few axes", "rare large channels", "far from the origin", "one large value each", "equal rows"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight_limit", sorted({63, exact_weight_limit()}))
 @settings(max_examples=40, deadline=None)
 @given(kind=st.sampled_from(KINDS), seed=st.integers(0, 500), n=st.integers(1, 300), dim=st.integers(1, 80))

@@ -146,10 +146,11 @@ def test_7_bit_weights_give_the_same():
 
 
 @pytest.mark.parametrize("n_queries", [1, 4, 37, 4096])
-def test_the_result_does_not_depend_on_the_block(n_queries):
+def test_the_result_does_not_depend_on_the_block(n_queries, monkeypatch):
     bank, queries = clustered(17, 2000, 32), clustered(18, 150, 32)
     expected = MemoryIndex(bank).search(queries, 4)
-    got = MemoryIndex(bank, block_queries=(n_queries, n_queries)).search(queries, 4)
+    monkeypatch.setattr("blemish.ops.neighbors.BLOCK_QUERIES", (n_queries, n_queries))
+    got = MemoryIndex(bank).search(queries, 4)
     np.testing.assert_array_equal(got.indices, expected.indices)
     np.testing.assert_array_equal(got.distances, expected.distances)
 

@@ -12,14 +12,13 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from blemish._io.files import atomic_write
+from blemish._io.files import atomic_write, read_file
 from blemish._io.json_file import plain_json
 from blemish._io.safetensors_file import read_tensors
 from blemish.errors import InputError, ModelFileError, message
 
 STATE = "state.json"  # a tensor of bytes, so that one rename replaces tensors and values together
 FORMAT = 2  # 1: of blemish 0.1.0
-MAX_BYTES = 4 << 30
 REMEDY = "Give the settings of before, or delete it to begin anew."
 
 
@@ -62,7 +61,7 @@ def load_checkpoint(path: str | os.PathLike[str], identity: Mapping[str, Any]) -
     if not file.exists():
         return None
     try:
-        tensors = dict(read_tensors(_bytes(file), name="checkpoint", wanted={STATE: ("U8", 1)}, where=file))
+        tensors = dict(read_tensors(read_file(file), name="checkpoint", wanted={STATE: ("U8", 1)}, where=file))
     except ModelFileError as error:
         got = "a damaged file, or one of another program or version"
         raise ModelFileError(message("checkpoint", "one of blemish", got, where=file, todo=REMEDY)) from error
@@ -84,17 +83,6 @@ def load_checkpoint(path: str | os.PathLike[str], identity: Mapping[str, Any]) -
             message("checkpoint", f"one made with {name} {value!r:.60}", f"{was!r:.60}", where=file, todo=REMEDY)
         )
     return Checkpoint(tensors, state)
-
-
-def _bytes(file: Path) -> bytes:
-    try:
-        size = file.stat().st_size
-        if size > MAX_BYTES:
-            raise ModelFileError(message("checkpoint", f"at most {MAX_BYTES} bytes", str(size), where=file))
-        return file.read_bytes()
-    except OSError as error:
-        got = repr(error.strerror or str(error))
-        raise ModelFileError(message("checkpoint", "a file that can be read", got, where=file)) from error
 
 
 def _first_difference(identity: Mapping[str, Any], saved: Mapping[str, Any]) -> tuple[str, Any, Any] | None:

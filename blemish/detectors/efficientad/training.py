@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from blemish.detectors.efficientad.settings import EfficientAdSettings
 
 STATISTICS_IMAGES = 64  # for the teacher's mean and standard deviation: 200,000 patches
-CACHE_BYTES = 1 << 30
+CACHE_BYTES = 1 << 30  # of the teacher's features that are kept
 WINOGRAD_LEAST = 16  # rows and columns of outputs; on fewer the transforms of the kernels cost more than is saved
 STD_FLOOR = 1e-3  # of the mean standard deviation: a channel that is constant in good images is not scaled up
 HARD_SHARE = 0.001  # the paper's p_hard of 0.999, section 3.2
@@ -91,7 +91,6 @@ class Training:
         crop: rows and columns of outputs of each image that a step sees; None for all.
         mixed: whether networks run in bfloat16; None where the device multiplies it fast.
         fast: whether convolutions are Winograd's; None for float32 on a processor and maps that are large enough.
-        cache_bytes: of the teacher's features that are kept.
     """
 
     def __init__(
@@ -104,10 +103,9 @@ class Training:
         device: str = "cpu",
         mixed: bool | None = None,
         fast: bool | None = None,
-        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         torch = import_torch()
-        self.settings, self.images, self.device, self.cache_bytes = settings, images, device, cache_bytes
+        self.settings, self.images, self.device = settings, images, device
         size, self.n_outputs = settings.model_size, len(list(teacher.values())[-1])
         self.hw = output_hw(size, settings.geometry().network_hw, padding=settings.padding)
         self.crop_hw = self.hw if crop is None else (crop, crop)
@@ -267,7 +265,7 @@ class Training:
             return self._targets[i]
         torch = import_torch()
         target = self._of_teacher(self._whole(self.images.train[i]))[0].to(torch.float16)
-        if (len(self._targets) + 1) * target.numel() * 2 <= self.cache_bytes:
+        if (len(self._targets) + 1) * target.numel() * 2 <= CACHE_BYTES:
             self._targets[i] = target
         return target
 

@@ -140,8 +140,9 @@ def test_a_step_that_diverges_changes_no_parameter(model: EfficientAd):
     assert all(torch.equal(one, other) for one, other in zip(before, made.parameters, strict=True))
 
 
-def test_the_cache_is_bounded(model: EfficientAd):
-    made = training(model, cache_bytes=2 * 9 * 9 * N_OUTPUTS * 2)
+def test_the_cache_is_bounded(model: EfficientAd, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(efficientad_training, "CACHE_BYTES", 2 * 9 * 9 * N_OUTPUTS * 2)
+    made = training(model)
     assert len(made._targets) == 2
     assert torch.equal(made._target(2), made._target(2))
 

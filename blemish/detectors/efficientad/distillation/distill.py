@@ -182,17 +182,10 @@ class Run:
     """
 
     def __init__(
-        self,
-        settings: DistillSettings,
-        targets: Targets,
-        folder: Path,
-        device: torch.device,
-        *,
-        save_s: float = SAVE_S,
-        timed_steps: int = TIMED_STEPS,
+        self, settings: DistillSettings, targets: Targets, folder: Path, device: torch.device, *, save_s: float = SAVE_S
     ) -> None:
         self.settings, self.targets, self.device = settings, targets, device
-        self.save_s, self.timed_steps = save_s, timed_steps
+        self.save_s = save_s
         self.path = folder / "checkpoint.safetensors"
         self.n_channels = targets.features.shape[-1]
         self.mixed = device.type != "cpu" or has_instructions(*BF16)
@@ -215,7 +208,7 @@ class Run:
         while (self.settings.steps is None and at.steps == 0) or at.step < at.steps:
             self._step()
             at.spent_s = spent + time.monotonic() - started
-            if at.steps == 0 and at.step >= self.timed_steps:
+            if at.steps == 0 and at.step >= TIMED_STEPS:
                 self._plan()  # and again at each checkpoint: a machine that is busy at first may be free later
             is_last = at.step == at.steps
             if is_last or time.monotonic() - saved > self.save_s:
@@ -225,7 +218,7 @@ class Run:
                 saved = time.monotonic()
             left = at.spent_s / at.step * (at.steps - at.step)
             stage = f"distilling, loss {at.moving:.3f}, {left / 60:.0f} min left"
-            progress(stage, at.step, at.steps or self.timed_steps)
+            progress(stage, at.step, at.steps or TIMED_STEPS)
 
     def finish(self) -> tuple[float, float]:
         """Set the batch norms' statistics and refit the last layer; return the held-out loss before and after."""
@@ -293,7 +286,7 @@ class Run:
         """Set the number of steps that fit in the budget, from the mean duration so far."""
         assert self.settings.budget_s is not None
         each = self.state.spent_s / self.state.step
-        self.state.steps = max(self.timed_steps, int(self.settings.budget_s * (1 - FINISH_SHARE) / each))
+        self.state.steps = max(TIMED_STEPS, int(self.settings.budget_s * (1 - FINISH_SHARE) / each))
 
     def _rows(self, step: int) -> NDArray[np.int64]:
         """Return the crops of a step: each once per epoch, in a random order."""

@@ -155,7 +155,6 @@ def prepare(
     *,
     threads: int | None = None,
     progress: Progress = no_progress,
-    save_images: int = SAVE_IMAGES,
 ) -> Targets:
     """Return the training pairs of a folder of images, computing those that are missing.
 
@@ -182,7 +181,7 @@ def prepare(
     mapped = _mapped(
         folder, done["images"] > 0, len(paths) * settings.crops_per_image, settings, min(source.n_channels, N_FEATURES)
     )
-    _fill(source, paths, mapped, done, settings=settings, folder=folder, progress=progress, save_images=save_images)
+    _fill(source, paths, mapped, done, settings=settings, folder=folder, progress=progress)
     left_out = done["left_out"]
     each = settings.crops_per_image
     valid = [i * each + n for i in range(len(paths)) if str(i) not in left_out for n in range(each)]
@@ -295,7 +294,6 @@ def _fill(
     settings: TargetSettings,
     folder: Path,
     progress: Progress,
-    save_images: int,
 ) -> None:
     mean, deviation = (np.array(done[name], np.float32) for name in ("mean", "std"))
     to_384 = projection(source.n_channels, settings.seed) if source.n_channels > N_FEATURES else None
@@ -311,7 +309,7 @@ def _fill(
             mapped[0][i * each : (i + 1) * each] = crops
             mapped[1][i * each : (i + 1) * each] = features if to_384 is None else features @ to_384
         done["images"] = i + 1
-        if (i + 1) % save_images == 0 or i + 1 == len(paths):
+        if (i + 1) % SAVE_IMAGES == 0 or i + 1 == len(paths):
             for array in mapped:
                 getattr(array, "flush", lambda: None)()
             atomic_write(folder / PREPARED, json.dumps(done).encode(), name="prepared crops")

@@ -155,9 +155,10 @@ def test_divergence_stops_and_keeps_the_checkpoint(photographs, work, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_budget_becomes_steps(pairs, work):
+def test_a_budget_becomes_steps(pairs, work, monkeypatch):
     settings = DistillSettings(**{**SETTINGS.__dict__, "steps": None, "budget_s": 1.0})
-    run = Run(settings, pairs, work, torch.device("cpu"), timed_steps=2)
+    monkeypatch.setattr(module, "TIMED_STEPS", 2)
+    run = Run(settings, pairs, work, torch.device("cpu"))
     run.train(no_progress)
     assert run.state.step == run.state.steps >= 2
 

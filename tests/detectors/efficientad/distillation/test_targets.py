@@ -64,15 +64,16 @@ def test_a_spot_shows_in_the_target_whose_field_it_is_in():
 
 
 @pytest.mark.slow
-def test_a_killed_preparation_continues(photographs, tmp_path):
+def test_a_killed_preparation_continues(photographs, tmp_path, monkeypatch):
     whole = prepare(photographs, tmp_path / "whole", SMALL)
 
     def stop(stage, done, total):
         if done == 5:
             raise KeyboardInterrupt
 
+    monkeypatch.setattr("blemish.detectors.efficientad.distillation.targets.SAVE_IMAGES", 2)
     with pytest.raises(KeyboardInterrupt):
-        prepare(photographs, tmp_path / "parts", SMALL, progress=stop, save_images=2)
+        prepare(photographs, tmp_path / "parts", SMALL, progress=stop)
     done = []
     parts = prepare(photographs, tmp_path / "parts", SMALL, progress=lambda _, n, total: done.append(n))
     assert done == [5, 6, 7, 8, 9]
