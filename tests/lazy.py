@@ -14,6 +14,8 @@ class Lazy:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):  # pytest and doctest look at every name of a module for these
+            raise AttributeError(attribute)
         module = pytest.importorskip(self._name, reason=f"needs {self._name}, of blemish[dev]")
         return getattr(module, attribute)
 
