@@ -165,8 +165,8 @@ class Calibration:
         """
         values = _check_scores(score)
         if self.rule == "tail":
-            neg_log_p = np.array([self.tail.neg_log_p(float(value)) for value in values.reshape(-1)])
-            return _like(score, np.exp(-neg_log_p).reshape(values.shape))
+            shares = np.array([self.tail.survival(float(value)) for value in values.reshape(-1)])
+            return _like(score, shares.reshape(values.shape))
         n_at_or_above = self.n - np.searchsorted(self.scores, values, side="left")
         return _like(score, (1 + n_at_or_above) / (self.n + 1))
 

@@ -180,7 +180,7 @@ def test_few_scores_say_how_sure_the_tail_is(rng):
     assert few.warning.startswith(
         "The threshold is extrapolated from 10 good images: 2 % false positives are expected,"
     )
-    assert "and up to 8.5 % are possible. 50 or more" in few.warning
+    assert "and up to 14 % are possible. 50 or more" in few.warning
     assert Calibration.from_scores(rng.exponential(size=50), 0.02, "tail").warning == ""
 
 

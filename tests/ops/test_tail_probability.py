@@ -83,13 +83,21 @@ def test_scores_are_checked():
 
 
 @given(SCORES, st.floats(0.001, 0.999), st.sampled_from([0.0, 0.1, 0.3]))
-def test_the_quantile_is_the_inverse_of_the_tail_probability(scores: np.ndarray, probability: float, censored: float):
+def test_the_quantile_is_the_inverse_of_the_survival(scores: np.ndarray, probability: float, censored: float):
     tail = Tail.from_scores(scores, censored=censored)
     score = tail.quantile(probability)
     if probability <= 0.5:
-        assert tail.neg_log_p(score) == pytest.approx(-math.log(probability), rel=1e-6)
+        assert tail.survival(score) == pytest.approx(probability, rel=1e-6)
     else:
         assert tail.lower.min() <= score <= tail.median
+
+
+def test_few_scores_make_the_predictive_tail_heavier():
+    few, many = (Tail.from_scores(np.random.default_rng(0).exponential(size=n)) for n in (10, 20_000))
+    assert many.neg_log_p(many.quantile(0.02)) == pytest.approx(-math.log(0.02), abs=0.01)
+    assert few.neg_log_p(few.quantile(0.02)) < -math.log(0.02) - 0.3
+    below = few.lower[2]
+    assert -math.log(few.survival(below)) == pytest.approx(few.neg_log_p(below))
 
 
 def test_censored_scores_count_by_their_number_alone():
