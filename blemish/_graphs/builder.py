@@ -71,9 +71,6 @@ class Graph:
             weight: (out, in / groups, k, k), k odd; the channels of `x` imply the number of groups.
             same: TensorFlow's SAME padding: at stride 2 the number of rows depends on the parity of the size, and an
                 odd row is padded at the end. False pads k // 2 on every side.
-
-        Raises:
-            ModelFileError: if the weights do not fit `x`.
         """
         k = weight.shape[-1]
         groups = self._groups(x, weight)

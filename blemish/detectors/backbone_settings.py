@@ -86,12 +86,7 @@ class BackboneSettings(Settings):
         return choose_geometry(images_hw, size, self.center_crop, patch_px=backbone.patch_px)
 
     def load_pretrained(self) -> Backbone:
-        """Return the backbone.
-
-        Raises:
-            InputError: if it or a layer has no such name.
-            ModelFileError: if its weights are absent or damaged.
-        """
+        """Return the backbone."""
         from blemish.backbones.backbone import build
 
         return build(self.backbone, layers=self.layers, weights=self.weights)

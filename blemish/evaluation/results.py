@@ -97,12 +97,7 @@ def figures_of(model: Predictor, report: Report) -> list[Figure]:
 
 
 def write_html(path: Path, models: Sequence[Predictor], reports: Sequence[Report]) -> Path:
-    """Write the HTML report on tested models with figures, and return its path.
-
-    Raises:
-        SaveError: if it can't be written.
-        ImageError: if a test image can't be read any more.
-    """
+    """Write the HTML report on tested models with figures, and return its path."""
     figures = {report.category: figures_of(model, report) for model, report in zip(models, reports, strict=True)}
     provenance = {name: str(value) for name, value in models[0].header()["provenance"].items()}
     return write_report(path, reports, figures=figures, provenance={"Blemish": __version__, **provenance})

@@ -1,6 +1,7 @@
 """Anomaly maps: upsampling from the patch grid, Gaussian smoothing, and connected regions above a threshold.
 
-Maps are (H, W) float32, higher is more anomalous.
+Maps are (H, W) float32, higher is more anomalous. Functions raise InputError for maps that are not finite or of another
+form, and for numbers out of range.
 """
 
 from __future__ import annotations
@@ -22,9 +23,6 @@ def anomalib_map(patch_map: Float32, network_hw: tuple[int, int], sigma: float) 
         patch_map: (h, w) float32, one value per patch.
         network_hw: height and width of the network's input, each above the kernel's radius, 4 * sigma.
         sigma: of the smoothing, in pixels of the network's input; 0 for none.
-
-    Raises:
-        InputError: if the map is not finite float32 (h, w), a size is too small, or sigma is negative.
 
     Source: anomalib 2.7, patchcore/anomaly_map.py: `F.interpolate` with its default mode, nearest, then a Gaussian cut
         at 4 sigma, reflected at the borders without repeating them (d c b | a b c d | c b a).
@@ -54,9 +52,6 @@ def upsample(patch_map: Float32, height_width: tuple[int, int]) -> Float32:
     Args:
         patch_map: (h, w) float32.
         height_width: (H, W) of the result.
-
-    Raises:
-        InputError: if the map is not finite float32 (h, w), or a size is not positive.
     """
     check_array("patch_map", patch_map, dtype=np.float32, shape=("h", "w"))
     height, width = (check_number("height_width", size, low=1, high=np.inf) for size in height_width)
@@ -69,9 +64,6 @@ def smooth(anomaly_map: Float32, sigma: float) -> Float32:
     Args:
         anomaly_map: (H, W) float32.
         sigma: in pixels of this map; 0 for none.
-
-    Raises:
-        InputError: if the map is not finite float32 (H, W), or sigma is negative.
 
     Source: kernel cut at 4 sigma and border as scipy.ndimage.gaussian_filter, which amazon-science's common.py uses.
     """
@@ -86,9 +78,6 @@ def smooth(anomaly_map: Float32, sigma: float) -> Float32:
 
 def peak(anomaly_map: Float32) -> tuple[int, int]:
     """Return (x, y) of the highest value; of equal ones the first in reading order.
-
-    Raises:
-        InputError: if the map is not finite float32 (H, W).
 
     >>> peak(np.float32([[0, 0, 0], [0, 5, 0]]))
     (1, 1)
@@ -107,9 +96,6 @@ def regions(anomaly_map: Float32, threshold: float, *, min_area_px: int = 1) -> 
 
     Returns:
         The regions; those of equal score in reading order.
-
-    Raises:
-        InputError: if the map is not finite float32 (H, W), or a number is out of range.
     """
     check_array("anomaly_map", anomaly_map, dtype=np.float32, shape=("H", "W"))
     check_number("threshold", threshold, low=-np.inf, high=np.inf)

@@ -105,9 +105,6 @@ def load_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> 
 
     In a file stored with loss (JPEG), where black comes back as nearly black: those above half of the range. In a file
     with alpha: opaque pixels that are not black; if all pixels are black, the opaque ones, unless all are opaque.
-
-    Raises:
-        ImageError: if it can't be read.
     """
     header, stored = read_stored(path, max_pixels=max_pixels, name="mask")
     if stored.ndim == 2:
@@ -131,9 +128,6 @@ def read_stored(
 
     Returns:
         The header, and (H, W), (H, W, 3) BGR or (H, W, 4) BGR and alpha, of uint8, uint16 or whatever a TIFF holds.
-
-    Raises:
-        ImageError: if it can't be read; the text calls it `name`.
     """
     data = _read(path, max_pixels, name)
     header = _header(data, path, max_pixels, name)
@@ -213,12 +207,7 @@ def path_of(item: ImageInput) -> Path | None:
 
 
 def read_image(item: ImageInput, bit_depth: int | None, *, release_gil: bool = False) -> UInt8:
-    """Return the image of a sample, path or array as uint8 (H, W, 3) RGB; arguments as in `load`.
-
-    Raises:
-        ImageError: if the file can't be read.
-        InputError: if the array is no image.
-    """
+    """Return the image of a sample, path or array as uint8 (H, W, 3) RGB; arguments as in `load`."""
     path = path_of(item)
     if path is None:
         return check_image(item, bit_depth=bit_depth)

@@ -18,9 +18,6 @@ def upgraded(header: Mapping[str, Any], *, where: object) -> dict[str, Any]:
 
     Args:
         header: the content of `model.json`, whose format_version, settings and thresholds were checked for their type.
-
-    Raises:
-        ModelFileError: if the present version can't express it; it says what to do.
     """
     result = dict(header)
     for version in range(result["format_version"], FORMAT_VERSION):

@@ -69,9 +69,6 @@ def complete(
 
     Args:
         files: name to bytes of the safetensors files of the folder, which `read_tensors` accepted.
-
-    Raises:
-        ModelFileError: if it is larger, or points anywhere else.
     """
     model = parsed(network)
     if model is None:

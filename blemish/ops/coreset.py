@@ -35,12 +35,15 @@ REVIEW = 64  # picks after which a batch drops the rows that can no longer be pi
 SCAN = 4096  # rows of a block in passes over all rows
 
 
-def greedy_coreset(features: Float32, n_select: int, *, seed: int = 0, progress: Progress = no_progress) -> Int64:
+def greedy_coreset(
+    features: Float32, n_select: int, *, seed: int = 0, first: int | None = None, progress: Progress = no_progress
+) -> Int64:
     """Return the indices of a k-center greedy subset of `features`: each pick is the row farthest from those before it.
 
     Args:
         features: (N, D) float32, finite; one row per patch. It is not changed.
         n_select: rows to keep, 1 <= n_select <= N.
+        first: the row to start with; None for one drawn by `seed`.
 
     Returns:
         (n_select,) int64 row indices in the order chosen; no row twice, and rows equal to a pick only after all others.
@@ -59,7 +62,7 @@ def greedy_coreset(features: Float32, n_select: int, *, seed: int = 0, progress:
     """
     check_array("features", features, dtype=np.float32, shape=("N", "D"), finite=False)
     check_whole("n_select", n_select, 1, len(features))
-    return _select(features, n_select, seed, progress)[0]
+    return _select(features, n_select, _drawn(features, seed) if first is None else first, progress)[0]
 
 
 class Coreset(NamedTuple):
@@ -90,9 +93,6 @@ class StreamingCoreset:
     Args:
         n_select: rows of the result; at most max_rows // 2 if `n_rows` is above `max_rows`.
         n_rows: expected rows: images times patches of each. Fewer may come.
-
-    Raises:
-        InputError: if a number is out of its range.
     """
 
     def __init__(self, n_select: int, *, n_rows: int, max_rows: int = MAX_ROWS, seed: int = 0) -> None:
@@ -114,9 +114,6 @@ class StreamingCoreset:
         Args:
             features: (n, D) float32, finite; D as in earlier calls.
             source: (n, 3) int32, training image, row and column of each patch.
-
-        Raises:
-            InputError: if dtypes or shapes are others; no row of this call is added then.
         """
         width: int | str = self._features.shape[1] or "D"
         check_array("features", features, dtype=np.float32, shape=("n", width), empty=True)
@@ -138,16 +135,13 @@ class StreamingCoreset:
 
         Args:
             n_select: rows of the result, if fewer than the constructor's, such as a share of `n_seen`.
-
-        Raises:
-            InputError: if there are no rows, or `n_select` is not from 1 to the constructor's.
         """
         if self._n_held == 0:
             raise InputError(message("features", "at least one row", "none", todo="Add rows before finishing."))
         wanted = self.n_select if n_select is None else n_select
         check_whole("n_select", wanted, 1, self.n_select)
         held = self._features[: self._n_held]
-        picks, radius = _select(held, min(wanted, self._n_held), self.seed, progress)
+        picks, radius = _select(held, min(wanted, self._n_held), _drawn(held, self.seed), progress)
         return Coreset(self._features[picks], self._source[picks], radius + self._radius)
 
     def _reduce(self) -> None:
@@ -158,7 +152,7 @@ class StreamingCoreset:
             self._n_rows = max(self._n_rows, 2 * self.n_seen)
             first, target = 0, self.max_rows // 4
         new = self._features[first : self._n_held]
-        picks, radius = _select(new, target - first, self.seed, no_progress)
+        picks, radius = _select(new, target - first, _drawn(new, self.seed), no_progress)
         picks += first
         self._features[first:target], self._source[first:target] = self._features[picks], self._source[picks]
         self._radius = max(self._radius, radius) if first == self._n_kept else self._radius + radius
@@ -196,9 +190,13 @@ def _check_stream(n_select: int, n_rows: int, max_rows: int) -> None:
     check_whole("n_select", n_select, 1, n_rows if n_rows <= max_rows else max_rows // 2, todo=todo)
 
 
-def _select(features: Float32, n_select: int, seed: int, progress: Progress) -> tuple[Int64, float]:
+def _drawn(features: Float32, seed: int) -> int:
+    """Return the row that a seed starts with."""
+    return int(np.random.default_rng(seed).integers(len(features)))
+
+
+def _select(features: Float32, n_select: int, first: int, progress: Progress) -> tuple[Int64, float]:
     """Return the picks and their covering radius."""
-    first = int(np.random.default_rng(seed).integers(len(features)))
     traversal = _Traversal(features, n_select, first)
     while traversal.n_picks < n_select:
         progress("coreset", traversal.n_picks, n_select)

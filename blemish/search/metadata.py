@@ -76,9 +76,6 @@ class Metadata:
 
         Returns:
             Whether the store has them; if not, the encoder has to be fitted.
-
-        Raises:
-            StoreError: if the category is of another model, whose vectors can't be compared.
         """
         if category not in self.models:
             return False

@@ -59,9 +59,6 @@ class NormalStatistics:
         Args:
             images: good images; those that can't be read are skipped.
             extract: from network input, (h, w, 3) uint8, to layer name and (D, h', w') float32 features.
-
-        Raises:
-            DataError: if fewer than two can be read.
         """
         n = min(len(images), MAX_IMAGES)
         chosen = [images[i * len(images) // n] for i in range(n)]

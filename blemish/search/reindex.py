@@ -29,9 +29,6 @@ def reindex(
 
     Args:
         model_id: the id of the new model in this store.
-
-    Raises:
-        StoreError: if the store can't be read or written.
     """
     images = list(backend.scan(replace(payload_filter(IMAGE, category=category), differs={"model": model_id})))
     n_regions, left_out = 0, []

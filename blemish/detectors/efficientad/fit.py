@@ -76,12 +76,7 @@ def split_images(n: int, holdout: float, seed: int) -> Split:
 def fit(
     settings: EfficientAdSettings, teacher: Teacher, images: TrainingImages, run: Run
 ) -> tuple[EfficientAdState, tuple[Problem, ...], str]:
-    """Return the fitted detector, problems met in the penalty folder, and a warning or "".
-
-    Raises:
-        DataError: if fewer than four images can be decoded, or the penalty folder has none.
-        InputError: if torch is missing, or the checkpoint is of other settings.
-    """
+    """Return the fitted detector, problems met in the penalty folder, and a warning or ""."""
     start = time.monotonic()
     torch = import_torch()
     threads_before = torch.get_num_threads()

@@ -76,9 +76,6 @@ class Loop:
         checkpoint: a file that the state is written to every minute, and read from where it exists; None for none.
         identity: what decides the training: settings, teacher, images.
         progress: called as progress(stage, steps done, steps); the stage holds the loss.
-
-    Raises:
-        InputError: if the checkpoint is of other settings or images.
     """
 
     def __init__(
@@ -105,12 +102,7 @@ class Loop:
             self._resume(saved)
 
     def run(self) -> Outcome:
-        """Train to the end, and return what came of it.
-
-        Raises:
-            InputError: if the very first losses are no numbers.
-            SaveError: if a checkpoint can't be written.
-        """
+        """Train to the end, and return what came of it."""
         started = self.clock() - self.outcome.seconds
         saved = self.clock()
         try:

@@ -131,12 +131,7 @@ def open_maps(
     autoencoder: Quantiles = UNKNOWN,
     share: float = 0.5,
 ) -> Maps:
-    """Return a network with its maps, checked by a run on a black image.
-
-    Raises:
-        InputError: if it does not take images of this geometry.
-        ModelFileError: if it can't be run, or its outputs are not two maps of one size.
-    """
+    """Return a network with its maps, checked by a run on a black image."""
     running = runtime.load(model, threads=threads)
     rule = settings.padding, settings.pad_maps, settings.border
     maps = Maps(model, running, geometry, student, autoencoder, *rule, share)

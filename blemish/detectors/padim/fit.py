@@ -33,10 +33,6 @@ def fit(settings: PadimSettings, backbone: Backbone, images: TrainingImages, *, 
 
     Images are read twice: for the moments of each position, and for the leave-one-out scores.
 
-    Raises:
-        DataError: if fewer than two images can be decoded.
-        InputError: if the network does not take images of this size.
-
     Cost: memory of 24 K^2 bytes per position, whatever the number of images; one Cholesky factor per position.
     """
     start = time.perf_counter()

@@ -9,7 +9,6 @@ import numpy as np
 from blemish.errors import InputError, message
 from blemish.ops.coreset import greedy_coreset
 from blemish.ops.neighbors import MemoryIndex
-from blemish.types import Float32, Int64
 
 Model = TypeVar("Model")
 
@@ -42,17 +41,6 @@ def accelerate(model: Model) -> Model:
     return model
 
 
-def coreset_from(features: Float32, n_select: int, first: int) -> Int64:
-    """Return the (n_select,) indices of the k-center greedy subset of (N, D) `features` that starts at row `first`."""
-    # The row that the seed starts with is swapped with row `first`.
-    start = int(greedy_coreset(features, 1, seed=0)[0])
-    swapped = features.copy()
-    swapped[[start, first]] = features[[first, start]]
-    rows = greedy_coreset(swapped, n_select, seed=0)
-    selected: Int64 = np.where(rows == start, first, np.where(rows == first, start, rows))
-    return selected
-
-
 def select_coreset(store: list[Any], sampling_ratio: float) -> Any:
     """Return the memory bank as a tensor: the rows of all embeddings that anomalib would select.
 
@@ -68,7 +56,7 @@ def select_coreset(store: list[Any], sampling_ratio: float) -> Any:
     sampler.model.fit(embedding)
     features = sampler.model.transform(embedding)
     first = int(torch.randint(high=len(features), size=(1,), device=features.device))
-    selected = coreset_from(np.ascontiguousarray(features.float().cpu().numpy()), sampler.coreset_size, first)
+    selected = greedy_coreset(np.ascontiguousarray(features.float().cpu().numpy()), sampler.coreset_size, first=first)
     return embedding[torch.from_numpy(selected).to(embedding.device)]
 
 

@@ -37,10 +37,6 @@ def import_efficientad(source: Source) -> EfficientAd:
     """Return the detector in a checkpoint of anomalib's EfficientAD; torch is not needed.
 
     Its quantiles are kept: anomalib takes them on the test set's good images, padding included.
-
-    Raises:
-        DataError: if fewer than two of the good images can be read.
-        ModelFileError: if the checkpoint is not trained, or a model folder can't express it.
     """
     settings, state = _settings(source), source.tree["state_dict"]
     maps = _maps(state, settings, source.threads, source.where)
@@ -123,12 +119,7 @@ def _maps(state: Mapping[str, Any], settings: EfficientAdSettings, threads: int,
 
 
 def efficientad_checkpoint(model: EfficientAd) -> dict[str, Any]:
-    """Return the content of a checkpoint that gives the same maps in anomalib.
-
-    Raises:
-        InputError: if anomalib's arithmetic can't express the detector; the message names the setting to fit with.
-        NotFittedError: if it was never fitted.
-    """
+    """Return the content of a checkpoint that gives the same maps in anomalib."""
     fitted, settings = model.fitted, model.settings
     if settings.border != "zero" and settings.pad_maps and not settings.padding:
         todo = 'Fit with border="zero", which is blind at the frame as anomalib is.'

@@ -62,10 +62,6 @@ class AnomalibPatchcore:
     A `Predictor`: scores and maps are raw, before anomalib's normalisation, and maps are resized to the image.
     Training images are read from the data set's folder by anomalib's reader.
 
-    Raises:
-        InputError: if anomalib is not installed, or has no such network or layer.
-        ModelFileError: if the backbone's weights are not on this machine.
-
     Attributes:
         own: metrics of anomalib's engine, once tested.
         timings: seconds of its coreset, its picks, and its validation, once fitted.

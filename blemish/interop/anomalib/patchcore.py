@@ -64,13 +64,7 @@ class Imported(NamedTuple):
 
 
 def import_patchcore(source: Source) -> Patchcore:
-    """Return the detector in a checkpoint of anomalib's PatchCore; a good image is scored without its own bank rows.
-
-    Raises:
-        DataError: if fewer than two of the good images can be read.
-        InputError: if Blemish has no such backbone.
-        ModelFileError: if the checkpoint is not fitted, or a model folder can't express it.
-    """
+    """Return the detector in a checkpoint of anomalib's PatchCore; a good image is scored without its own bank rows."""
     imported = _read(source)
     settings, geometry, bank = imported.settings, imported.geometry, imported.memory_bank
     extractor = _extractor(imported, source)
@@ -189,10 +183,6 @@ def patchcore_checkpoint(model: Patchcore) -> dict[str, Any]:
 
     Weights are those of the model's own network. Its batch norms are folded into the convolutions and are written as
     identities.
-
-    Raises:
-        InputError: if anomalib's arithmetic can't express the detector; the message names the settings to fit with.
-        NotFittedError: if it was never fitted.
     """
     name, layers = _exported_names(model)
     network, fitted = timm_network(name), model.fitted

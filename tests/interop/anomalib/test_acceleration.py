@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from blemish.errors import InputError
-from blemish.interop.anomalib.acceleration import accelerate, coreset_from
+from blemish.interop.anomalib.acceleration import accelerate
+from blemish.ops.coreset import greedy_coreset
 from tests.anomalib_twins import image, raw, scored
 from tests.real_anomalib import runs_anomalib
 
@@ -25,7 +26,7 @@ def farthest_first(features: np.ndarray[Any, Any], n: int, first: int) -> list[i
 @pytest.mark.parametrize("first", [0, 1, 7, 499])
 def test_the_coreset_starts_at_the_given_row(first: int, rng: np.random.Generator):
     features = rng.normal(size=(500, 12)).astype(np.float32)
-    assert coreset_from(features, 60, first).tolist() == farthest_first(features.astype(float), 60, first)
+    assert greedy_coreset(features, 60, first=first).tolist() == farthest_first(features.astype(float), 60, first)
 
 
 @pytest.mark.parametrize("model", [object(), None])

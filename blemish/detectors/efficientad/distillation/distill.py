@@ -176,9 +176,6 @@ class Run:
 
     Args:
         folder: of the checkpoint, which is read if it exists.
-
-    Raises:
-        InputError: if the checkpoint is of other settings.
     """
 
     def __init__(
