@@ -60,6 +60,7 @@ def distill(
 
     budget_s = check_budget("budget", budget)
     n_steps = 2000 if steps is None and budget is None else steps
+    size = {"s": "small", "m": "medium"}.get(size, size)
     settings = DistillSettings(check_size(size), n_steps, budget_s, batch=batch, rate=rate, seed=seed)
     names = tuple(name.strip() for name in layers.split(",") if name.strip())
     targets = TargetSettings(backbone, names, max_images=max_images, seed=seed)
