@@ -72,9 +72,7 @@ def read_tfjs(
     data: bytes, *, where: object, max_unpacked_bytes: int = MAX_UNPACKED_BYTES
 ) -> dict[str, NDArray[np.float32]]:
     """Return the float32 weights of the one layers model in a .tgz by their Keras names, such as "conv1/kernel".
-
-    Raises:
-        ModelFileError: if it is damaged, unpacks to more, or holds no model of plain float32 weights.
+    ModelFileError if it is damaged, unpacks to more, or holds no model of plain float32 weights.
     """
     files = _unpack(data, where, max_unpacked_bytes)
     models = [name for name in files if name.rpartition("/")[2] == "model.json"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -48,7 +49,7 @@ def check(data: Path, category: option.Category = None, as_json: option.AsJson =
     from blemish.data.validation import survey_dataset
 
     survey = survey_dataset(open_dataset(data, category=category))
-    summary = survey.summary.to_dict()
+    summary = asdict(survey.summary)
     problems = [
         {"path": str(problem.path), "kind": problem.kind, "text": problem.text, "fatal": problem.fatal}
         for problem in survey.problems

@@ -23,14 +23,13 @@ import cv2
 import numpy as np
 
 from blemish import backbones, runtime
-from blemish.detectors.base import Detector
 from blemish.errors import InputError, message
 from blemish.imaging.anomaly_map import regions as regions_above
 from blemish.imaging.decode import path_of, read_facts, read_image
 from blemish.search.backends.interface import IMAGE, REGION
 from blemish.search.model_id import model_id, model_ids_0_1
 from blemish.search.normal_statistics import CHANNELS, LAYERS, MIDDLE_DEEP, SHALLOW, NormalStatistics
-from blemish.types import Bool, Float32, GoodPatch, ImageInput, Prediction, Progress, Region, UInt8
+from blemish.types import Bool, Float32, ImageInput, Prediction, Progress, Region, UInt8
 
 if TYPE_CHECKING:
     from blemish.detectors.base import Predictor
@@ -136,16 +135,6 @@ class RegionEncoder:
         vectors = region_vectors(features, prediction.anomaly_map, regions, self.normal)
         encoded = (EncodedRegion(*pair, sha256, forced) for pair in zip(regions, vectors, strict=True))
         return EncodedImage(path, sha256, prediction, tuple(encoded), image_vector(features, self.normal))
-
-    def good_patches(self, image: ImageInput, k: int) -> tuple[GoodPatch, ...]:
-        """Return the good patches nearest to the most anomalous one, nearest first, each of another training image.
-
-        A detector without a memory bank gives at most the one in its prediction.
-        """
-        if isinstance(self.model, Detector):
-            return self.model.nearest_good_patches(image, k)
-        nearest = self.model.predict(image).nearest_good
-        return () if nearest is None else (nearest,)
 
     def features(self, network_input: UInt8) -> dict[str, Float32]:
         """Return the (D, h, w) float32 features of each layer of an (H, W, 3) uint8 RGB network input."""

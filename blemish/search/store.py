@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from blemish._validation.checks import check_whole
+from blemish.detectors.base import Detector
 from blemish.errors import InputError, StoreError, message
 from blemish.search.backends.edge import EdgeBackend
 from blemish.search.backends.interface import IMAGE, REGION, Filter
@@ -336,7 +337,11 @@ class DefectStore:
             StoreError: if the store was opened without a model.
         """
         check_whole("k", k, 1, MAX_K)
-        return self._require_encoder("compare with good images").good_patches(image, k)
+        model = self._require_encoder("compare with good images").model
+        if isinstance(model, Detector):
+            return model.nearest_good_patches(image, k)
+        patch = model.predict(image).nearest_good
+        return () if patch is None else (patch,)
 
     def optimise(self) -> None:
         """Build the index that keeps queries of a large store fast; worth it after many additions."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 
 import cv2
 import numpy as np
@@ -57,7 +58,7 @@ def test_no_problems_and_the_summary_counts(root):
     survey = survey_dataset(MVTecAD(root, "part"), progress=lambda _, done, total: steps.append((done, total)))
     assert survey.problems == ()
     assert steps == [(n, 103) for n in range(1, 104)]
-    assert json.loads(json.dumps(survey.summary.to_dict())) == {
+    assert json.loads(json.dumps(asdict(survey.summary))) == {
         "name": "part",
         "train": 99,
         "test": {"good": 2, "crack": 2},
