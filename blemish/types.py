@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, Union
+from typing import Any, Literal, NamedTuple, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ UInt8 = NDArray[np.uint8]
 Int64 = NDArray[np.int64]
 # Called with stage, items done and items in total.
 Progress: TypeAlias = Callable[[str, int, int], None]
+Outcome = Literal["good", "look again", "defective"]
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
@@ -107,6 +108,17 @@ class GoodPatch(NamedTuple):
     distance: float
 
 
+def outcome_of(label: bool, score: float, upper_threshold: float | None) -> Outcome:
+    """Return the outcome of an inspection: a score above the threshold is "look again" up to `upper_threshold`.
+
+    >>> [outcome_of(score > 2, score, 3.0) for score in (2.0, 3.0, 4.0)]
+    ['good', 'look again', 'defective']
+    """
+    if not label:
+        return "good"
+    return "defective" if upper_threshold is None or score > upper_threshold else "look again"
+
+
 @dataclass(frozen=True)
 class Prediction:
     """Result of a detector for one image.
@@ -127,6 +139,8 @@ class Prediction:
             the most anomalous "part" and the whole "image"; empty if the score is that of the patch alone.
         good_peak: lower quartile of the highest map values of the calibration images, where the colours of a heat map
             start; None if it is unknown.
+        upper_threshold: the score above which no good image of a thousand is expected; None where the calibration
+            has no such level (rule "conformal", or another program's thresholds).
     """
 
     score: float
@@ -142,6 +156,12 @@ class Prediction:
     path: Path | None = None
     score_components: Mapping[str, float] = field(default_factory=dict)
     good_peak: float | None = None
+    upper_threshold: float | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome: "good", "look again" (from `threshold` to `upper_threshold`), or "defective" above."""
+        return outcome_of(self.label, self.score, self.upper_threshold)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, without the map, its `good_peak`, the mask and the contours."""
@@ -150,7 +170,9 @@ class Prediction:
             "path": None if self.path is None else str(self.path),
             "score": self.score,
             "label": self.label,
+            "outcome": self.outcome,
             "threshold": self.threshold,
+            "upper_threshold": self.upper_threshold,
             "p_value": self.p_value,
             "score_components": dict(self.score_components),
             "pixel_threshold": self.pixel_threshold,
@@ -214,6 +236,7 @@ class Report:
         tested: the images, in the data set's order.
         problems: of images that were left out.
         timings: "fit_s", "test_s", "predict_ms" and the like.
+        upper_threshold: as in `Prediction`.
     """
 
     category: str
@@ -225,3 +248,8 @@ class Report:
     tested: tuple[Tested, ...]
     problems: tuple[Problem, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
+    upper_threshold: float | None = None
+
+    def outcome(self, tested: Tested) -> Outcome:
+        """Return the outcome of one of the images."""
+        return outcome_of(tested.label, tested.score, self.upper_threshold)

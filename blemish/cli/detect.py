@@ -101,11 +101,13 @@ def predict(
     masks: Annotated[
         Path | None, typer.Option(help="Folder to write one mask per image to; defects are white.")
     ] = None,
-    fail_on_defect: Annotated[bool, typer.Option(help="Exit with 1 if an image is labelled defective.")] = False,
+    fail_on_defect: Annotated[
+        bool, typer.Option(help="Exit with 1 if an image is not good: defective, or to look at again.")
+    ] = False,
     threads: option.Threads = None,
     as_json: option.AsJson = False,
 ) -> None:
-    """Label images good or defective and locate the defects. Example: blemish predict model part.png --out figures"""
+    """Inspect images: outcomes, and places of defects. Example: blemish predict model part.png --out figures"""
     from blemish.detectors import registry
     from blemish.evaluation import load_nearest_good
     from blemish.imaging.decode import load, save
@@ -151,11 +153,13 @@ def _image_paths(images: Sequence[Path]) -> list[Path]:
 
 
 def _verdict(prediction: Prediction, path: Path) -> str:
-    label = "DEFECTIVE" if prediction.label else "good"
-    note = (
-        "  (as a whole: no region is above the pixel threshold)" if prediction.label and not prediction.regions else ""
-    )
-    return f"{label:9}  {prediction.score:8.3f} of {prediction.threshold:.3f}  p {prediction.p_value:.3f}  {path}{note}"
+    from blemish.visualization.primitives import p_value_text
+
+    outcome = {"defective": "DEFECTIVE"}.get(prediction.outcome, prediction.outcome)
+    whole = prediction.label and not prediction.regions
+    note = "  (as a whole: no region is above the pixel threshold)" if whole else ""
+    score = f"{prediction.score:8.3f} of {prediction.threshold:.3f}"
+    return f"{outcome:10}  {score}  {p_value_text(prediction.p_value):10}  {path}{note}"
 
 
 @app.command()

@@ -436,4 +436,5 @@ def _prediction(scored: Scored, state: DetectorState, path: Path | None) -> Pred
         path=path,
         score_components=scored.components,
         good_peak=float(pixel.scores[(pixel.n - 1) // 4]),
+        upper_threshold=image.upper_threshold if image.rule == "tail" else None,
     )

@@ -31,6 +31,7 @@ class _Tally:
     tested: list[Tested] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     pixels: dict[str, PixelCounts] = field(default_factory=dict)
+    upper_threshold: float | None = None
 
     def pixel_metrics(self, defects: Iterable[str]) -> dict[str, float]:
         """Return the pixel metrics on good images and images of these defect types."""
@@ -164,6 +165,7 @@ def _test_image(model: Predictor, sample: Sample, tally: _Tally) -> None:
         tally.problems.append(Problem(sample.path, "unreadable", f"{error} It was left out."))
         return
     predict_s = time.perf_counter() - start
+    tally.upper_threshold = prediction.upper_threshold
     tally.tested.append(Tested(sample, prediction.score, prediction.label, prediction.p_value, predict_s))
     height, width = prediction.anomaly_map.shape
     mask = load_defect_mask(sample, (height, width))
@@ -204,6 +206,7 @@ def _report(model: Predictor, datamodule: DataSet, tally: _Tally, timings: Mappi
         tested=tuple(tested),
         problems=(*model.problems, *tally.problems),
         timings=timings,
+        upper_threshold=tally.upper_threshold,
     )
 
 

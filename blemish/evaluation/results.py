@@ -56,7 +56,7 @@ def numbers_csv(rows: Mapping[str, Mapping[str, float]]) -> str:
 
 def scores_csv(reports: Iterable[Report]) -> str:
     """Return a CSV table of scores, one row per test image."""
-    head = ["category", "path", "defect", "score", "threshold", "label", "p_value", "predict_ms"]
+    head = ["category", "path", "defect", "score", "threshold", "label", "outcome", "p_value", "predict_ms"]
     return _csv(head, (_score_cells(report, tested) for report in reports for tested in report.tested))
 
 
@@ -118,7 +118,8 @@ def _figure(model: Predictor, tested: Tested) -> Figure:
 
 
 def _score_cells(report: Report, tested: Tested) -> tuple[object, ...]:
-    sample, decision = tested.sample, (tested.score, report.threshold, int(tested.label), tested.p_value)
+    sample, outcome = tested.sample, report.outcome(tested)
+    decision = (tested.score, report.threshold, int(tested.label), outcome, tested.p_value)
     return report.category, sample.path, sample.defect, *decision, 1000 * tested.predict_s
 
 

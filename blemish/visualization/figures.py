@@ -82,7 +82,7 @@ def panels(
         caption = "Marked by people" if mask.any() else "Marked by people: none"
         result.append(Panel(caption, draw_mask(small, resize_mask(mask, size), thickness=line)))
     result.append(Panel(HEAT_MAP, overlay(small, resize_map(prediction.anomaly_map, size), *colour_scale(prediction))))
-    no_region = ": none, defective as a whole" if prediction.label else ": none"
+    no_region = ": none, anomalous as a whole" if prediction.label else ": none"
     caption = "Above threshold" + ("" if prediction.mask.any() else no_region)
     result.append(Panel(caption, contours(small, resize_mask(prediction.mask, size), thickness=line)))
     result += _comparison(image, prediction, good_patch, good_image, size)

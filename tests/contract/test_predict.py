@@ -32,6 +32,9 @@ def test_a_prediction_is_whole(case: Case, name: str):
     assert np.isfinite(found.anomaly_map).all()
     assert (found.threshold, found.pixel_threshold) == (case.fitted.threshold, case.fitted.pixel_threshold)
     assert found.label == (found.score > found.threshold)
+    assert (found.outcome == "good") != found.label
+    assert found.upper_threshold is not None  # the default calibration has one
+    assert (found.outcome == "defective") == (found.score > found.upper_threshold)
     np.testing.assert_array_equal(found.mask, found.anomaly_map > found.pixel_threshold)
     assert 0 < found.p_value <= 1
     x, y = found.peak_xy
@@ -74,6 +77,13 @@ def test_patchcore_says_what_the_score_is_made_of(patchcore: Case, good_paths: l
 def test_without_fusion_the_worst_patch_alone_makes_the_score(patchcore: Case, good_paths: list[Path]):
     model = patchcore.make(fusion=False).fit(good_paths)
     assert names.components_of(model.predict(drawn.scratched(300))) == {}
+
+
+def test_a_guaranteed_rate_knows_two_outcomes(patchcore: Case, good_paths: list[Path]):
+    model = patchcore.make(calibration="conformal").fit(good_paths)
+    found = model.predict(drawn.scratched(300))
+    assert (found.label, found.outcome, found.upper_threshold) == (True, "defective", None)
+    assert model.predict(good_paths[0]).outcome in {"good", "defective"}
 
 
 def test_defects_score_above_good_images(case: Case):

@@ -102,6 +102,19 @@ def test_a_prediction_follows_from_score_and_map():
     assert calibrated().predict(np.full((6, 8, 3), 4, np.uint8)).label is True
 
 
+def test_up_to_the_upper_threshold_an_image_is_to_be_looked_at_again():
+    image = Calibration.from_scores(np.arange(1.0, 101.0), 0.25, "tail")
+    detector = calibrated(image)
+    for value, outcome in ((10, "good"), (int(image.threshold) + 1, "look again"), (255, "defective")):
+        found = detector.predict(np.full((6, 8, 3), value, np.uint8))
+        assert (found.outcome, found.label) == (outcome, outcome != "good")
+        assert found.upper_threshold == image.upper_threshold
+        assert found.to_dict()["outcome"] == outcome
+    conformal = calibrated(Calibration.from_scores(np.arange(1.0, 101.0), 0.25))
+    found = conformal.predict(np.full((6, 8, 3), 101, np.uint8))
+    assert (found.outcome, found.upper_threshold) == ("defective", None)
+
+
 def test_the_good_peak_is_the_lower_quartile_of_the_highest_map_values():
     for n, good_peak in ((1, 1.0), (4, 1.0), (5, 2.0), (99, 25.0)):
         pixel = Calibration.from_scores(np.arange(1.0, n + 1), 0.25)

@@ -34,7 +34,7 @@ def test_panels_have_one_size_and_captions() -> None:
 
 def test_the_caption_of_a_defective_image_without_regions() -> None:
     shown = panels(image_of(50, 50), prediction_of(blob(50, 50, 9), score=24.0))
-    assert shown[-1].caption == "Above threshold: none, defective as a whole"
+    assert shown[-1].caption == "Above threshold: none, anomalous as a whole"
 
 
 def test_a_hot_spot_below_the_threshold_is_visible_and_a_good_image_stays_grey() -> None:

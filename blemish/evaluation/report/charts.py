@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from blemish.types import outcome_of
 from blemish.visualization.charts import nice_ticks
 from blemish.visualization.primitives import gauge_position, short_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blemish.types import Curve, Float64
+    from blemish.types import Curve, Float64, Outcome
 
 # Score chart: left and right end of the axis, its top, the height of one histogram, and that of one strip.
 _LEFT, _RIGHT, _TOP, _HALF, _STRIP = 150, 664, 26, 74, 26
 # ROC chart: side, and left and top of the axes.
 _ROC_SIZE, _ROC_LEFT, _ROC_TOP = 300, 56, 16
+# Class of each outcome in the style sheet.
+CLASSES: dict[Outcome, str] = {"good": "good", "look again": "look", "defective": "bad"}
 
 
 class Bar(NamedTuple):
@@ -54,6 +57,8 @@ class ScoreChart(NamedTuple):
     threshold: str
     threshold_x: float
     bottom: float
+    upper: str = ""
+    upper_x: float = 0.0
     left: float = _LEFT
     right: float = _RIGHT
     top: float = _TOP
@@ -82,17 +87,22 @@ class Gauge(NamedTuple):
     threshold: str
     x: float
     label_x: float
+    upper: str
+    upper_x: float
     arrow: tuple[tuple[float, float], ...] = ()
 
 
-def score_chart(groups: Sequence[tuple[str, Sequence[float]]], threshold: float) -> ScoreChart | None:
+def score_chart(
+    groups: Sequence[tuple[str, Sequence[float]]], threshold: float, upper_threshold: float | None = None
+) -> ScoreChart | None:
     """Return the histogram and strips of image scores, or None if there are no finite scores.
 
-    No bin spans the threshold: bars right of its line are images called defective.
+    No bin spans the threshold: bars right of its line are images that are not called good.
 
     Args:
         groups: name and scores of each kind of image; "good" or the name of a defect type.
         threshold: the image threshold.
+        upper_threshold: the end of "look again"; marked where it lies among the scores.
     """
     finite = [(name, np.sort(np.asarray([s for s in scores if math.isfinite(s)]))) for name, scores in groups]
     finite = [(name, scores) for name, scores in finite if len(scores)]
@@ -105,6 +115,7 @@ def score_chart(groups: Sequence[tuple[str, Sequence[float]]], threshold: float)
     good = np.concatenate([scores for name, scores in finite if name == "good"] or [np.empty(0)])
     bad = np.concatenate([scores for name, scores in finite if name != "good"] or [np.empty(0)])
     first = _TOP + 2 * _HALF + 8
+    shown = upper_threshold is not None and threshold < upper_threshold < limits[1]
     return ScoreChart(
         n_good=len(good),
         n_defective=len(bad),
@@ -117,6 +128,8 @@ def score_chart(groups: Sequence[tuple[str, Sequence[float]]], threshold: float)
         threshold=short_number(threshold),
         threshold_x=_x(threshold, limits),
         bottom=first + _STRIP * len(finite),
+        upper=short_number(upper_threshold) if upper_threshold is not None and shown else "",
+        upper_x=_x(upper_threshold, limits) if upper_threshold is not None and shown else 0.0,
     )
 
 
@@ -141,11 +154,11 @@ def roc_chart(curve: Curve, operating_point: tuple[float, float], false_positive
     )
 
 
-def gauge(score: float, threshold: float) -> Gauge | None:
+def gauge(score: float, threshold: float, upper_threshold: float | None = None) -> Gauge | None:
     """Return the gauge of one image's score (`gauge_position`), or None if a number is not finite."""
     if not (math.isfinite(score) and math.isfinite(threshold)):
         return None
-    position = gauge_position(score, threshold)
+    position = gauge_position(score, threshold, upper_threshold)
     x = 10 + 280 * position
     arrow: tuple[tuple[float, float], ...] = ()
     if not 0 < position < 1:
@@ -153,8 +166,13 @@ def gauge(score: float, threshold: float) -> Gauge | None:
         arrow = ((x + 9 * away, 30), (x - 6 * away, 22), (x - 6 * away, 38))
     label = short_number(score)
     half = 4 * len(f"score {label}")
-    kind = "bad" if score > threshold else "good"
-    return Gauge(kind, label, short_number(threshold), round(x, 1), round(min(max(x, half), 300 - half), 1), arrow)
+    kind = CLASSES[outcome_of(score > threshold, score, upper_threshold)]
+    label_x = round(min(max(x, half), 300 - half), 1)
+    upper, upper_x = "", 150.0
+    if upper_threshold is not None and upper_threshold > threshold:
+        upper = short_number(upper_threshold)
+        upper_x = round(10 + 280 * gauge_position(upper_threshold, threshold, upper_threshold), 1)
+    return Gauge(kind, label, short_number(threshold), round(x, 1), label_x, upper, upper_x, arrow)
 
 
 def _x(value: float, limits: tuple[float, float]) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from blemish.evaluation.report.charts import RocChart, ScoreChart, roc_chart, score_chart
+from blemish.evaluation.report.charts import CLASSES, RocChart, ScoreChart, roc_chart, score_chart
 from blemish.evaluation.report.figures import Figure, grouped, kind_of
 from blemish.evaluation.report.text import (
     METRICS,
@@ -16,6 +16,7 @@ from blemish.evaluation.report.text import (
     caution,
     counts,
     headline,
+    look_again,
     measure,
     observed,
     reason_absent,
@@ -24,7 +25,7 @@ from blemish.evaluation.report.text import (
 )
 from blemish.metrics.classification import roc_curve
 from blemish.visualization.overlays import colour_bar
-from blemish.visualization.primitives import OUTCOMES, short_number
+from blemish.visualization.primitives import short_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,14 +48,17 @@ class Value(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A table row or a tile: name and values; `kind` is "good", "bad" or neutral, `percent` the length of a bar."""
+    """A table row or a tile: name and values; `kind` is "good", "bad" or neutral.
+
+    `bar` has the lengths of its parts in percent: defective, and look again.
+    """
 
     name: str
     values: Sequence[Value]
     meaning: str = ""
     interval: str = ""
     kind: str = ""
-    percent: int = 0
+    bar: tuple[int, int] = (0, 0)
 
 
 class Table(NamedTuple):
@@ -95,7 +99,7 @@ def report_context(
         "overview": _overview(reports) if len(reports) > 1 else None,
         "categories": [_category(report, figures.get(report.category, ()), max_images_listed) for report in reports],
         "heat_colours": colour_bar(13)[0].tolist(),
-        "outcomes": OUTCOMES,
+        "classes": CLASSES,
     }
 
 
@@ -134,8 +138,8 @@ def _category(report: Report, figures: Sequence[Figure], max_images_listed: int)
     )
 
 
-def _count(n_hits: int, n: int) -> Value:
-    return Value(str(n_hits), of=n) if n else Value()
+def _count(n_hits: int, n: int, note: str = "") -> Value:
+    return Value(str(n_hits), of=n, note=note) if n else Value()
 
 
 def _number(value: float | None, note: str = "") -> Value:
@@ -153,13 +157,14 @@ def _interval(report: Report, name: str) -> str:
 
 def _tiles(report: Report) -> list[Row]:
     n_defective, n_found, n_good, n_alarms = counts(report)
+    notes = [f"{n} look again" if n else "" for n in look_again(report)]
     tiles = []
     if n_defective:
         kind = "bad" if n_found < n_defective else "good"
-        tiles.append(Row("defects found", [_count(n_found, n_defective)], kind=kind))
+        tiles.append(Row("defects found", [_count(n_found, n_defective, notes[0])], kind=kind))
     if n_good:
         kind = "bad" if n_alarms > report.false_positive_rate_set * n_good else "good"
-        tiles.append(Row("false positives", [_count(n_alarms, n_good)], kind=kind))
+        tiles.append(Row("false positives", [_count(n_alarms, n_good, notes[1])], kind=kind))
     names = [name for name in ("image_AUROC", "AUPRO") if name in report.metrics]
     return tiles + [Row(METRICS[name][0], [_metric(report, name)], "", _interval(report, name)) for name in names]
 
@@ -169,7 +174,7 @@ def _charts(report: Report) -> tuple[ScoreChart | None, RocChart | None]:
     groups: dict[str, list[float]] = {}
     for result in sorted(report.tested, key=lambda t: (t.sample.is_defective, t.sample.defect)):
         groups.setdefault(result.sample.defect, []).append(result.score)
-    scores = score_chart(list(groups.items()), report.threshold)
+    scores = score_chart(list(groups.items()), report.threshold, report.upper_threshold)
     n_defective, n_found, n_good, n_alarms = counts(report)
     if scores is None or not n_defective or not n_good:
         return scores, None
@@ -210,14 +215,17 @@ def _defects(report: Report) -> Table:
     rows = []
     for kind in kinds:
         results = [t for t in report.tested if t.sample.defect == kind]
-        n_called = sum(t.label for t in results)
+        outcomes, n = [report.outcome(t) for t in results], len(results)
+        n_called, n_again = outcomes.count("defective"), outcomes.count("look again")
         scores = [t.score for t in results]
         limits = (min(scores), float(np.median(scores)), max(scores))
-        values = [_count(n_called, len(results)), *(Value(short_number(limit)) for limit in limits)]
+        again = [] if report.upper_threshold is None else [_count(n_again, n)]
+        values = [_count(n_called, n), *again, *(Value(short_number(limit)) for limit in limits)]
         values += [_number(report.by_defect.get(kind, {}).get(name)) for name in names]
-        rows.append(Row(kind, values, percent=round(100 * n_called / len(results))))
+        rows.append(Row(kind, values, bar=(round(100 * n_called / n), round(100 * n_again / n))))
     titles = (METRICS.get(name, (name, ""))[0] for name in names)
-    return Table(("Kind", "Called defective", "Lowest score", "Median", "Highest", *titles), rows)
+    called = ("Called defective",) if report.upper_threshold is None else ("Called defective", "Look again")
+    return Table(("Kind", *called, "Lowest score", "Median", "Highest", *titles), rows)
 
 
 def _timings(report: Report) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Kind = Literal["miss", "false positive", "close call", "example"]
 _GROUPS: dict[Kind, tuple[str, str]] = {
     "miss": ("Worst misses", "Defective images that were called good, lowest score first."),
-    "false positive": ("Worst false positives", "Good images that were called defective, highest score first."),
+    "false positive": ("Worst false positives", "Good images that were not called good, highest score first."),
     "close call": ("Close calls", "Called right, but nearest to the threshold."),
     "example": ("Examples", "Images as the detector sees them."),
 }
@@ -42,9 +42,7 @@ class Figure:
 
     @property
     def verdict(self) -> str:
-        """The label and whether it is correct, in a word."""
-        if self.kind in {"close call", "example"} and self.tested and kind_of(self.tested) == "close call":
-            return "found" if self.tested.label else "good"
+        """The group in a word."""
         return {"miss": "missed"}.get(self.kind, self.kind)
 
     @property

@@ -10,7 +10,7 @@ from blemish.evaluation.report.charts import gauge
 from blemish.evaluation.report.context import report_context
 from blemish.evaluation.report.figures import jpeg_uri, kind_of
 from blemish.evaluation.report.text import path_tail
-from blemish.visualization.primitives import short_number
+from blemish.visualization.primitives import p_value_text, short_number
 
 if TYPE_CHECKING:
     import os
@@ -75,6 +75,6 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = (gauge, jpeg_uri, kind_of, path_tail, short_number)
+    filters = (gauge, jpeg_uri, kind_of, p_value_text, path_tail, short_number)
     templates.filters.update({function.__name__: function for function in filters})
     return templates

@@ -62,6 +62,12 @@ def counts(report: Report) -> Counts:
     return Counts(len(defective), sum(defective), len(good), sum(good))
 
 
+def look_again(report: Report) -> tuple[int, int]:
+    """Count the defective and the good images whose outcome is "look again"."""
+    again = [result.sample.is_defective for result in report.tested if report.outcome(result) == "look again"]
+    return sum(again), len(again) - sum(again)
+
+
 def percent(share: float) -> str:
     """Return a rate in percent with three significant digits.
 
@@ -162,15 +168,18 @@ def headline(report: Report) -> str:
         defects = f"the one defective image was {'found' if n_found else 'missed'}"
     else:
         defects = f"{_of(n_found, n_defective, 'defective images')} found"
+    called = "called defective" if report.upper_threshold is None else "not called good"
     if not n_good:
         alarms = "there were no good images, so nothing is known of false positives"
     elif n_good == 1:
-        alarms = f"the one good image was called {'defective' if n_alarms else 'good'}"
+        alarms = f"the one good image was {called if n_alarms else 'called good'}"
     else:
-        alarms = f"{_of(n_alarms, n_good, 'good ones' if n_defective else 'good images')} called defective"
+        alarms = f"{_of(n_alarms, n_good, 'good ones' if n_defective else 'good images')} {called}"
         alarms += f" ({observed(n_alarms / n_good)})" if n_alarms else ""
+    n_defective, n_good = look_again(report)
+    again = f"Look again: {n_defective} defective and {n_good} good. " if n_defective or n_good else ""
     asked = f"You asked for at most {percent(report.false_positive_rate_set)} false positives."
-    return f"{defects[0].upper()}{defects[1:]}; {alarms}. {asked}"
+    return f"{defects[0].upper()}{defects[1:]}; {alarms}. {again}{asked}"
 
 
 def _of(n_hits: int, n: int, of_what: str) -> str:

@@ -57,6 +57,17 @@ def test_a_score_equal_to_the_threshold_is_left_of_it() -> None:
     assert all(float(bar["x"]) < line for bar in of_class(svg, "good") if "width" in bar)
 
 
+def test_the_end_of_look_again_is_marked_where_it_lies_among_the_scores() -> None:
+    assert [line["x1"] for line in of_class(drawn("score_chart", score_chart(GROUPS, 18.0, 24.0)), "upper")] == [
+        "517.2"
+    ]
+    for upper in (None, 18.0, 99.0):
+        assert not of_class(drawn("score_chart", score_chart(GROUPS, 18.0, upper)), "upper")
+    (zone,) = of_class(drawn("gauge", gauge(22.0, 20.0, 30.0)), "look track")
+    assert (float(zone["x"]), float(zone["width"])) == (150, 70)
+    assert of_class(drawn("gauge", gauge(22.0, 20.0, 30.0)), "look rim")
+
+
 def test_each_kind_has_a_strip_and_a_count() -> None:
     svg = score_svg(GROUPS, 18.0)
     texts = [element.text for element in parsed(svg).iter() if element.tag == "text"]

@@ -47,7 +47,23 @@ def test_counts_have_their_total() -> None:
     assert [(tile.kind, *tile.values) for tile in category.tiles] == [
         ("good", Value("1", 1)), ("bad", Value("1", 2)), ("", Value("0.988"))
     ]  # fmt: skip
-    assert [(row.name, row.percent) for row in category.defects.rows] == [("good", 50), ("cut", 100)]
+    assert [(row.name, row.bar) for row in category.defects.rows] == [("good", (50, 0)), ("cut", (100, 0))]
+
+
+def test_images_to_look_at_again_are_counted() -> None:
+    results = (result_of(20), result_of(21), result_of(30, "cut"), result_of(31, "cut"), result_of(9, "cut"))
+    category = category_of(report_of(*results, upper_threshold=30.0))
+    assert [tile.values[0] for tile in category.tiles[:2]] == [
+        Value("2", 3, "1 look again"), Value("1", 2, "1 look again")
+    ]  # fmt: skip
+    assert category.defects.columns[:3] == ("Kind", "Called defective", "Look again")
+    assert [row.values[:2] for row in category.defects.rows] == [
+        [Value("0", 2), Value("1", 2)], [Value("1", 3), Value("1", 3)]
+    ]  # fmt: skip
+    assert [row.bar for row in category.defects.rows] == [(0, 50), (33, 33)]
+    assert (
+        "1 of 2 good ones was not called good (50.0\u00a0%). Look again: 1 defective and 1 good." in category.headline
+    )
 
 
 def test_the_overview_sums_counts_and_averages_metrics() -> None:

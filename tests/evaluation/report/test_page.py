@@ -124,11 +124,15 @@ def test_closest_has_the_narrowest_correct_labels_first() -> None:
     assert [t.sample.path.name for t in found] == ["c1.png", "c0.png"]
     assert [t.sample.path.name for t in good] == ["g1.png", "g0.png"]
     assert [len(group) for group in closest(report, 1)] == [1, 1]
-    text = Page(report_html([report], figures={"bottle": [figure_of(t) for t in (*found, *good)]})).text
+    source = report_html([report], figures={"bottle": [figure_of(t) for t in (*found, *good)]})
+    text = Page(source).text
     assert "Close calls" in text
     assert "Worst misses" not in text
     assert "Worst false positives" not in text
-    assert [text.count(f" {verdict} ") for verdict in ("FOUND", "GOOD")] == [2, 2]
+    figures = re.findall(r"<figure>.*?</figcaption>", source, re.DOTALL)
+    assert [re.findall(r'"pill (\w+)">(.*?)<', figure) for figure in figures] == [
+        [("bad", "DEFECTIVE")], [("bad", "DEFECTIVE")], [("good", "GOOD")], [("good", "GOOD")]
+    ]  # fmt: skip
     assert worst(report_of()) == closest(report_of()) == ((), ())
 
 
@@ -152,6 +156,15 @@ def test_wrong_labels_are_named() -> None:
     assert source.count(">FALSE POSITIVE<") == 2
     assert source.count('class="scale"') == 4
     assert source.count('<line x1="42" x2="42"') == 4  # the threshold, in the middle of 84
+
+
+def test_an_image_to_look_at_again_has_its_word_and_colour() -> None:
+    report = report_of(result_of("g.png", 25.0), result_of("c.png", 26.0, "cut"), upper_threshold=25.5)
+    source = report_html([report], figures={"bottle": [figure_of(t) for t in report.tested]})
+    assert source.count('<span class="pill look">LOOK AGAIN</span>') == 2  # its figure, and its row
+    assert source.count('<span class="error">FALSE POSITIVE</span>') == 1
+    assert 'class="look rim"' in source
+    assert "Up to 25.5 they are to\nbe looked at again" in source
 
 
 HOSTILE = "<script>alert(1)</script>\"'&.png"
