@@ -14,11 +14,7 @@ RENAMED = {"false_alarm_rate": "false_positive_rate", "whole_picture": "score_fu
 
 
 def upgraded(header: Mapping[str, Any], *, where: object) -> dict[str, Any]:
-    """Return a header of an earlier format version as the present version writes it; others as they are.
-
-    Args:
-        header: the content of `model.json`, whose format_version, settings and thresholds were checked for their type.
-    """
+    """Return a header of an earlier format version as the present version writes it; others as they are."""
     result = dict(header)
     for version in range(result["format_version"], FORMAT_VERSION):
         result = UPGRADES[version](result, where)

@@ -41,11 +41,6 @@ class MemoryIndex:
         memory_bank: (n, D) float32, finite, within +-1e15, one row per patch. It is not copied and must not change.
         weight_limit: largest 8-bit value of a bank row; None for the largest that this processor multiplies exactly.
 
-    Attributes:
-        memory_bank: the rows.
-        n_rows: their number.
-        dim: length of a row.
-
     Raises:
         InputError: if `memory_bank` is not such an array with at least one row.
     """

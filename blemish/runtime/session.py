@@ -31,9 +31,7 @@ class Session(ABC):
     """A graph that was loaded on a device. Threads may share one.
 
     Attributes:
-        input_name: name of its input.
         input_shape: size of each axis of the input, None for any: (batch, height, width, 3) of a network.
-        outputs: names of its outputs, in order.
         metadata: what the model states of itself, by key.
     """
 
@@ -88,7 +86,6 @@ def load(
     """Return a session that runs an ONNX graph.
 
     Args:
-        graph: the model, or its bytes.
         device: "cpu", "cuda" or "tensorrt"; "cuda:1" for another than the first GPU.
         threads: processor threads; None for one per physical core.
         passes: whether the package's own passes may rewrite the graph for the engine; results differ by rounding.

@@ -24,10 +24,8 @@ class Tiled(NamedTuple):
     """A map on tiles: (B, side, side, rows, columns, channels) float32.
 
     Attributes:
-        name: of the tensor.
         side: pixels of a tile along an axis.
         tiles_hw: rows and columns of tiles.
-        channels: number of channels.
         hw: true height and width of the map in pixels.
         start: first channel of the tensor that belongs to the map, a multiple of `channels`.
         width: channels of the tensor, 0 where all belong to the map.

@@ -64,7 +64,6 @@ class EncodedImage(NamedTuple):
     Attributes:
         path: the image's file; None for an array.
         sha256: of the file, or of the array's bytes.
-        prediction: the detector's.
         regions: most anomalous first; empty if nothing is above the threshold and none was forced.
         vector: (D,) float32 of unit length, of the whole image.
     """
@@ -78,9 +77,6 @@ class EncodedImage(NamedTuple):
 
 class RegionEncoder:
     """Encodes the regions that a fitted detector finds, by features of the embedded network.
-
-    Args:
-        model: the detector.
 
     Attributes:
         ids: the detector's `model_id`, and the ids that 0.1.0 gave to it.
@@ -115,7 +111,6 @@ class RegionEncoder:
         """Return the anomalous regions of an image with their vectors; `fit` comes first.
 
         Args:
-            image: a path, sample or array.
             force: where nothing is above the threshold, encode the most anomalous region below it.
 
         Raises:

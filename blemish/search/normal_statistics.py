@@ -36,8 +36,6 @@ class NormalStatistics:
     """Mean and covariance of good images' features, as whitening transforms.
 
     Attributes:
-        geometry: from image to network input.
-        whitening: layer to its whitening transform.
         mean_squared_norm: of good images' whitened mean features of the shallow layer.
     """
 

@@ -44,9 +44,7 @@ def suggest(backend: Backend, vector: Float32, k: int, where: Filter, references
     """Return the label with most of the neighbors' votes, or that the region is novel.
 
     Args:
-        vector: (D,) float32 of the region.
         k: number of labelled neighbors that vote.
-        references: `reference_distances` of the store.
     """
     closest = nearest(backend, REGION, vector, 1, where)
     p_value = novelty_p_value(1 - closest[0].similarity, references) if closest else None
@@ -87,7 +85,6 @@ def groups(backend: Backend, where: Filter, least_similarity: float | None, refe
     Args:
         least_similarity: clusters merge while their mean cosine is at least this; None for the similarity below which
             a defect is novel.
-        references: `reference_distances` of the store.
     """
     points = list(backend.scan(where, using=REGION))
     if not points:

@@ -41,7 +41,6 @@ class EdgeBackend:
 
     Raises:
         StoreError: if the engine is not installed, the folder is in use, or what is in it can't be read.
-        SaveError: if the folder can't be made.
     """
 
     def __init__(self, folder: Path | None, dims: Mapping[str, int], *, batch_size: int = BATCH) -> None:
@@ -216,7 +215,6 @@ def acquire_lock(folder: Path) -> BaseFileLock:
 
     Raises:
         StoreError: if another process, or this one, holds it; the text names the holder.
-        SaveError: if no file can be written there.
     """
     # Loads asyncio: 0.1 s that only an opened folder costs.
     filelock = import_package("filelock", "filelock", extra="search")

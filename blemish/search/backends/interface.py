@@ -72,11 +72,7 @@ class Filter:
 
 
 class Query(NamedTuple):
-    """One nearest-neighbor query.
-
-    Attributes:
-        vector: (D,) float32.
-    """
+    """One nearest-neighbor query."""
 
     vector: Float32
     k: int
