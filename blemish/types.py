@@ -141,6 +141,7 @@ class Prediction:
             start; None if it is unknown.
         upper_threshold: the score above which no good image of a thousand is expected; None where the calibration
             has no such level (rule "conformal", or another program's thresholds).
+        drift: why the image may not be comparable, such as "brighter than the good images"; "" if it is.
     """
 
     score: float
@@ -157,6 +158,7 @@ class Prediction:
     score_components: Mapping[str, float] = field(default_factory=dict)
     good_peak: float | None = None
     upper_threshold: float | None = None
+    drift: str = ""
 
     @property
     def outcome(self) -> Outcome:
@@ -175,6 +177,7 @@ class Prediction:
             "upper_threshold": self.upper_threshold,
             "p_value": self.p_value,
             "score_components": dict(self.score_components),
+            "drift": self.drift,
             "pixel_threshold": self.pixel_threshold,
             "peak_xy": list(self.peak_xy),
             "height_width": list(self.anomaly_map.shape),
@@ -213,6 +216,7 @@ class Tested:
         label: True if the detector labelled it defective.
         p_value: share of good images expected to score at least as high.
         predict_s: seconds from file to prediction.
+        drift: as of its prediction.
     """
 
     sample: Sample
@@ -220,6 +224,7 @@ class Tested:
     label: bool
     p_value: float
     predict_s: float
+    drift: str = ""
 
 
 @dataclass(frozen=True)

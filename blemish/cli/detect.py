@@ -85,6 +85,7 @@ def test(
     overlap = training_overlap(detector, result)
     if overlap is not None:
         print(f"warning: {overlap}", file=sys.stderr)
+    _warn_of_drift([tested.drift for tested in result.tested])
     if scores is not None:
         write_text(scores, scores_csv([result]))
     if report is not None:
@@ -132,13 +133,22 @@ def predict(
         if masks is not None:
             save(masks / name, prediction.mask)
         if not as_json:
-            print(_verdict(prediction, paths[i]))
+            print(_verdict(prediction, paths[i]) + (f"  ({prediction.drift})" if prediction.drift else ""))
     if as_json:
         print(json.dumps(rows, indent=1))
+    _warn_of_drift([row["drift"] for row in rows])
     if n_broken:
         raise typer.Exit(2)
     if fail_on_defect and n_defective:
         raise typer.Exit(1)
+
+
+def _warn_of_drift(drifts: Sequence[str]) -> None:
+    from blemish.imaging.drift import drift_of_most
+
+    warning = drift_of_most(drifts)
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _image_paths(images: Sequence[Path]) -> list[Path]:

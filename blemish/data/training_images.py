@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from blemish._io.prefetch import prefetch
 from blemish.errors import DataError, ImageError, message
 from blemish.imaging.decode import path_of, read_facts, read_image
-from blemish.types import Float32, ImageInput, Problem, Progress, UInt8
+from blemish.imaging.drift import GoodRange, image_statistics
+from blemish.types import Float32, Float64, ImageInput, Problem, Progress, UInt8
 
 if TYPE_CHECKING:
     from blemish.imaging.geometry import Geometry
@@ -27,6 +28,7 @@ class TrainingImages:
         names: the path of each, or its index if it came as an array.
         sizes_hw: (height, width) of each.
         problems: of the broken images.
+        statistics: the `image_statistics` of each network input, once it was prepared.
 
     Raises:
         DataError: if fewer than `least` can be read: each image is scored by the others.
@@ -39,6 +41,7 @@ class TrainingImages:
         self.names: list[str] = []
         self.sizes_hw: list[tuple[int, int]] = []
         self.problems: list[Problem] = []
+        self.statistics: list[Float64 | None] = []
         self._digests: list[str] = []
         self._bit_depth = bit_depth
         self._threads = threads
@@ -51,6 +54,7 @@ class TrainingImages:
             self.items.append(item)
             self.names.append(name)
             self.sizes_hw.append(facts[0])
+            self.statistics.append(None)
             self._digests.append(facts[1])
         self._check_enough()
 
@@ -94,6 +98,8 @@ class TrainingImages:
             if isinstance(image, ImageError):
                 self._leave_out(self.names[i], image)
             else:
+                if self.statistics[i] is None:
+                    self.statistics[i] = image_statistics(image)
                 yield i, image
             progress(stage, done, len(chosen))
 
@@ -102,8 +108,14 @@ class TrainingImages:
         self.items = [self.items[i] for i in good]
         self.names = [self.names[i] for i in good]
         self.sizes_hw = [self.sizes_hw[i] for i in good]
+        self.statistics = [self.statistics[i] for i in good]
         self._digests = [self._digests[i] for i in good]
         self._check_enough()
+
+    def good_range(self) -> GoodRange | None:
+        """Return the range of the statistics of all images that were prepared; None before."""
+        rows = [row for row in self.statistics if row is not None]
+        return GoodRange.of(rows) if rows else None
 
     def _facts(self, item: ImageInput) -> tuple[tuple[int, int], str] | ImageError:
         """Return (height, width) and hash of one image; files are not decoded."""

@@ -21,10 +21,18 @@ from blemish.errors import ImageError, InputError, NotFittedError, message
 from blemish.imaging.anomaly_map import peak, regions
 from blemish.imaging.decode import path_of, read_image
 from blemish.modelfolder.folder import ModelFolder, load_model, save_model
-from blemish.modelfolder.header import Training, read_calibration, read_fitted, read_geometry, read_training
+from blemish.modelfolder.header import (
+    Training,
+    read_calibration,
+    read_fitted,
+    read_geometry,
+    read_good_range,
+    read_training,
+)
 from blemish.types import GoodPatch, Prediction, Problem, no_progress
 
 if TYPE_CHECKING:
+    from blemish.imaging.drift import GoodRange
     from blemish.imaging.geometry import Geometry
     from blemish.ops.conformal import Calibration
     from blemish.types import Float32, ImageInput, Progress, UInt8
@@ -46,6 +54,7 @@ class DetectorState(ABC):
         pixel_calibration: of the highest value of each calibration image's map.
         training: path and size of each training image.
         provenance: seed, hashes, counts and times, for `model.json`.
+        good_range: of the training images' statistics; None if an earlier version or another program fitted it.
     """
 
     geometry: Geometry
@@ -53,6 +62,7 @@ class DetectorState(ABC):
     pixel_calibration: Calibration
     training: Training
     provenance: Mapping[str, str | int | float] = field(repr=False)
+    good_range: GoodRange | None = None
 
     @property
     @abstractmethod
@@ -148,8 +158,8 @@ class Detector(ABC, Generic[SettingsT, StateT]):
         """Return the state fitted on images; those that can't be decoded join `images.problems`."""
 
     @abstractmethod
-    def _score(self, image: UInt8, state: StateT) -> Scored:
-        """Return score and map of an image, uint8 (H, W, 3) RGB."""
+    def _score(self, image: UInt8, network_input: UInt8, state: StateT) -> Scored:
+        """Return score and map of an image, uint8 (H, W, 3) RGB, and the network's input that was prepared from it."""
 
     @classmethod
     @abstractmethod
@@ -208,7 +218,7 @@ class Detector(ABC, Generic[SettingsT, StateT]):
         images = TrainingImages(
             list(samples), bit_depth=settings.bit_depth, threads=settings.n_threads, least=self.least_images
         )
-        self._state = self._fit(images, progress or no_progress)
+        self._state = replace(self._fit(images, progress or no_progress), good_range=images.good_range())
         self.problems = tuple(images.problems)
         return self
 
@@ -221,7 +231,7 @@ class Detector(ABC, Generic[SettingsT, StateT]):
             NotFittedError: before `fit` or `load`.
         """
         state = self.fitted
-        return _prediction(self._score(read_image(image, self.bit_depth), state), state, path_of(image))
+        return self._predict(read_image(image, self.bit_depth), state, path_of(image))
 
     def predict_many(self, images: Iterable[ImageInput]) -> Iterator[Prediction | Problem]:
         """Yield the prediction of each image in order, or its problem; the next images are decoded meanwhile.
@@ -241,9 +251,14 @@ class Detector(ABC, Generic[SettingsT, StateT]):
         return (
             Problem(path or Path(), "unreadable", str(image))
             if isinstance(image, ImageError)
-            else _prediction(self._score(image, state), state, path)
+            else self._predict(image, state, path)
             for path, image in prefetch(read, images, threads=self.threads)
         )
+
+    def _predict(self, image: UInt8, state: StateT, path: Path | None) -> Prediction:
+        network_input = state.geometry.prepare(image)
+        drift = "" if state.good_range is None else state.good_range.drift(network_input)
+        return replace(_prediction(self._score(image, network_input, state), state, path), drift=drift)
 
     def nearest_good_patches(self, image: ImageInput, k: int) -> tuple[GoodPatch, ...]:
         """Return the good patches nearest to the most anomalous one, nearest first, each of another training image.
@@ -343,6 +358,7 @@ class Detector(ABC, Generic[SettingsT, StateT]):
             },
             "provenance": dict(state.provenance),
             "training": state.training.to_json(),
+            **({} if state.good_range is None else {"good_range": dict(state.good_range.limits)}),
             **state.header(),
         }
 
@@ -393,6 +409,7 @@ class Detector(ABC, Generic[SettingsT, StateT]):
             "image_calibration": read_calibration(header, "image"),
             "pixel_calibration": read_calibration(header, "pixel"),
             "training": read_training(header),
+            "good_range": read_good_range(header),
             "provenance": dict(header["provenance"]),
         }
         return settings, cls._read(model, settings, common)

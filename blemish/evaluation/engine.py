@@ -166,7 +166,8 @@ def _test_image(model: Predictor, sample: Sample, tally: _Tally) -> None:
         return
     predict_s = time.perf_counter() - start
     tally.upper_threshold = prediction.upper_threshold
-    tally.tested.append(Tested(sample, prediction.score, prediction.label, prediction.p_value, predict_s))
+    tested = Tested(sample, prediction.score, prediction.label, prediction.p_value, predict_s, prediction.drift)
+    tally.tested.append(tested)
     height, width = prediction.anomaly_map.shape
     mask = load_defect_mask(sample, (height, width))
     if isinstance(mask, Problem):

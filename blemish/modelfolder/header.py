@@ -10,6 +10,7 @@ import numpy as np
 
 from blemish._validation.checks import check_number, check_whole
 from blemish.errors import BlemishError, InputError, ModelFileError, message
+from blemish.imaging.drift import STATISTICS, GoodRange
 from blemish.imaging.geometry import Geometry, MapRule, Upsampling, choose_geometry
 from blemish.ops.conformal import Calibration
 
@@ -99,3 +100,22 @@ def read_training(header: Mapping[str, Any]) -> Training:
             raise InputError(message("path", "text", repr(row["path"])))
     sizes = ((check_whole("height_width", side, 1, LARGEST_SIDE_PX) for side in row["height_width"]) for row in rows)
     return Training(tuple(row["path"] for row in rows), tuple((height, width) for height, width in sizes))
+
+
+def read_good_range(header: Mapping[str, Any]) -> GoodRange | None:
+    """Return the range of the good images' statistics; None if the model has none. InputError if it is not a range."""
+    if "good_range" not in header:
+        return None
+    stored = header["good_range"]
+    if not isinstance(stored, dict) or set(stored) != set(STATISTICS):
+        raise InputError(message("good_range", f"ranges of {', '.join(STATISTICS)}", repr(stored)[:100]))
+    limits = {}
+    for name in STATISTICS:
+        pair = stored[name]
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise InputError(message(f"good_range.{name}", "[low, high]", repr(pair)[:100]))
+        low, high = (float(check_number(f"good_range.{name}", limit, low=-10, high=10)) for limit in pair)
+        if low >= high:
+            raise InputError(message(f"good_range.{name}", "low below high", repr(pair)))
+        limits[name] = low, high
+    return GoodRange(limits)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # Names of files, whose SHA-256 counts instead, and settings that move thresholds only.
 LEFT_OUT_SETTINGS = {"backbone", "teacher", "imagenet_dir", "false_positive_rate", "calibration"}
 # Entries of the header that do not say what a detector computes.
-LEFT_OUT_ENTRIES = {"format_version", "files", "training", "history"}
+LEFT_OUT_ENTRIES = {"format_version", "files", "training", "history", "good_range"}
 
 # Settings that 0.1.0 called otherwise, and those of PatchCore that are constants now.
 NAMES_0_1 = {"score_fusion": "whole_picture", "budget": "budget_s"}

@@ -49,6 +49,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # What is asked for is done
 
 
+def test_predict_asks_whether_the_light_has_changed(saved: Path, run, tmp_path: Path):
+    dark = [write(tmp_path / f"{i}.png", (good(i) * 0.2).astype(np.uint8)) for i in (1, 2)]
+    code, out, err = run("predict", saved, *dark)
+    assert code == 0
+    assert out.count("  (darker than the good images)\n") == 2
+    assert err == (
+        "warning: 2 of 2 images are darker than the good images: has the light changed? "
+        "Fit again with such images, or restore it.\n"
+    )
+    _, out, err = run("predict", saved, dark[0], write(tmp_path / "good.png", good(1)), "--json")
+    assert ([row["drift"] for row in json.loads(out)], err) == (["darker than the good images", ""], "")
+
+
 @pytest.mark.slow
 def test_fit_test_and_predict(root: Path, run, tmp_path: Path):
     model, report, scores = tmp_path / "m", tmp_path / "r.html", tmp_path / "s.csv"

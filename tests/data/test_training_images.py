@@ -11,6 +11,7 @@ import pytest
 from blemish.data.training_images import TrainingImages
 from blemish.errors import DataError, ImageError, InputError
 from blemish.imaging.decode import path_of, read_image
+from blemish.imaging.drift import GoodRange, image_statistics
 from blemish.imaging.geometry import Geometry
 from blemish.types import Sample, no_progress
 from tests.images import cut_off, good, goods, write, write_goods
@@ -152,3 +153,17 @@ def test_bit_depth_reaches_files_and_arrays(tmp_path: Path):
     for item in (path, twelve):
         np.testing.assert_allclose(read_image(item, 12)[..., 0].astype(int), grey, atol=1)
         np.testing.assert_allclose(read_image(item, None)[..., 0].astype(int), grey // 16, atol=1)
+
+
+def test_statistics_are_those_of_the_images_left_as_first_prepared(tmp_path: Path):
+    paths = write_goods(tmp_path, 3)
+    paths[1] = cut_off(tmp_path / "broken.png", good(1))
+    images = read(paths)
+    assert images.good_range() is None
+    kept = list(feature_maps(images, [0, 1, 2]))
+    images.keep(kept)
+    expected = [image_statistics(Geometry((64, 64)).prepare(good(i))) for i in kept]
+    np.testing.assert_array_equal(images.statistics, expected)
+    list(images.prepared(Geometry((32, 32)), [0], stage="s", progress=no_progress))
+    np.testing.assert_array_equal(images.statistics, expected)
+    assert images.good_range() == GoodRange.of(expected)

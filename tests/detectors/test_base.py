@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from blemish import EfficientAd, Padim, Patchcore
+from blemish import EfficientAd, Padim, Patchcore, Prediction
 from blemish.detectors.base import Detector, DetectorState, Scored, constructor
 from blemish.detectors.settings import Settings, describe_settings, number, options, setting
 from blemish.errors import InputError, NotFittedError
@@ -67,7 +67,7 @@ class Brightness(Detector[BrightnessSettings, BrightnessState]):
             provenance={"seed": self.settings.seed},
         )
 
-    def _score(self, image: UInt8, state: BrightnessState) -> Scored:
+    def _score(self, image: UInt8, network_input: UInt8, state: BrightnessState) -> Scored:
         grey = image.mean(axis=2, dtype=np.float32)
         return Scored(self.settings.factor * float(grey.mean()), grey)
 
@@ -148,6 +148,18 @@ def test_it_is_fitted_once_enough_images_are_there(tmp_path: Path):
     assert model.fit([*goods(4), broken], progress=lambda stage, done, total: stages.append(stage)) is model
     assert (model.is_fitted, set(stages), [one.path for one in model.problems]) == (True, {"reading images"}, [broken])
     assert model.threshold == model.pixel_threshold == model.calibration.threshold > 100
+
+
+def test_an_image_that_drifts_is_said_to(tmp_path: Path):
+    model = Brightness().fit(goods(6))
+    dark = (goods(1)[0] * 0.2).astype(np.uint8)
+    path = write(tmp_path / "dark.png", dark)
+    many = [one.drift for one in model.predict_many([path, goods(1)[0]]) if isinstance(one, Prediction)]
+    assert [model.predict(dark).drift, *many] == ["darker than the good images"] * 2 + [""]
+    assert model.predict(dark).to_dict()["drift"] == "darker than the good images"
+    assert calibrated().predict(dark).drift == ""  # of a model without a range
+    assert "good_range" not in calibrated().header()
+    assert set(model.header()["good_range"]) == {"brightness", "contrast", "sharpness"}
 
 
 def test_thresholds_follow_the_rate():

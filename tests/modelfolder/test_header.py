@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from blemish.errors import InputError, ModelFileError
+from blemish.imaging.drift import GoodRange
 from blemish.imaging.geometry import Geometry, MapRule
 from blemish.modelfolder.folder import load_model
-from blemish.modelfolder.header import Training, read_fitted, read_geometry, read_training
+from blemish.modelfolder.header import Training, read_fitted, read_geometry, read_good_range, read_training
 from tests.models import save_small
 
 
@@ -59,3 +60,31 @@ def test_a_geometry_that_cannot_be_is_refused(section: str, field: str, wrong: A
     header = {**GEOMETRY, section: {**GEOMETRY[section], field: wrong}}
     with pytest.raises(InputError, match=rf"{field}|image_size|center_crop"):
         read_geometry(header)
+
+
+GOOD_RANGE: dict[str, Any] = {"brightness": [4.0, 5.0], "contrast": [-1.0, -0.5], "sharpness": [0.0, 0.2]}
+
+
+def test_the_range_of_good_images_is_read_as_it_was_written():
+    assert read_good_range({}) is None
+    limits = {name: (low, high) for name, (low, high) in GOOD_RANGE.items()}
+    assert read_good_range({"good_range": GOOD_RANGE}) == GoodRange(limits)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None,
+        {},
+        {**GOOD_RANGE, "colour": [0.0, 1.0]},
+        {**GOOD_RANGE, "contrast": [0.0, 0.0]},
+        {**GOOD_RANGE, "contrast": [0.0, 11.0]},
+        {**GOOD_RANGE, "contrast": [0.0, "1"]},
+        {**GOOD_RANGE, "contrast": [0.0, float("nan")]},
+        {**GOOD_RANGE, "contrast": [0.0, 1.0, 2.0]},
+        {**GOOD_RANGE, "contrast": 1.0},
+    ],
+)
+def test_a_range_of_good_images_that_cannot_be_is_refused(wrong: Any):
+    with pytest.raises(InputError, match="good_range"):
+        read_good_range({"good_range": wrong})

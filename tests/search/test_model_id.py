@@ -49,6 +49,12 @@ def test_an_id_survives_saving_and_loading(fitted: Patchcore, saved: Path, tmp_p
     assert model_id(Patchcore.load(loaded.save(tmp_path / "again"))) == model_id(fitted)
 
 
+def test_the_range_of_good_images_does_not_count(fitted: Patchcore):
+    assert fitted.fitted.good_range is not None
+    without = Patchcore.from_state(fitted.settings, dataclasses.replace(fitted.fitted, good_range=None))
+    assert model_id(without) == model_id(fitted)
+
+
 def test_paths_do_not_count(good_paths: list[Path], tmp_path: Path):
     ids = []
     for name in ("a", "b"):

@@ -116,5 +116,6 @@ class EfficientAd(Detector[EfficientAdSettings, EfficientAdState]):
     def _read(cls, model: ModelFolder, settings: EfficientAdSettings, common: Mapping[str, Any]) -> EfficientAdState:
         return read_state(model, settings, common)
 
-    def _score(self, image: UInt8, state: EfficientAdState) -> Scored:
-        return Scored(*state.maps.score_and_map(image))
+    def _score(self, image: UInt8, network_input: UInt8, state: EfficientAdState) -> Scored:
+        network_map = state.maps.joined(*state.maps.raw(network_input))
+        return Scored(float(network_map.max()), state.geometry.to_image(network_map, (image.shape[0], image.shape[1])))

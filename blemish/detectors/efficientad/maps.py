@@ -94,11 +94,6 @@ class Maps:
         mean: Float32 = (1 - share) * first + share * second
         return mean
 
-    def score_and_map(self, image: UInt8) -> tuple[float, Float32]:
-        """Return the score, which is the joined map's highest value, and the map at the image's size."""
-        joined = self.joined(*self.raw(self.geometry.prepare(image)))
-        return float(joined.max()), self.geometry.to_image(joined, (image.shape[0], image.shape[1]))
-
 
 def placed(cells: Float32, hw: tuple[int, int]) -> Float32:
     """Return the map of a network without padding, each cell at its place, the outermost repeated beyond them.

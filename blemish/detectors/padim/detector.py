@@ -54,6 +54,6 @@ class Padim(Detector[PadimSettings, PadimState]):
     def _read(cls, model: ModelFolder, settings: PadimSettings, common: Mapping[str, Any]) -> PadimState:
         return read_state(model, settings, common)
 
-    def _score(self, image: UInt8, state: PadimState) -> Scored:
-        network_map = state.geometry.network_map(state.gaussians.distances(state.geometry.prepare(image)))
+    def _score(self, image: UInt8, network_input: UInt8, state: PadimState) -> Scored:
+        network_map = state.geometry.network_map(state.gaussians.distances(network_input))
         return Scored(float(network_map.max()), state.geometry.to_image(network_map, (image.shape[0], image.shape[1])))

@@ -58,8 +58,7 @@ class Patchcore(Detector[PatchcoreSettings, PatchcoreState]):
     def _read(cls, model: ModelFolder, settings: PatchcoreSettings, common: Mapping[str, Any]) -> PatchcoreState:
         return read_state(model, settings, common)
 
-    def _score(self, image: UInt8, state: PatchcoreState) -> Scored:
-        network_input = state.geometry.prepare(image)
+    def _score(self, image: UInt8, network_input: UInt8, state: PatchcoreState) -> Scored:
         views = None
         with ThreadPoolExecutor(1) as pool:
             if state.fusion is not None and self.threads > 1:

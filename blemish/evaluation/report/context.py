@@ -23,6 +23,7 @@ from blemish.evaluation.report.text import (
     three_decimals,
     wilson_interval,
 )
+from blemish.imaging.drift import drift_of_most
 from blemish.metrics.classification import roc_curve
 from blemish.visualization.overlays import colour_bar
 from blemish.visualization.primitives import short_number
@@ -126,7 +127,7 @@ def _category(report: Report, figures: Sequence[Figure], max_images_listed: int)
     return Category(
         report=report,
         headline=headline(report),
-        caution=caution(report),
+        caution=" ".join(filter(None, (caution(report), drift_of_most([result.drift for result in report.tested])))),
         tiles=_tiles(report),
         scores=scores,
         roc=roc,

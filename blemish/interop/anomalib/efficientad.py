@@ -47,7 +47,7 @@ def import_efficientad(source: Source) -> EfficientAd:
     else:
         scores = []
         for done, item in enumerate(images.items, start=1):
-            scores.append(maps.score_and_map(read_image(item, None))[0])
+            scores.append(float(maps.joined(*maps.raw(maps.geometry.prepare(read_image(item, None)))).max()))
             source.progress("calibrating", done, len(images))
     common = source.common("EfficientAD", maps.geometry, images, scores, scores)
     detector: EfficientAd = EfficientAd.from_state(settings, EfficientAdState(maps=maps, **common))

@@ -42,6 +42,12 @@ def test_rates_and_metrics_have_a_value_or_a_reason() -> None:
     assert nan["AUPRO"].values == [Value(note="no masks")]
 
 
+def test_a_report_says_if_most_images_drift() -> None:
+    darker = [replace(result_of(10), drift="darker than the good images") for _ in range(2)]
+    assert "2 of 3 images are darker than the good images" in category_of(report_of(*darker, result_of(10))).caution
+    assert "darker" not in category_of(report_of(*darker, result_of(10), result_of(10))).caution
+
+
 def test_counts_have_their_total() -> None:
     category = category_of(report_of(result_of(10), result_of(30), result_of(30, "cut")))
     assert [(tile.kind, *tile.values) for tile in category.tiles] == [
