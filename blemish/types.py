@@ -242,6 +242,7 @@ class Report:
         problems: of images that were left out.
         timings: "fit_s", "test_s", "predict_ms" and the like.
         upper_threshold: as in `Prediction`.
+        notes: sentences on choices that the fit made.
     """
 
     category: str
@@ -254,6 +255,7 @@ class Report:
     problems: tuple[Problem, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     upper_threshold: float | None = None
+    notes: tuple[str, ...] = ()
 
     def outcome(self, tested: Tested) -> Outcome:
         """Return the outcome of one of the images."""

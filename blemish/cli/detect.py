@@ -35,8 +35,8 @@ def fit(
     from blemish.data.datasets import open_dataset
     from blemish.detectors.registry import Trained
     from blemish.evaluation.engine import Engine
+    from blemish.evaluation.thresholds import threshold_fields, threshold_sentence
     from blemish.modelfolder.folder import check_target
-    from blemish.ops.conformal import percent
 
     dataset = open_dataset(data, category=category)
     check_target(out)
@@ -48,11 +48,11 @@ def fit(
     Engine(progress=Bars()).fit(model, dataset)
     model.save(out)
     left_out = [problem.text for problem in model.problems]
-    promised, warning = model.calibration.false_positive_rate_promised, model.calibration.warning
+    warning = model.calibration.warning
     document = {
         "model": str(out),
-        "threshold": model.threshold,
-        "false_positive_rate_promised": promised,
+        **threshold_fields(model.calibration),
+        "notes": list(model.notes),
         "left_out": left_out,
         "warning": warning,
     }
@@ -60,7 +60,8 @@ def fit(
     if isinstance(model, Trained):
         document["training"] = model.summary
         lines.append(model.summary)
-    lines.append(f"Threshold {model.threshold:.3f}, at most {percent(promised)} false positives. Saved in {out}.")
+    lines += model.notes
+    lines.append(f"{threshold_sentence(model.calibration)} Saved in {out}.")
     say(as_json, document, *lines)
 
 

@@ -73,6 +73,11 @@ class DetectorState(ABC):
     def tensors(self) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
         """Return the arrays that a model folder holds: file name to tensor name to array."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the user on choices that the fit made."""
+        return ()
+
     def header(self) -> dict[str, Any]:
         """Return the fields of `model.json` that only this detector has."""
         return {}
@@ -114,6 +119,10 @@ class Predictor(Protocol):
 
     def header(self) -> dict[str, Any]:
         """Return the content of `model.json`: settings, input, thresholds, provenance."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the user on choices that the fit made."""
 
     @property
     def bit_depth(self) -> int | None:
@@ -313,6 +322,11 @@ class Detector(ABC, Generic[SettingsT, StateT]):
     def false_positive_rate(self) -> float:
         """Share of good images that may be called defective, as it was asked for."""
         return self.settings.false_positive_rate
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the user on choices that the fit made."""
+        return self.fitted.notes
 
     @property
     def bit_depth(self) -> int | None:

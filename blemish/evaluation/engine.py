@@ -208,6 +208,7 @@ def _report(model: Predictor, datamodule: DataSet, tally: _Tally, timings: Mappi
         problems=(*model.problems, *tally.problems),
         timings=timings,
         upper_threshold=tally.upper_threshold,
+        notes=model.notes,
     )
 
 

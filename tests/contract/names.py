@@ -50,7 +50,16 @@ NOVEL = "is_novel"
 # The command line: options, and keys of the JSON documents.
 RATE_OPTION = "--false-positive-rate"
 IMAGE_OPTION = "--image"  # of receptive-field
-FIT_KEYS = {"model", "threshold", "false_positive_rate_promised", "left_out", "warning"}
+FIT_KEYS = {
+    "model",
+    "threshold",
+    "upper_threshold",
+    "false_positive_rate_promised",
+    "false_positive_rate_interval",
+    "left_out",
+    "warning",
+    "notes",
+}
 PROMISED = "false_positive_rate_promised"
 INDEXED = "images"  # how many images `index` and `reindex` went through
 DETECTOR_NAMES = {"Patchcore": "patchcore", "Padim": "padim", "EfficientAd": "efficientad"}

@@ -77,6 +77,7 @@ def test_fit_test_and_predict(case: Case, root: Path, tmp_path: Path):
     loaded = case.kind.load(model)
     assert (said["model"], said["threshold"], said["left_out"]) == (str(model), loaded.threshold, [])
     assert 0 < said[names.PROMISED] < 1
+    assert said["notes"] == list(loaded.notes)
     row = done("test", model, root, "--category", "stripes", "--report", report, "--csv", scores)
     assert set(row) >= names.IMAGE_METRICS | names.PIXEL_METRICS | {"test_s", "predict_ms", "n_test"}
     assert "data:image/jpeg" in report.read_text()
@@ -93,6 +94,20 @@ def test_fit_test_and_predict(case: Case, root: Path, tmp_path: Path):
     assert cv2.imread(str(figure)).shape[1] >= 512
     drawn_mask = cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)
     assert ((drawn_mask > 0) == expected.mask).all()
+
+
+def test_fit_says_the_threshold_its_rate_and_what_it_chose(good_paths: list[Path], patchcore: Case, tmp_path: Path):
+    code, out, _ = call("fit", good_paths[0].parent, "--out", tmp_path / "m", *patchcore.options)
+    assert code == 0
+    (note,) = Patchcore.load(tmp_path / "m").notes
+    assert note.startswith("Position is not used")
+    *_, said, last = out.splitlines()
+    assert said == note
+    assert re.fullmatch(
+        r"Threshold [\d.]+: about \d+ % false positives expected \(90 % interval [\d.]+ to [\d.]+ %\)\. "
+        rf"Above [\d.]+ no good image is expected\. Saved in {tmp_path / 'm'}\.",
+        last,
+    )
 
 
 def test_predict_says_so_and_fails_on_a_defect_if_asked(patchcore: Case, good_paths: list[Path], tmp_path: Path):

@@ -22,6 +22,7 @@ class Brightness:
     """A detector: the red channel is the map, its 40th highest value the score."""
 
     problems: tuple[Problem, ...] = ()
+    notes = ("Position is not used.",)
     threshold = THRESHOLD
     false_positive_rate = 0.05
 
@@ -72,6 +73,7 @@ def data(root: Path, *abnormal: str, **settings: object) -> Folder:
 
 def test_image_metrics_equal_scikit_learn(root: Path):
     report = Engine().evaluate(Brightness(), data(root))
+    assert report.notes == Brightness.notes
     scores = [result.score for result in report.tested]
     labels = [result.sample.is_defective for result in report.tested]
     assert sorted(labels) == [False] * 6 + [True] * 6

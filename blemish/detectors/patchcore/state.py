@@ -71,6 +71,11 @@ class PatchcoreState(DetectorState):
                 bank["part_level"] = self.fusion.parts.statistics.stacked()
         return {BANK: bank}
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why position is used or not."""
+        return (self.fusion.reason,) if self.fusion is not None and self.fusion.reason else ()
+
     def header(self) -> dict[str, Any]:
         """Return the fields of `model.json` that only this detector has."""
         return {} if self.fusion is None else {"score_fusion": self.fusion.header()}

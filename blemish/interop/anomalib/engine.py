@@ -68,6 +68,7 @@ class AnomalibPatchcore:
     """
 
     bit_depth: int | None = None  # it reads 8 bits
+    notes: tuple[str, ...] = ()
     false_positive_rate = float("nan")  # it states none
 
     def __init__(self, root: str | os.PathLike[str], category: str, settings: Settings) -> None:

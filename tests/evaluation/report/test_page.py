@@ -164,6 +164,9 @@ def test_an_image_to_look_at_again_has_its_word_and_colour() -> None:
     assert source.count('<span class="pill look">LOOK AGAIN</span>') == 2  # its figure, and its row
     assert source.count('<span class="error">FALSE POSITIVE</span>') == 1
     assert 'class="look rim"' in source
+    assert "Position is used" not in source
+    noted = report_html([replace(report, notes=("Position is used: <b>",))])
+    assert '<p class="quiet">Position is used: &lt;b&gt;</p>' in noted
     assert "Up to 25.5 they are to\nbe looked at again" in source
 
 
