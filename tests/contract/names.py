@@ -33,6 +33,7 @@ PREDICTION_KEYS = {
     COMPONENTS,
     "pixel_threshold",
     "peak_xy",
+    "drift",
     "height_width",
     "regions",
     "nearest_good",
