@@ -119,6 +119,24 @@ def outcome_of(label: bool, score: float, upper_threshold: float | None) -> Outc
     return "defective" if upper_threshold is None or score > upper_threshold else "look again"
 
 
+class Suspect(NamedTuple):
+    """A good training image that looks defective.
+
+    Attributes:
+        path: name of the image when the detector was fitted.
+        score: its leave-one-out image score, or its rarity.
+        threshold: the value of `measure` above which no good image of a thousand is expected.
+        p_value: share of good images expected to score at least as high.
+        measure: "score"; or "rarity", where images that are alike hide each other from the score.
+    """
+
+    path: str
+    score: float
+    threshold: float
+    p_value: float
+    measure: str
+
+
 @dataclass(frozen=True)
 class Prediction:
     """Result of a detector for one image.

@@ -12,6 +12,7 @@ import typer
 
 from blemish.cli import options as option
 from blemish.cli.console import Bars, say
+from blemish.cli.suspects import after_fit
 from blemish.errors import BlemishError
 
 if TYPE_CHECKING:
@@ -55,8 +56,10 @@ def fit(
         "notes": list(model.notes),
         "left_out": left_out,
         "warning": warning,
+        "training_warnings": list(model.training_warnings),
+        "suspects": [suspect._asdict() for suspect in model.suspects],
     }
-    lines = [*left_out, *([warning] if warning else [])]
+    lines = [*left_out, *([warning] if warning else []), *after_fit(model, out)]
     if isinstance(model, Trained):
         document["training"] = model.summary
         lines.append(model.summary)

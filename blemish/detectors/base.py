@@ -17,6 +17,7 @@ from blemish._io.prefetch import prefetch
 from blemish._validation.anomalib_arguments import OF_DETECTORS, refuses
 from blemish.data.training_images import TrainingImages
 from blemish.detectors.settings import Settings, describe_settings
+from blemish.detectors.suspects import find_suspects, indices_of, warnings_of
 from blemish.errors import ImageError, InputError, NotFittedError, message
 from blemish.imaging.anomaly_map import peak, regions
 from blemish.imaging.decode import path_of, read_image
@@ -29,13 +30,13 @@ from blemish.modelfolder.header import (
     read_good_range,
     read_training,
 )
-from blemish.types import GoodPatch, Prediction, Problem, no_progress
+from blemish.types import GoodPatch, Prediction, Problem, Suspect, no_progress
 
 if TYPE_CHECKING:
     from blemish.imaging.drift import GoodRange
     from blemish.imaging.geometry import Geometry
     from blemish.ops.conformal import Calibration
-    from blemish.types import Float32, ImageInput, Progress, UInt8
+    from blemish.types import Float32, Float64, ImageInput, Progress, UInt8
 
 P = ParamSpec("P")
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -81,6 +82,11 @@ class DetectorState(ABC):
     def header(self) -> dict[str, Any]:
         """Return the fields of `model.json` that only this detector has."""
         return {}
+
+    @property
+    def scores(self) -> Float64:
+        """One score of each calibration image, before any score fusion; empty if they are not known."""
+        return np.array([score for score in self.training.scores if score is not None], np.float64)
 
 
 @dataclass(frozen=True)
@@ -307,6 +313,42 @@ class Detector(ABC, Generic[SettingsT, StateT]):
     def calibration(self) -> Calibration:
         """Scores of good images and the image threshold that follows from them."""
         return self.fitted.image_calibration
+
+    @property
+    def suspects(self) -> tuple[Suspect, ...]:
+        """The training images that look defective and were not reviewed, the least probable first.
+
+        Images outside the calibration set (of more than 1,000 good images, or those that EfficientAD trains on) are not
+        known.
+        """
+        return find_suspects(self.fitted.training, self.calibration)
+
+    @property
+    def training_warnings(self) -> tuple[str, ...]:
+        """Sentences on training images that no threshold should rest on: all the same, or many of them defective."""
+        return warnings_of(self.fitted.training, self.calibration, self.fitted.scores)
+
+    def confirmed(self: Own, paths: Iterable[str | os.PathLike[str]]) -> Own:
+        """Return the detector with training images marked as good, so that `suspects` lists them no more.
+
+        Raises:
+            InputError: if a path is of no training image.
+        """
+        state = self.fitted
+        training = state.training.reviewed(indices_of(state.training, paths), "confirmed")
+        return self.from_state(self.settings, replace(state, training=training))
+
+    def without(self: Own, paths: Iterable[str | os.PathLike[str]]) -> Own:
+        """Return the detector without some training images, and with the thresholds of the others; `Patchcore` only.
+
+        Raises:
+            InputError: if a path is of no training image, the detector can't forget one, or too little would be left.
+        """
+        indices_of(self.fitted.training, paths)
+        todo = "Move these images away and fit again."
+        raise InputError(
+            message("without", "a PatchCore model, whose memory bank knows its images", self.name, todo=todo)
+        )
 
     @property
     def threshold(self) -> float:

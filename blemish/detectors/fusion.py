@@ -9,6 +9,7 @@ import numpy as np
 
 from blemish.backbones.embedding import PARTS_SCALE
 from blemish.ops.gaussian import Gaussian, fit_gaussian
+from blemish.ops.outliers import ALIKE_SHARE, kth_neighbor_distances
 from blemish.ops.position_gaussian import N_FEATURES, PositionGaussians
 from blemish.ops.statistics import Affine, Moments
 from blemish.ops.tail_probability import CENSORED, Tail, leave_one_out_neg_log_p
@@ -148,6 +149,10 @@ class MultiScaleFeatures:
         axes = self.part_axes()
         features = np.stack([parts @ axes.weight.T + axes.bias for parts in self._parts])
         return PartStatistics(*PositionGaussians.fit(features), features)
+
+    def rarities(self) -> Float64:
+        """Return the rarity, (n,) float64, of each image that was kept; empty for too few images."""
+        return kth_neighbor_distances(np.stack(self._summaries), ALIKE_SHARE)
 
     def fitted(self, patch_scores: Sequence[float], parts: PartStatistics | None, reason: str) -> ScoreFusion:
         """Return the fusion of the components' scores.

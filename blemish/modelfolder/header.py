@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
@@ -21,23 +21,85 @@ Read = TypeVar("Read")
 # Scores are float32 distances, and maps are compared with thresholds as float32.
 LARGEST_SCORE = float(np.finfo(np.float32).max)
 LARGEST_SIDE_PX = 2**31 - 1
+REVIEWS = ("", "confirmed", "dropped")
+# Fields of a training image in `model.json`: the attribute of `Training`, and the value where it is unknown.
+UNKNOWN: dict[str, tuple[str, Any]] = {
+    "score": ("scores", None),
+    "map_peak": ("map_peaks", None),
+    "rarity": ("rarities", None),
+    "review": ("reviews", ""),
+}
 
 
 @dataclass(frozen=True)
 class Training:
     """The training images of a detector.
 
+    The others are given for all images or for none (an empty tuple), and are None or "" where unknown.
+
     Attributes:
         paths: path of each, or "array i".
         sizes_hw: (height, width) of each.
+        scores: leave-one-out image score of each; None outside the calibration set.
+        map_peaks: highest value of each one's leave-one-out map; None with `scores`.
+        rarities: distance of each one's global descriptor to the k-th nearest (`ops.outliers`); None where unknown.
+        reviews: "confirmed" (good, though it scores high), "dropped" from the detector, or "".
     """
 
     paths: tuple[str, ...] = ()
     sizes_hw: tuple[tuple[int, int], ...] = ()
+    scores: tuple[float | None, ...] = ()
+    map_peaks: tuple[float | None, ...] = ()
+    rarities: tuple[float | None, ...] = ()
+    reviews: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, unknown in UNKNOWN.values():
+            object.__setattr__(self, name, getattr(self, name) or (unknown,) * len(self.paths))
+
+    @classmethod
+    def calibrated(
+        cls,
+        paths: Sequence[str],
+        sizes_hw: Sequence[tuple[int, int]],
+        *,
+        chosen: Sequence[int],
+        scores: Iterable[float],
+        map_peaks: Iterable[float],
+        rarities: Iterable[float] = (),
+    ) -> Training:
+        """Return the training images with the leave-one-out values of those of indices `chosen`."""
+
+        def spread(values: Iterable[float]) -> tuple[float | None, ...]:
+            by_index = dict(zip(chosen, map(float, values), strict=False))
+            return tuple(by_index.get(i) for i in range(len(paths)))
+
+        columns = spread(scores), spread(map_peaks), spread(rarities)
+        return cls(tuple(paths), tuple(sizes_hw), *columns)
+
+    @property
+    def chosen(self) -> list[int]:
+        """The indices of the calibration set."""
+        return [i for i, score in enumerate(self.scores) if score is not None]
+
+    def reviewed(self, indices: Iterable[int], review: str) -> Training:
+        """Return it with a review of some images; those "dropped" lose their scores."""
+        changed = set(indices)
+
+        def column(values: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
+            return tuple(value if i in changed else old for i, old in enumerate(values))
+
+        result = replace(self, reviews=column(self.reviews, review))
+        if review != "dropped":
+            return result
+        lost = {name: column(getattr(self, name), None) for name in ("scores", "map_peaks", "rarities")}
+        return replace(result, **lost)
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return what `model.json` holds."""
-        return [{"path": path, "height_width": size} for path, size in zip(self.paths, self.sizes_hw, strict=True)]
+        names = ("path", "height_width", *UNKNOWN)
+        columns = (self.paths, self.sizes_hw, *(getattr(self, name) for name, _ in UNKNOWN.values()))
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def read_fitted(model: ModelFolder, detector: str, read: Callable[[], Read]) -> Read:
@@ -91,7 +153,7 @@ def read_calibration(header: Mapping[str, Any], name: str) -> Calibration:
 
 
 def read_training(header: Mapping[str, Any]) -> Training:
-    """Return path and (height, width) of each training image."""
+    """Return the training images; scores that are given must be those of `thresholds`. InputError if they are not."""
     rows = header["training"]
     if not isinstance(rows, list):
         raise InputError(message("training", "a list of images", type(rows).__name__))
@@ -99,7 +161,44 @@ def read_training(header: Mapping[str, Any]) -> Training:
         if not isinstance(row["path"], str):
             raise InputError(message("path", "text", repr(row["path"])))
     sizes = ((check_whole("height_width", side, 1, LARGEST_SIDE_PX) for side in row["height_width"]) for row in rows)
-    return Training(tuple(row["path"] for row in rows), tuple((height, width) for height, width in sizes))
+    sizes_hw = tuple((height, width) for height, width in sizes)
+    for row in rows:
+        if row["review"] not in REVIEWS or (row["review"] == "dropped" and row["score"] is not None):
+            got = f"{row['review']!r}, score {row['score']!r}"
+            raise InputError(message("training.review", "'', confirmed, or dropped without a score", got))
+    scores, peaks, rarities = (_numbers(rows, name) for name in ("score", "map_peak", "rarity"))
+    _check_same(header, "image", scores, scores)
+    _check_same(header, "pixel", peaks, scores)
+    _check_same(header, None, rarities, scores)
+    reviews = tuple(row["review"] for row in rows)
+    return Training(tuple(row["path"] for row in rows), sizes_hw, scores, peaks, rarities, reviews)
+
+
+def _numbers(rows: list[Any], name: str) -> tuple[float | None, ...]:
+    """Return a field of each training image, a number or None."""
+    for row in rows:
+        if row[name] is not None:
+            check_number(f"training.{name}", row[name], low=-LARGEST_SCORE, high=LARGEST_SCORE)
+    return tuple(row[name] for row in rows)
+
+
+def _check_same(
+    header: Mapping[str, Any],
+    threshold: str | None,
+    values: tuple[float | None, ...],
+    scores: tuple[float | None, ...],
+) -> None:
+    """Raise unless values are those of the images that have scores, and the calibration scores of a threshold."""
+    given = sorted(value for value in values if value is not None)
+    has_score = [score is not None for score in scores]
+    same = [value is not None for value in values] == has_score
+    if threshold is None:
+        same = same or not given
+    elif any(has_score):
+        same = same and given == list(header["thresholds"][f"{threshold}_scores"])
+    if not same:
+        expected = f"one of each calibration image, as thresholds.{threshold or 'image'}_scores has them"
+        raise InputError(message("training", expected, f"{len(given)} others"))
 
 
 def read_good_range(header: Mapping[str, Any]) -> GoodRange | None:

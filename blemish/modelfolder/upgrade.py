@@ -53,6 +53,9 @@ def _from_version_2(header: dict[str, Any], where: object) -> dict[str, Any]:
     del where
     settings = {**header["settings"], "calibration": "conformal"}
     result = {**header, "format_version": 3, "settings": settings}
+    if isinstance(header.get("training"), list):
+        unknown = {"score": None, "map_peak": None, "rarity": None, "review": ""}
+        result["training"] = [{**row, **unknown} if isinstance(row, dict) else row for row in header["training"]]
     if header["detector"] == "patchcore":
         settings["top_share"] = 0.0
         if settings.get("score_fusion"):

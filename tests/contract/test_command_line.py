@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "backbones", "benchmark", "check", "compare", "demo", "distill", "export-anomalib", "fit", "groups", "import",
-    "index", "label", "predict", "receptive-field", "reindex", "similar", "suggest", "test",
+    "index", "label", "predict", "receptive-field", "reindex", "similar", "suggest", "suspects", "test",
 }  # fmt: skip
 
 

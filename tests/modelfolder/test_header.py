@@ -23,6 +23,39 @@ def test_training_images_are_names_and_sizes(wrong: Any):
         read_training({"training": wrong})
 
 
+KNOWN: dict[str, Any] = {"score": 2.0, "map_peak": 3.0, "rarity": 4.0, "review": "confirmed"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"score": float("nan")},
+        {"score": "2"},
+        {"score": 2.5},
+        {"score": None},
+        {"map_peak": None},
+        {"map_peak": 2.0},
+        {"rarity": float("inf")},
+        {"review": "fine"},
+        {"review": "dropped"},
+        {"review": None},
+    ],
+)
+def test_scores_of_training_images_are_those_of_the_thresholds(wrong: Any):
+    thresholds = {"image_scores": [1.0, 2.0], "pixel_scores": [3.0, 3.5]}
+    rows = [
+        {"path": "a", "height_width": [1, 1], **KNOWN},
+        {"path": "b", "height_width": [1, 1], "score": 1.0, "map_peak": 3.5, "rarity": 0.0, "review": ""},
+        {"path": "c", "height_width": [1, 1], "score": None, "map_peak": None, "rarity": None, "review": "dropped"},
+    ]
+    training = read_training({"training": rows, "thresholds": thresholds})
+    assert (training.scores, training.chosen) == ((2.0, 1.0, None), [0, 1])
+    assert [{**row, "height_width": [1, 1]} for row in training.to_json()] == rows
+    rows[0] = {**rows[0], **wrong}
+    with pytest.raises(InputError, match="training"):
+        read_training({"training": rows, "thresholds": thresholds})
+
+
 def test_another_detector_is_refused_before_anything_is_read(tmp_path: Path):
     model = load_model(save_small(tmp_path / "model"))
     with pytest.raises(ModelFileError, match="detector: expected efficientad, got 'patchcore'"):

@@ -40,6 +40,13 @@ def test_score_and_thresholds_stay_those_of_the_time():
     assert upgraded({**version_1(), "detector": "efficientad"}, where="m")["settings"]["calibration"] == "conformal"
 
 
+def test_training_images_have_no_scores():
+    row = {"path": "a.png", "height_width": [1, 1]}
+    header = upgraded({**version_1(), "training": [row]}, where="m")
+    assert header["training"] == [{**row, "score": None, "map_peak": None, "rarity": None, "review": ""}]
+    assert upgraded({**version_1(), "training": [3]}, where="m")["training"] == [3]
+
+
 def test_anomalibs_arithmetic_becomes_geometry():
     header = upgraded(version_1(arithmetic="anomalib"), where="m")
     assert header["input"]["resize_in_graph"] is True

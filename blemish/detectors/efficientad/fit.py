@@ -108,7 +108,7 @@ def _fit(
     identity["images"] = images.sha256
     loop = Loop(training, plan, checkpoint=run.checkpoint, identity=identity, progress=run.progress)
     outcome = loop.run()
-    maps, calibration = _calibrated(_networks(training, teacher, run), training, inputs, split, run)
+    maps, scores = _calibrated(_networks(training, teacher, run), training, inputs, split, run)
     provenance: dict[str, str | int | float] = {
         "seed": settings.seed,
         "backbone": f"teacher {teacher.file.name}",
@@ -121,9 +121,7 @@ def _fit(
     }
     fitted = EfficientAdState(
         geometry=maps.geometry,
-        image_calibration=calibration,
-        pixel_calibration=calibration,
-        training=TrainingRecord(tuple(images.names), tuple(images.sizes_hw)),
+        **_of_calibration(settings, images, split.calibration, scores),
         provenance=provenance,
         maps=maps,
         history=_history(plan, outcome, split),
@@ -197,8 +195,8 @@ def _networks(training: Training, teacher: Teacher, run: Run) -> Networks:
 
 def _calibrated(
     networks: Networks, training: Training, inputs: UInt8, split: Split, run: Run
-) -> tuple[Maps, Calibration]:
-    """Return the maps with quantiles of the held-out images, and the calibration of the calibration set."""
+) -> tuple[Maps, list[float]]:
+    """Return the maps with quantiles of the held-out images, and the scores of the calibration set."""
     settings = training.settings
     geometry = settings.geometry()
     model = efficientad_graph(networks, geometry.network_hw)
@@ -210,8 +208,17 @@ def _calibrated(
         run.progress("calibrating", done, total)
     student, autoencoder = (Quantiles.of(np.stack([pair[k] for pair in raw[: len(split.held)]])) for k in (0, 1))
     maps = replace(maps, student=student, autoencoder=autoencoder, share=_share(training.explained()))
-    scores = [float(maps.joined(*pair).max()) for pair in raw[len(split.held) :]]
-    return maps, Calibration.from_scores(scores, settings.false_positive_rate, settings.calibration)
+    return maps, [float(maps.joined(*pair).max()) for pair in raw[len(split.held) :]]
+
+
+def _of_calibration(
+    settings: EfficientAdSettings, images: TrainingImages, chosen: list[int], scores: list[float]
+) -> dict[str, Any]:
+    """Return the calibrations and the training images of the state; both scores are the highest of the map."""
+    calibration = Calibration.from_scores(scores, settings.false_positive_rate, settings.calibration)
+    names, sizes_hw = images.names, images.sizes_hw
+    training = TrainingRecord.calibrated(names, sizes_hw, chosen=chosen, scores=scores, map_peaks=scores)
+    return {"image_calibration": calibration, "pixel_calibration": calibration, "training": training}
 
 
 def _share(explained: float) -> float:

@@ -42,12 +42,13 @@ def fit(settings: PadimSettings, backbone: Backbone, images: TrainingImages, *, 
     mean, whitening = _gaussians(images, extractor, geometry, progress)
     gaussians = PositionGaussians(extractor, mean, whitening)
     maxima = _leave_one_out_maxima(images, gaussians, geometry, progress)
+    chosen = calibration_images(len(images))
     calibration = Calibration.from_scores(maxima, settings.false_positive_rate, settings.calibration)
     return PadimState(
         geometry=geometry,
         image_calibration=calibration,
         pixel_calibration=calibration,
-        training=Training(tuple(images.names), tuple(images.sizes_hw)),
+        training=Training.calibrated(images.names, images.sizes_hw, chosen=chosen, scores=maxima, map_peaks=maxima),
         gaussians=gaussians,
         provenance={
             "seed": settings.seed,
@@ -78,10 +79,14 @@ def _leave_one_out_maxima(
     images: TrainingImages, gaussians: PositionGaussians, geometry: Geometry, progress: Progress
 ) -> list[float]:
     """Return the highest map value of each calibration image, against the Gaussians of the other images."""
-    chosen = range(0, len(images), -(-len(images) // MAX_CALIBRATION))
-    inputs = images.prepared(geometry, chosen, stage="calibrating", progress=progress)
+    inputs = images.prepared(geometry, calibration_images(len(images)), stage="calibrating", progress=progress)
     maps = (leave_one_out(gaussians.distances(network_input), len(images)) for _, network_input in inputs)
     return [float(geometry.network_map(distances).max()) for distances in maps]
+
+
+def calibration_images(n_images: int) -> range:
+    """Return the indices of the calibration set."""
+    return range(0, n_images, -(-n_images // MAX_CALIBRATION))
 
 
 def chosen_features(backbone: Backbone, settings: PadimSettings) -> Affine:

@@ -6,14 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from blemish.detectors.base import Detector, Scored, constructor
+from blemish.detectors.patchcore.drop import without_images
 from blemish.detectors.patchcore.fit import estimated_bytes, fit
 from blemish.detectors.patchcore.settings import PatchcoreSettings
 from blemish.detectors.patchcore.state import UNKNOWN, PatchcoreState, read_state
+from blemish.detectors.suspects import indices_of
 from blemish.imaging.decode import read_image
 from blemish.types import GoodPatch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import os
+    from collections.abc import Iterable, Mapping
 
     from blemish.data.training_images import TrainingImages
     from blemish.detectors.patchcore.scoring import PatchDistances
@@ -74,6 +77,20 @@ class Patchcore(Detector[PatchcoreSettings, PatchcoreState]):
             score = sum(components.values())
         anomaly_map = state.geometry.restore(patch_map, (image.shape[0], image.shape[1]))
         return Scored(score, anomaly_map, _nearest_good(state, nearest, int(patch_map.argmax())), components)
+
+    def without(self, paths: Iterable[str | os.PathLike[str]]) -> Patchcore:
+        """Return the detector without some training images: their bank rows and calibration scores.
+
+        What all images have in common stays: the network's whitening, and the statistics of distances, positions and
+        global descriptors.
+
+        Raises:
+            InputError: if a path is of no training image, the bank does not know its images, or too little would be
+                left.
+        """
+        state = self.fitted
+        dropped = indices_of(state.training, paths)
+        return self.from_state(self.settings, without_images(state, self.settings, dropped))
 
     def nearest_good_patches(self, image: ImageInput, k: int) -> tuple[GoodPatch, ...]:
         """Return the good patches nearest to the most anomalous one, each of another training image."""

@@ -22,7 +22,7 @@ from blemish.ops.coreset import StreamingCoreset, coreset_bytes
 from blemish.ops.distance_statistics import fit_distance_statistics
 from blemish.ops.neighbors import MemoryIndex
 from blemish.ops.statistics import Affine, Moments
-from blemish.types import Float32
+from blemish.types import Float32, Float64
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,9 +85,16 @@ def fit(
         fusion=fusion,
         image_calibration=Calibration.from_scores(scores, rate, rule),
         pixel_calibration=Calibration.from_scores(calibrated.map_maxima, rate, rule),
-        training=Training(tuple(images.names), tuple(images.sizes_hw)),
+        training=_training(images, first, scores, calibrated.map_maxima),
         provenance={**_provenance(settings, backbone, images), "fit_s": round(time.perf_counter() - start, 3)},
     )
+
+
+def _training(images: TrainingImages, first: _FirstPass, scores: Float64, maxima: list[float]) -> Training:
+    """Return the training images, those of the calibration set with their scores."""
+    rarities = () if first.multi_scale is None else first.multi_scale.rarities()
+    names, sizes_hw, chosen = images.names, images.sizes_hw, first.chosen
+    return Training.calibrated(names, sizes_hw, chosen=chosen, scores=scores, map_peaks=maxima, rarities=rarities)
 
 
 def _provenance(settings: PatchcoreSettings, backbone: Backbone, images: TrainingImages) -> dict[str, str | int]:

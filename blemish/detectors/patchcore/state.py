@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from blemish.detectors.patchcore.settings import PatchcoreSettings
     from blemish.modelfolder.folder import ModelFolder
-    from blemish.types import Float32, UInt8
+    from blemish.types import Float32, Float64, UInt8
 
 BANK = "bank.safetensors"
 # Dividing by less could overflow.
@@ -79,6 +79,11 @@ class PatchcoreState(DetectorState):
     def header(self) -> dict[str, Any]:
         """Return the fields of `model.json` that only this detector has."""
         return {} if self.fusion is None else {"score_fusion": self.fusion.header()}
+
+    @property
+    def scores(self) -> Float64:
+        """The patch score of each calibration image."""
+        return super().scores if self.fusion is None else self.fusion.good_scores[0]
 
 
 def read_state(model: ModelFolder, settings: PatchcoreSettings, common: Mapping[str, Any]) -> PatchcoreState:

@@ -1,0 +1,122 @@
+"""The command that lists, draws, drops and confirms training images that look defective."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blemish import Patchcore
+from blemish.cli import main
+from tests.images import good, small_patchcore, write, write_goods
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Call the command line; return (exit code, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["blemish", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of good images, 003 with a black lower half."""
+    folder = tmp_path_factory.mktemp("images")
+    write_goods(folder, 20)
+    image = good(3)
+    image[len(image) // 2 :] = 0
+    write(folder / "003.png", image)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = small_patchcore(score_fusion=True, calibration="tail").fit(sorted(images.iterdir()))
+    return model.save(tmp_path_factory.mktemp("made") / "m")
+
+
+@pytest.fixture
+def model(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "m"))
+
+
+@pytest.mark.slow
+def test_they_are_listed_and_drawn(run, model: Path, images: Path, tmp_path: Path):
+    code, out, _ = run("suspects", model, "--out", tmp_path / "figures")
+    assert code == 0
+    head, line = out.splitlines()
+    assert head == "This good image looks defective: look at it."
+    assert line.endswith(str(images / "003.png"))
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["0000-003.png"]
+    document = json.loads(run("suspects", model, "--json")[1])
+    (row,) = document["suspects"]
+    assert row["path"] == str(images / "003.png")
+    assert row["score"] > row["threshold"]
+    assert row["p_value"] < 0.001
+
+
+def test_they_are_dropped(run, model: Path, images: Path):
+    threshold = Patchcore.load(model).threshold
+    code, out, _ = run("suspects", model, "--drop")
+    assert code == 0
+    left = Patchcore.load(model)
+    assert f"Dropped 1 image. Threshold {left.threshold:.3f}, was {threshold:.3f}." in out
+    assert left.fitted.image_calibration.n == 19
+    assert left.predict(images / "003.png").label
+    assert run("suspects", model)[1] == "No good image looks defective.\n"
+
+
+def test_they_are_confirmed(run, model: Path, images: Path):
+    code, out, _ = run("suspects", model, images / "003.png", "--confirm", "--json")
+    assert code == 0
+    assert json.loads(out)["confirmed"] == [str(images / "003.png")]
+    assert json.loads(out)["suspects"] == []
+    assert Patchcore.load(model).fitted.image_calibration.n == 20
+    assert run("suspects", model)[1] == "No good image looks defective.\n"
+
+
+def test_what_is_gone_is_not_drawn(run, model: Path, images: Path, tmp_path: Path):
+    moved = shutil.move(images / "003.png", tmp_path / "x.png")
+    code, out, err = run("suspects", model, "--out", tmp_path / "figures")
+    shutil.move(moved, images / "003.png")
+    assert code == 2
+    assert "003.png" in out
+    assert err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--drop", "--confirm"), "expected --drop or --confirm, got both"),
+        (("a.png",), "expected --drop or --confirm, got images alone"),
+        (("a.png", "--drop"), "path: expected a training image of the model, got 'a.png'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(run, model: Path, arguments: tuple[str, ...], said: str):
+    code, _, err = run("suspects", model, *arguments)
+    assert (code, said in err) == (2, True)
+
+
+@pytest.mark.slow
+def test_fit_says_so(run, images: Path, tmp_path: Path):
+    small = ("--image-size", 96, "--layers", "blocks.4,blocks.10", "--coreset-ratio", 0.1)
+    code, out, _ = run("fit", images, "--out", tmp_path / "m", *small)
+    assert code == 0
+    assert "This good image looks defective: look at it." in out
+    assert f"`blemish suspects {tmp_path / 'm'} --out FOLDER` draws them" in out
+    for i in range(4):
+        write(tmp_path / "black" / f"{i}.png", np.zeros((96, 96, 3), np.uint8))
+    document = json.loads(run("fit", tmp_path / "black", "--out", tmp_path / "n", *small, "--json")[1])
+    assert document["suspects"] == []
+    assert document["training_warnings"][0].startswith("All good images look the same")
