@@ -27,7 +27,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 NO_BREAK = "\N{NO-BREAK SPACE}"
 MARKER = re.compile(r"^<!-- generated: ([a-z-]+)((?: [\w./-]+)*) -->$", re.M)
 COMMAND_GROUPS = {
-    "Detect": ("demo", "check", "fit", "suspects", "test", "predict", "benchmark"),
+    "Detect": ("demo", "check", "fit", "suspects", "test", "predict", "thresholds", "benchmark"),
     "Backbones": ("backbones list", "backbones fetch"),
     "Similar defects": ("index", "similar", "suggest", "label", "groups", "reindex"),
     "anomalib": ("import", "export-anomalib", "compare"),

@@ -61,6 +61,7 @@ FIT_KEYS = {
     "warning",
     "notes",
 }
+THRESHOLDS_KEYS = {"model", "false_positive_rate", "rates", "recommended", "notes", "left_out"}
 PROMISED = "false_positive_rate_promised"
 INDEXED = "images"  # how many images `index` and `reindex` went through
 DETECTOR_NAMES = {"Patchcore": "patchcore", "Padim": "padim", "EfficientAd": "efficientad"}

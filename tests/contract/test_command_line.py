@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "backbones", "benchmark", "check", "compare", "demo", "distill", "export-anomalib", "fit", "groups", "import",
     "index", "label", "predict", "receptive-field", "reindex", "similar", "suggest", "suspects", "test",
+    "thresholds",
 }  # fmt: skip
 
 
@@ -119,6 +120,47 @@ def test_predict_says_so_and_fails_on_a_defect_if_asked(patchcore: Case, good_pa
     assert str(bad) in out
     assert call("predict", patchcore.saved, fine, bad, "--fail-on-defect")[0] == 1
     assert call("predict", patchcore.saved, fine, "--fail-on-defect")[0] == 0
+
+
+@pytest.mark.slow
+def test_thresholds(case: Case, good_paths: list[Path], tmp_path: Path):
+    model, figure = case.fitted.save(tmp_path / "m"), tmp_path / "f.png"
+    for seed in range(300, 305):
+        drawn.write(tmp_path / "defects" / f"{seed}.png", drawn.scratched(seed))
+    said = done("thresholds", model, "--labelled", tmp_path / "defects", "--out", figure)
+    assert set(said) == names.THRESHOLDS_KEYS
+    rates = [row[names.RATE] for row in said["rates"]]
+    assert rates == sorted({0.005, 0.01, 0.02, 0.05, 0.1, names.rate_of(case.fitted)})
+    limits = [row["threshold"] for row in said["rates"]]
+    assert limits == sorted(limits, reverse=True)
+    assert {row["labelled"]["n"] for row in said["rates"]} == {5}
+    assert all(row["synthetic"]["n"] == 90 and row["good"] is None for row in said["rates"])
+    assert cv2.imread(str(figure)).shape[1] == 800
+    code, out, _ = call("thresholds", model, "--labelled", tmp_path / "defects")
+    assert code == 0
+    assert f"Set it: blemish thresholds {model} --set {said['recommended']:g}" in out
+
+
+def test_thresholds_are_moved(patchcore: Case, tmp_path: Path):
+    model = patchcore.fitted.save(tmp_path / "m")
+    said = done("thresholds", model, "--set", 0.3)
+    moved = Patchcore.load(model)
+    assert (said[names.RATE], said["threshold"]) == (0.3, moved.threshold)
+    assert names.rate_of(moved) == 0.3
+    assert moved.threshold < patchcore.fitted.threshold
+    image = drawn.scratched(300)
+    assert moved.predict(image).score == patchcore.fitted.predict(image).score
+
+
+def test_thresholds_say_what_is_missing(patchcore: Case, good_paths: list[Path], tmp_path: Path):
+    model, good = patchcore.saved, good_paths[0].parent
+    assert names.HEADER in refused("thresholds", tmp_path)
+    assert str(tmp_path / "none") in refused("thresholds", model, "--good", tmp_path / "none")
+    assert "used for the fit" in refused("thresholds", model, "--good", good)
+    write = drawn.write(tmp_path / "good" / "0.png", drawn.good(500))
+    assert "a defective image" in refused("thresholds", model, "--labelled", write.parent)
+    assert names.RATE in refused("thresholds", model, "--set", 1.5)
+    assert call("thresholds", model, "--set", 0.1, "--good", good)[0] == 2
 
 
 def test_a_broken_image_is_named_and_the_rest_goes_on(patchcore: Case, tmp_path: Path):
