@@ -17,7 +17,8 @@ def by_brute_force(vectors: np.ndarray, k: int) -> np.ndarray:
 
 def test_it_is_the_distance_to_the_kth_other():
     vectors = np.random.default_rng(0).normal(3, 2, (60, 5)).astype(np.float32)
-    vectors[:, 4] = 7  # a constant feature
+    vectors[:, 4] = 7  # a feature that is constant but for one image
+    vectors[0, 4] = 7.5
     np.testing.assert_allclose(kth_neighbor_distances(vectors, 0.05), by_brute_force(vectors, 3), rtol=1e-6)
     np.testing.assert_allclose(kth_neighbor_distances(vectors, 0.01), by_brute_force(vectors, 2), rtol=1e-6)
 

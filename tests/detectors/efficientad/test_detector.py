@@ -141,6 +141,15 @@ def test_the_header_says_where_the_model_comes_from(trained: EfficientAd, teache
     assert [one["path"] for one in header["training"]] == [str(path) for path in good_paths]
 
 
+def test_training_images_of_the_calibration_set_know_their_scores(trained: EfficientAd, folder: Path):
+    training = trained.fitted.training
+    scores = [score for score in training.scores if score is not None]
+    assert sorted(scores) == trained.calibration.scores.tolist()
+    for i in training.chosen:
+        assert trained.predict(training.paths[i]).score == pytest.approx(training.scores[i], rel=1e-5)
+    assert EfficientAd.load(folder).fitted.training == training
+
+
 def test_the_rate_can_be_moved(trained: EfficientAd, folder: Path):
     loaded = EfficientAd.load(folder)
     loaded.set_false_positive_rate(0.5)
