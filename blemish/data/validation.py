@@ -16,15 +16,13 @@ from blemish._io.prefetch import prefetch
 from blemish.data.training_images import MIN_IMAGES
 from blemish.errors import ImageError
 from blemish.imaging.decode import load_mask, read_stored
-from blemish.ops.conformal import percent
 from blemish.types import Problem, Progress, Sample, no_progress
 
 if TYPE_CHECKING:
     from blemish.data.datasets import DataSet
 
-# With n good images no false positive rate below 1 / (n + 1) can be promised, so 1 % takes 99.
-# Source: conformal prediction, Vovk et al. 2005, section 2.2.
-ENOUGH_GOOD = 99
+# From here on the 90 % interval of a false positive rate of 2 % ends below 5 %, and position can count.
+ENOUGH_GOOD = 50
 FEW_GOOD = 10
 UNUSED_MASK = "This mask belongs to no defective image. It is not used; is its image missing or named otherwise?"
 CAMERA_BITS = (10, 12, 14)
@@ -190,16 +188,16 @@ def _mask_problem(sample: Sample, height_width: tuple[int, int]) -> Problem | No
 def _good_images(train: Sequence[_Facts], test: Sequence[_Facts], folder: Path) -> list[Problem]:
     problems = []
     n = len(train)
-    rate = f"A false positive rate below {percent(1 / (n + 1))} cannot be promised"
     if n < MIN_IMAGES:
         images = "no good image" if n == 0 else f"only {n} good image"
         text = f"There is {images} to fit on that can be read. A detector needs at least {MIN_IMAGES}, better 100."
         problems.append(Problem(folder, "few-good" if n else "no-good", text, fatal=True))
     elif n < FEW_GOOD:
-        text = f"There are only {n} good images to fit on. {rate}, and many good images will look anomalous."
+        text = f"There are only {n} good images to fit on: the threshold is a guess. Give at least {FEW_GOOD}."
         problems.append(Problem(folder, "few-good", text))
     elif n < ENOUGH_GOOD:
-        problems.append(Problem(folder, "few-good", f"There are {n} good images to fit on. {rate}; 1 % takes 99."))
+        text = f"There are {n} good images to fit on. From {ENOUGH_GOOD} on the false positive rate is surer."
+        problems.append(Problem(folder, "few-good", text))
     good = sum(not fact.sample.is_defective for fact in test)
     if test and good == 0:
         text = "There is no good image to test on: AUROC, AP and the false positive rate are not defined."

@@ -70,7 +70,7 @@ class PositionJudge:
         parts = multi_scale.parts()
         of_patches, of_parts = self._synthetic_scores(parts, progress)
         patch_auroc, part_auroc = _auroc(patch_scores, of_patches), _auroc(parts.good_scores, of_parts)
-        seen = f"AUROC of synthetic defects {part_auroc:.2f} by position, {patch_auroc:.2f} by patches"
+        seen = f"AUROC of synthetic defects {part_auroc:.3f} by position, {patch_auroc:.3f} by patches"
         if part_auroc >= patch_auroc - MARGIN:
             return parts, f"Position is used: the parts are aligned ({seen})."
         return None, f"Position is not used: the parts turn, shift or vary ({seen})."
