@@ -97,7 +97,7 @@ def score_chart(
 ) -> ScoreChart | None:
     """Return the histogram and strips of image scores, or None if there are no finite scores.
 
-    No bin spans the threshold: bars right of its line are images that are not called good.
+    No bin spans the threshold: bars right of its line are images above it.
 
     Args:
         groups: name and scores of each kind of image; "good" or the name of a defect type.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Kind = Literal["miss", "false positive", "close call", "example"]
 _GROUPS: dict[Kind, tuple[str, str]] = {
     "miss": ("Worst misses", "Defective images that were called good, lowest score first."),
-    "false positive": ("Worst false positives", "Good images that were not called good, highest score first."),
+    "false positive": ("Worst false positives", "Good images above the threshold, highest score first."),
     "close call": ("Close calls", "Called right, but nearest to the threshold."),
     "example": ("Examples", "Images as the detector sees them."),
 }

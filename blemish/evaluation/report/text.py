@@ -168,7 +168,7 @@ def headline(report: Report) -> str:
         defects = f"the one defective image was {'found' if n_found else 'missed'}"
     else:
         defects = f"{_of(n_found, n_defective, 'defective images')} found"
-    called = "called defective" if report.upper_threshold is None else "not called good"
+    called = "called defective" if report.upper_threshold is None else "above the threshold"
     if not n_good:
         alarms = "there were no good images, so nothing is known of false positives"
     elif n_good == 1:
@@ -178,7 +178,7 @@ def headline(report: Report) -> str:
         alarms += f" ({observed(n_alarms / n_good)})" if n_alarms else ""
     n_defective, n_good = look_again(report)
     again = f"Look again: {n_defective} defective and {n_good} good. " if n_defective or n_good else ""
-    asked = f"You asked for at most {percent(report.false_positive_rate_set)} false positives."
+    asked = f"You asked for {percent(report.false_positive_rate_set)} false positives."
     return f"{defects[0].upper()}{defects[1:]}; {alarms}. {again}{asked}"
 
 

@@ -68,7 +68,8 @@ def test_images_to_look_at_again_are_counted() -> None:
     ]  # fmt: skip
     assert [row.bar for row in category.defects.rows] == [(0, 50), (33, 33)]
     assert (
-        "1 of 2 good ones was not called good (50.0\u00a0%). Look again: 1 defective and 1 good." in category.headline
+        "1 of 2 good ones was above the threshold (50.0\u00a0%). Look again: 1 defective and 1 good."
+        in category.headline
     )
 
 

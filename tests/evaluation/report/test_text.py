@@ -52,7 +52,7 @@ def report_of(
 def test_headline(numbers: tuple[int, int, int, int], text: str) -> None:
     sentence = headline(report_of(*numbers)).replace(NO_BREAK, " ")
     assert sentence.startswith(text)
-    assert sentence.endswith("You asked for at most 1 % false positives.")
+    assert sentence.endswith("You asked for 1 % false positives.")
 
 
 def test_headline_without_images() -> None:
