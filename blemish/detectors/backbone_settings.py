@@ -13,6 +13,7 @@ from blemish.errors import InputError, message
 
 if TYPE_CHECKING:
     from blemish.backbones.backbone import Backbone
+    from blemish.data.training_images import TrainingImages
     from blemish.imaging.geometry import Geometry
 
 Own = TypeVar("Own", bound="BackboneSettings")
@@ -99,3 +100,17 @@ class BackboneSettings(Settings):
         """Return about how many pixels the network's input has."""
         size = backbone.image_hw or self.center_crop or self.image_size
         return size[0] * size[1] if isinstance(size, tuple) else size * size
+
+
+def provenance_of(
+    settings: BackboneSettings, backbone: Backbone, images: TrainingImages, fit_s: float
+) -> dict[str, str | int | float]:
+    """Return seed, hashes, counts and time of a fit, for `model.json`."""
+    return {
+        "seed": settings.seed,
+        "backbone": backbone.name,
+        "backbone_sha256": backbone.weights_sha256,
+        "n_training_files": len(images),
+        "training_sha256": images.sha256,
+        "fit_s": round(fit_s, 3),
+    }

@@ -41,7 +41,7 @@ def find_suspects(training: Training, calibration: Calibration) -> tuple[Suspect
         for i, value in enumerate(values):
             if value is None or value <= limit or training.reviews[i]:
                 continue
-            p_value = math.exp(-tail.neg_log_p(value))
+            p_value = tail.survival(value)  # as that of the limit
             if i not in suspects or p_value < suspects[i].p_value:
                 suspects[i] = Suspect(training.paths[i], value, limit, p_value, measure)
     return tuple(sorted(suspects.values(), key=lambda suspect: (suspect.p_value, -suspect.score)))

@@ -169,7 +169,7 @@ def collect(
     if good is not None:
         dataset = open_dataset(good)
         held_out = [sample for sample in (*dataset.train, *dataset.test) if not sample.is_defective]
-    training = [entry.path for entry in _training_samples(detector)]
+    training = [Path(path) for path in detector.fitted.training.paths]
     learnt = {os.path.realpath(path) for path in training}
     fresh = [sample for sample in held_out if os.path.realpath(sample.path) not in learnt]
     problems: list[Problem] = []
@@ -190,10 +190,6 @@ def collect(
         (_origin(len(images), is_fresh=bool(good_scores)),),
         tuple(problems),
     )
-
-
-def _training_samples(detector: AnyDetector) -> list[Sample]:
-    return [Sample(Path(path), "train") for path in detector.fitted.training.paths]
 
 
 def _labelled_samples(path: Path) -> tuple[list[Sample], list[Sample]]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MIN_EXCESS = 0.01
 TINY = 1e-6
 # Share of the scores above the median that are censored: up to one defective image among twenty good ones then counts
-# as no more than a high score. 0.1, 0.2 and 0.25 measured alike (benchmarks/defaults.py).
+# as no more than a high score.
 CENSORED = 0.1
 
 

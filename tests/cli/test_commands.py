@@ -16,27 +16,13 @@ import numpy as np
 import pytest
 
 from blemish import Patchcore
-from blemish.cli import main, repeat_categories
+from blemish.cli import repeat_categories
 from blemish.data.synthetic.demo import make_demo
 from blemish.imaging.decode import load
 from blemish.types import Prediction
 from tests.images import good, scratched, write, write_goods
 
 SMALL = ("--image-size", "96", "--layers", "blocks.4")
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Call the command line; return (exit code, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["blemish", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture(scope="session")

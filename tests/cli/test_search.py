@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from blemish.imaging.decode import load
-from tests.cli.test_commands import run  # noqa: F401
 from tests.images import good, scratched, small_patchcore, write
 from tests.stores import blotched
 
@@ -23,7 +22,7 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_index_similar_label_and_groups(run, saved: Path, images: Path, tmp_path: Path):  # noqa: F811
+def test_index_similar_label_and_groups(run, saved: Path, images: Path, tmp_path: Path):
     store = tmp_path / "s"
     code, out, _ = run("index", saved, images, "--store", store, "--labels", "from-folders", "--json")
     assert code == 0
@@ -52,7 +51,7 @@ def test_index_similar_label_and_groups(run, saved: Path, images: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_a_good_image_offers_force(run, saved: Path, images: Path, tmp_path: Path, fitted):  # noqa: F811
+def test_a_good_image_offers_force(run, saved: Path, images: Path, tmp_path: Path, fitted):
     store, part = tmp_path / "s", tmp_path / "good.png"
     run("index", saved, images, "--store", store)
     write(part, next(p for p in map(good, range(100, 130)) if not fitted.predict(p).regions))
@@ -63,14 +62,14 @@ def test_a_good_image_offers_force(run, saved: Path, images: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_unreadable_images_are_left_out(run, saved: Path, images: Path, tmp_path: Path):  # noqa: F811
+def test_unreadable_images_are_left_out(run, saved: Path, images: Path, tmp_path: Path):
     (images / "scratch" / "empty.png").write_bytes(b"")
     code, out, _ = run("index", saved, images, "--store", tmp_path / "s")
     assert (code, "8 images" in out, "empty.png" in out) == (2, True, True)
 
 
 @pytest.mark.parametrize("command", ["groups", "similar", "suggest", "reindex"])
-def test_a_store_that_does_not_exist_is_refused(run, saved: Path, images: Path, tmp_path: Path, command: str):  # noqa: F811
+def test_a_store_that_does_not_exist_is_refused(run, saved: Path, images: Path, tmp_path: Path, command: str):
     part = next(images.rglob("*.png"))
     arguments = {"groups": [], "similar": [saved, part], "suggest": [saved, part], "reindex": [saved]}[command]
     code, _, err = run(command, *arguments, "--store", tmp_path / "none")
@@ -79,7 +78,7 @@ def test_a_store_that_does_not_exist_is_refused(run, saved: Path, images: Path, 
 
 
 @pytest.mark.slow
-def test_suggest_and_reindex(run, saved: Path, images: Path, tmp_path: Path, good_paths: list[Path]):  # noqa: F811
+def test_suggest_and_reindex(run, saved: Path, images: Path, tmp_path: Path, good_paths: list[Path]):
     store, part = tmp_path / "s", write(tmp_path / "new.png", scratched(300)[0])
     run("index", saved, images, "--store", store, "--labels", "from-folders")
     code, out, err = run("suggest", saved, part, tmp_path / "none.png", "--store", store, "--json")
@@ -95,7 +94,7 @@ def test_suggest_and_reindex(run, saved: Path, images: Path, tmp_path: Path, goo
 
 
 @pytest.mark.slow
-def test_other_good_images_are_needed_once(run, saved: Path, images: Path, tmp_path: Path, good_paths):  # noqa: F811
+def test_other_good_images_are_needed_once(run, saved: Path, images: Path, tmp_path: Path, good_paths):
     folder = good_paths[0].parent
     moved = folder.rename(folder.with_name("moved"))
     try:

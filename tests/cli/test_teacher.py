@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 
 import numpy as np
 import pytest
 
-from blemish.cli import main
 from blemish.cli import teacher as cli_teacher
 from blemish.imaging.decode import load, save
 from tests.efficientad_models import narrow_networks
 from tests.images import good
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Call the command line; return (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["blemish", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return call
 
 
 def test_the_derivation_is_printed(run):

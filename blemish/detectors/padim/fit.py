@@ -9,6 +9,7 @@ import numpy as np
 
 from blemish._validation.checks import check_whole
 from blemish.backbones.embedding import Extractor, embedding_graph
+from blemish.detectors.backbone_settings import provenance_of
 from blemish.detectors.padim.state import PadimState, PositionGaussians
 from blemish.modelfolder.header import Training
 from blemish.ops.conformal import Calibration
@@ -50,14 +51,7 @@ def fit(settings: PadimSettings, backbone: Backbone, images: TrainingImages, *, 
         pixel_calibration=calibration,
         training=Training.calibrated(images.names, images.sizes_hw, chosen=chosen, scores=maxima, map_peaks=maxima),
         gaussians=gaussians,
-        provenance={
-            "seed": settings.seed,
-            "backbone": backbone.name,
-            "backbone_sha256": backbone.weights_sha256,
-            "n_training_files": len(images),
-            "training_sha256": images.sha256,
-            "fit_s": round(time.perf_counter() - start, 3),
-        },
+        provenance=provenance_of(settings, backbone, images, time.perf_counter() - start),
     )
 
 

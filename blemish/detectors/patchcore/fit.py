@@ -11,6 +11,7 @@ import numpy as np
 
 from blemish._validation.checks import check_whole
 from blemish.backbones.embedding import Extractor, embedding_graph
+from blemish.detectors.backbone_settings import provenance_of
 from blemish.detectors.fusion import MultiScaleFeatures, multi_scale_bytes
 from blemish.detectors.patchcore.position import PositionJudge
 from blemish.detectors.patchcore.scoring import Scorer
@@ -86,7 +87,7 @@ def fit(
         image_calibration=Calibration.from_scores(scores, rate, rule),
         pixel_calibration=Calibration.from_scores(calibrated.map_maxima, rate, rule),
         training=_training(images, first, scores, calibrated.map_maxima),
-        provenance={**_provenance(settings, backbone, images), "fit_s": round(time.perf_counter() - start, 3)},
+        provenance=provenance_of(settings, backbone, images, time.perf_counter() - start),
     )
 
 
@@ -95,16 +96,6 @@ def _training(images: TrainingImages, first: _FirstPass, scores: Float64, maxima
     rarities = () if first.multi_scale is None else first.multi_scale.rarities()
     names, sizes_hw, chosen = images.names, images.sizes_hw, first.chosen
     return Training.calibrated(names, sizes_hw, chosen=chosen, scores=scores, map_peaks=maxima, rarities=rarities)
-
-
-def _provenance(settings: PatchcoreSettings, backbone: Backbone, images: TrainingImages) -> dict[str, str | int]:
-    return {
-        "seed": settings.seed,
-        "backbone": backbone.name,
-        "backbone_sha256": backbone.weights_sha256,
-        "n_training_files": len(images),
-        "training_sha256": images.sha256,
-    }
 
 
 def estimated_bytes(settings: PatchcoreSettings, backbone: Backbone, n_images: int) -> int:
