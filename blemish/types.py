@@ -34,12 +34,19 @@ class Sample:
         split: "train" or "test".
         defect: "good", or the name of the defect type.
         mask_path: the file of the defect mask, if there is one.
+        further_masks: more mask files of the same image; the defect is the union of all.
     """
 
     path: Path
     split: str = "test"
     defect: str = "good"
     mask_path: Path | None = None
+    further_masks: tuple[Path, ...] = ()
+
+    @property
+    def mask_paths(self) -> tuple[Path, ...]:
+        """All mask files."""
+        return () if self.mask_path is None else (self.mask_path, *self.further_masks)
 
     @property
     def is_defective(self) -> bool:

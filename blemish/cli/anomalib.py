@@ -105,8 +105,8 @@ def compare(
     if json_out is not None:
         write_text(json_out, json.dumps(comparison.to_dict(), indent=1) + "\n")
     if chart is not None:
-        from blemish.imaging.decode import save
+        from blemish.data.outputs import save_output
         from blemish.interop.anomalib.compare_chart import draw
 
-        save(chart, draw(comparison))
+        save_output(chart, draw(comparison))
     say(False, None, *table(comparison))

@@ -43,22 +43,29 @@ def demo(
 
 
 @app.command()
-def check(data: Path, category: option.Category = None, as_json: option.AsJson = False) -> None:
+def check(
+    data: Path,
+    category: option.Category = None,
+    layout: option.Layout = None,
+    as_json: option.AsJson = False,
+) -> None:
     """Check a data set before a run: images, labels, masks. Example: blemish check images/"""
     from blemish.data.datasets import open_dataset
     from blemish.data.validation import survey_dataset
 
-    survey = survey_dataset(open_dataset(data, category=category))
+    dataset = open_dataset(data, category=category, layout=layout)
+    notes = list(getattr(dataset, "notes", ()))
+    survey = survey_dataset(dataset)
     summary = asdict(survey.summary)
     problems = [
         {"path": str(problem.path), "kind": problem.kind, "text": problem.text, "fatal": problem.fatal}
         for problem in survey.problems
     ]
-    lines = [f"{name}: {value}" for name, value in summary.items()]
+    lines = [*notes, *(f"{name}: {value}" for name, value in summary.items())]
     lines += [
         problem.text if str(problem.path) in problem.text else f"{problem.path}: {problem.text}"
         for problem in survey.problems
     ]
-    say(as_json, {"summary": summary, "problems": problems}, *lines)
+    say(as_json, {"summary": summary, "notes": notes, "problems": problems}, *lines)
     if any(problem.fatal for problem in survey.problems):
         raise typer.Exit(1)

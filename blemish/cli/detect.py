@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,9 +17,10 @@ from blemish.cli.suspects import after_fit
 from blemish.errors import BlemishError
 
 if TYPE_CHECKING:
+    from blemish.data.datasets import DataSet
     from blemish.detectors.base import AnyDetector
     from blemish.evaluation.engine import Engine
-    from blemish.types import Prediction, Report
+    from blemish.types import Prediction, Problem, Report
 
 app = typer.Typer()
 
@@ -30,16 +32,16 @@ def fit(
     data: Path,
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
     category: option.Category = None,
+    layout: option.Layout = None,
     as_json: option.AsJson = False,
 ) -> None:
     """Fit a detector on good images. Example: blemish fit images/ --out model"""
-    from blemish.data.datasets import open_dataset
     from blemish.detectors.registry import Trained
     from blemish.evaluation.engine import Engine
     from blemish.evaluation.thresholds import threshold_fields, threshold_sentence
     from blemish.modelfolder.folder import check_target
 
-    dataset = open_dataset(data, category=category)
+    dataset = _opened(data, category, layout)
     check_target(out)
     model = make()
     megabytes = model.estimated_bytes(len(dataset.train)) / 2**20 if dataset.train else 0
@@ -73,19 +75,19 @@ def test(
     model: Path,
     data: Path,
     category: option.Category = None,
+    layout: option.Layout = None,
     report: option.ReportOut = None,
     scores: Annotated[Path | None, typer.Option("--csv", help="CSV file to write, one line per image.")] = None,
     threads: option.Threads = None,
     as_json: option.AsJson = False,
 ) -> None:
     """Test a model on images whose defects are known. Example: blemish test model images/ --report report.html"""
-    from blemish.data.datasets import open_dataset
     from blemish.detectors import registry
     from blemish.evaluation.engine import Engine
     from blemish.evaluation.results import numbers, scores_csv, table, training_overlap, write_html, write_text
 
     detector = registry.load(model, threads=threads)
-    result = Engine(progress=Bars()).evaluate(detector, open_dataset(data, category=category))
+    result = Engine(progress=Bars()).evaluate(detector, _opened(data, category, layout))
     overlap = training_overlap(detector, result)
     if overlap is not None:
         print(f"warning: {overlap}", file=sys.stderr)
@@ -114,37 +116,79 @@ def predict(
 ) -> None:
     """Inspect images: outcomes, and places of defects. Example: blemish predict model part.png --out figures"""
     from blemish.detectors import registry
-    from blemish.evaluation import load_nearest_good
-    from blemish.imaging.decode import load, save
     from blemish.types import Problem
-    from blemish.visualization import figure
 
     detector = registry.load(model, threads=threads)
-    paths = _image_paths(images)
-    rows, n_broken, n_defective = [], 0, 0
+    paths, left_out = _image_paths(images)
+    rows, drifts, n_broken, n_defective = [], [], 0, 0
     for i, prediction in enumerate(detector.predict_many(paths)):
         if isinstance(prediction, Problem):
             n_broken += 1
             print(f"error: {prediction.text}", file=sys.stderr)
+            rows.append(_unread(prediction))
             continue
         n_defective += prediction.label
         rows.append(prediction.to_dict())
-        name = f"{i:04d}-{paths[i].stem}.png"
-        if out is not None:
-            image = load(paths[i], bit_depth=detector.bit_depth)
-            good_image = load_nearest_good(prediction.nearest_good, detector.bit_depth)
-            save(out / name, figure(image, prediction, title=paths[i].name, good_image=good_image))
-        if masks is not None:
-            save(masks / name, prediction.mask)
+        drifts.append(prediction.drift)
+        _write_images(detector, prediction, paths[i], f"{i:04d}-{paths[i].stem}.png", out, masks)
         if not as_json:
             print(_verdict(prediction, paths[i]) + (f"  ({prediction.drift})" if prediction.drift else ""))
     if as_json:
-        print(json.dumps(rows, indent=1))
-    _warn_of_drift([row["drift"] for row in rows])
+        print(json.dumps(rows + [_unread(problem) for problem in left_out], indent=1))
+    _warn_of_drift(drifts)
+    for text in _left_out_texts(left_out):
+        print(f"not read: {text}", file=sys.stderr)
     if n_broken:
         raise typer.Exit(2)
     if fail_on_defect and n_defective:
         raise typer.Exit(1)
+
+
+def _write_images(
+    detector: AnyDetector, prediction: Prediction, path: Path, name: str, out: Path | None, masks: Path | None
+) -> None:
+    """Write figure and mask of a prediction, marked so that a later `predict` leaves them out."""
+    from blemish.data.outputs import save_output
+    from blemish.evaluation import load_nearest_good
+    from blemish.imaging.decode import load
+    from blemish.visualization import figure
+
+    if out is not None:
+        image = load(path, bit_depth=detector.bit_depth)
+        good_image = load_nearest_good(prediction.nearest_good, detector.bit_depth)
+        save_output(out / name, figure(image, prediction, title=path.name, good_image=good_image))
+    if masks is not None:
+        save_output(masks / name, prediction.mask)
+
+
+def _unread(problem: Problem) -> dict[str, Any]:
+    """Return the JSON object of a file without a prediction."""
+    return {"path": str(problem.path), "score": None, "label": None, "outcome": "not read", "problem": problem.text}
+
+
+def _left_out_texts(problems: Sequence[Problem]) -> list[str]:
+    """Return one line for each reason, with the first files."""
+    by_text: dict[str, list[str]] = {}
+    for problem in problems:
+        by_text.setdefault(problem.text, []).append(str(problem.path))
+    return [
+        f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}: {text}"
+        for text, names in by_text.items()
+    ]
+
+
+def _opened(data: Path, category: str | None, layout: str | None) -> DataSet:
+    """Return the data set; how it was read, and files that are not used, go to stderr."""
+    from blemish.data.datasets import open_dataset
+
+    dataset = open_dataset(data, category=category, layout=layout)
+    skipped: Sequence[Path] = getattr(dataset, "skipped", ())
+    for note in getattr(dataset, "notes", ()):
+        print(note, file=sys.stderr)
+    if skipped:
+        rest = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+        print(f"not used: {', '.join(map(str, skipped[:3]))}{rest}. `blemish check` says more.", file=sys.stderr)
+    return dataset
 
 
 def _warn_of_drift(drifts: Sequence[str]) -> None:
@@ -155,15 +199,25 @@ def _warn_of_drift(drifts: Sequence[str]) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def _image_paths(images: Sequence[Path]) -> list[Path]:
-    """Return the images, and those of each folder among them."""
-    from blemish.data.datasets import open_dataset
+def _image_paths(images: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
+    """Return the images, with those of each folder at any depth, each once; and the files that are not read."""
+    from blemish.data.discovery import IMAGE_ENDINGS, find_images, no_images
+    from blemish.types import Problem
 
-    paths: list[Path] = []
-    for path in images:
-        dataset = open_dataset(path) if path.is_dir() else None
-        paths += [path] if dataset is None else [sample.path for sample in (*dataset.train, *dataset.test)]
-    return paths
+    paths: dict[str, Path] = {}
+    left_out: list[Problem] = []
+    for given in images:
+        if not given.is_dir():
+            paths.setdefault(os.path.realpath(given), given)
+            continue
+        found = find_images(given)
+        if not found.images:
+            raise no_images("images", [given], IMAGE_ENDINGS)
+        for path in found.images:
+            paths.setdefault(os.path.realpath(path), path)
+        left_out += [Problem(path, "output", "written by Blemish, not an image of a part.") for path in found.outputs]
+        left_out += [Problem(path, "no-image", "no image, by name and content.") for path in found.others]
+    return list(paths.values()), left_out
 
 
 def _verdict(prediction: Prediction, path: Path) -> str:
@@ -209,9 +263,9 @@ def benchmark(
 
 
 def _fit_and_test(engine: Engine, model: AnyDetector, root: Path, category: str) -> Report:
-    from blemish.data.datasets import MVTecAD
+    from blemish.data.datasets import open_dataset
 
-    data = MVTecAD(root, category)
+    data = open_dataset(root, category=category)
     engine.fit(model, data)
     return engine.evaluate(model, data)
 

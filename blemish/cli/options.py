@@ -23,6 +23,10 @@ Backbone = Annotated[str, typer.Option(help="Name from `blemish backbones list`,
 Category = Annotated[str | None, typer.Option(help="Category, if the folder holds several.")]
 CsvOut = Annotated[Path | None, typer.Option("--csv", help="CSV file to write.")]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="JSON file to write.")]
+Layout = Annotated[
+    str | None,
+    typer.Option(help="Layout of a public data set to read the folder as, such as visa; recognized if not given."),
+]
 Layers = Annotated[
     str, typer.Option(help="Layers of the backbone, separated by commas; its default layers if not given.")
 ]

@@ -252,12 +252,13 @@ def _verdict(suggestion: Suggestion) -> str:
 
 
 def _write_sheet(path: Path, encoded: EncodedImage, matches: Sequence[Match], bit_depth: int | None) -> None:
-    from blemish.imaging.decode import load, save
+    from blemish.data.outputs import save_output
+    from blemish.imaging.decode import load
     from blemish.search.contact_sheet import sheet
 
     region = encoded.regions[0].region
     assert encoded.path is not None
     image = load(encoded.path, bit_depth=bit_depth)
     title = f"Most similar to {encoded.path.name}"
-    save(path, sheet(image, region.box, region.contour, matches, title=title, bit_depth=bit_depth))
+    save_output(path, sheet(image, region.box, region.contour, matches, title=title, bit_depth=bit_depth))
     print(f"sheet: {path}", file=sys.stderr)

@@ -90,9 +90,10 @@ def after_fit(detector: AnyDetector, model: Path) -> list[str]:
 
 def draw(detector: AnyDetector, listed: Sequence[Suspect], folder: Path) -> int:
     """Write a figure of each suspect, scored without them where the detector can; return the number unreadable."""
+    from blemish.data.outputs import save_output
     from blemish.errors import ImageError, InputError
     from blemish.evaluation import load_nearest_good
-    from blemish.imaging.decode import load, save
+    from blemish.imaging.decode import load
     from blemish.visualization import figure
 
     try:
@@ -110,5 +111,7 @@ def draw(detector: AnyDetector, listed: Sequence[Suspect], folder: Path) -> int:
             continue
         prediction = others.predict(image)
         good_image = load_nearest_good(prediction.nearest_good, detector.bit_depth)
-        save(folder / f"{i:04d}-{path.stem}.png", figure(image, prediction, title=path.name, good_image=good_image))
+        save_output(
+            folder / f"{i:04d}-{path.stem}.png", figure(image, prediction, title=path.name, good_image=good_image)
+        )
     return n_broken

@@ -181,7 +181,8 @@ def _network(
 
 def _draw(layers: tuple[Layer, ...], image: Path, out: Path, size: int | None, cell: str | None) -> Path:
     """Write a drawing of an output's receptive field on an image; return its path."""
-    from blemish.imaging.decode import load, resize, save
+    from blemish.data.outputs import save_output
+    from blemish.imaging.decode import load, resize
     from blemish.ops.receptive_field import derive
     from blemish.ops.receptive_field import receptive_field as field_of
     from blemish.visualization import field_figure
@@ -200,4 +201,4 @@ def _draw(layers: tuple[Layer, ...], image: Path, out: Path, size: int | None, c
         if match is None:
             raise InputError(message("cell", "a row and a column such as 3,5", repr(cell[:40])))
         position = int(match[1]), int(match[2])
-    return save(out, field_figure(pixels, field_of(layers), hw, position))
+    return save_output(out, field_figure(pixels, field_of(layers), hw, position))

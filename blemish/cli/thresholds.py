@@ -30,9 +30,9 @@ def thresholds(
     as_json: option.AsJson = False,
 ) -> None:
     """Show thresholds by false positive rate, and move them. Example: blemish thresholds model --labelled defects/"""
+    from blemish.data.outputs import save_output
     from blemish.detectors import registry
     from blemish.evaluation.thresholds import collect
-    from blemish.imaging.decode import save
     from blemish.visualization.rate_chart import rate_figure
 
     detector = registry.load(model, threads=threads)
@@ -50,7 +50,7 @@ def thresholds(
             "synthetic defects": [item.score for item in evidence.synthetic],
             "labelled defects": [item.score for item in evidence.labelled],
         }
-        save(out, rate_figure(detector.calibration, strips))
+        save_output(out, rate_figure(detector.calibration, strips))
     document = {
         "model": str(model),
         "false_positive_rate": detector.false_positive_rate,

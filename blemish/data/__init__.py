@@ -1,3 +1,19 @@
-"""Data sets: layouts, discovery of images and masks, validation, and training images."""
+"""Data sets: roles by names, layouts, discovery of images and masks, validation, and training images."""
 
-__all__ = ["datasets", "discovery", "folder", "manifest", "synthetic", "training_images", "validation"]
+__all__ = [
+    "datasets",
+    "discovery",
+    "folder",
+    "holdout",
+    "layouts",
+    "manifest",
+    "mask_files",
+    "masks",
+    "outputs",
+    "role_words",
+    "roles",
+    "synthetic",
+    "training_images",
+    "tree",
+    "validation",
+]

@@ -1,12 +1,13 @@
-"""Data sets: the layout of MVTec AD, and `open_dataset` that recognises the layout of a path. Nothing is decoded.
+"""Data sets: the layout of MVTec AD, and `open_dataset` that recognises the layout of a path.
 
-Three layouts: `MVTecAD`, `Folder` for any folders of good and defective images, and `Manifest` for a list in a file.
+Others: `Folder` for named folders of good and defective images, `Manifest` for a list in a file, the public data sets
+of `layouts`, and `NamedTree` for any tree in which names state the roles.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from blemish._validation.anomalib_arguments import OF_DATA_SETS, refuses, warn_without_effect
 from blemish.data.discovery import (
@@ -17,22 +18,21 @@ from blemish.data.discovery import (
     list_images,
     natural_key,
     no_images,
-    pair_masks,
 )
 from blemish.data.folder import Folder, PathLike
+from blemish.data.layouts import LAYOUTS, RealIAD, read, realiad_tables, recognised
 from blemish.data.manifest import MANIFEST_ENDINGS, Manifest
+from blemish.data.mask_files import assign, beside, elsewhere, with_masks
+from blemish.data.roles import fold, split_of, tell
+from blemish.data.tree import NamedTree, check_below, unclear_name
 from blemish.errors import DataError, message
 from blemish.types import Sample
 
 __all__ = ["DataSet", "Folder", "MVTec", "MVTecAD", "Manifest", "categories", "open_dataset"]
 
 MVTEC_LAYOUT = "<category>/train/good, <category>/test/<defect>, <category>/ground_truth/<defect>/000_mask.png"
-SORTED_LAYOUT = "good/, a folder for each kind of defect, and masks/<defect>/000_mask.png if there are any"
-# Names of the folder of good images, and of that of masks, beside those of defects.
-GOOD_NAMES = ("good", "normal", "ok")
-MASK_NAMES = ("ground_truth", "masks")
-# A folder with one of these in it is sorted into good images and defects.
-SORTED_NAMES = (*GOOD_NAMES, *MASK_NAMES, "train", "test", "bad", "abnormal", "ng", "defect", "defects")
+MVTEC, REAL_IAD = "mvtec-ad", "real-iad"
+LAYOUT_NAMES = (MVTEC, *LAYOUTS, REAL_IAD)
 
 
 @runtime_checkable
@@ -96,91 +96,132 @@ class MVTecAD(ListedDataSet):
 
     def _list(self) -> None:
         folder = self.folder
-        good, _ = list_images(folder / "train" / "good", IMAGE_ENDINGS)
+        inside, _ = beside(list_images(folder / "train" / "good", IMAGE_ENDINGS)[0])
+        good, _ = elsewhere(check_below(folder / "train" / "good", inside, "good")[0])
         if not good:
             raise no_images("train/good", [folder / "train" / "good"], IMAGE_ENDINGS)
-        test: list[Sample] = []
-        paired: set[Path] = set()
-        defects = folders_in(folder / "test")
-        defects.sort(key=lambda path: (path.name != "good", natural_key(Path(path.name))))
-        for defect in defects:
-            paths, _ = list_images(defect, IMAGE_ENDINGS)
-            pairs = pair_masks(defect, paths, [folder / "ground_truth" / defect.name], IMAGE_ENDINGS)
-            paired.update(pairs.values())
-            if defect.name == "good":  # some copies have all-black masks for good images
-                pairs = {}
-            test += [Sample(path, "test", defect.name, pairs.get(path)) for path in paths]
-        masks = [mask for mask in list_images(folder / "ground_truth", IMAGE_ENDINGS)[0] if mask not in paired]
+        tests = [(path, self._defect(path)) for path in folders_in(folder / "test")]
+        tests.sort(key=lambda pair: (pair[1] != "good", natural_key(Path(pair[0].name))))
+        mask_folders = [folder / "ground_truth", *(path for path, defect in tests if defect is None)]
+        self._mask_files = [mask for each in mask_folders for mask in list_images(each, IMAGE_ENDINGS)[0]]
+        self._masks_of_good: set[Path] = set()
+        test = [sample for path, defect in tests if defect is not None for sample in self._test_of(path, defect)]
+        paired = {mask for sample in test for mask in sample.mask_paths} | self._masks_of_good
+        masks = [mask for mask in self._mask_files if mask not in paired]
         images, others = list_images(folder, IMAGE_ENDINGS)
         used = {*good, *(sample.path for sample in test), *paired, *masks}
-        skipped = [path for path in (*images, *others) if path not in used]
         self.train, self.test = tuple(Sample(path, "train") for path in good), tuple(test)
-        self.skipped, self.unused_masks = tuple(skipped), tuple(masks)
+        self.skipped = tuple(path for path in (*images, *others) if path not in used)
+        self.unused_masks = tuple(masks)
+
+    def _defect(self, folder: Path) -> str | None:
+        """Return the class of a folder of test images: "good", a defect type, or None for masks."""
+        said = tell(folder.name)
+        if said is not None and said.kind == "unclear":
+            raise unclear_name(folder, said.name)
+        kind = "defective" if said is None else said.kind
+        return {"good": "good", "mask": None}.get(kind, folder.name)
+
+    def _test_of(self, folder: Path, defect: str) -> list[Sample]:
+        """Return the test images of one folder, with their masks."""
+        inside, pairs = beside(list_images(folder, IMAGE_ENDINGS)[0])
+        paths, masks, _ = check_below(folder, inside, "good" if defect == "good" else "defective")
+        name = fold(folder.name)
+        own = [mask for mask in self._mask_files if name in map(fold, mask.relative_to(self.folder).parts[:-1])]
+        masks_of = {**assign([*own, *masks], [path for path in paths if path not in pairs]), **pairs}
+        if defect == "good":  # some copies have all-black masks for good images
+            self._masks_of_good.update(mask for found in masks_of.values() for mask in found)
+            masks_of = {}
+        return [with_masks(path, "test", defect, masks_of) for path in paths]
 
 
 MVTec = MVTecAD  # anomalib's name before 2.0
 
 
-def open_dataset(path: PathLike, *, category: str | None = None) -> DataSet:
+def open_dataset(
+    path: PathLike,
+    *,
+    category: str | None = None,
+    layout: str | None = None,
+    plain: Literal["good", "defective"] = "good",
+) -> DataSet:
     """Return the data set at `path`, with its layout recognised.
 
     Args:
-        path: an MVTec AD category; a root of categories, with `category`; a manifest file; a folder with `good` and the
-            defect types in it, a fifth of whose good images is held out for the test; or a folder of good images
-            (sub-folders too), without test images.
+        path: a category of a public data set; a root of categories, with `category`; a manifest file; a folder, at any
+            depth, whose folder names say which images are good, with a fifth of the good ones held out where no split
+            is stated; or a folder of good images (sub-folders too), without test images.
         category: of a root of categories.
+        layout: one of `LAYOUT_NAMES` to be read as; recognised by default.
+        plain: class of the images of a folder in which no name states one.
 
     Raises:
-        DataError: if it is none of these; the text describes the path.
+        DataError: if it is none of these, or the role of an image is not clear; the text names the path.
     """
     path = Path(path)
+    if layout is not None and layout not in LAYOUT_NAMES:
+        raise DataError(message("layout", f"one of {', '.join(LAYOUT_NAMES)}", repr(layout)))
     if path.is_file():
-        if path.suffix.lower() not in MANIFEST_ENDINGS:
-            todo = f"A list of images ends in {', '.join(MANIFEST_ENDINGS)}."
-            raise DataError(message("data set", "a folder or a manifest", "a file", where=path, todo=todo))
-        return Manifest(path)
-    if category is not None:
-        return MVTecAD(path, category)
+        return _from_file(path, layout)
+    if category is not None or layout == MVTEC:
+        return _of_category(path, category, layout)
     if not path.is_dir():
         raise DataError(message("data set", "a folder or a manifest", describe_path(path), where=path))
-    if (path / "train" / "good").is_dir():
-        return MVTecAD(path.parent, path.name) if path.name else MVTecAD(path.resolve().parent, path.resolve().name)
     names = categories(path)
-    if names:
+    is_whole = (path / "train" / "good").is_dir() or recognised(path) is not None
+    if names and not is_whole:
         todo = f"It holds several: name one of {', '.join(names)}."
         raise DataError(message("category", "one category", f"a folder of {len(names)}", where=path, todo=todo))
-    if any(folder.name.lower() in SORTED_NAMES for folder in folders_in(path)):
-        return _sorted_folder(path)
-    return Folder(path.resolve().name, normal_dir=path)
+    if layout is not None:
+        return read(path, layout)
+    return _by_names(path, plain)
 
 
-def categories(root: PathLike) -> list[str]:
-    """Return the names of the folders in `root` that have a `train/good`, in natural order."""
-    return [folder.name for folder in folders_in(Path(root)) if (folder / "train" / "good").is_dir()]
-
-
-def _sorted_folder(path: Path) -> Folder:
-    """Return the data set of a folder that is sorted into `good`, defect types and perhaps masks."""
-    folders = folders_in(path)
-    good = [folder for folder in folders if folder.name.lower() in GOOD_NAMES]
-    masks = [folder for folder in folders if folder.name.lower() in MASK_NAMES]
-    unclear = {folder.name.lower() for folder in folders} & {"train", "test"}
+def _by_names(path: Path, plain: Literal["good", "defective"]) -> DataSet:
+    """Return the data set of a folder: of a public layout, or of any names."""
+    known = recognised(path)
+    if known is not None:
+        return read(path, known)
+    splits = {split_of(folder.name) for folder in folders_in(path)}
+    if (path / "train" / "good").is_dir() and ((path / "test").is_dir() or not splits & {"test", "validation"}):
+        return MVTecAD(path.resolve().parent if not path.name else path.parent, path.name or path.resolve().name)
     around = path.resolve().parent
     if path.resolve().name == "test" and (around / "train" / "good").is_dir():
         todo = f"It is part of {around}: name that."
         raise DataError(message("data set", "a complete one", "the test images of one", where=path, todo=todo))
-    if len(good) != 1 or len(masks) > 1 or unclear:
-        todo = f"Layouts: {SORTED_LAYOUT}; or {MVTEC_LAYOUT}. Others need Folder(...) or a manifest."
-        raise DataError(
-            message("data set", "good images only, or a known layout", describe_path(path), where=path, todo=todo)
-        )
-    loose, _ = list_images(path, IMAGE_ENDINGS, leave_out=folders)
-    if loose:
-        todo = "Move them into one of the folders: whether they are good is not known."
-        raise DataError(message("data set", "images in folders", f"{loose[0].name} beside them", where=path, todo=todo))
-    others = [folder for folder in folders if folder not in (*good, *masks)]
-    defects = [folder for folder in others if list_images(folder, IMAGE_ENDINGS)[0]]
-    return Folder(path.resolve().name, normal_dir=good, abnormal_dir=defects or None, mask_dir=masks or None)
+    return NamedTree(path, plain=plain)
+
+
+def _from_file(path: Path, layout: str | None) -> DataSet:
+    if layout == REAL_IAD or path.suffix.lower() == ".json":
+        return RealIAD(path)
+    if path.suffix.lower() not in MANIFEST_ENDINGS:
+        todo = f"A list of images ends in {', '.join(MANIFEST_ENDINGS)}."
+        raise DataError(message("data set", "a folder or a manifest", "a file", where=path, todo=todo))
+    return Manifest(path)
+
+
+def _of_category(root: Path, category: str | None, layout: str | None) -> DataSet:
+    """Return one category of a root of several."""
+    if category is None:
+        return MVTecAD(root.resolve().parent, root.resolve().name)
+    tables = realiad_tables(root)
+    if category in tables and layout in (None, REAL_IAD):
+        return RealIAD(tables[category])
+    folder = root / category
+    if layout in LAYOUTS:
+        return read(folder, str(layout))
+    is_there = Path(category).name == category and (recognised(folder) or (folder / "train" / "good").is_dir())
+    return _by_names(folder, "good") if is_there and layout is None else MVTecAD(root, category)
+
+
+def categories(root: PathLike) -> list[str]:
+    """Return the names of the folders in `root` that are a category of a public data set, in natural order."""
+    root = Path(root)
+    tables = realiad_tables(root)
+    if tables:
+        return sorted(tables)
+    return [path.name for path in folders_in(root) if (path / "train" / "good").is_dir() or recognised(path)]
 
 
 def _category_folder(root: Path, category: str) -> Path:

@@ -1,18 +1,38 @@
-"""Discovery of images below a folder in natural order, and pairing of masks with images."""
+"""Discovery of images below a folder, by ending and by content, in natural order."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from blemish.data.outputs import is_output
 from blemish.errors import DataError, message
 from blemish.types import Sample
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-MASK_SUFFIXES = ("_mask", "-mask", "_gt", "")
+# First bytes of image files; those that can't be decoded are listed too, so that they are named and not passed over.
+IMAGE_MAGIC = (
+    b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF8", b"8BPS", b"\xff\x0a",
+    b"\0\0\0\x0cjP  ", b"\0\0\0\x0cJXL ", b"\x76\x2f\x31\x01", b"II\xbc\x01",
+)  # fmt: skip
+BRANDS = (b"avif", b"heic", b"heix", b"mif1", b"jxl ")
+
+
+class FoundFiles(NamedTuple):
+    """Files of a folder and below it, each list in natural order.
+
+    Attributes:
+        images: by their ending, or by their first bytes.
+        others: files that are no images.
+        outputs: figures and masks that Blemish wrote.
+    """
+
+    images: list[Path]
+    others: list[Path]
+    outputs: list[Path]
 
 
 class ListedDataSet:
@@ -22,8 +42,9 @@ class ListedDataSet:
         name: in reports.
         train: good images to fit on, in natural order.
         test: good images, then the defect types in natural order; a manifest's in its own order.
-        skipped: files that are no images by their ending, or lie where none are expected.
+        skipped: files that are no images, or lie where none are expected.
         unused_masks: masks of no defective image.
+        notes: sentences on how the files were read.
     """
 
     name: str
@@ -31,6 +52,7 @@ class ListedDataSet:
     test: tuple[Sample, ...]
     skipped: tuple[Path, ...] = ()
     unused_masks: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def _described(self, arguments: str) -> str:
         """Return the representation of a data set made with these arguments: its class and counts of images."""
@@ -52,19 +74,27 @@ def natural_key(path: Path) -> tuple[tuple[tuple[int, int, str], ...], str]:
 def list_images(
     folder: Path, endings: tuple[str, ...], *, leave_out: Sequence[Path] = ()
 ) -> tuple[list[Path], list[Path]]:
-    """Return the images in a folder and below it, and the other files, each in natural order.
+    """Return the images in a folder and below it, and all other files, as `find_images` finds them."""
+    found = find_images(folder, endings, leave_out=leave_out)
+    return found.images, sorted([*found.others, *found.outputs], key=natural_key)
+
+
+def find_images(
+    folder: Path, endings: tuple[str, ...] = IMAGE_ENDINGS, *, leave_out: Sequence[Path] = ()
+) -> FoundFiles:
+    """Return the images in a folder and below it, the other files, and the figures that Blemish wrote.
 
     Hidden files and folders are ignored; a missing folder holds nothing. Links to folders are followed, each folder
     once, so that a loop of links ends.
 
     Args:
-        endings: of image names, lower case with the dot; capitals match too.
+        endings: of image names, lower case with the dot; capitals match too. With `IMAGE_ENDINGS`, a file of another
+            ending or none is an image if its first bytes are those of one.
 
     Raises:
         DataError: if a folder can't be read.
     """
-    images: list[Path] = []
-    others: list[Path] = []
+    found = FoundFiles([], [], [])
     closed = {os.path.realpath(path) for path in leave_out}
     waiting = [folder] if folder.is_dir() else []
     while waiting:
@@ -76,51 +106,37 @@ def list_images(
         for entry in _entries(current):
             if entry.is_dir():
                 waiting.append(entry)
-            elif entry.suffix.lower() in endings:
-                images.append(entry)
+            elif entry.suffix.lower() in endings or (endings is IMAGE_ENDINGS and has_image_bytes(entry)):
+                (found.outputs if entry.suffix.lower() == ".png" and is_output(entry) else found.images).append(entry)
             else:
-                others.append(entry)
-    return sorted(images, key=natural_key), sorted(others, key=natural_key)
+                found.others.append(entry)
+    return FoundFiles(*(sorted(paths, key=natural_key) for paths in found))
+
+
+def has_image_bytes(path: Path) -> bool:
+    """Return whether a file starts like an image, of a format that can be decoded or not. False if it can't be read."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError:
+        return False
+    if start.startswith(b"BM"):  # two letters may be text: the four bytes behind them are the file's size
+        return int.from_bytes(start[2:6], "little") == path.stat().st_size
+    if start[:2] in (b"P5", b"P6"):
+        return start[2:3].isspace()
+    return (
+        start.startswith(IMAGE_MAGIC)
+        or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+        or (start[4:8] == b"ftyp" and start[8:12] in BRANDS)
+    )
 
 
 def folders_in(folder: Path) -> list[Path]:
     """Return the folders directly inside a folder, without hidden ones, in natural order; none if it is no folder."""
     inside = _entries(folder) if folder.is_dir() else []
     return sorted((entry for entry in inside if entry.is_dir()), key=natural_key)
-
-
-def pair_masks(
-    folder: Path, images: Sequence[Path], mask_folders: Sequence[Path], endings: tuple[str, ...]
-) -> dict[Path, Path]:
-    """Return the mask of each image that has one.
-
-    A mask has the image's path below `folder`, or its name where only one mask has it; with any ending, and with
-    `_mask`, `-mask`, `_gt` or nothing behind the name.
-
-    Raises:
-        DataError: if two masks match an image equally well, or a folder can't be read.
-    """
-    by_path: dict[Path, list[Path]] = defaultdict(list)
-    by_name: dict[str, list[Path]] = defaultdict(list)
-    for mask_folder in mask_folders:
-        masks, _ = list_images(mask_folder, endings)
-        for mask in masks:
-            by_path[mask.relative_to(mask_folder).with_suffix("")].append(mask)
-            by_name[mask.stem].append(mask)
-    pairs: dict[Path, Path] = {}
-    for image in images:
-        path = image.relative_to(folder).with_suffix("")
-        # A mask folder may mirror the parent of the defect folders: masks/<defect>/000.png beside bad/<defect>.
-        paths = [path, Path(folder.name) / path]
-        matches = [by_path.get(each.with_name(each.name + suffix), []) for each in paths for suffix in MASK_SUFFIXES]
-        matches += [by_name.get(image.stem + suffix, []) for suffix in MASK_SUFFIXES]
-        best = next((masks for masks in matches if masks), [])
-        if len(best) > 1:
-            got = ", ".join(str(mask) for mask in best[:3])
-            raise DataError(message("mask", f"one for {image}", f"{len(best)}: {got}", todo="Remove all but one."))
-        if best:
-            pairs[image] = best[0]
-    return pairs
 
 
 def describe_path(path: Path) -> str:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,8 +16,10 @@ from blemish.data.discovery import (
     list_images,
     natural_key,
     no_images,
-    pair_masks,
 )
+from blemish.data.holdout import hold_out
+from blemish.data.mask_files import MasksOf, assign, beside, elsewhere, with_masks
+from blemish.data.tree import Class, check_below
 from blemish.errors import DataError, InputError, message
 from blemish.types import Sample
 
@@ -31,8 +30,8 @@ class Folder(ListedDataSet):
     """Folders of good and defective images, with the arguments of anomalib's `Folder`.
 
     Folders are searched with their sub-folders. In an abnormal folder each sub-folder is a defect type; images directly
-    inside have the folder's own name as defect type. Masks are matched by the image's path below its abnormal folder,
-    else by its name, with `_mask` or without.
+    inside have the folder's own name as defect type. A mask has its image's name, with `_mask` or without, or lies in a
+    folder of that name; several masks of one image are united. Masks beside the images are recognised.
 
     Args:
         name: of the data set, for reports.
@@ -50,8 +49,8 @@ class Folder(ListedDataSet):
             network one by one, decoded ahead in `threads=` of the detector.
 
     Raises:
-        DataError: if a folder is missing, holds no images or is named twice, or two masks match one image, or one
-            mask two images.
+        DataError: if a folder is missing, holds no images or is named twice, a name below a folder says another class
+            than that folder, or one mask matches two images.
         InputError: if a number is out of range.
 
     Warns:
@@ -98,34 +97,48 @@ class Folder(ListedDataSet):
         return self._described(repr(self.name))
 
     def _list(self) -> None:
-        good = self._find("normal_dir", self._normal)
-        good_test = self._find("normal_test_dir", self._normal_test) if self._normal_test else []
+        self._left_out: list[Path] = []
+        good = self._find("normal_dir", self._normal, "good")
+        good_test = self._find("normal_test_dir", self._normal_test, "good") if self._normal_test else []
         defective = self._defective()
         if defective and not self._normal_test:
             good, good_test = hold_out(good, self._ratio, self._seed)
-        used = {sample.mask_path for sample in defective}
+        used = {mask for sample in defective for mask in sample.mask_paths}
         masks, _ = self._images_of(self._masks)
         skipped = self._images_of([*self._normal, *self._abnormal, *self._normal_test, *self._masks])[1]
         self.train = tuple(Sample(path, "train") for path in good)
         self.test = (*(Sample(path, "test") for path in good_test), *defective)
-        self.skipped = tuple(skipped)
+        self.skipped = (*skipped, *(path for path in self._left_out if path not in used))
         self.unused_masks = tuple(mask for mask in masks if mask not in used)
 
     def _defective(self) -> list[Sample]:
-        samples: list[Sample] = []
+        named: dict[Path, str] = {}
+        pairs: MasksOf = {}
         for index, folder in enumerate(self._abnormal):
-            paths = self._find("abnormal_dir", [folder])
-            masks = self._masks if len(self._masks) < 2 else [self._masks[index]]
-            pairs = pair_masks(folder, paths, masks, self._endings)
-            samples += [Sample(path, "test", _defect_of(path, folder), pairs.get(path)) for path in paths]
-        samples = _each_mask_once(samples)
+            paths = self._find("abnormal_dir", [folder], "defective", pairs)
+            named.update((path, _defect_of(path, folder)) for path in paths)
+            if len(self._masks) > 1:
+                pairs |= assign(self._images_of([self._masks[index]])[0], [path for path in paths if path not in pairs])
+        if len(self._masks) == 1:
+            pairs |= assign(self._images_of(self._masks)[0], [path for path in named if path not in pairs])
+        samples = [with_masks(path, "test", defect, pairs) for path, defect in named.items()]
         return sorted(samples, key=lambda sample: (natural_key(Path(sample.defect)), natural_key(sample.path)))
 
-    def _find(self, name: str, folders: Sequence[Path]) -> list[Path]:
-        images, _ = self._images_of(folders)
+    def _find(self, name: str, folders: Sequence[Path], label: Class, pairs: MasksOf | None = None) -> list[Path]:
+        """Return the images of folders of one class; masks that lie among them go to `pairs`, or are left out."""
+        images: list[Path] = []
+        for folder in folders:
+            inside, masks_beside = beside(self._images_of([folder])[0])
+            own, masks, derived = check_below(folder, inside, label)
+            own, more_masks = elsewhere(own)
+            masks += more_masks
+            images += own
+            if pairs is not None:
+                pairs |= masks_beside | assign(masks, [path for path in own if path not in masks_beside])
+            self._left_out += [*masks, *derived, *(mask for found in masks_beside.values() for mask in found)]
         if not images:
             raise no_images(name, folders, self._endings)
-        return images
+        return list(dict.fromkeys(images))
 
     def _images_of(self, folders: Iterable[Path]) -> tuple[list[Path], list[Path]]:
         """Return images and other files of some folders, without those in the other folders of the data set."""
@@ -137,43 +150,6 @@ class Folder(ListedDataSet):
             images.update(dict.fromkeys(inside))
             skipped.update(dict.fromkeys(others))
         return list(images), list(skipped)
-
-
-def hold_out(paths: Sequence[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
-    """Return a random split of `paths`, both parts in order: the rest, and the held-out share.
-
-    At least one path is held out if `share` is above 0 and there are two, and at least one is not.
-
-    >>> rest, held_out = hold_out([Path(str(n)) for n in range(10)], 0.2, seed=0)
-    >>> len(rest), len(held_out)
-    (8, 2)
-    """
-    n_out = 0 if share == 0 else min(max(1, round(len(paths) * share)), len(paths) - 1)
-    chosen = set(random.Random(seed).sample(range(len(paths)), n_out))
-    rest = [path for index, path in enumerate(paths) if index not in chosen]
-    return rest, [paths[index] for index in sorted(chosen)]
-
-
-def _each_mask_once(samples: Sequence[Sample]) -> list[Sample]:
-    """Return the samples, each mask with one image: the one whose folder has the name of the mask's folder."""
-    images: dict[Path, list[Path]] = defaultdict(list)
-    for sample in samples:
-        if sample.mask_path is not None:
-            images[sample.mask_path].append(sample.path)
-    owners: dict[Path, Path] = {}
-    for mask, paths in images.items():
-        matches = paths if len(paths) == 1 else [path for path in paths if path.parent.name == mask.parent.name]
-        if len(matches) != 1:
-            got = f"{len(paths)}: {', '.join(map(str, paths[:3]))}"
-            todo = "Sort masks like images: masks/<defect>/000.png for <defect>/000.png."
-            raise DataError(message("mask", "one image that it marks", got, where=mask, todo=todo))
-        owners[mask] = matches[0]
-    return [
-        sample
-        if sample.mask_path is None or owners[sample.mask_path] == sample.path
-        else replace(sample, mask_path=None)
-        for sample in samples
-    ]
 
 
 def _folders(name: str, base: Path, given: PathLike | Sequence[PathLike] | None) -> list[Path]:

@@ -9,22 +9,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from blemish.data.discovery import ListedDataSet
+from blemish.data.discovery import IMAGE_ENDINGS, ListedDataSet, list_images
+from blemish.data.roles import label_class, split_of
 from blemish.errors import DataError, message
 from blemish.types import Sample
 
 MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson")
 COLUMNS = ("path", "split", "defect", "label", "mask")
-# Labels of a good image, and of a defective one of unnamed type; any other label is the defect type.
-GOOD_WORDS = ("good", "normal", "ok", "0", "false")
-BAD_WORDS = ("1", "true")
+# Labels of a defective image of unnamed type; any other that is not good is the defect type.
+BAD_WORDS = ("1", "1.0", "true")
 
 
 class Manifest(ListedDataSet):
     """A list of images in a CSV or JSON-lines file.
 
     Columns (or keys): `path`, and optionally `split` ("train" or "test"), `defect` or `label`, `mask`. Paths are
-    relative to the manifest's folder. Without `defect` or `label` an image is good; a `label` may also be 0 or 1.
+    relative to the manifest's folder. Without `defect` or `label` an image is good; a label may also be a number, 0 for
+    good, or a word such as PASS or "no defect". Several masks of one image are united: a folder of them, a list in
+    JSON, or names with `|` between them.
     Without `split` the good images are for training and the defective ones for the test.
 
     Args:
@@ -125,7 +127,9 @@ def _sample(row: dict[str, Any], folder: Path, where: str) -> Sample:
         raise DataError(message("path", "the name of an image", "nothing", where=where))
     defect = _defect(row, where)
     split = row.get("split")
-    split = split.strip().lower() if isinstance(split, str) and split.strip() else split or None
+    split = split.strip() if isinstance(split, str) and split.strip() else split or None
+    if isinstance(split, str) and (name := split_of(split)) != "validation":
+        split = name or split
     if split is None:
         split = "train" if defect == "good" else "test"
     if split not in ("train", "test"):
@@ -133,7 +137,22 @@ def _sample(row: dict[str, Any], folder: Path, where: str) -> Sample:
     if split == "train" and defect != "good":
         todo = "Detectors are fitted on good images alone: make it test, or leave it out."
         raise DataError(message("split", "test for a defective image", "train", where=where, todo=todo))
-    return Sample(path, split, defect, _file(row.get("mask"), "mask", folder, where))
+    masks = _masks(row.get("mask"), folder, where)
+    return Sample(path, split, defect, masks[0] if masks else None, masks[1:])
+
+
+def _masks(value: object, folder: Path, where: str) -> tuple[Path, ...]:
+    """Return the mask files that a cell or a JSON value names."""
+    if isinstance(value, str) and "|" in value and not (folder / value.strip()).exists():
+        value = value.split("|")
+    masks: list[Path] = []
+    for each in value if isinstance(value, list) else [value]:
+        inside = folder / each.strip() if isinstance(each, str) and each.strip() else None
+        if inside is not None and "\0" not in str(inside) and inside.is_dir():
+            masks += list_images(inside, IMAGE_ENDINGS)[0]
+        elif (mask := _file(each, "mask", folder, where)) is not None:
+            masks.append(mask)
+    return tuple(masks)
 
 
 def _file(value: object, column: str, folder: Path, where: str) -> Path | None:
@@ -156,14 +175,14 @@ def _defect(row: dict[str, Any], where: str) -> str:
     words = []
     for column in ("defect", "label"):
         value = row.get(column)
-        if value is None or value == "":
+        if value is None or (isinstance(value, str) and not value.strip()):
             continue
-        if not isinstance(value, (str, bool, int)):
+        if not isinstance(value, (str, bool, int, float)):
             raise DataError(message(column, '"good" or the name of a defect', repr(value), where=where))
         words.append(str(value).strip())
-    kinds = ["good" if word.lower() in GOOD_WORDS else "bad" for word in words]
-    if len(set(kinds)) > 1:
+    classes = [label_class(word, where=where) for word in words]
+    if len(set(classes)) > 1:
         raise DataError(message("label", "the same as defect", " and ".join(map(repr, words)), where=where))
-    if not words or kinds[0] == "good":
+    if not words or classes[0] == "good":
         return "good"
     return next((word for word in words if word.lower() not in BAD_WORDS), "defect")

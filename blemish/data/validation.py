@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish._io.prefetch import prefetch
+from blemish.data.masks import load_union
 from blemish.data.training_images import MIN_IMAGES
 from blemish.errors import ImageError
-from blemish.imaging.decode import load_mask, read_stored
+from blemish.imaging.decode import read_stored
 from blemish.types import Problem, Progress, Sample, no_progress
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def _mask_problem(sample: Sample, height_width: tuple[int, int]) -> Problem | No
     assert sample.mask_path is not None
     left_out = f"{sample.path.name} is left out of the pixel metrics."
     try:
-        mask = load_mask(sample.mask_path)
+        mask = load_union(sample.mask_paths)
     except ImageError as error:
         return Problem(sample.mask_path, "unreadable-mask", f"{error} {left_out}")
     if mask.shape != height_width:

@@ -13,9 +13,9 @@ import numpy as np
 from blemish._validation.anomalib_arguments import OF_ENGINE, refuses
 from blemish._validation.checks import check_whole
 from blemish.data.datasets import DataSet
+from blemish.data.masks import load_union
 from blemish.detectors.registry import Trained
 from blemish.errors import DataError, ImageError, InputError, message
-from blemish.imaging.decode import load_mask
 from blemish.metrics.classification import bootstrap_intervals, image_metrics
 from blemish.metrics.segmentation import PixelCounts
 from blemish.types import Bool, ImageInput, Prediction, Problem, Progress, Report, Sample, Tested, no_progress
@@ -144,7 +144,7 @@ def load_defect_mask(sample: Sample, height_width: tuple[int, int]) -> Bool | Pr
     if sample.mask_path is None or not sample.is_defective:
         return None
     try:
-        mask = load_mask(sample.mask_path)
+        mask = load_union(sample.mask_paths)
     except ImageError as error:
         return Problem(sample.mask_path, "unreadable-mask", f"{error} Its image counts for image metrics only.")
     todo = "Its image counts for image metrics only."

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from blemish.data.datasets import GOOD_NAMES, SORTED_NAMES, open_dataset
-from blemish.data.discovery import folders_in
+from blemish.data.datasets import open_dataset
 from blemish.data.synthetic.defects import synthetic_defects
 from blemish.errors import DataError, ImageError, message
 from blemish.evaluation.report.text import wilson_interval
@@ -194,11 +193,8 @@ def collect(
 
 def _labelled_samples(path: Path) -> tuple[list[Sample], list[Sample]]:
     """Return the defective images of a data set and its good test images; a folder of images alone is defective."""
-    dataset = open_dataset(path)
+    dataset = open_dataset(path, plain="defective")
     defective = [sample for sample in dataset.test if sample.is_defective]
-    sorted_names = [folder.name for folder in folders_in(path) if folder.name.lower() in SORTED_NAMES]
-    if not dataset.test and not sorted_names and path.is_dir() and path.resolve().name.lower() not in GOOD_NAMES:
-        defective = [replace(sample, defect=sample.path.parent.name) for sample in dataset.train]
     return defective, [sample for sample in dataset.test if not sample.is_defective]
 
 

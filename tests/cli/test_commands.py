@@ -224,8 +224,13 @@ def test_broken_images_are_named_and_left_out(run, tmp_path: Path):
     assert len(Patchcore.load(tmp_path / "m").fitted.training.paths) == 7
     code, out, err = run("predict", tmp_path / "m", tmp_path / "good", "--json")
     assert code == 2  # three could not be judged, and that must not go unseen
-    assert len(json.loads(out)) == 7
+    rows = json.loads(out)
+    assert sum(row["outcome"] != "not read" for row in rows) == 7
+    unread = {Path(row["path"]).name: row["problem"] for row in rows if row["outcome"] == "not read"}
+    assert set(unread) == {"empty.png", "cut.png", "text.jpg", "notes.txt"}
+    assert unread["notes.txt"] == "no image, by name and content."
     assert err.count("error: ") == 3
+    assert f"not read: {tmp_path / 'good' / 'notes.txt'}: no image, by name and content." in err
 
 
 def test_check_names_what_is_wrong_before_a_run(run, tmp_path: Path):

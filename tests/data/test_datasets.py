@@ -9,7 +9,7 @@ import pytest
 
 from blemish.data.datasets import DataSet, Folder, MVTec, MVTecAD, categories, open_dataset
 from blemish.data.discovery import list_images
-from blemish.data.folder import hold_out
+from blemish.data.holdout import hold_out
 from blemish.errors import DataError, InputError
 from tests.images import touch
 
@@ -75,10 +75,10 @@ def test_mvtec_masks_without_an_image_and_of_good_images(mvtec):
     assert all(sample.mask_path is None for sample in grid.test if not sample.is_defective)
 
 
-def test_two_masks_for_one_image(mvtec):
+def test_two_masks_for_one_image_are_both_its_masks(mvtec):
     touch(mvtec / "grid", "ground_truth/bent/000_mask.jpg")
-    with pytest.raises(DataError, match=r"^mask: expected one for .*000\.png, got 2: .* Remove all but one\."):
-        MVTecAD(mvtec, "grid")
+    bent = MVTecAD(mvtec, "grid").test[3]
+    assert names_of(bent.mask_paths) == ["000_mask.jpg", "000_mask.png"]
 
 
 def test_anomalibs_arguments_are_accepted_with_a_warning(mvtec):
@@ -330,12 +330,16 @@ def test_a_sorted_folder_may_hold_good_images_alone(tmp_path, good):
 @pytest.mark.parametrize(
     ("paths", "text"),
     [
-        (["good/0.png", "ok/0.png"], r"a known layout, got good/, ok/.*Layouts: good/, a folder for each kind"),
-        (["bad/0.png", "crack/0.png"], r"a known layout, got bad/, crack/"),
-        (["good/0.png", "test/0.png"], r"a known layout, got good/, test/"),
-        (["good/0.png", "masks/0.png", "ground_truth/0.png"], r"a known layout, got good/, ground_truth/, masks/"),
+        (["bad/0.png", "crack/0.png"], r"a known layout, got bad/, crack/.*Layouts: good/, a folder for each kind"),
+        (
+            ["good/0.png", "test/0.png"],
+            r"a known layout, got good/, test/, and no name that says whether 0\.png is good",
+        ),
         (["good/0.png", "crack/0.png", "7.png"], r"images in folders, got 7\.png beside them, .*Move them into"),
-        (["good/notes.txt", "crack/0.png"], r"^normal_dir: "),
+        (
+            ["good/notes.txt", "crack/0.png"],
+            r"^data set: expected good images only, or a known layout, got crack/, good/",
+        ),
         (["good/0.png", "a/0.png", "b/0.png", "masks/0.png"], r"^mask: .*got 2: .*a/0\.png, .*b/0\.png, in .*masks"),
     ],
 )

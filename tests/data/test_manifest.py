@@ -44,6 +44,27 @@ def test_manifest_of_a_spreadsheet_with_semicolons_and_labels_of_0_and_1(tmp_pat
     assert [sample.defect for sample in parts.test] == ["defect", "scratch"]
 
 
+def test_labels_of_good_images_as_tables_write_them(tmp_path):
+    text = "path,label,split\na.png,0.0,Training\nb.png,PASS,TEST\nc.png,1.0,test\nm.png,n.i.O.,test\n"
+    parts = Manifest(manifest(tmp_path, text))
+    assert names(parts.train) == ["a.png"]
+    assert [sample.defect for sample in parts.test] == ["good", "defect", "n.i.O."]
+
+
+def test_several_masks_of_one_image(tmp_path):
+    touch(tmp_path, "masks/b/0.png", "masks/b/1.png")
+    parts = Manifest(
+        manifest(tmp_path, "path,defect,mask\na.png,,\nb.png,cut,masks/b\nc.png,cut,m.png|masks/b/0.png\n")
+    )
+    assert [[path.name for path in sample.mask_paths] for sample in parts.test] == [
+        ["0.png", "1.png"],
+        ["m.png", "0.png"],
+    ]
+    rows = [{"path": "a.png"}, {"path": "c.png", "defect": "cut", "mask": ["m.png", "masks/b/1.png"]}]
+    parts = Manifest(manifest(tmp_path, "\n".join(map(json.dumps, rows)), "list.jsonl"))
+    assert [path.name for path in parts.test[0].mask_paths] == ["m.png", "1.png"]
+
+
 def test_manifest_of_json_lines(tmp_path):
     rows = [
         {"path": "a.png"},
@@ -84,6 +105,13 @@ def test_manifest_of_json_lines(tmp_path):
             r"^label: expected the same as defect, got 'crack' and '0', in .*line 2\.",
         ),
         ("path,mask,defect\na.png,zz.png,x", r"^mask: expected a file that exists, got 'zz\.png', in .*line 2\."),
+        (
+            "path,label\na.png,unknown",
+            r"^label: expected \"good\" or the name of a defect, got 'unknown', in .*line 2\.",
+        ),
+        ("path,label\na.png,-1", r"^label: expected \"good\" or the name of a defect, got -1, in .*line 2\. Write"),
+        ("path,defect\na.png,nan", r"^label: expected \"good\" or the name of a defect, got 'nan', in .*line 2\."),
+        ("path,defect,mask\na.png,x,m.png|q.png", r"^mask: expected a file that exists, got 'q\.png', in .*line 2\."),
         ('path\n"a.png\n', r"^manifest: expected CSV, got .*, in .*list\.csv, line 2\."),
         ("path\na\0b.png", r"^path: expected a file that exists|^manifest: expected CSV"),
     ],
