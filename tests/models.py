@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from blemish.modelfolder.folder import save_model
+from blemish.modelfolder.folder import header_digest, save_model
 
 
 def network(
@@ -59,6 +59,8 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path = folder / "model.json"
     header = json.loads(path.read_text())
     change(header)
+    if "digest" in header:  # as an attacker would
+        header["digest"] = header_digest(header)
     path.write_text(json.dumps(header))
 
 

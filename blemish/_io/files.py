@@ -43,7 +43,11 @@ def read_file(path: str | os.PathLike[str], *, name: str = "weights", max_bytes:
             raise refuse("an ordinary file", "a folder or device", "Check the path.")
         if info.st_size > max_bytes:
             raise refuse(f"at most {max_bytes} bytes", str(info.st_size))
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            return file.read(info.st_size)  # no more, though the file may grow meanwhile
+    except MemoryError:
+        todo = "Close other programs, or use a larger machine."
+        raise refuse("a file that fits into memory", f"{info.st_size} bytes", todo) from None
     except OSError as error:
         got = repr(error.strerror or str(error))
         raise refuse("a readable file", got, "Check the path and its rights.") from None

@@ -11,6 +11,9 @@ import numpy as np
 
 from blemish.errors import InputError, ModelFileError, message
 
+# Values in a file, of which Python makes objects of up to 200 bytes: 100,000 training images have about 1.5 million.
+MAX_VALUES = 3_000_000
+
 
 def read_json_object(data: bytes, *, name: str, where: object = None, todo: str = "") -> dict[str, Any]:
     """Return the object in JSON bytes, or raise ModelFileError if it is no JSON object, or has NaN, infinities, a key
@@ -32,6 +35,9 @@ def read_json_object(data: bytes, *, name: str, where: object = None, todo: str 
             raise ValueError("a key comes twice")
         return dict(pairs)
 
+    n_values = sum(data.count(mark) for mark in (b",", b"[", b"{"))
+    if n_values > MAX_VALUES:
+        raise refuse(f"one of {n_values} values, more than {MAX_VALUES}")
     try:
         value = json.loads(
             data.decode("utf-8"), parse_constant=no_constant, parse_float=finite, object_pairs_hook=unique

@@ -15,6 +15,7 @@ from blemish.errors import ModelFileError, message
 # The dtypes of safetensors that NumPy has too; not BOOL, whose bytes could be neither 0 nor 1.
 DTYPES = {"U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8"}
 DTYPES |= {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+BLOCK = 1 << 20  # values
 MAX_TENSOR_HEADER = 1 << 20  # a model has a few tensors; the format allows 100 MB
 
 
@@ -57,6 +58,14 @@ def read_tensors(
             got = "nothing" if tensor is None else f"{tensor.dtype} {tensor.shape}"
             raise refuse(f"{key}: {dtype} of {n_axes} axes", got)
     return {key: _view(data, 8 + size, entry) for key, entry in tensors.items()}
+
+
+def is_finite(array: NDArray[Any]) -> bool:
+    """Return whether an array has neither NaN nor infinite values; block by block, without a copy of it all."""
+    if array.dtype.kind != "f":
+        return True
+    flat = array.reshape(-1)
+    return all(np.isfinite(flat[i : i + BLOCK]).all() for i in range(0, len(flat), BLOCK))
 
 
 class _Entry(NamedTuple):

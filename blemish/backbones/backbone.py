@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish import runtime
+from blemish._graphs.budget import BudgetError, check_work
 from blemish._graphs.builder import stated_patch_px
 from blemish._graphs.importer import MAX_ONNX_BYTES, feature_map, open_onnx, parse_onnx
 from blemish._graphs.safety import check_network
@@ -159,8 +160,12 @@ def _from_file(
     data = read_file(path, name="backbone", max_bytes=MAX_ONNX_BYTES)
     graph, image_hw = open_onnx(parse_onnx(data, where=path), layers, mean=mean, std=std, where=path)
     hw, n = image_hw or (SIDE_PX, SIDE_PX), graph.batch or 1
+    plain = graph.model({layer: layer for layer in layers}, shapes=dict.fromkeys(layers))
     try:
-        samples = _sample_outputs(graph.model({layer: layer for layer in layers}, shapes=dict.fromkeys(layers)), hw, n)
+        check_work(plain, hw)
+        samples = _sample_outputs(plain, hw, n)
+    except BudgetError as error:
+        raise ModelFileError(message("backbone", error.expected, error.got, where=path)) from error
     except (ModelFileError, InputError) as error:
         raise ModelFileError(f"{error} It is {path}.") from error
     maps = {
@@ -170,7 +175,7 @@ def _from_file(
     channels = tuple(maps[layer].channels for layer in layers)
     shapes = {layer: [graph.batch or "B", maps[layer].channels, f"{layer}:2", f"{layer}:3"] for layer in layers}
     model = graph.model({layer: maps[layer].tensor for layer in layers}, shapes=shapes)
-    check_network(model.SerializeToString(), name=path.name, outputs=layers, where=path.parent)
+    check_network(model.SerializeToString(), name=path.name, outputs=layers, where=path.parent, image_hw=hw)
     outputs = _sample_outputs(model, hw, n)
     strides = tuple(round(hw[0] / outputs[layer].shape[2]) for layer in layers)
     digest = hashlib.sha256(data).hexdigest()

@@ -18,7 +18,7 @@ from blemish._validation.anomalib_arguments import OF_DETECTORS, refuses
 from blemish.data.training_images import TrainingImages
 from blemish.detectors.settings import Settings, describe_settings
 from blemish.detectors.suspects import find_suspects, indices_of, warnings_of
-from blemish.errors import ImageError, InputError, NotFittedError, message
+from blemish.errors import ImageError, InputError, ModelFileError, NotFittedError, message
 from blemish.imaging.anomaly_map import peak, regions
 from blemish.imaging.decode import path_of, read_image
 from blemish.modelfolder.folder import ModelFolder, load_model, save_model
@@ -262,6 +262,9 @@ class Detector(ABC, Generic[SettingsT, StateT]):
                 return path_of(item), read_image(item, self.bit_depth, release_gil=True)
             except ImageError as error:
                 return path_of(item), error
+            except MemoryError:
+                got = "one that does not fit into memory"
+                return path_of(item), ImageError(message("image", "an image", got, where=path_of(item)))
 
         return (
             Problem(path or Path(), "unreadable", str(image))
@@ -272,8 +275,9 @@ class Detector(ABC, Generic[SettingsT, StateT]):
 
     def _predict(self, image: UInt8, state: StateT, path: Path | None) -> Prediction:
         network_input = state.geometry.prepare(image)
+        scored = _finite(self._score(image, network_input, state))
         drift = "" if state.good_range is None else state.good_range.drift(network_input)
-        return replace(_prediction(self._score(image, network_input, state), state, path), drift=drift)
+        return replace(_prediction(scored, state, path), drift=drift)
 
     def nearest_good_patches(self, image: ImageInput, k: int) -> tuple[GoodPatch, ...]:
         """Return the good patches nearest to the most anomalous one, nearest first, each of another training image.
@@ -489,6 +493,14 @@ def constructor(settings: Callable[P, Settings]) -> Callable[Concatenate[Any, P]
     configure.__name__ = configure.__qualname__ = "__init__"
     configure.__doc__ = None
     return configure
+
+
+def _finite(scored: Scored) -> Scored:
+    """Return the result, or raise ModelFileError if it is no number: NaN is above no threshold, and would be good."""
+    if np.isfinite(scored.score) and np.isfinite(scored.anomaly_map).all():
+        return scored
+    todo = "The model is damaged, or made to mislead: fit again."
+    raise ModelFileError(message("score", "a finite score and map", repr(scored.score), todo=todo))
 
 
 def _prediction(scored: Scored, state: DetectorState, path: Path | None) -> Prediction:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from blemish.backbones.embedding import PARTS_SCALE
+from blemish.errors import ModelFileError, message
 from blemish.ops.gaussian import Gaussian, fit_gaussian
 from blemish.ops.outliers import ALIKE_SHARE, kth_neighbor_distances
 from blemish.ops.position_gaussian import N_FEATURES, PositionGaussians
@@ -87,6 +88,11 @@ class ScoreFusion:
         scores = {"patch": patch_score, "image": self.gaussian.mahalanobis(summary)}
         if self.parts is not None and parts is not None:
             scores["part"] = self.parts.score(parts)
+        for name, score in scores.items():
+            # NaN is above no good score, and would count as an ordinary one.
+            if not np.isfinite(score):
+                todo = "The model is damaged, or made to mislead: fit again."
+                raise ModelFileError(message(f"{name} score", "a finite number", repr(score), todo=todo))
         return {
             name: weight * tail.neg_log_p(scores[name])
             for (name, weight), tail in zip(self.weights.items(), self.tails, strict=True)

@@ -35,10 +35,11 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from blemish._graphs.safety import check_network
+from blemish._graphs.safety import SIDE_PX, check_network
 from blemish._io.files import save_error, sync_folder, write_synced
 from blemish._io.json_file import plain_json, read_json_object
-from blemish._io.safetensors_file import read_tensors
+from blemish._io.safetensors_file import is_finite, read_tensors
+from blemish._validation.checks import describe
 from blemish._version import __version__
 from blemish.errors import InputError, ModelFileError, SaveError, message
 from blemish.modelfolder.upgrade import FORMAT_VERSION, upgraded
@@ -49,6 +50,7 @@ NETWORK = "network.onnx"
 MAX_HEADER_BYTES = 64 << 20  # calibration scores and names of 100,000 training images are about 15 MB
 MAX_FILE_BYTES = 4 << 30  # a bank of 2.7 million rows of 384; protobuf itself ends at 2 GB
 MAX_FILES = 16
+MAX_SIDE_PX = 4096  # of the image that a network whose input is not resized before is checked with
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\.safetensors|network\.onnx")
 LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}  # left by desktops; no reason to refuse an overwrite
 COPY_AGAIN = "The file was changed or damaged: copy the whole folder again, or fit again."
@@ -154,6 +156,9 @@ def load_model(folder: str | os.PathLike[str]) -> ModelFolder:
         before = _identity(path)
         try:
             return _load(path)
+        except MemoryError:
+            todo = "Close other programs, or load it on a larger machine."
+            raise ModelFileError(message("model", "one that fits into memory", "more", where=path, todo=todo)) from None
         except ModelFileError:
             # A save that took the folder's place while it was read mixes two models: read the one there now.
             if _identity(path) == before:
@@ -165,7 +170,7 @@ def _contents(
     header: Mapping[str, Any], network: bytes, tensors: Mapping[str, Mapping[str, NDArray[Any]]]
 ) -> dict[str, bytes]:
     """Return file name to bytes of the whole folder, `model.json` last."""
-    reserved = {"format_version", "files"} & set(header)
+    reserved = {"format_version", "files", "digest"} & set(header)
     if reserved:
         raise InputError(message("header", "no reserved field", ", ".join(sorted(reserved))))
     fields = plain_json(header, "header")
@@ -180,9 +185,10 @@ def _contents(
             raise InputError(message("tensors", f"no {name}, which holds the network's weights", "one"))
         # "C" order: safetensors writes an array's memory as it lies.
         contents[name] = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in arrays.items()})
-    _check_parts(fields["detector"], contents, "the model to save")
+    _check_parts(fields, contents, "the model to save")
     fields["format_version"] = FORMAT_VERSION
     fields["files"] = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    fields["digest"] = header_digest(fields)
     contents[HEADER] = (json.dumps(fields, sort_keys=True, indent=1, allow_nan=False) + "\n").encode("ascii")
     return contents
 
@@ -205,10 +211,22 @@ def _check_fields(fields: dict[str, Any], error: type[Exception], where: object)
             raise error(message(f"provenance.{name}", types[-1].__name__, type(value).__name__, where=where))
 
 
+def header_digest(header: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the fields of `model.json` but `digest` itself, as JSON without blanks, keys in order.
+
+    It tells damage by accident, such as a flipped digit of a setting. Whoever changes a model on purpose can state the
+    digest of the change: only a signature, which a model folder has not, would tell that.
+    """
+    fields = {name: value for name, value in header.items() if name != "digest"}
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
 def _check_parts(
-    detector: str, contents: Mapping[str, bytes], where: object
+    header: Mapping[str, Any], contents: Mapping[str, bytes], where: object
 ) -> tuple[bytes, dict[str, dict[str, NDArray[Any]]]]:
     """Return network and tensors, checked as far as the detector's name says what they must hold."""
+    detector, image_hw = header["detector"], _image_hw(header)
     wanted = TENSORS.get(detector, {})
     missing = [name for name in (NETWORK, *wanted) if name not in contents]
     if missing:
@@ -218,9 +236,31 @@ def _check_parts(
         for name, data in contents.items()
         if name != NETWORK
     }
+    _check_finite(tensors, where)
     network = complete(contents[NETWORK], contents, name=NETWORK, where=where)
-    check_network(network, name=NETWORK, outputs=OUTPUTS.get(detector, ()), where=where)
-    return network, tensors
+    outputs = OUTPUTS.get(detector, ())
+    return check_network(network, name=NETWORK, outputs=outputs, where=where, image_hw=image_hw), tensors
+
+
+def _check_finite(tensors: Mapping[str, Mapping[str, NDArray[Any]]], where: object) -> None:
+    """Raise ModelFileError at the first tensor with NaN, which is above no threshold, or an infinite value."""
+    for name, arrays in tensors.items():
+        for key, array in arrays.items():
+            if not is_finite(array):
+                expected, place = f"finite {array.dtype} {array.shape}", f"{where}/{name}"
+                raise ModelFileError(message(key, expected, describe(array), where=place, todo="Fit again."))
+
+
+def _image_hw(header: Mapping[str, Any]) -> tuple[int, int]:
+    """Return height and width of the images that the network is run on, as far as `input` states them."""
+    given = header["input"]
+    size = given.get("crop_hw") or given.get("resize_hw")
+    plain = isinstance(size, (list, tuple)) and len(size) == 2 and all(type(side) is int for side in size)
+    if not plain or not 1 <= min(size) <= max(size) <= MAX_SIDE_PX:
+        return SIDE_PX, SIDE_PX  # refused by the detector, if it needs them
+    if given.get("resize_in_graph") or header["settings"].get("arithmetic") == "anomalib":
+        return MAX_SIDE_PX, MAX_SIDE_PX  # images as they are
+    return size[0], size[1]
 
 
 def _replace_folder(target: Path, contents: Mapping[str, bytes]) -> None:
@@ -322,7 +362,7 @@ def _load(folder: Path) -> ModelFolder:
                 message(name, f"SHA-256 {digest:.16}...", f"{actual:.16}...", where=place, todo=COPY_AGAIN)
             )
         contents[name] = data
-    network, tensors = _check_parts(header["detector"], contents, place)
+    network, tensors = _check_parts(header, contents, place)
     return ModelFolder(path=place, header=upgraded(header, where=place / HEADER), network=network, tensors=tensors)
 
 
@@ -348,6 +388,10 @@ def _check_header(header: dict[str, Any], place: Path) -> None:
             raise ModelFileError(message("files", expected, repr(name[:100]), where=place / HEADER))
         if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
             raise ModelFileError(message(f"files.{name}", "a SHA-256 in hex", "something else", where=place / HEADER))
+    # Folders of 0.1 have no digest.
+    if "digest" in header and header["digest"] != header_digest(header):
+        got = "other fields than were written"
+        raise ModelFileError(message("digest", "that of model.json", got, where=place / HEADER, todo=COPY_AGAIN))
 
 
 def _read(place: Path, name: str, limit: int) -> bytes:
@@ -367,7 +411,7 @@ def _read(place: Path, name: str, limit: int) -> bytes:
         if info.st_size > limit:
             refuse(f"at most {limit} bytes", str(info.st_size))
         with path.open("rb") as file:
-            return file.read(limit + 1)[: info.st_size]
+            return file.read(info.st_size)  # more would be allocated whole before it is read
     except FileNotFoundError:
         refuse("a file of the model", "nothing")
     except (OSError, RuntimeError) as error:

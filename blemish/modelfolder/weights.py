@@ -70,11 +70,11 @@ def complete(
     Args:
         files: name to bytes of the safetensors files of the folder, which `read_tensors` accepted.
     """
-    model = parsed(network)
+    model = parsed(network) if WEIGHTS in files else None
     if model is None:
         return network
     tensors = [tensor for tensor in model.graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
-    if not tensors or WEIGHTS not in files:
+    if not tensors:
         return network
     places = _places(files[WEIGHTS])
     if sum(place.length for place in places.values()) + len(network) > max_bytes:

@@ -64,6 +64,8 @@ def open_session(
     # Threads that wait by spinning take the cores from NumPy between two images: a network and a search in turns took
     # 120 ms instead of 70 on two cores, and the network alone 1 ms more without.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Without it, bytes with "ORTM" in the right place are read as another format than the one that was checked.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     options.log_severity_level = 3  # errors come as exceptions; warnings of the optimiser tell a user nothing
     data = graph if isinstance(graph, bytes) else graph.SerializeToString()
     try:

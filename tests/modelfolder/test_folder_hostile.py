@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
@@ -21,6 +24,7 @@ from blemish.errors import ModelFileError
 from blemish.modelfolder import folder as modelfile
 from blemish.modelfolder.folder import load_model, save_model
 from blemish.modelfolder.upgrade import FORMAT_VERSION
+from tests import bombs
 from tests.models import header, network, replace_file, rewrite, save_small
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX links, pipes and fork")
@@ -216,3 +220,91 @@ def test_parts_are_checked_on_loading(folder: Path) -> None:
 
 def test_the_onnx_file_is_one(folder: Path) -> None:
     assert onnx.load(folder / "network.onnx") == network()
+
+
+def test_a_bomb_in_a_folder_is_refused(folder: Path) -> None:
+    bomb = bombs.network([bombs.node("ConstantOfShape", ["n"])], {"n": np.array([40_000, 50_000])})
+    replace_file(folder, "network.onnx", bomb.SerializeToString())
+    with pytest.raises(ModelFileError, match=r"network\.onnx: expected tensors of at most \d+ elements.*in .*model"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("size", [[4096, 4096], [4096, 64]])
+def test_the_work_is_that_of_the_size_in_the_header(folder: Path, size: list[int]) -> None:
+    """A network that takes any size is checked at the size that the detector gives it."""
+    model = network()
+    spread = [
+        onnx.helper.make_node("Concat", ["cast"] * 40, ["wide"], axis=0),
+        onnx.helper.make_node("ReduceMean", ["wide"], ["mean"], axes=[0], keepdims=1),
+        onnx.helper.make_node("Transpose", ["mean"], ["nchw"], perm=[0, 3, 1, 2]),
+    ]
+    nodes = [model.graph.node[0], *spread, model.graph.node[2]]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    replace_file(folder, "network.onnx", model.SerializeToString())
+    load_model(folder)
+    for key in ("resize_hw", "crop_hw"):
+        rewrite(folder, lambda c, key=key: c.update(input={"resize_hw": [64, 64], key: size}))
+        if size[1] == 64:
+            load_model(folder)
+        else:
+            with pytest.raises(ModelFileError, match="expected tensors of at most"):
+                load_model(folder)
+    rewrite(folder, lambda c: c.update(input={"resize_hw": [64, 64], "resize_in_graph": True}))
+    with pytest.raises(ModelFileError, match="expected tensors of at most"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_none_are_refused(folder: Path, value: float) -> None:
+    rows = np.ones((2, 3), np.float32)
+    rows[1, 2] = value
+    arrays = {"memory_bank": rows, "source": np.zeros((2, 3), np.int32)}
+    replace_file(folder, "bank.safetensors", safetensors.numpy.save(arrays))
+    with pytest.raises(ModelFileError, match=r"memory_bank: expected finite float32 \(2, 3\), got .*bank\.safetensors"):
+        load_model(folder)
+    with pytest.raises(ModelFileError, match="memory_bank: expected finite"):
+        save_model(folder, header=header(), network=network().SerializeToString(), tensors={"bank.safetensors": arrays})
+
+
+def test_a_flipped_setting_is_told(folder: Path) -> None:
+    path = folder / "model.json"
+    path.write_text(path.read_text().replace('"coreset_sampling_ratio": 0.1', '"coreset_sampling_ratio": 0.2'))
+    text = r"digest: expected that of model\.json, got other fields than were written, in .*model\.json.*copy the whole"
+    with pytest.raises(ModelFileError, match=text):
+        load_model(folder)
+    rewrite(folder, lambda c: c.pop("digest"))  # as folders of 0.1, which have none
+    assert load_model(folder).header["settings"]["coreset_sampling_ratio"] == 0.2
+
+
+def test_a_digest_that_is_none_is_refused(folder: Path) -> None:
+    path = folder / "model.json"
+    for value in (None, 3, "0" * 64, []):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "digest": value}))
+        with pytest.raises(ModelFileError, match="digest: expected that of"):
+            load_model(folder)
+
+
+@POSIX
+@pytest.mark.slow
+def test_small_files_are_read_by_their_size(folder: Path) -> None:
+    """A folder of kilobytes is loaded where an allocation of a gigabyte fails."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30)); "
+    code = f"from blemish.modelfolder.folder import load_model; {limit}load_model({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.parametrize("piece", ["[],", '{"":0},', "0,", '[[{"":0}]],'])
+def test_json_of_millions_of_values_is_not_parsed(folder: Path, piece: str) -> None:
+    (folder / "model.json").write_text('{"a": [' + piece * 3_000_001 + "0]}")
+    with pytest.raises(ModelFileError, match=r"model\.json: expected a JSON object, got one of \d+ values, more than"):
+        load_model(folder)
+
+
+def test_a_folder_that_does_not_fit_into_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(modelfile, "read_tensors", fail)
+    with pytest.raises(ModelFileError, match="model: expected one that fits into memory, got more"):
+        load_model(folder)

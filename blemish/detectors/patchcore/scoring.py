@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from blemish.errors import ModelFileError, message
+
 if TYPE_CHECKING:
     from blemish.ops.distance_statistics import DistanceStatistics
     from blemish.ops.neighbors import MemoryIndex
@@ -52,6 +54,10 @@ class Scorer:
             features: (h, w, D) float32.
             exclude: (n,) bool, bank rows that are left out of the search.
         """
+        if not np.isfinite(features).all():
+            # Between bounds of distances, NaN would pass for near.
+            todo = "The model is damaged, or made to mislead: fit again."
+            raise ModelFileError(message("features", "finite features of the image", "NaN or infinite ones", todo=todo))
         height, width, n_features = features.shape
         queries = features.reshape(-1, n_features)
         nearest = self.index.search(queries, 1, exclude=exclude)
