@@ -182,7 +182,7 @@ def _opened(data: Path, category: str | None, layout: str | None) -> DataSet:
     from blemish.data.datasets import open_dataset
 
     dataset = open_dataset(data, category=category, layout=layout)
-    skipped: Sequence[Path] = getattr(dataset, "skipped", ())
+    skipped: list[Path] = [*getattr(dataset, "skipped", ()), *getattr(dataset, "unused_masks", ())]
     for note in getattr(dataset, "notes", ()):
         print(note, file=sys.stderr)
     if skipped:

@@ -212,23 +212,32 @@ def _open(
     """Return the store, which must exist unless `create`: a misspelt name has no answers."""
     from blemish.search import DefectStore
 
-    images = None if good is None else _samples(good)
+    images = None if good is None else _samples(good, is_good=True)
     if store.startswith(("http://", "https://")):
         key = os.environ.get("QDRANT_API_KEY")
         return DefectStore(url=store, api_key=key, model=model, category=category, good=images, create=create)
     return DefectStore(store, model=model, category=category, good=images, create=create)
 
 
-def _samples(images: Path) -> Sequence[Sample]:
-    """Return the images of a folder and its sub-folders, or the one image, or those of a manifest."""
-    from blemish.data.discovery import IMAGE_ENDINGS, list_images, no_images
+def _samples(images: Path, *, is_good: bool = False) -> Sequence[Sample]:
+    """Return the images of a folder and its sub-folders, without masks and previews, or the one image."""
+    from blemish.data.discovery import IMAGE_ENDINGS, find_images, no_images
+    from blemish.data.tree import check_below, without_masks
     from blemish.types import Sample
 
     if not images.is_dir():
         return [Sample(images)]
-    paths, _ = list_images(images, IMAGE_ENDINGS)
+    found = find_images(images)
+    paths, masks = without_masks(images, found.images)
+    if is_good:
+        paths, _, _ = check_below(images, paths, "good")
     if not paths:
         raise no_images("images", [images], IMAGE_ENDINGS)
+    left_out = [*masks, *found.outputs]
+    if left_out:
+        rest = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+        names = ", ".join(map(str, left_out[:3]))
+        print(f"not read: {names}{rest}: masks, previews or figures that Blemish wrote.", file=sys.stderr)
     return [Sample(path) for path in paths]
 
 

@@ -6,11 +6,11 @@ import csv
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from blemish.data.discovery import IMAGE_ENDINGS, ListedDataSet, list_images
-from blemish.data.roles import label_class, split_of
+from blemish.data.roles import label_class, split_of, tell
 from blemish.errors import DataError, message
 from blemish.types import Sample
 
@@ -126,6 +126,8 @@ def _sample(row: dict[str, Any], folder: Path, where: str) -> Sample:
     if path is None:
         raise DataError(message("path", "the name of an image", "nothing", where=where))
     defect = _defect(row, where)
+    if not any(row.get(column) not in (None, "") for column in ("defect", "label")):
+        _check_path(str(row["path"]), where)
     split = row.get("split")
     split = split.strip() if isinstance(split, str) and split.strip() else split or None
     if isinstance(split, str) and (name := split_of(split)) != "validation":
@@ -139,6 +141,18 @@ def _sample(row: dict[str, Any], folder: Path, where: str) -> Sample:
         raise DataError(message("split", "test for a defective image", "train", where=where, todo=todo))
     masks = _masks(row.get("mask"), folder, where)
     return Sample(path, split, defect, masks[0] if masks else None, masks[1:])
+
+
+def _check_path(name: str, where: str) -> None:
+    """Refuse an image without a label whose path says that it is not good."""
+    path = PurePath(name.replace("\\", "/"))
+    said = [found for part in (*path.parts[:-1], path.stem) if (found := tell(part)) is not None]
+    other = next((found for found in said if found.kind != "good"), None)
+    if other is not None:
+        todo = 'Add a column defect: "good", or the name of the defect. Masks belong into the column mask.'
+        raise DataError(
+            message("defect", f"a label, for {other.name!r} is in the path", "none", where=where, todo=todo)
+        )
 
 
 def _masks(value: object, folder: Path, where: str) -> tuple[Path, ...]:

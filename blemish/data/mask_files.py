@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from blemish.data.discovery import natural_key
-from blemish.data.masks import is_two_valued
+from blemish.data.masks import is_two_valued, may_be_mask
 from blemish.data.roles import mask_stem, split_of, tell
 from blemish.errors import DataError, message
 from blemish.types import Sample
@@ -30,10 +30,11 @@ def with_masks(path: Path, split: str, defect: str, masks: Mapping[Path, Sequenc
 def beside(paths: Sequence[Path]) -> tuple[list[Path], MasksOf]:
     """Separate images from masks that lie beside them; return the images, and the masks of each that has some.
 
-    A mask has the name of an image in its folder and `_mask`, `_GT`, `_label` or the like behind it. With the same name
-    and another ending, or with anything else behind it, it is a mask if it has two brightnesses and the image has more.
+    A mask has the name of an image in its folder and `_mask`, `_GT`, `_label` or the like behind it, and few
+    brightnesses: bottle_label.png may be a photograph. With the same name and another ending, or with anything else
+    behind it, it is a mask if it has two brightnesses and the image has more.
 
-    Cost: decodes the files whose name starts with that of another file and which are not larger than that.
+    Cost: decodes the files whose name starts with that of another file.
     """
     by_folder: dict[Path, list[Path]] = defaultdict(list)
     for path in paths:
@@ -54,7 +55,7 @@ def _masks_in(paths: Sequence[Path]) -> dict[Path, Path]:
     images: dict[Path, Path] = {}
     for path in paths:
         stem = mask_stem(path.stem)
-        if stem in by_stem:
+        if stem in by_stem and may_be_mask(path):
             images[path] = by_stem[stem][0]
     for path in paths:
         if path not in images and (image := _look_alike(path, by_stem, images)) is not None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blemish.errors import ImageError, message
 from blemish.imaging.decode import load_mask, read_stored
 from blemish.types import Bool
 
+# A mask may hold a value for each kind of defect; an image of a part has more brightnesses than that.
+MAX_VALUES = 32
 # Share of pixels that may differ from the two values of a mask: anti-aliased or JPEG-compressed outlines.
 MAX_BETWEEN = 0.02
 # Width of the bands of values at both ends, of 256: JPEG moves black and white by a few levels.
@@ -34,17 +38,35 @@ def load_union(paths: Sequence[Path]) -> Bool:
 
 def is_two_valued(path: Path) -> bool:
     """Return whether an image has two brightnesses, or nearly: a mask. False if it can't be read."""
+    pixels = _brightness(path)
+    if pixels is None:
+        return False
+    low, high = int(pixels.min()), int(pixels.max())
+    return not (low > 0 and low == high) and _is_between_rare(pixels, low, high)
+
+
+def may_be_mask(path: Path) -> bool:
+    """Return whether a file named like a mask can be one: few values, or nearly two. True if it can't be read."""
+    pixels = _brightness(path)
+    if pixels is None or _is_between_rare(pixels, int(pixels.min()), int(pixels.max())):
+        return True
+    return len(np.unique(pixels)) <= MAX_VALUES
+
+
+def _brightness(path: Path) -> NDArray[np.unsignedinteger[Any]] | None:
+    """Return the largest channel of an image, (H, W); None if it can't be read or has other than whole numbers."""
     try:
         _, stored = read_stored(path)
     except ImageError:
-        return False
+        return None
+    if stored.dtype.kind != "u":
+        return None
     if stored.ndim == 3:
         stored = stored[..., :3].max(axis=2) if stored.shape[2] > 2 else stored[..., 0]
-    if stored.dtype.kind != "u":
-        return False
-    low, high = int(stored.min()), int(stored.max())
-    if low > 0 and low == high:
-        return False
+    return stored
+
+
+def _is_between_rare(pixels: NDArray[np.unsignedinteger[Any]], low: int, high: int) -> bool:
     band = (high - low) * BAND // 256
-    between = np.count_nonzero((stored > low + band) & (stored < high - band))
-    return bool(between <= MAX_BETWEEN * stored.size)
+    n_between = np.count_nonzero((pixels > low + band) & (pixels < high - band))
+    return bool(n_between <= MAX_BETWEEN * pixels.size)

@@ -6,7 +6,7 @@ Japanese and Korean.
 
 # Any word of a name tells: bad_parts, 2024-ng, goodImages.
 GOOD = """
-    good goods ok okay normal normals pass passed passes accept accepted flawless defectless nondefective
+    good goods ok oks okay normal normals pass passed passes accept accepted flawless defectless nondefective
     nondefect nodefect nodefects defectfree conforming conform compliant healthy intact golden gut gute guter
     gutteil gutteile iotteile fehlerfrei fehlerlos einwandfrei inordnung bon bons bonne bonnes conforme
     conformes sain saine bueno buenos buena buenas correcto correctos aceptado aceptados buono buoni buona buone
@@ -15,7 +15,7 @@ GOOD = """
     исправные 良品 良 合格 合格品 正常 正常品 好 好品 完好 无瑕疵 無瑕疵 양품 정상 정상품 합격 합격품
 """
 DEFECTIVE = """
-    bad ng nok notok nogood ko fail failed failing failure failures fails reject rejected rejects rejection
+    bad ng ngs nok notok nogood ko fail failed failing failure failures fails reject rejected rejects rejection
     rejections defect defects defective defectives def anomaly anomalies anomalous anomal abnormal abnormals
     abnormality fault faults faulty flaw flaws flawed damage damages damaged nonconforming nonconform
     noncompliant nonconformity scrap scrapped blemished blemishes invalid broken unhealthy error errors
@@ -80,7 +80,9 @@ TEST = """
 VALIDATION = "val validation validierung validacion validazione validacao 验证 検証 검증"
 FILLERS = """
     image images img imgs data dataset datasets bild bilder imagen imagenes foto fotos photo photos pixel file
-    files part parts png
+    files part parts png teil teile teilen muster stuck sample samples frame frames shot shots picture
+    pictures pic pics set folder dir class cls klasse product products item items unit units foto fotos
+    aufnahme aufnahmen only all
 """
 # Behind a word for defects: the topic of a project, no defective parts.
 TOPICS = """

@@ -93,10 +93,22 @@ def _terms(name: str) -> Iterator[str]:
         joined = {n: "".join(words[at : at + n]) for n in (3, 2, 1) if at + n <= len(words)}
         count = next((n for n, term in joined.items() if term in _VOCABULARY), 1)
         at += count
-        if joined[count] in _VOCABULARY or ord(joined[count][0]) < 0x3040:
+        if joined[count] in _VOCABULARY:
             yield joined[count]
+        elif ord(joined[count][0]) < 0x3040:
+            yield from _compound_terms(joined[count])
         else:
             yield from _unspaced_terms(joined[count])
+
+
+def _compound_terms(word: str) -> Iterator[str]:
+    """Yield both parts of a word that joins two known ones, such as badparts and notgood, or the word."""
+    known = _VOCABULARY | _FILLERS
+    for at in range(2, len(word) - 1):
+        if word[:at] in known and word[at:] in known:
+            yield from (word[:at], word[at:])
+            return
+    yield word
 
 
 def _unspaced_terms(text: str) -> Iterator[str]:
@@ -156,6 +168,11 @@ def tell(name: str) -> Tell | None:
 def _only(terms: list[str], some: Set[str], allowed: Set[str]) -> bool:
     """Return whether all terms are allowed, and one is among `some`."""
     return any(term in some for term in terms) and all(term in allowed for term in terms)
+
+
+def speaks_of_defect(name: str) -> bool:
+    """Return whether a name has a word for a kind of defect among others: "front_scratch", but also "hole_plate"."""
+    return any(term in _KINDS for term in _terms(name))
 
 
 def has_only_class_words(name: str) -> bool:

@@ -16,8 +16,8 @@ from typing import Literal
 from blemish.data.discovery import FoundFiles, ListedDataSet, describe_path, find_images, natural_key
 from blemish.data.holdout import hold_out_units
 from blemish.data.mask_files import MasksOf, assign, beside, elsewhere, with_masks
-from blemish.data.masks import load_union
-from blemish.data.roles import Split, Tell, has_only_class_words, split_of, tell
+from blemish.data.masks import load_union, may_be_mask
+from blemish.data.roles import Split, Tell, has_only_class_words, speaks_of_defect, split_of, tell
 from blemish.errors import DataError, ImageError, message
 from blemish.types import Sample
 
@@ -172,20 +172,34 @@ def _several_parts(images: Sequence[Named]) -> list[str]:
 def _by_role(root: Path, images: Sequence[Path]) -> _Sorted:
     """Return the images with the class and split that their paths state, and the masks."""
     by_role = _Sorted()
+    mask_folders: dict[Parts, list[Path]] = defaultdict(list)
     for path in images:
         folders = path.relative_to(root).parts[:-1]
         tells = [tell(name) for name in folders]
         kinds = {said.kind for said in tells if said is not None}
         if "mask" in kinds:
             by_role.masks.append(path)
+            level = next(level for level, said in enumerate(tells) if said is not None and said.kind == "mask")
+            mask_folders[folders[: level + 1]].append(path)
         elif "derived" in kinds:
             by_role.skipped.append(path)
         else:
             by_role.images.append(_named(path, folders, tells))
+    for folders, inside in mask_folders.items():
+        _check_masks(root.joinpath(*folders), inside)
     derived = by_role.skipped
     if derived:
         by_role.notes.append(f"Previews and heat maps are not used: {len(derived)}, such as {derived[0]}.")
     return by_role
+
+
+def _check_masks(folder: Path, masks: Sequence[Path]) -> None:
+    """Refuse a folder of masks that holds images; the first, the middle and the last file are looked at."""
+    places = sorted({0, len(masks) // 2, len(masks) - 1})
+    if not any(may_be_mask(masks[place]) for place in places):
+        todo = f"Rename the folder if these are images of parts, {MANIFEST}."
+        got = f"{masks[0].name} with the brightnesses of a photograph"
+        raise DataError(message("masks", "masks, by the name of the folder", got, where=folder, todo=todo))
 
 
 def _named(path: Path, folders: Parts, tells: Sequence[Tell | None]) -> Named:
@@ -337,6 +351,11 @@ def _check_plain(root: Path, images: Sequence[Named], plain: Class, said: Tell |
             todo = f"Rename them to good and to a kind of defect, {MANIFEST}."
             where = root.joinpath(*parent)
             raise DataError(message("data set", "names that say which is good", "0/ and 1/", where=where, todo=todo))
+    speaking = [image.path for image in images if any(map(speaks_of_defect, (*image.folders, image.path.stem)))]
+    if plain == "good" and 0 < len(speaking) < len(images):
+        got = f"{len(speaking)} of {len(images)} images whose names speak of a defect, such as {speaking[0].name}"
+        todo = f"Sort the images into good and a folder for each kind of defect, {MANIFEST}."
+        raise DataError(message("data set", "good images", got, where=speaking[0], todo=todo))
     if said is not None and said.kind != "good" and plain == "good":
         todo = f"Name a folder of good images; if these are good, rename {said.name}, {MANIFEST}."
         kind = {"mask": "masks", "derived": "previews or heat maps"}.get(said.kind, f"{said.kind} images")
@@ -358,6 +377,18 @@ def _no_good(root: Path, found: FoundFiles, by_role: _Sorted) -> DataError:
     if found.images and not by_role.images:
         got += ", of which all images are masks or previews by their names"
     return DataError(message("data set", "good images only, or a known layout", got, where=root, todo=LAYOUTS))
+
+
+def without_masks(folder: Path, images: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Separate images of parts from masks and previews, by the names of the folders and beside the images."""
+    rest = [
+        path
+        for path in images
+        if not any(said.kind in ("mask", "derived") for said in map(tell, path.relative_to(folder).parts[:-1]) if said)
+    ]
+    kept, _ = beside(rest)
+    taken = set(kept)
+    return kept, [path for path in images if path not in taken]
 
 
 def check_below(folder: Path, images: Iterable[Path], label: Class) -> tuple[list[Path], list[Path], list[Path]]:

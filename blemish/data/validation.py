@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish._io.prefetch import prefetch
-from blemish.data.masks import load_union
+from blemish.data.masks import load_union, may_be_mask
 from blemish.data.training_images import MIN_IMAGES
 from blemish.errors import ImageError
 from blemish.imaging.decode import read_stored
@@ -183,6 +183,10 @@ def _mask_problem(sample: Sample, height_width: tuple[int, int]) -> Problem | No
     if not mask.any():
         text = f"The mask of an image of {sample.defect!r} marks no pixel. {left_out}"
         return Problem(sample.mask_path, "mask-empty", text)
+    photograph = next((path for path in sample.mask_paths if not may_be_mask(path)), None)
+    if photograph is not None:
+        text = f"It has more brightnesses than a mask: is it an image? It is taken as the mask of {sample.path.name}."
+        return Problem(photograph, "mask-image", text)
     return None
 
 
@@ -290,7 +294,7 @@ def _depths(facts: Sequence[_Facts], folder: Path) -> list[Problem]:
 def _skipped(paths: Sequence[Path]) -> list[Problem]:
     if not paths:
         return []
-    text = f"{_files(paths)} not used: no images by their ending, or not where images are expected."
+    text = f"{_files(paths)} not used: no images, or not of a role that is used."
     return [Problem(paths[0].parent, "not-used", text)]
 
 

@@ -51,6 +51,20 @@ def test_index_similar_label_and_groups(run, saved: Path, images: Path, tmp_path
 
 
 @pytest.mark.slow
+def test_masks_and_figures_are_not_indexed(run, saved: Path, images: Path, tmp_path: Path):
+    write(images / "masks" / "scratch" / "200.png", scratched(200)[1])
+    write(images / "scratch" / "201_GT.png", scratched(201)[1])
+    assert run("predict", saved, images / "scratch" / "200.png", "--out", images / "figures")[0] == 0
+    code, out, err = run("index", saved, images, "--store", tmp_path / "s", "--labels", "from-folders", "--json")
+    assert (code, json.loads(out)["images"]) == (0, 8)
+    assert err.startswith("not read: ")
+    assert all(name in err for name in ("masks/scratch/200.png", "201_GT.png", "0000-200.png"))
+    write(images / "ng" / "0.png", scratched(0)[0])
+    code, _, err = run("index", saved, images, "--store", tmp_path / "t", "--good", images)
+    assert (code, "says good" in err or "says defective" in err) == (2, True)
+
+
+@pytest.mark.slow
 def test_a_good_image_offers_force(run, saved: Path, images: Path, tmp_path: Path, fitted):
     store, part = tmp_path / "s", tmp_path / "good.png"
     run("index", saved, images, "--store", store)

@@ -51,6 +51,19 @@ def test_labels_of_good_images_as_tables_write_them(tmp_path):
     assert [sample.defect for sample in parts.test] == ["good", "defect", "n.i.O."]
 
 
+@pytest.mark.parametrize(
+    "name", ["ng/0.png", "a_rejected.png", "masks/0.png", "good/unsure/0.png", "good\\Ausschuss\\0.png"]
+)
+def test_a_path_that_says_not_good_needs_a_label(name, tmp_path):
+    touch(tmp_path, name)
+    with pytest.raises(
+        DataError, match=r"^defect: expected a label, for '.*' is in the path, got none, in .*line 3\. Add a col"
+    ):
+        Manifest(manifest(tmp_path, f"path\na.png\n{name}\n"))
+    stated = Manifest(manifest(tmp_path, f"path,label\na.png,ok\n{name},ok\n"))  # the list states it: that holds
+    assert len(stated.train) == 2
+
+
 def test_several_masks_of_one_image(tmp_path):
     touch(tmp_path, "masks/b/0.png", "masks/b/1.png")
     parts = Manifest(

@@ -18,7 +18,8 @@ KINDS = {
     "defective": (
         "bad NG nok ko not_ok NotOK no_good Rejected Anomaly abnormal defects def_front FAIL Ausschuss Fehler "
         "defekt n.i.O. NIO défauts rechazados scarti refugo wadliwe hatal\u0131 дефект 不良品 不合格 缺陷图 異常 "
-        "欠陥 불량 broken_large scratch big_hole missing_parts Kratzer non-conforming"
+        "欠陥 불량 broken_large scratch big_hole badparts ngimages notgood Fehlerbilder missing_parts "
+        "Kratzer non-conforming"
     ),
     "mask": (
         "mask masks Masks gt GT ground-truth Ground_Truth groundTruth labels Label annotations gt_images "
@@ -27,7 +28,8 @@ KINDS = {
     "derived": "heatmaps thumbnails thumbs overlay Vorschau",
     "unclear": "positive Negative unsure unknown ok_ng good_vs_bad unsorted rework 待定",
     "": (
-        "monday cam1 2024-11-29 image Data hole_plate label_printer print_head io_board defect_detection "
+        "monday cam1 2024-11-29 image Data hole_plate normalize badge goodyear label_printer print_head io_board "
+        "defect_detection "
         "anomaly-detection surface_defect_dataset protest lösung 0 1 pos1 part_0003 shift"
     ),
 }

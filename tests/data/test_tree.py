@@ -127,6 +127,11 @@ REFUSED = {
     "test images without classes": (["train/0.png", "test/0.png"], "good images, got test images of unknown class"),
     "defects alone": (["defects/0.png", "ng/0.png"], "good images only, or a known layout, got defects/, ng/"),
     "masks alone": (["masks/0.png"], "of which all images are masks or previews by their names"),
+    "scratches in some names": (["blue_1.png", "blue_scratch_2.png"], "1 of 2 images whose names speak of a defect"),
+    "words without a space": (
+        ["okparts/0.png", "okparts/badones/badparts/1.png"],
+        "'okparts' says good and 'badparts'",
+    ),
     "loose images beside good ones": (["cam/good/0.png", "cam/1.png"], r"images in folders, got 1\.png beside them"),
 }
 
@@ -134,10 +139,30 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_not_clear_is_refused_with_the_remedy(case: str, tmp_path: Path) -> None:
     names, text = REFUSED[case]
-    root = images(tmp_path / "parts", *names)
+    draw = masks if case == "masks alone" else images
+    root = draw(tmp_path / "parts", *names)
     with pytest.raises(DataError, match=rf"^data set: expected .*{text}.*, in {root}.*\. .*manifest") as caught:
         open_dataset(root)
     assert "\n" not in str(caught.value)
+
+
+def test_photographs_in_a_folder_of_masks_are_refused(tmp_path: Path) -> None:
+    """Such as labels that are inspected."""
+    images(tmp_path, *numbered("good", 3), "ng/0.png", "labels/0.png")
+    with pytest.raises(
+        DataError, match=r"^masks: expected masks, .* got 0\.png with the brightnesses of a photograph, in .*labels\. "
+    ):
+        open_dataset(tmp_path)
+
+
+def test_photographs_named_like_masks_are_images(tmp_path: Path) -> None:
+    images(tmp_path, "0.png", "0_label.png", "1.png", "1_label.png")
+    dataset = open_dataset(tmp_path)
+    assert (len(dataset.train), dataset.test) == (4, ())
+
+
+def test_names_of_all_images_that_speak_of_a_hole_are_those_of_a_part(tmp_path: Path) -> None:
+    assert len(open_dataset(images(tmp_path, "hole_plate_1.png", "hole_plate_2.png")).train) == 2
 
 
 @pytest.mark.parametrize("name", ["ng", "rejected", "Ausschuss", "not ok", "masks", "thumbnails", "不良品", "unsorted"])

@@ -248,3 +248,16 @@ def test_real_categories_have_no_problems(data_root):
         survey = survey_dataset(MVTecAD(data_root / "mvtec", category))
         assert survey.problems == ()
         assert survey.summary.sizes == sizes
+
+
+def test_a_mask_that_is_a_photograph(root, rng):
+    save(root / "part/ground_truth/crack/0_mask.png", rng.integers(0, 256, (6, 8)).astype(np.uint8))
+    problem = only(check(root), "mask-image")
+    assert problem.path.name == "0_mask.png"
+    assert problem.text == "It has more brightnesses than a mask: is it an image? It is taken as the mask of 0.png."
+
+
+def test_masks_of_one_image_of_two_sizes(root):
+    save(root / "part/ground_truth/crack/0_mask_2.png", np.ones((3, 3), bool))
+    problem = only(check(root), "unreadable-mask")
+    assert "expected (6, 8) as " in problem.text
