@@ -125,6 +125,8 @@ class NamedTree(ListedDataSet):
             train, good_test = hold_out_units(paths, self._share, self._seed, self._unit_of)
         else:
             train, good_test = [image.path for image in good], []
+        if has_test and not train:
+            notes.append("All good images are in a folder of a test: there are none to fit on.")
         defective.sort(key=lambda image: (natural_key(Path(image.defect)), natural_key(image.path)))
         self.train = tuple(Sample(path, "train") for path in train)
         samples = [with_masks(image.path, "test", image.defect, masks) for image in defective]

@@ -277,6 +277,14 @@ def test_splits_without_a_test_and_with_defects_in_train(tmp_path: Path) -> None
     }
 
 
+def test_a_test_alone_has_nothing_to_fit_on_and_a_note_says_so(tmp_path: Path) -> None:
+    dataset = open_dataset(images(tmp_path, "test/ok/0.png", "test/ng/0.png"))
+    assert (dataset.train, [sample.defect for sample in dataset.test]) == ((), ["good", "ng"])
+    assert dataset.notes == (  # type: ignore[attr-defined]
+        "All good images are in a folder of a test: there are none to fit on.",
+    )
+
+
 def test_a_folder_of_defects_alone_where_defects_are_asked_for(tmp_path: Path) -> None:
     root = images(tmp_path / "ng", "0.png", "dent/1.png", "deep/2.png")
     assert [sample.defect for sample in open_dataset(root, plain="defective").test] == ["deep", "dent", "ng"]
