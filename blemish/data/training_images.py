@@ -89,7 +89,7 @@ class TrainingImages:
 
         def prepare(i: int) -> UInt8 | ImageError:
             try:
-                return geometry.prepare(read_image(self.items[i], self._bit_depth, release_gil=True))
+                return geometry.prepare(read_image(self.items[i], self._bit_depth))
             except ImageError as error:
                 return error
 

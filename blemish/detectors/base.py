@@ -259,7 +259,7 @@ class Detector(ABC, Generic[SettingsT, StateT]):
 
         def read(item: ImageInput) -> tuple[Path | None, UInt8 | ImageError]:
             try:
-                return path_of(item), read_image(item, self.bit_depth, release_gil=True)
+                return path_of(item), read_image(item, self.bit_depth)
             except ImageError as error:
                 return path_of(item), error
             except MemoryError:

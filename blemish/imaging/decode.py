@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import struct
 import threading
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,14 @@ from numpy.typing import NDArray
 from blemish._io.files import atomic_write
 from blemish._validation.checks import check_number, describe
 from blemish.errors import ImageError, InputError, SaveError, message
-from blemish.imaging.headers import Header, read_header
+from blemish.imaging.bmp import decode_bmp
+from blemish.imaging.formats import MULTIPLIED, DamagedError, Header, Pixels, UnsupportedError
+from blemish.imaging.headers import READABLE, read_header
+from blemish.imaging.jpeg import decode_jpeg
 from blemish.imaging.png import decode_png
 from blemish.imaging.resize import fit_inside, resize
+from blemish.imaging.tiff import decode_tiff
+from blemish.imaging.webp import decode_webp
 from blemish.types import Bool, ImageInput, Sample, UInt8
 
 __all__ = [
@@ -35,69 +42,53 @@ __all__ = [
     "save",
 ]
 
-# 16,384 x 16,384: about 0.8 GB as RGB. Pillow stops at 179 million, OpenCV at 1,074 million.
-MAX_PIXELS = 2**28
+# Pillow's limit: 178,956,970 pixels, 13,377 x 13,377.
+MAX_PIXELS = 2**30 // 6
+BYTES_A_PIXEL = 6  # RGB of 8 bits as stored and as returned; 1 GiB for MAX_PIXELS
 SAVED_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MORE_PIXELS = "Raise max_pixels= if you trust this file and have the memory, or cut the image into tiles."
+SAVE_AGAIN = "Take it from its source again. If a viewer shows it whole, save it there as PNG."
+BLOCK = 2**20  # values converted at once: NumPy's table look-up makes an index of 8 bytes of each
 
 
-def load(
-    path: str | os.PathLike[str],
-    *,
-    bit_depth: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-    release_gil: bool = False,
-) -> UInt8:
+def load(path: str | os.PathLike[str], *, bit_depth: int | None = None, max_pixels: int = MAX_PIXELS) -> UInt8:
     """Return an image file as RGB, (H, W, 3) uint8, as an image viewer shows it.
 
     Formats: PNG, JPEG, BMP, TIFF and WebP, recognised by content and not by name. Grey is repeated to three channels,
     alpha is composed over white, EXIF orientation is applied, palettes and CMYK become RGB; of several pages the first
-    is read. Colour profiles are not applied.
+    that is no thumbnail is read. Colour profiles are not applied.
 
     Args:
         bit_depth: bits that a 16-bit file uses (12 for most industrial cameras); None means all 16. Files of 8 bits
             stay as they are.
-        release_gil: True in threads that decode ahead of a loop: other threads run Python meanwhile, and a plain PNG
-            takes about twice as long.
+        max_pixels: limit of the size; memory for the pixels as stored and as returned is limited to six bytes for each
+            of them, which RGB of 8 bits takes.
 
     Raises:
-        ImageError: if it can't be read; the text says which file and why.
+        ImageError: if it can't be read exactly; the text says which file and why.
         InputError: if `bit_depth` is not from 9 to 16.
     """
-    data = _read(path, max_pixels)
-    return decode(data, where=path, bit_depth=bit_depth, max_pixels=max_pixels, release_gil=release_gil)
+    return decode(_read(path, max_pixels), where=path, bit_depth=bit_depth, max_pixels=max_pixels)
 
 
-def decode(
-    data: bytes,
-    *,
-    where: object = None,
-    bit_depth: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-    release_gil: bool = False,
-) -> UInt8:
+def decode(data: bytes, *, where: object = None, bit_depth: int | None = None, max_pixels: int = MAX_PIXELS) -> UInt8:
     """Return the bytes of an image file as (H, W, 3) uint8 RGB, decoded as `load` documents. ImageError if they can't
     be read; the text calls them `where`.
     """
     full = _full_range(bit_depth)
     header = _header(data, where, max_pixels)
-    if not release_gil and (plain := decode_png(data, header)) is not None:
-        return _to_rgb(_upright(plain, header.orientation), swap=False)
-    stored = _decode_stored(data, header, where)
-    if stored.dtype not in (np.uint8, np.uint16):
-        todo = "Save it with 8 or 16 bits: which range of other numbers is black to white is not known."
-        raise ImageError(message("image", "8 or 16 bits a channel", str(stored.dtype), where=where, todo=todo))
-    alpha: UInt8 | None = None
-    if stored.ndim == 3 and stored.shape[2] in (2, 4):
+    try:
+        stored, kind_of_alpha = _decode_stored(data, header, where)
+        if stored.dtype not in (np.uint8, np.uint16):
+            todo = "Save it with 8 or 16 bits: which range of other numbers is black to white is not known."
+            raise ImageError(message("image", "8 or 16 bits a channel", str(stored.dtype), where=where, todo=todo))
+        if not kind_of_alpha:
+            return _to_rgb(_to_uint8(stored, full, where))
         alpha = _to_uint8(stored[..., -1], 65_535, where)
-        stored = stored[..., :-1]
-    image = _to_uint8(stored, full, where)
-    image = _to_rgb(image)
-    if alpha is not None and alpha.min() < 255:
-        # OpenCV reads 8-bit TIFFs through libtiff's RGBA interface, which multiplies colours by alpha on the way.
-        is_multiplied = header.format == "TIFF" and stored.dtype == np.uint8
-        image = _over_white(image, alpha, is_multiplied=is_multiplied)
-    return image
+        image = _to_rgb(_to_uint8(stored[..., :-1], full, where))
+        return _over_white(image, alpha, is_multiplied=kind_of_alpha == MULTIPLIED)
+    except MemoryError:
+        raise _no_memory(header, where) from None
 
 
 def load_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Bool:
@@ -127,11 +118,15 @@ def read_stored(
     """Return a file's header and its pixels in the depth and channels they are stored in, rotated upright.
 
     Returns:
-        The header, and (H, W), (H, W, 3) BGR or (H, W, 4) BGR and alpha, of uint8, uint16 or whatever a TIFF holds.
+        The header, and (H, W), (H, W, 2) with alpha, (H, W, 3) RGB or (H, W, 4) RGB and alpha, of uint8, uint16 or
+        whatever a TIFF holds.
     """
     data = _read(path, max_pixels, name)
     header = _header(data, path, max_pixels, name)
-    return header, _decode_stored(data, header, path, name)
+    try:
+        return header, _decode_stored(data, header, path, name).values
+    except MemoryError:
+        raise _no_memory(header, path, name) from None
 
 
 def read_facts(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], str]:
@@ -169,7 +164,7 @@ def check_image(array: object, name: str = "image", *, bit_depth: int | None = N
     if not ok:
         raise InputError(message(name, expected, describe(array), todo=todo))
     assert isinstance(array, np.ndarray)
-    return _to_rgb(_to_uint8(array, _full_range(bit_depth), None, name), swap=False)
+    return _to_rgb(_to_uint8(array, _full_range(bit_depth), None, name))
 
 
 def save(path: str | os.PathLike[str], image: UInt8 | Bool) -> Path:
@@ -206,12 +201,12 @@ def path_of(item: ImageInput) -> Path | None:
     return item.path if isinstance(item, Sample) else Path(item)
 
 
-def read_image(item: ImageInput, bit_depth: int | None, *, release_gil: bool = False) -> UInt8:
+def read_image(item: ImageInput, bit_depth: int | None) -> UInt8:
     """Return the image of a sample, path or array as uint8 (H, W, 3) RGB; arguments as in `load`."""
     path = path_of(item)
     if path is None:
         return check_image(item, bit_depth=bit_depth)
-    return load(path, bit_depth=bit_depth, release_gil=release_gil)
+    return load(path, bit_depth=bit_depth)
 
 
 def _read(path: str | os.PathLike[str], max_pixels: int, name: str = "image") -> bytes:
@@ -221,11 +216,14 @@ def _read(path: str | os.PathLike[str], max_pixels: int, name: str = "image") ->
             raise ImageError(message(name, "an image", "a folder", where=path))
         if not stat.S_ISREG(info.st_mode):  # reading a pipe would wait for ever
             raise ImageError(message(name, "an image", "a pipe or device", where=path))
-        # 16-bit RGBA without compression takes 8 bytes a pixel; the rest is room for metadata.
-        if info.st_size > 8 * max_pixels + 2**26:
+        # More than any image within the limit takes without compression; the rest is room for metadata.
+        if info.st_size > BYTES_A_PIXEL * max_pixels + 2**26:
             got = f"a file of {info.st_size / 1e9:.1f} GB"
             raise ImageError(message(name, f"at most {max_pixels:,} pixels", got, where=path, todo=MORE_PIXELS))
         return Path(path).read_bytes()
+    except MemoryError:
+        got = f"a file of {info.st_size / 1e9:.1f} GB"
+        raise ImageError(message(name, "a file that memory has room for", got, where=path)) from None
     except FileNotFoundError:
         raise ImageError(message(name, "an image", "no such file", where=path)) from None
     except (OSError, ValueError) as error:
@@ -236,25 +234,42 @@ def _read(path: str | os.PathLike[str], max_pixels: int, name: str = "image") ->
         raise ImageError(message(name, "a file that can be read", repr(reason), where=path, todo=todo)) from error
 
 
-def _decode_stored(data: bytes, header: Header, where: object, name: str = "image") -> NDArray[Any]:
+def _decode_stored(data: bytes, header: Header, where: object, name: str = "image") -> Pixels:
+    """Return the pixels as stored, rotated upright."""
     try:
         with _QUIET:
-            stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except (cv2.error, MemoryError):
-        stored = None
-    if stored is None or stored.size == 0:
-        raise ImageError(message(name, "an image", f"a damaged {header.format} of {len(data)} bytes", where=where))
-    # OpenCV rotates a TIFF upright whatever the flags, and the others never with IMREAD_UNCHANGED.
-    return _upright(stored, 1 if header.format == "TIFF" else header.orientation)
+            values, alpha = _DECODERS[header.format](data)
+    except UnsupportedError as error:
+        raise ImageError(message(name, READABLE, str(error), where=where, todo=error.remedy)) from None
+    except (DamagedError, struct.error, IndexError):
+        got = f"a damaged {header.format} of {len(data)} bytes"
+        raise ImageError(message(name, "an image", got, where=where, todo=SAVE_AGAIN)) from None
+    if values.shape[:2] != (header.height, header.width):
+        got = f"{values.shape[1]} x {values.shape[0]}"
+        raise ImageError(message(name, f"{header.width} x {header.height} pixels", got, where=where, todo=SAVE_AGAIN))
+    return Pixels(_upright(values, header.orientation), alpha)
 
 
 def _header(data: bytes, where: object, max_pixels: int, name: str = "image") -> Header:
     """Return the header of a file that is not too large to decode."""
     header = read_header(data, where=where, name=name)
-    if header.height * header.width > max_pixels:
-        got = f"{header.width:,} x {header.height:,}"
-        raise ImageError(message(name, f"at most {max_pixels:,} pixels", got, where=where, todo=MORE_PIXELS))
+    size = f"{header.width:,} x {header.height:,}"
+    n_pixels = header.height * header.width
+    if n_pixels > max_pixels:
+        raise ImageError(message(name, f"at most {max_pixels:,} pixels", size, where=where, todo=MORE_PIXELS))
+    n_bytes = n_pixels * (3 + header.pixel_bytes)
+    if n_bytes > BYTES_A_PIXEL * max_pixels:
+        limit = f"at most {BYTES_A_PIXEL * max_pixels / 1e9:.3g} GB of pixels"
+        got = f"{size} pixels that take {n_bytes / 1e9:.3g} GB"
+        raise ImageError(message(name, limit, got, where=where, todo=MORE_PIXELS))
     return header
+
+
+def _no_memory(header: Header, where: object, name: str = "image") -> ImageError:
+    n_bytes = header.height * header.width * (3 + header.pixel_bytes)
+    got = f"{header.width:,} x {header.height:,} pixels that take {n_bytes / 1e9:.3g} GB"
+    todo = "Cut the image into tiles, or use a machine with more memory."
+    return ImageError(message(name, "an image that memory has room for", got, where=where, todo=todo))
 
 
 def _upright(stored: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -285,7 +300,10 @@ def _to_uint8(stored: NDArray[Any], full: int, where: object, name: str = "image
         bits = full.bit_length()
         todo = f"The file uses more than {bits} bits: state another bit_depth, or none."
         raise ImageError(message(name, f"values up to {full} (bit_depth={bits})", str(largest), where=where, todo=todo))
-    return np.asarray(_table(full)[stored])
+    table, image = _table(full), np.empty(stored.shape, np.uint8)
+    for rows in _blocks(stored):
+        image[rows] = table[stored[rows]]
+    return image
 
 
 @lru_cache(maxsize=8)
@@ -293,24 +311,32 @@ def _table(full: int) -> UInt8:
     return ((np.arange(full + 1, dtype=np.int64) * 255 + full // 2) // full).astype(np.uint8)
 
 
-def _to_rgb(image: UInt8, *, swap: bool = True) -> UInt8:
-    """Return grey or BGR (`swap`) or RGB as (H, W, 3) RGB."""
+def _blocks(array: NDArray[Any]) -> Iterator[slice]:
+    """Yield slices of rows that hold about BLOCK values each."""
+    step = max(1, BLOCK * len(array) // max(1, array.size))
+    for row in range(0, len(array), step):
+        yield slice(row, row + step)
+
+
+def _to_rgb(image: UInt8) -> UInt8:
+    """Return grey or RGB as contiguous (H, W, 3) RGB."""
     if image.ndim == 2 or image.shape[2] == 1:
         return np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_GRAY2RGB))
-    if not swap:
-        return image
-    image = np.ascontiguousarray(image)
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image))
+    return np.ascontiguousarray(image)
 
 
 def _over_white(image: UInt8, alpha: UInt8, *, is_multiplied: bool) -> UInt8:
-    if is_multiplied:
-        return np.asarray(cv2.add(image, np.repeat(255 - alpha[..., None], 3, axis=2)))
-    shade = (255 - image).astype(np.uint16)  # at most 255 * 255, so uint16 holds the product
-    shade *= alpha[..., None]
-    shade += 127
-    shade //= 255
-    return 255 - shade.astype(np.uint8)
+    for rows in _blocks(image):
+        colors, opacity = image[rows], alpha[rows][..., None]
+        if is_multiplied:
+            image[rows] = np.minimum(colors.astype(np.uint16) + (255 - opacity), 255)
+            continue
+        shade = (255 - colors).astype(np.uint16)  # at most 255 * 255, so uint16 holds the product
+        shade *= opacity
+        shade += 127
+        shade //= 255
+        image[rows] = 255 - shade.astype(np.uint8)
+    return image
 
 
 class _Quiet:
@@ -337,3 +363,10 @@ class _Quiet:
 
 
 _QUIET = _Quiet()
+_DECODERS: Mapping[str, Callable[[bytes], Pixels]] = {
+    "PNG": decode_png,
+    "JPEG": decode_jpeg,
+    "BMP": decode_bmp,
+    "TIFF": decode_tiff,
+    "WebP": decode_webp,
+}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from blemish.errors import ImageError
 from blemish.imaging import decode as images
-from blemish.imaging.decode import MAX_PIXELS, decode, load, load_mask, save
+from blemish.imaging.decode import MAX_PIXELS, check_image, decode, load, load_mask, save
 from tests.encoded import encoded
 
 LOSSLESS = ["png", "bmp", "tiff", "webp"]
@@ -86,11 +87,11 @@ def test_no_permission_says_what_to_do(tmp_path, monkeypatch):
         load(path)
 
 
-def png_with_header_size(width, height):
+def png_with_header_size(width, height, depth=8, color=2):
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     body = zlib.compress(bytes(1000))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
@@ -118,3 +119,54 @@ def test_a_huge_file_is_not_even_read(tmp_path):
         file.truncate(2**27)
     with pytest.raises(ImageError, match=r"expected at most 1,000 pixels, got a file of 0\.1 GB, in .*huge\.png"):
         load(path, max_pixels=1000)
+
+
+def test_memory_is_limited_by_bytes_as_well_as_pixels(monkeypatch):
+    monkeypatch.setattr(images.cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
+    text = r"expected at most 1\.07 GB of pixels, got 12,000 x 12,000 pixels that take 1\.58 GB, in a\.png\. Raise max_"
+    with pytest.raises(ImageError, match=text):
+        decode(png_with_header_size(12_000, 12_000, depth=16, color=6), where="a.png")
+    with pytest.raises(ImageError, match=r"expected at most 178,956,970 pixels, got 16,384 x 16,384"):
+        decode(png_with_header_size(16_384, 16_384, depth=16, color=6))
+
+
+def test_16_bits_are_scaled_without_an_index_of_the_whole_image():
+    deep = np.full((1500, 2000, 3), 4095, np.uint16)
+    tracemalloc.start()
+    try:
+        assert check_image(deep).max() == 16
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < deep.size + 2**24  # the result, and blocks; an index of 8 bytes a value takes 72 MB
+
+
+def test_too_little_memory_for_a_file_or_its_pixels_is_an_image_error(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", np.zeros((3, 2), np.uint8))
+
+    def full(*_):
+        raise MemoryError
+
+    def full_of_opencv(*_):
+        error = images.cv2.error("Insufficient memory")
+        error.code = images.cv2.Error.StsNoMem
+        raise error
+
+    for decoder in (full, full_of_opencv):
+        monkeypatch.setattr(images.cv2, "imdecode", decoder)
+        for read in (load, load_mask):
+            with pytest.raises(
+                ImageError, match=r"expected an image that memory has room for, got 2 x 3 pixels that take .*a\.png"
+            ):
+                read(path)
+    monkeypatch.setattr("pathlib.Path.read_bytes", full)
+    with pytest.raises(
+        ImageError, match=r"expected a file that memory has room for, got a file of 0\.0 GB, in .*a\.png"
+    ):
+        load(path)
+
+
+def test_another_size_than_the_header_says_is_an_error(monkeypatch):
+    monkeypatch.setattr(images.cv2, "imdecode", lambda *_: np.zeros((5, 5), np.uint8))
+    with pytest.raises(ImageError, match=r"expected 20 x 30 pixels, got 5 x 5\. Take it from its source"):
+        decode(encoded(np.zeros((30, 20, 3), np.uint8), "png"))

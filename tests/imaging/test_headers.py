@@ -12,6 +12,7 @@ from PIL import Image
 
 from blemish.errors import ImageError
 from blemish.imaging.headers import read_header
+from tests.imaging.tiff_files import tiff
 
 
 def encoded(kind, size=(9, 7), **options):
@@ -43,7 +44,7 @@ def test_webp_with_an_odd_part_before_exif(lossless):
     data = encoded("WebP", exif=exif, lossless=lossless)
     odd = b"ICCP" + struct.pack("<I", 3) + b"abc\0"  # parts are padded to an even length
     data = data[:4] + struct.pack("<I", len(data) - 8 + len(odd)) + data[8:30] + odd + data[30:]
-    assert read_header(data) == ("WebP", 7, 9, 6, not lossless)
+    assert read_header(data)[:5] == ("WebP", 7, 9, 6, not lossless)
 
 
 def test_bmp_from_top_to_bottom_and_of_1988():
@@ -57,16 +58,24 @@ def test_bmp_from_top_to_bottom_and_of_1988():
 @pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize("order", "<>")
 def test_tiff_of_both_byte_orders_and_widths(big, order):
-    magic = b"II" if order == "<" else b"MM"
-    tags = [(256, 4, 1, 9), (257, 4, 1, 7), (0x0112, 4, 1, 8), (258, 3, 3, 4000), (259, 4, 5, 7)]
-    if big:
-        body = magic + struct.pack(order + "HHHQQ", 43, 8, 0, 16, len(tags))
-        body += b"".join(struct.pack(order + "HHQI4x", *tag) for tag in tags)
-    else:
-        body = magic + struct.pack(order + "HIH", 42, 8, len(tags))
-        body += b"".join(struct.pack(order + "HHII", *tag) for tag in tags)
-    # Tag 259 has five values here, so what stands in its place is where they are and not "JPEG inside".
-    assert read_header(body) == ("TIFF", 7, 9, 8, False)
+    data = tiff(np.zeros((7, 9), np.uint8), order=order, big=big, tags={0x0112: (3, [8])})
+    assert read_header(data) == ("TIFF", 7, 9, 8, False, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"\xff\x0a" + bytes(9), "a JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n", "a JPEG XL"),
+        (b"II\xbc\1" + bytes(9), "a JPEG XR"),
+        (b"\xff\x4f\xff\x51" + bytes(9), "a JPEG 2000"),
+        (b"\0\0\0 ftypavif" + bytes(9), "an AVIF"),
+        (b"\0\0\0 ftypheic" + bytes(9), "a HEIC"),
+    ],
+)
+def test_other_formats_are_named(content, name):
+    with pytest.raises(ImageError, match=rf"expected PNG, JPEG, BMP, TIFF or WebP, got {name}, in a\."):
+        read_header(content, where="a")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WebP"])
