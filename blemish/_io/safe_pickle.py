@@ -1,7 +1,10 @@
 """A reader of pickles that builds plain values only.
 
 It interprets the opcodes itself instead of using `pickle.Unpickler`: no name in the file is imported, nothing in it is
-called, and no size that it states is allocated. A global becomes the result of `resolve` for its name, and a call of it
+called, and no size that it states is allocated. Work and memory are counted: what a file of a megabyte can make of
+itself, by copies of what it remembers or by keys of one hash, is bounded.
+
+A global becomes the result of `resolve` for its name, and a call of it
 passes its arguments to that; `torch_file` knows which names have a meaning.
 """
 
@@ -13,7 +16,15 @@ from typing import Any
 
 from blemish.errors import ModelFileError, message
 
-MAX_STEPS = 20_000_000  # a step is an opcode; the largest checkpoints known have some hundred thousand
+MAX_STEPS = 2_000_000  # a step is an opcode; the largest checkpoints known have some hundred thousand
+MAX_BYTES = 512 << 20  # of the objects made, copies included even if they are dropped; estimated
+# Bytes of an object, as CPython has them: of any, of an item of a list or tuple, of one of a dict, of one copied.
+OBJECT, ITEM, PAIR, COPIED = 64, 32, 120, 64
+# Hashes of numbers are not random as those of text are: keys can be made to collide.
+MAX_KEYS = 100_000  # that are no text
+MAX_OTHER_KEYS = 1000  # that are neither text nor small whole numbers
+SMALL = 1 << 32
+MAX_INTEGER_BYTES = 32
 UNSAFE = "It was not read: take the file from a source you trust, or save the weights as .safetensors."
 SCALARS = (str, bytes, int, float, bool, type(None))
 
@@ -69,6 +80,9 @@ class PickleReader:
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
+        self._left = MAX_BYTES
+        self._keys = MAX_KEYS
+        self._other_keys = MAX_OTHER_KEYS
 
     def read(self) -> Any:
         """Return the value of the pickle, and move `position` behind it. ModelFileError if it is truncated, damaged, or
@@ -83,7 +97,7 @@ class PickleReader:
                 if step is None:
                     raise self.refuse(f"opcode 0x{code:02x} at byte {self.position - 1}", UNSAFE)
                 step(self)
-        except (IndexError, KeyError, ValueError, TypeError, OverflowError, struct.error) as error:
+        except (IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError, struct.error) as error:
             if isinstance(error, ModelFileError):
                 raise
             got = f"a damaged one at byte {self.position}"
@@ -114,7 +128,17 @@ class PickleReader:
         self._take(1)
         return text
 
+    def _spend(self, n_bytes: int) -> None:
+        self._left -= n_bytes
+        if self._left < 0:
+            raise self.refuse(f"one of more than {MAX_BYTES >> 20} MiB of objects", UNSAFE)
+
     def _push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def _made(self, value: Any) -> None:
+        """Push a new object, and count what it takes."""
+        self._spend(OBJECT + (ITEM * len(value) if isinstance(value, (list, tuple)) else 0))
         self._stack.append(value)
 
     def _pop_to_mark(self) -> list[Any]:
@@ -135,25 +159,44 @@ class PickleReader:
         if isinstance(target, Inert):
             target.items.extend(pairs)
         else:
-            _only(target, dict).update((_plain_key(key), value) for key, value in pairs)
+            _only(target, dict).update((self._key(key), value) for key, value in pairs)
+        self._spend(PAIR * len(items) // 2)
+
+    def _key(self, key: Any) -> Any:
+        """Return a key of a dict, or raise for one that takes long to hash, or too many whose hashes are known."""
+        if isinstance(key, (str, bytes)):
+            return key
+        small = isinstance(key, int) and -SMALL < key < SMALL
+        self._keys -= 1
+        self._other_keys -= not small
+        if self._keys < 0 or self._other_keys < 0:
+            raise self.refuse("one of many keys that are no text", UNSAFE)
+        return key if small else _plain_key(key)
 
     def _extend(self, items: list[Any]) -> None:
         target = self._stack[-1]
         (target.items if isinstance(target, Inert) else _only(target, list)).extend(items)
+        self._spend(ITEM * len(items))
 
     def _dict(self) -> None:
         items = self._pop_to_mark()
-        self._push({})
+        self._made({})
         self._set_items(items)
 
     def _reduce(self) -> None:
         arguments = _only(self._stack.pop(), tuple)
+        self._call(arguments)
+
+    def _call(self, arguments: tuple[Any, ...]) -> None:
+        # Before the call: a copy of what the file remembers costs it one opcode.
+        self._spend(4 * OBJECT + COPIED * sum(len(item) for item in arguments if isinstance(item, (list, tuple, dict))))
         self._push(_only(self._stack.pop(), Global).call(arguments))
 
     def _new_with_keywords(self) -> None:
         keywords = _only(self._stack.pop(), dict)
         arguments = _only(self._stack.pop(), tuple)
-        self._push(_only(self._stack.pop(), Global).call((*arguments, keywords) if keywords else arguments))
+        self._spend(ITEM * len(arguments))
+        self._call((*arguments, keywords) if keywords else arguments)
 
     def _build(self) -> None:
         state = self._stack.pop()
@@ -165,16 +208,24 @@ class PickleReader:
         self._push(self._resolve(_only(module, str), _only(name, str)))
 
     def _memoize(self, index: int) -> None:
+        self._spend(PAIR)
         self._memo[index] = self._stack[-1]
 
     def _text(self, form: str) -> None:
-        self._push(bytes(self._take(self._number(form))).decode("utf-8", "surrogatepass"))
+        piece = self._take(self._number(form))
+        self._spend(4 * len(piece))  # one character beyond the first 65,536 makes four bytes of each
+        self._made(bytes(piece).decode("utf-8", "surrogatepass"))
 
     def _bytes(self, form: str) -> None:
-        self._push(bytes(self._take(self._number(form))))
+        piece = self._take(self._number(form))
+        self._spend(len(piece))
+        self._made(bytes(piece))
 
     def _long(self, form: str) -> None:
-        self._push(int.from_bytes(self._take(self._number(form)), "little", signed=True))
+        piece = self._take(self._number(form))
+        if len(piece) > MAX_INTEGER_BYTES:  # printing one of a megabyte would take minutes
+            raise self.refuse(f"a number of {len(piece)} bytes", UNSAFE)
+        self._push(int.from_bytes(piece, "little", signed=True))
 
 
 def _only(value: Any, kind: type) -> Any:
@@ -215,22 +266,22 @@ STEPS: dict[int, Callable[[PickleReader], Any]] = {
     0x43: lambda r: r._bytes("B"),  # SHORT_BINBYTES
     0x42: lambda r: r._bytes("I"),  # BINBYTES
     0x8E: lambda r: r._bytes("Q"),  # BINBYTES8
-    0x5D: lambda r: r._push([]),  # EMPTY_LIST
+    0x5D: lambda r: r._made([]),  # EMPTY_LIST
     0x61: lambda r: r._extend(r._pop(1)),  # APPEND
     0x65: lambda r: r._extend(r._pop_to_mark()),  # APPENDS
-    0x6C: lambda r: r._push(r._pop_to_mark()),  # LIST
+    0x6C: lambda r: r._made(r._pop_to_mark()),  # LIST
     0x29: lambda r: r._push(()),  # EMPTY_TUPLE
-    0x74: lambda r: r._push(tuple(r._pop_to_mark())),  # TUPLE
-    0x85: lambda r: r._push(tuple(r._pop(1))),  # TUPLE1
-    0x86: lambda r: r._push(tuple(r._pop(2))),  # TUPLE2
-    0x87: lambda r: r._push(tuple(r._pop(3))),  # TUPLE3
-    0x7D: lambda r: r._push({}),  # EMPTY_DICT
+    0x74: lambda r: r._made(tuple(r._pop_to_mark())),  # TUPLE
+    0x85: lambda r: r._made(tuple(r._pop(1))),  # TUPLE1
+    0x86: lambda r: r._made(tuple(r._pop(2))),  # TUPLE2
+    0x87: lambda r: r._made(tuple(r._pop(3))),  # TUPLE3
+    0x7D: lambda r: r._made({}),  # EMPTY_DICT
     0x64: PickleReader._dict,  # DICT
     0x73: lambda r: r._set_items(r._pop(2)),  # SETITEM
     0x75: lambda r: r._set_items(r._pop_to_mark()),  # SETITEMS
-    0x8F: lambda r: r._push([]),  # EMPTY_SET: its items, as a list
+    0x8F: lambda r: r._made([]),  # EMPTY_SET: its items, as a list
     0x90: lambda r: r._extend(r._pop_to_mark()),  # ADDITEMS
-    0x91: lambda r: r._push(r._pop_to_mark()),  # FROZENSET
+    0x91: lambda r: r._made(r._pop_to_mark()),  # FROZENSET
     0x63: lambda r: r._global(r._line(), r._line()),  # GLOBAL
     0x93: lambda r: r._global(*r._pop(2)),  # STACK_GLOBAL
     0x52: PickleReader._reduce,  # REDUCE

@@ -23,6 +23,9 @@ from numpy.typing import NDArray
 from blemish._io.safe_pickle import UNSAFE, Global, Inert, PickleReader
 from blemish.errors import ModelFileError, message
 
+MAX_AXES = 32
+MAX_ENTRIES = 100_000  # of a zip: Python makes an object of a kilobyte of each; a large network has thousands
+MAX_TENSOR_HEADER = 16 << 20  # of a safetensors file; the format allows 100 MB
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py: MAGIC_NUMBER
 LEGACY_PROTOCOL = 1001  # torch/serialization.py: PROTOCOL_VERSION
 # The errors of `zipfile` on damaged files, as some hundred thousand of them raised them.
@@ -71,12 +74,16 @@ def read_checkpoint(data: bytes, *, where: object, allow_unknown: bool = False) 
     Arrays may share memory, as in the file, and may be read-only. Sets become lists; objects of unknown classes, where
     allowed, `safe_pickle.Inert`. Arguments and errors as for `read_state_dict`.
     """
-    if data[:4] == b"PK\x03\x04":
-        return _ZipFile(data, where, allow_unknown).load()
-    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
-        return _load_safetensors(data, where)
-    if data[:1] == b"\x80":
-        return _LegacyFile(data, where, allow_unknown).load()
+    try:
+        if data[:4] == b"PK\x03\x04":
+            return _ZipFile(data, where, allow_unknown).load()
+        if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
+            return _load_safetensors(data, where)
+        if data[:1] == b"\x80":
+            return _LegacyFile(data, where, allow_unknown).load()
+    except MemoryError:
+        todo = "Close other programs, or use a larger machine."
+        raise _refuse("a file that fits into memory", "one that does not", where, todo) from None
     raise _refuse("a torch or safetensors file", "something else" if data else "0 bytes", where, AGAIN)
 
 
@@ -107,7 +114,7 @@ class _TorchFile(ABC):
         self.path = path
         self.allow_unknown = allow_unknown
         self.left = 4 * len(data) + (1 << 20)  # bytes that may still be allocated for copies of tensors
-        self.arrays: dict[_Tensor, NDArray[Any]] = {}
+        self.arrays: dict[str, NDArray[Any]] = {}
 
     @abstractmethod
     def storage(self, storage: _Storage) -> NDArray[Any]:
@@ -137,13 +144,15 @@ class _TorchFile(ABC):
 
     def array(self, tensor: _Tensor) -> NDArray[Any]:
         """Return a tensor as a contiguous array; a view of the storage where that is contiguous."""
-        if tensor in self.arrays:
-            return self.arrays[tensor]
+        # Text: hashes of tuples of numbers can be made to collide.
+        key = f"{tensor.storage} {tensor.offset} {tensor.shape} {tensor.strides}"
+        if key in self.arrays:
+            return self.arrays[key]
         shape, strides, size = tensor.shape, tensor.strides, tensor.storage.size
         count = math.prod(shape)
         last = tensor.offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
         # NumPy refuses a huge size even beside a size of 0.
-        if (count and last >= size) or math.prod(max(n, 1) for n in shape) >= 1 << 48 or len(shape) > 32:
+        if (count and last >= size) or math.prod(max(n, 1) for n in shape) >= 1 << 48:
             got = f"shape {str(shape)[:100]}, strides {str(strides)[:100]} from {tensor.offset}"
             raise _refuse(f"tensors within their {size} numbers", got, self.path, AGAIN)
         storage = self.storage(tensor.storage)
@@ -158,7 +167,7 @@ class _TorchFile(ABC):
         if tensor.storage.dtype == "bfloat16":
             self._allow(2 * array.nbytes)
             array = _widen(array)
-        self.arrays[tensor] = array
+        self.arrays[key] = array
         return array
 
     def _allow(self, n_bytes: int) -> None:
@@ -202,6 +211,8 @@ class _ZipFile(_TorchFile):
     """The format of torch 1.6 and later: data.pkl and one file per storage in an uncompressed zip."""
 
     def load(self) -> Any:
+        if self.data.count(b"PK\x01\x02") > MAX_ENTRIES:
+            raise _refuse(f"a zip of at most {MAX_ENTRIES} files", "more", self.path, UNSAFE)
         try:
             self.zip = zipfile.ZipFile(io.BytesIO(self.data))
             names = [info.filename for info in self.zip.infolist()]
@@ -297,22 +308,28 @@ class _LegacyFile(_TorchFile):
 
 
 def _load_safetensors(data: bytes, path: object) -> dict[str, NDArray[Any]]:
+    if int.from_bytes(data[:8], "little") > MAX_TENSOR_HEADER:
+        raise _refuse(f"a header of at most {MAX_TENSOR_HEADER} bytes", "a larger one", path, UNSAFE)
+    tensors = {}
     try:
         entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call, unused-ignore]
-    except safetensors.SafetensorError as error:
+        for name, entry in entries:
+            if entry["dtype"] not in SAFETENSORS:
+                raise _refuse("numbers that NumPy has", f"{name:.60} of {entry['dtype']}", path, "Save it as float32.")
+            dtype = SAFETENSORS[entry["dtype"]]
+            array = np.frombuffer(entry["data"], _dtype(dtype)).reshape(entry["shape"])
+            tensors[name] = _widen(array) if dtype == "bfloat16" else array
+    except ModelFileError:
+        raise
+    except (safetensors.SafetensorError, ValueError, OverflowError) as error:
         raise _refuse("a safetensors file", str(error)[:120], path, AGAIN) from None
-    tensors = {}
-    for name, entry in entries:
-        if entry["dtype"] not in SAFETENSORS:
-            raise _refuse("numbers that NumPy has", f"{name:.60} of {entry['dtype']}", path, "Save it as float32.")
-        dtype = SAFETENSORS[entry["dtype"]]
-        array = np.frombuffer(entry["data"], _dtype(dtype)).reshape(entry["shape"])
-        tensors[name] = _widen(array) if dtype == "bfloat16" else array
     return tensors
 
 
 def _rebuild_tensor(arguments: tuple[Any, ...]) -> _Tensor:
     storage, offset, shape, strides = arguments[:4]
+    if not all(isinstance(sizes, (tuple, list)) and len(sizes) <= MAX_AXES for sizes in (shape, strides)):
+        raise ValueError
     sizes = (offset, *shape, *strides)
     if not isinstance(storage, _Storage) or not all(_is_size(n) for n in sizes) or len(shape) != len(strides):
         raise ValueError

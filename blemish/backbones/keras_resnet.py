@@ -6,7 +6,6 @@ The tarball is read in memory; nothing of it is written to disk.
 from __future__ import annotations
 
 import io
-import json
 import math
 import tarfile
 import zlib
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blemish._io.json_file import read_json_object
 from blemish.backbones.architectures import LOGITS, NamedWeights
 from blemish.errors import ModelFileError, message
 
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from blemish._graphs.builder import Graph
     from blemish.backbones.architectures import Layers, StateDict
 
-MAX_UNPACKED_BYTES = 1 << 30  # ResNet-50 unpacks to 103 MB
+MAX_UNPACKED_BYTES = 1 << 28  # ResNet-50 unpacks to 103 MB
 MAX_FILES = 1000
+MAX_HEADERS = 5000  # with those of long names
+MAX_HEADER_BYTES = 1 << 16  # of a long name or a pax header, which tarfile reads at once
+PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
 AGAIN = "Copy or download the file again."
 
 
@@ -82,19 +85,24 @@ def read_tfjs(
     try:
         groups = [
             ([str(path) for path in group["paths"]], [_entry(entry) for entry in group["weights"]])
-            for group in json.loads(files[models[0]])["weightsManifest"]
+            for group in read_json_object(files[models[0]], name="model.json", where=where)["weightsManifest"]
         ]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except ModelFileError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         got = f"{type(error).__name__} {error}"[:100]
         raise _refuse("a weightsManifest of plain float32 weights", got, where) from None
     weights: dict[str, NDArray[np.float32]] = {}
+    named = [path for paths, _ in groups for path in paths]
+    if len(set(named)) < len(named):  # a file of a megabyte, joined a million times
+        raise _refuse("each file of weights once", "one named again", where)
     for paths, entries in groups:
         absent = [path for path in paths if folder + path not in files]
         if absent:
             raise _refuse(f"{absent[0][:60]} in the tarball", "nothing", where)
         content = b"".join(files[folder + path] for path in paths)
         expected = 4 * sum(math.prod(shape) for _, shape in entries)
-        if len(content) != expected or len(set(paths)) < len(paths):
+        if len(content) != expected:
             raise _refuse(f"{expected} bytes of weights", str(len(content)), where)
         start = 0
         for name, shape in entries:
@@ -113,11 +121,27 @@ def _entry(entry: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
     return name, shape
 
 
+def _headers(where: object) -> type[tarfile.TarInfo]:
+    """Return the class of a tarball's headers that refuses large ones and too many of them."""
+    n_headers = 0
+
+    class Header(tarfile.TarInfo):
+        def _proc_member(self, tar: tarfile.TarFile) -> Any:
+            nonlocal n_headers
+            n_headers += 1
+            if n_headers > MAX_HEADERS or (self.type not in PLAIN and self.size > MAX_HEADER_BYTES):
+                expected = f"at most {MAX_HEADERS} headers of at most {MAX_HEADER_BYTES} bytes"
+                raise _refuse(expected, f"number {n_headers} of {self.size} bytes", where)
+            return super()._proc_member(tar)  # type: ignore[misc]  # typeshed leaves it out
+
+    return Header
+
+
 def _unpack(data: bytes, where: object, max_bytes: int) -> dict[str, bytes]:
     """Return the ordinary files of a tarball by their paths in it."""
     files: dict[str, bytes] = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as tar:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz", tarinfo=_headers(where)) as tar:
             # Each header is checked before its file is unpacked.
             for member in tar:
                 if member.offset_data + member.size > max_bytes or len(files) >= MAX_FILES:
@@ -125,7 +149,7 @@ def _unpack(data: bytes, where: object, max_bytes: int) -> dict[str, bytes]:
                 file = tar.extractfile(member) if member.isreg() else None
                 if file is not None:
                     files[member.name] = file.read()
-    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, ModelFileError):
             raise
         raise _refuse("a complete .tgz", str(error)[:100], where) from None

