@@ -10,8 +10,9 @@ target, which then takes the target's place by two renames:
     4. remove  .NAME.blemish-old
 
 A kill between any two leaves the old model or the new one, whole; the next save clears what the kill left behind.
-Two renames because no portable call exchanges two folders. One save at a time: of two at once, one may fail, with
-whole models all the same.
+Two renames because no portable call exchanges two folders. Saves into one parent folder wait for each other:
+of two at once both succeed, and the last one is there, whole. Deleted are only files with the names of a model's, which
+were checked by their SHA-256 to be of a save.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import stat
 import tempfile
 from collections.abc import Mapping
@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from blemish._graphs.safety import SIDE_PX, check_network
 from blemish._io.files import save_error, sync_folder, write_synced
 from blemish._io.json_file import plain_json, read_json_object
+from blemish._io.lock import exclusive
 from blemish._io.safetensors_file import is_finite, read_tensors
 from blemish._validation.checks import describe
 from blemish._version import __version__
@@ -265,6 +266,12 @@ def _image_hw(header: Mapping[str, Any]) -> tuple[int, int]:
 
 def _replace_folder(target: Path, contents: Mapping[str, bytes]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(target.parent):
+        _replace_alone(target, contents)
+
+
+def _replace_alone(target: Path, contents: Mapping[str, bytes]) -> None:
+    """Replace a folder while no other save runs: temporary folders that are there were left by a kill."""
     old = _old(target)
     new = target.with_name(f".{target.name}.blemish-new-{secrets.token_hex(6)}")
     _clear_after_kill(target, old)
@@ -280,7 +287,17 @@ def _replace_folder(target: Path, contents: Mapping[str, bytes]) -> None:
             new.rename(target)
             sync_folder(target.parent)
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        _remove(new)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a model folder that was moved aside; anything in it that no save wrote stays, and the folder with it."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.name in {HEADER, *LITTER} or FILE_NAME.fullmatch(path.name):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        folder.rmdir()
 
 
 def _old(target: Path) -> Path:
@@ -296,7 +313,7 @@ def _clear_after_kill(target: Path, old: Path) -> None:
             old.rename(target)
     for path in target.parent.iterdir():
         if path.name.startswith(f".{target.name}.blemish-new-"):
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
 
 
 def _check_replaceable(target: Path) -> None:
@@ -308,15 +325,26 @@ def _check_replaceable(target: Path) -> None:
     if not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     names = {path.name for path in target.iterdir()} - LITTER
-    try:
-        ours = {HEADER, *_section(_read_header(target), "files", ModelFileError, "")}
-    except ModelFileError:
-        ours = set()
-    strangers = sorted(names - ours)
+    strangers = sorted(names - _saved_names(target)) if names else []
     if strangers:
         got = ", ".join(strangers[:3]) + (f" and {len(strangers) - 3} more" if len(strangers) > 3 else "")
         todo = "It would be deleted: choose an empty or new folder, or move these files away."
         raise SaveError(message("model", "a model folder to replace", f"other files: {got}", where=target, todo=todo))
+
+
+def _saved_names(folder: Path) -> set[str]:
+    """Return the names of a folder's files that a save wrote: listed in its header, with the SHA-256 stated there."""
+    try:
+        header = _read_header(folder)
+        files = _section(header, "files", ModelFileError, "")
+        ours = {HEADER} if isinstance(header.get("format_version"), int) else set()
+        for name, digest in files.items():
+            if FILE_NAME.fullmatch(name) and (folder / name).exists():
+                data = _read(folder, name, MAX_FILE_BYTES)
+                ours |= {name} if hashlib.sha256(data).hexdigest() == digest else set()
+    except ModelFileError:
+        return set()
+    return ours
 
 
 def _swap(new: Path, target: Path, old: Path) -> None:
