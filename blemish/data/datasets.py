@@ -23,7 +23,7 @@ from blemish.data.folder import Folder, PathLike
 from blemish.data.layouts import LAYOUTS, RealIAD, read, realiad_tables, recognised
 from blemish.data.manifest import MANIFEST_ENDINGS, Manifest
 from blemish.data.mask_files import assign, beside, elsewhere, with_masks
-from blemish.data.roles import fold, split_of, tell
+from blemish.data.roles import fold, is_filler, split_of, tell
 from blemish.data.tree import NamedTree, check_below, unclear_name
 from blemish.errors import DataError, message
 from blemish.types import Sample
@@ -96,7 +96,7 @@ class MVTecAD(ListedDataSet):
 
     def _list(self) -> None:
         folder = self.folder
-        inside, _ = beside(list_images(folder / "train" / "good", IMAGE_ENDINGS)[0])
+        inside = beside(list_images(folder / "train" / "good", IMAGE_ENDINGS)[0]).images
         good, _ = elsewhere(check_below(folder / "train" / "good", inside, "good")[0])
         if not good:
             raise no_images("train/good", [folder / "train" / "good"], IMAGE_ENDINGS)
@@ -117,18 +117,18 @@ class MVTecAD(ListedDataSet):
     def _defect(self, folder: Path) -> str | None:
         """Return the class of a folder of test images: "good", a defect type, or None for masks."""
         said = tell(folder.name)
-        if said is not None and said.kind == "unclear":
-            raise unclear_name(folder, said.name)
+        if is_filler(folder.name) or (said is not None and said.kind == "unclear"):
+            raise unclear_name(folder, folder.name)
         kind = "defective" if said is None else said.kind
         return {"good": "good", "mask": None}.get(kind, folder.name)
 
     def _test_of(self, folder: Path, defect: str) -> list[Sample]:
         """Return the test images of one folder, with their masks."""
-        inside, pairs = beside(list_images(folder, IMAGE_ENDINGS)[0])
+        inside, pairs, orphans = beside(list_images(folder, IMAGE_ENDINGS)[0])
         paths, masks, _ = check_below(folder, inside, "good" if defect == "good" else "defective")
         name = fold(folder.name)
         own = [mask for mask in self._mask_files if name in map(fold, mask.relative_to(self.folder).parts[:-1])]
-        masks_of = {**assign([*own, *masks], [path for path in paths if path not in pairs]), **pairs}
+        masks_of = {**assign([*own, *masks, *orphans], [path for path in paths if path not in pairs]), **pairs}
         if defect == "good":  # some copies have all-black masks for good images
             self._masks_of_good.update(mask for found in masks_of.values() for mask in found)
             masks_of = {}
@@ -172,6 +172,9 @@ def open_dataset(
     if names and not is_whole:
         todo = f"It holds several: name one of {', '.join(names)}."
         raise DataError(message("category", "one category", f"a folder of {len(names)}", where=path, todo=todo))
+    if layout == REAL_IAD:
+        todo = "Put the folder realiad_jsons beside the images, or name a JSON file."
+        raise DataError(message("data set", "realiad_jsons/ in it", describe_path(path), where=path, todo=todo))
     if layout is not None:
         return read(path, layout)
     return _by_names(path, plain)
@@ -211,7 +214,7 @@ def _of_category(root: Path, category: str | None, layout: str | None) -> DataSe
     folder = root / category
     if layout in LAYOUTS:
         return read(folder, str(layout))
-    is_there = Path(category).name == category and (recognised(folder) or (folder / "train" / "good").is_dir())
+    is_there = Path(category).name == category and folder.is_dir() and not (root / "train" / "good").is_dir()
     return _by_names(folder, "good") if is_there and layout is None else MVTecAD(root, category)
 
 

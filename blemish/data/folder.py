@@ -128,10 +128,10 @@ class Folder(ListedDataSet):
         """Return the images of folders of one class; masks that lie among them go to `pairs`, or are left out."""
         images: list[Path] = []
         for folder in folders:
-            inside, masks_beside = beside(self._images_of([folder])[0])
+            inside, masks_beside, orphans = beside(self._images_of([folder])[0])
             own, masks, derived = check_below(folder, inside, label)
             own, more_masks = elsewhere(own)
-            masks += more_masks
+            masks += [*more_masks, *orphans]
             images += own
             if pairs is not None:
                 pairs |= masks_beside | assign(masks, [path for path in own if path not in masks_beside])

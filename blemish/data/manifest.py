@@ -64,15 +64,22 @@ def read_manifest(path: Path) -> tuple[Sample, ...]:
         raise DataError(message("manifest", "a UTF-8 text file", repr(got), where=path)) from error
     rows = _csv_rows(text, path) if path.suffix.lower() == ".csv" else _json_rows(text, path)
     samples: list[Sample] = []
-    lines: dict[Path, int] = {}
+    lines: dict[str, int] = {}
     for line, row in rows:
         where = f"{path}, line {line}"
         sample = _sample(row, path.parent, where)
-        if sample.path in lines:
-            got = f"{sample.path} again, after line {lines[sample.path]}"
+        place = os.path.realpath(sample.path)
+        if place in lines:
+            got = f"{sample.path} again, after line {lines[place]}"
             raise DataError(message("manifest", "each image once", got, where=where))
-        lines[sample.path] = line
+        lines[place] = line
         samples.append(sample)
+    masks = {os.path.realpath(mask): sample for sample in samples for mask in sample.mask_paths}
+    both = next((sample for sample in samples if os.path.realpath(sample.path) in masks), None)
+    if both is not None:
+        got = f"{both.path}, which is the mask of {masks[os.path.realpath(both.path)].path}"
+        where = f"{path}, line {lines[os.path.realpath(both.path)]}"
+        raise DataError(message("manifest", "images in the column path", got, where=where))
     if not any(sample.split == "train" for sample in samples):
         got = f"{len(samples)} lines without one" if samples else "no lines"
         raise DataError(message("manifest", "good images of split train", got, where=path))

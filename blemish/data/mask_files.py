@@ -27,8 +27,22 @@ def with_masks(path: Path, split: str, defect: str, masks: Mapping[Path, Sequenc
     return Sample(path, split, defect, own[0] if own else None, own[1:])
 
 
-def beside(paths: Sequence[Path]) -> tuple[list[Path], MasksOf]:
-    """Separate images from masks that lie beside them; return the images, and the masks of each that has some.
+class Beside(NamedTuple):
+    """Files of some folders.
+
+    Attributes:
+        images: all that are no masks.
+        masks_of: the masks that lie beside their image.
+        orphans: masks by name and values, without an image beside them.
+    """
+
+    images: list[Path]
+    masks_of: MasksOf
+    orphans: list[Path]
+
+
+def beside(paths: Sequence[Path]) -> Beside:
+    """Separate images from masks that lie beside them.
 
     A mask has the name of an image in its folder and `_mask`, `_GT`, `_label` or the like behind it, and few
     brightnesses: bottle_label.png may be a photograph. With the same name and another ending, or with anything else
@@ -44,7 +58,10 @@ def beside(paths: Sequence[Path]) -> tuple[list[Path], MasksOf]:
         for path, image in _masks_in(inside).items():
             masks[image].append(path)
     taken = {mask for own in masks.values() for mask in own}
-    return [path for path in paths if path not in taken], dict(masks)
+    rest = [path for path in paths if path not in taken]
+    orphans = [path for path in rest if mask_stem(path.stem) is not None and may_be_mask(path)]
+    without = set(orphans)
+    return Beside([path for path in rest if path not in without], dict(masks), orphans)
 
 
 def _masks_in(paths: Sequence[Path]) -> dict[Path, Path]:

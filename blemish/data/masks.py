@@ -50,7 +50,7 @@ def may_be_mask(path: Path) -> bool:
     pixels = _brightness(path)
     if pixels is None or _is_between_rare(pixels, int(pixels.min()), int(pixels.max())):
         return True
-    return len(np.unique(pixels)) <= MAX_VALUES
+    return int(np.count_nonzero(np.bincount(pixels.ravel()))) <= MAX_VALUES
 
 
 def _brightness(path: Path) -> NDArray[np.unsignedinteger[Any]] | None:

@@ -9,10 +9,11 @@ GOOD = """
     good goods ok oks okay normal normals pass passed passes accept accepted flawless defectless nondefective
     nondefect nodefect nodefects defectfree conforming conform compliant healthy intact golden gut gute guter
     gutteil gutteile iotteile fehlerfrei fehlerlos einwandfrei inordnung bon bons bonne bonnes conforme
-    conformes sain saine bueno buenos buena buenas correcto correctos aceptado aceptados buono buoni buona buone
-    conformi accettato bom bons boa boas aprovado aprovados goed goede goedgekeurd dobry dobre dobra poprawny
-    poprawne dobrze spravny v-poradku iyi saglam hatasiz kusursuz хорошие хороший хорошо годные годный норма
-    исправные 良品 良 合格 合格品 正常 正常品 好 好品 完好 无瑕疵 無瑕疵 양품 정상 정상품 합격 합격품
+    conformes sain saine bueno buenos buena buenas correcto correctos aceptado aceptados buono buoni buona
+    buone conformi accettato bom bons boa boas aprovado aprovados goed goede goedgekeurd dobry dobre dobra
+    poprawny poprawne dobrze spravny v-poradku iyi saglam hatasiz kusursuz хорошие хороший хорошо годные годный
+    норма исправные 良品 良 合格 合格品 正常 正常品 好 好品 完好 无瑕疵 無瑕疵 양품 정상 정상품 합격 합격품
+    perfect correct intakt
 """
 DEFECTIVE = """
     bad ng ngs nok notok nogood ko fail failed failing failure failures fails reject rejected rejects rejection
@@ -23,13 +24,15 @@ DEFECTIVE = """
     defekte ausschuss beschadigt schaden mangel mangelhaft anomalie anomalien reklamation reklamationen
     abweichung mauvais mauvaise mauvaises defaut defauts defectueux defectueuse defectueuses rebut rebuts
     anomalies rejete rejetes malo malos mala malas defecto defectos defectuoso defectuosos defectuosa rechazo
-    rechazado rechazados anomalia anomalias cattivo cattivi difetto difetti difettoso difettosi difettosa scarto
-    scarti anomalo anomali guasto mau maus ruim ruins defeito defeitos defeituoso defeituosos refugo rejeitado
-    rejeitados slecht slechte fout fouten afgekeurd gebrek zly zle wada wady wadliwy wadliwe uszkodzony
-    uszkodzone odrzut odrzuty brak vada vady vadny vadne zmetek zmetky hatali hata hatalar kusurlu kusur
-    kusurlar hurda kotu bozuk anormal брак дефект дефекты дефектные дефектный плохие плохой бракованные 不良
-    不良品 不良件 不合格 不合格品 次品 废品 廢品 缺陷 缺陷品 瑕疵 异常 異常 異常品 坏 坏品 坏件 损坏 欠陥 欠陥品
-    キズ 불량 불량품 결함 결함품 이상 비정상 불합격 불합격품
+    rechazado rechazados anomalia anomalias cattivo cattivi difetto difetti difettoso difettosi difettosa
+    scarto scarti anomalo anomali guasto mau maus ruim ruins defeito defeitos defeituoso defeituosos refugo
+    rejeitado rejeitados slecht slechte fout fouten afgekeurd gebrek zly zle wada wady wadliwy wadliwe
+    uszkodzony uszkodzone odrzut odrzuty brak vada vady vadny vadne zmetek zmetky hatali hata hatalar kusurlu
+    kusur kusurlar hurda kotu bozuk anormal брак дефект дефекты дефектные дефектный плохие плохой бракованные
+    不良 不良品 不良件 不合格 不合格品 次品 废品 廢品 缺陷 缺陷品 瑕疵 异常 異常 異常品 坏 坏品 坏件 损坏 欠陥
+    欠陥品 キズ 불량 불량품 결함 결함품 이상 비정상 불합격 불합격품 wrong incorrect imperfect dirty worn rotten
+    diseased infected cassé abîmé roto rotos dañado dañados rotto rotti danneggiato danneggiati quebrado
+    quebrados danificado danificados kaputt
 """
 # The whole name has to consist of such words: hole_plate and print_head are parts.
 DEFECT_KINDS = """

@@ -170,6 +170,12 @@ def _only(terms: list[str], some: Set[str], allowed: Set[str]) -> bool:
     return any(term in some for term in terms) and all(term in allowed for term in terms)
 
 
+def is_filler(name: str) -> bool:
+    """Return whether a name says of files only that they are images: "images", "all parts", "data_2"."""
+    terms = [term for term in _terms(name) if not term.isdecimal()]
+    return bool(terms) and all(term in _FILLERS for term in terms)
+
+
 def speaks_of_defect(name: str) -> bool:
     """Return whether a name has a word for a kind of defect among others: "front_scratch", but also "hole_plate"."""
     return any(term in _KINDS for term in _terms(name))

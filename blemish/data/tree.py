@@ -17,7 +17,7 @@ from blemish.data.discovery import FoundFiles, ListedDataSet, describe_path, fin
 from blemish.data.holdout import hold_out_units
 from blemish.data.mask_files import MasksOf, assign, beside, elsewhere, with_masks
 from blemish.data.masks import load_union, may_be_mask
-from blemish.data.roles import Split, Tell, has_only_class_words, speaks_of_defect, split_of, tell
+from blemish.data.roles import Split, Tell, has_only_class_words, is_filler, speaks_of_defect, split_of, tell
 from blemish.errors import DataError, ImageError, message
 from blemish.types import Sample
 
@@ -89,7 +89,8 @@ class NamedTree(ListedDataSet):
         self.path, self.name = root, root.resolve().name
         found = find_images(root, leave_out=leave_out)
         by_role = _by_role(root, found.images)
-        images, masks_beside = beside([image.path for image in by_role.images])
+        images, masks_beside, orphans = beside([image.path for image in by_role.images])
+        by_role.masks += orphans
         _take_masks(by_role, *elsewhere(images))
         named, masks = _with_classes(root, by_role, masks_beside, plain)
         if not any(image.label == "good" for image in named) and plain == "good":
@@ -229,7 +230,7 @@ def _named(path: Path, folders: Parts, tells: Sequence[Tell | None]) -> Named:
 
 def _type(folders: Parts, level: int) -> str:
     """Return the defect type of an image: the folder inside that of defects, or that folder itself."""
-    inside = [name for name in folders[level + 1 :] if split_of(name) is None]
+    inside = [name for name in folders[level + 1 :] if split_of(name) is None and not is_filler(name)]
     return inside[0] if inside else folders[level]
 
 
@@ -321,12 +322,11 @@ class _PlaceRule:
             raise DataError(
                 message("data set", "images in folders", got, where=self._root.joinpath(*folders), todo=todo)
             )
-        for level in range(len(folders) - 1, -1, -1):
-            if folders[:level] in self._beside_good and split_of(folders[level]) is None:
-                return replace(image, label="defective", defect=_type(folders, level))
-        tests = [level for level, name in enumerate(folders) if split_of(name) == "test"]
-        if self._has_good and tests and len(folders) > tests[-1] + 1:
-            return replace(image, label="defective", defect=_type(folders, tests[-1] + 1))
+        level = self._level_of_defect(folders)
+        if level is not None and is_filler(folders[level]):
+            raise unclear_name(image.path, folders[level])
+        if level is not None:
+            return replace(image, label="defective", defect=_type(folders, level))
         if image.split == "train" and "train" not in self._told_splits:
             note = "Images of the training split whose names state no class are taken as good."
             notes += [] if note in notes else [note]
@@ -335,6 +335,14 @@ class _PlaceRule:
         got = f"{describe_path(self._root)}, and no name that says whether {where.name} is good"
         todo = f"Move good images into a folder good, {MANIFEST}."
         raise DataError(message("data set", "good images only, or a known layout", got, where=where, todo=todo))
+
+    def _level_of_defect(self, folders: Parts) -> int | None:
+        """Return the place of the folder that is a kind of defect: beside good images, or in a test split."""
+        for level in range(len(folders) - 1, -1, -1):
+            if folders[:level] in self._beside_good and split_of(folders[level]) is None:
+                return level
+        tests = [level for level, name in enumerate(folders) if split_of(name) == "test"]
+        return tests[-1] + 1 if self._has_good and tests and len(folders) > tests[-1] + 1 else None
 
 
 def _check_plain(root: Path, images: Sequence[Named], plain: Class, said: Tell | None) -> None:
@@ -388,7 +396,7 @@ def without_masks(folder: Path, images: Sequence[Path]) -> tuple[list[Path], lis
         for path in images
         if not any(said.kind in ("mask", "derived") for said in map(tell, path.relative_to(folder).parts[:-1]) if said)
     ]
-    kept, _ = beside(rest)
+    kept = beside(rest).images
     taken = set(kept)
     return kept, [path for path in images if path not in taken]
 

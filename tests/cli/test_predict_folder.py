@@ -25,6 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_every_image_at_any_depth_once(saved: Path, run, folder: Path) -> None:
     (folder / "link").symlink_to(folder / "masks", target_is_directory=True)
+    (folder / "z.png").symlink_to(folder / "7_mask.png")
     code, out, err = run("predict", saved, folder, folder / "masks", folder / "masks" / "0.png", "--json")
     assert (code, err) == (0, "")
     assert sorted(row["path"].rsplit("/in/")[1].replace("link/", "masks/") for row in json.loads(out)) == sorted(NAMES)

@@ -62,12 +62,19 @@ def test_files_beside_each_other(tmp_path: Path) -> None:
     images(tmp_path, "1.png", "1_2.png", "10.png", "label_1.png")  # shots of one part are images
     masks(tmp_path, "1_2_mask_1.png", "1_2_mask_2.png", "10 (copy).png", "7_mask.png")
     paths = sorted(tmp_path.iterdir())
-    kept, found = beside(paths)
-    assert {path.name for path in kept} == {"1.png", "1_2.png", "10.png", "label_1.png", "7_mask.png"}
+    kept, found, orphans = beside(paths)
+    assert {path.name for path in kept} == {"1.png", "1_2.png", "10.png", "label_1.png"}
+    assert [path.name for path in orphans] == ["7_mask.png"]
     assert {path.name: [own.name for own in masks] for path, masks in found.items()} == {
         "1_2.png": ["1_2_mask_1.png", "1_2_mask_2.png"],
         "10.png": ["10 (copy).png"],
     }
+
+
+def test_silhouettes_beside_each_other_are_images(tmp_path: Path) -> None:
+    masks(tmp_path, "8.png", "8_b.png", "8.bmp")
+    kept, found, orphans = beside(sorted(tmp_path.iterdir()))
+    assert (len(kept), found, orphans) == (3, {}, [])
 
 
 def test_silhouettes_with_a_photograph_each_are_masks_and_alone_they_are_not(tmp_path: Path) -> None:
@@ -98,6 +105,11 @@ def assigned(root: Path, mask_names: list[str], image_names: list[str]) -> dict[
         (["m/a.png", "m/a_mask.png"], ["x/a.png"], {"x/a.png": ["m/a_mask.png"]}),  # a.png is a copy of the image
         (["Test/Label/7_label.PNG"], ["Train/7.PNG", "Test/7.PNG"], {"Test/7.PNG": ["Test/Label/7_label.PNG"]}),
         (["m/z.png"], ["x/a.png"], {}),
+        (  # the image of the second mask is missing
+            ["m/dent/1.png", "m/hole/0.png"],
+            ["bad/dent/0.png", "bad/dent/1.png"],
+            {"bad/dent/1.png": ["m/dent/1.png"]},
+        ),
     ],
 )
 def test_the_image_of_each_mask(

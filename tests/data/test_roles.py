@@ -18,7 +18,7 @@ KINDS = {
     "defective": (
         "bad NG nok ko not_ok NotOK no_good Rejected Anomaly abnormal defects def_front FAIL Ausschuss Fehler "
         "defekt n.i.O. NIO défauts rechazados scarti refugo wadliwe hatal\u0131 дефект 不良品 不合格 缺陷图 異常 "
-        "欠陥 불량 broken_large scratch big_hole badparts ngimages notgood Fehlerbilder missing_parts "
+        "欠陥 불량 broken_large scratch big_hole badparts ngimages notgood Fehlerbilder missing_parts dañado "
         "Kratzer non-conforming"
     ),
     "mask": (

@@ -127,6 +127,8 @@ REFUSED = {
     "test images without classes": (["train/0.png", "test/0.png"], "good images, got test images of unknown class"),
     "defects alone": (["defects/0.png", "ng/0.png"], "good images only, or a known layout, got defects/, ng/"),
     "masks alone": (["masks/0.png"], "of which all images are masks or previews by their names"),
+    "images beside good ones": (["good/0.png", "images/1.png"], "a name that says good or defective, got 'images'"),
+    "parts in a test": (["train/ok/0.png", "test/all parts/1.png"], "a name that says good or def.*, got 'all parts'"),
     "scratches in some names": (["blue_1.png", "blue_scratch_2.png"], "1 of 2 images whose names speak of a defect"),
     "words without a space": (
         ["okparts/0.png", "okparts/badones/badparts/1.png"],
@@ -179,6 +181,20 @@ def test_the_folder_itself_may_say_that_its_images_are_not_good(name: str, insid
 def test_folders_of_good_images_alone(name: str, tmp_path: Path) -> None:
     dataset = open_dataset(images(tmp_path / name, "monday/0.png", "1.png"))
     assert (len(dataset.train), dataset.test) == (2, ())
+
+
+def test_the_type_of_a_defect_is_no_word_for_images(tmp_path: Path) -> None:
+    images(tmp_path, "ok/images/0.png", "ok/images/1.png", "NG/images/2.png", "NG/images/dent/3.png")
+    assert [sample.defect for sample in open_dataset(tmp_path).test] == ["good", "NG", "dent"]
+
+
+def test_categories_of_any_names(tmp_path: Path) -> None:
+    images(tmp_path / "bottle", "ok/0.png", "ok/1.png", "ng/0.png")
+    assert len(open_dataset(tmp_path, category="bottle").test) == 2
+    with pytest.raises(
+        DataError, match=r"^data set: expected realiad_jsons/ in it, got ng/, ok/, in .* name a JSON file\."
+    ):
+        open_dataset(tmp_path / "bottle", layout="real-iad")
 
 
 def test_files_may_be_named_by_class(tmp_path: Path) -> None:
