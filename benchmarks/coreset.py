@@ -32,7 +32,7 @@ import numpy as np
 from results import add_json_option, machine, write
 from results import table as results_table
 
-from blemish.ops.coreset import coreset_bytes, greedy_coreset
+from blemish.ops.coreset import greedy_coreset, traversal_bytes
 
 EPS = 0.9  # anomalib's SparseRandomProjection(eps=0.9) in k_center_greedy.py
 
@@ -183,7 +183,7 @@ def main():
     ours = time_ours(features, args.ratio, args.repeats)
     # Before the peers, whose materialised differences would be counted.
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    estimate_mb = coreset_bytes(n, dim, max(1, int(n * max(args.ratio))), max_rows=n) / 2**20
+    estimate_mb = (features.nbytes + traversal_bytes(n, dim, max(1, int(n * max(args.ratio))))) / 2**20
     print(f"  peak memory of the process {peak_mb:.0f} MiB, features {features.nbytes / 2**20:.0f} MiB")
     timed = time_peers(features, args.peer_picks)
     rows = table(n, ours, timed, args.peer_picks)

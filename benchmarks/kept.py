@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish.backbones.embedding import Extractor
-from blemish.detectors.patchcore import fit as fitting
+from blemish.detectors.patchcore.memory_bank import MemoryBank, PatchCollection
 from blemish.ops.neighbors import MemoryIndex
+from blemish.ops.statistics import Affine
 from blemish.types import Neighbors
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def keep(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("features", "parts", "summary"):
         setattr(Extractor, name, _output(getattr(Extractor, name), folder))
-    fitting._memory_bank = _memory_bank(fitting._memory_bank, folder)
+    PatchCollection.memory_bank = _memory_bank(PatchCollection.memory_bank, folder)
     MemoryIndex.search = _search(MemoryIndex.search, folder)
 
 
@@ -46,12 +47,26 @@ def _output(method: Callable, folder: Path) -> Callable:
 
 
 def _memory_bank(method: Callable, folder: Path) -> Callable:
+    """Keep which rows are the bank; a collection that does not hold its features is not kept."""
+
     @wraps(method)
-    def kept(settings, maps, n_images, progress):
-        maps = list(maps)
-        size, seed = (settings.coreset_sampling_ratio, settings.coreset_size, settings.max_rows), settings.seed
-        key = _key(f"{size} {seed} {n_images}", *(features for _, features in maps))
-        return _once(folder / key, lambda: method(settings, iter(maps), n_images, progress))
+    def kept(patches, progress):
+        settings, maps = patches._settings, patches._maps
+        if maps is None:
+            return method(patches, progress)
+        size, seed = (settings.coreset_sampling_ratio, settings.coreset_size, settings.scaling), settings.seed
+        key = _key(f"{size} {seed} {len(maps)}", maps)
+        found = []
+
+        def compute():
+            found.append(method(patches, progress))
+            bank = found[0]
+            return bank.features, bank.source, bank.scaling.weight, bank.scaling.bias, np.array(bank.radius)
+
+        features, source, weight, bias, radius = _once(folder / key, compute)
+        if not found:
+            maps[...] = maps @ weight.T + bias
+        return MemoryBank(features, source, Affine(weight, bias), float(radius))
 
     return kept
 

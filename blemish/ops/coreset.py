@@ -1,4 +1,4 @@
-"""Exact greedy k-center (farthest-point traversal) without a pass over all rows for each pick, and its streaming form.
+"""Exact greedy k-center (farthest-point traversal) without a pass over all rows for each pick.
 
 Exact: with d(x, p) the squared distance of two rows, computed from their float32 values in float64, directly as the
 sum of squared differences, each pick is the row whose smallest d to the picks before it is largest, and the lowest
@@ -17,15 +17,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from blemish._validation.checks import blocks, check_array, check_whole
-from blemish.errors import InputError, message
 from blemish.types import Float32, Float64, Int64, Progress, no_progress
-
-# 0.13 GB at 152 values a row, and as many rows as 195 images of 1,024 patches.
-MAX_ROWS = 200_000
-
 
 # Sizes of blocks, which change memory and time and no pick; chosen on two cores at 200,000 x 152 and x 456, where half
 # or twice costs little.
@@ -62,150 +56,65 @@ def greedy_coreset(
     """
     check_array("features", features, dtype=np.float32, shape=("N", "D"), finite=False)
     check_whole("n_select", n_select, 1, len(features))
-    return _select(features, n_select, _drawn(features, seed) if first is None else first, progress)[0]
+    return traversal(
+        features, n_select, drawn_row(len(features), seed) if first is None else first, progress=progress
+    ).picks
 
 
-class Coreset(NamedTuple):
-    """A subset of a stream of rows.
+class Traversal(NamedTuple):
+    """Farthest-point traversal of N rows.
 
     Attributes:
-        features: (n, D) float32, in the order chosen.
-        source: (n, 3) int32, training image, row and column of each patch, as given.
-        radius: covering radius: largest Euclidean distance of a row of the stream to the nearest row of `features`, or
-            an upper bound of it.
+        picks: (n_select,) int64 row indices, in the order chosen.
+        distance: (N,) float64, upper bound of each row's Euclidean distance to its `nearest` pick; 0 for picks.
+        nearest: (N,) int64, the pick, a position in `picks`, that `distance` bounds; -1 where it is of an earlier set.
+        radius: covering radius, the largest `distance`.
     """
 
-    features: Float32
-    source: NDArray[np.int32]
+    picks: Int64
+    distance: Float64
+    nearest: Int64
     radius: float
 
 
-class StreamingCoreset:
-    """Streaming greedy k-center: a coreset of coresets that holds at most `max_rows` rows.
-
-    While the stream fits into `max_rows`, the result is that of `greedy_coreset`, to the bit. Beyond that there are two
-    levels: whenever `max_rows` rows are held, the new ones are reduced to their share of max_rows // 2; in the end
-    these and the last new ones are reduced together. A row of the stream is within the first level's radius of one that
-    the first level kept, which is within the second's radius of the result: the covering radius is at most their sum,
-    `Coreset.radius`. If more than `n_rows` rows come, all held rows are reduced to max_rows // 4, and that radius is
-    added too. The result does not depend on how the rows are divided among calls of `add`.
+def traversal(
+    features: Float32,
+    n_select: int,
+    first: int,
+    *,
+    distance: Float64 | None = None,
+    progress: Progress = no_progress,
+) -> Traversal:
+    """Return a farthest-point traversal, whose picks are those of `greedy_coreset`.
 
     Args:
-        n_select: rows of the result; at most max_rows // 2 if `n_rows` is above `max_rows`.
-        n_rows: expected rows: images times patches of each. Fewer may come.
+        features: (N, D) float32, finite.
+        n_select: number of picks, from 1 to N.
+        first: the row to start with.
+        distance: (N,) float64, distance of each row to the nearest row of a set that is kept besides the picks.
+        progress: called as progress(stage, done, total).
     """
-
-    def __init__(self, n_select: int, *, n_rows: int, max_rows: int = MAX_ROWS, seed: int = 0) -> None:
-        _check_stream(n_select, n_rows, max_rows)
-        self.n_select = n_select
-        self.max_rows = max_rows
-        self.seed = seed
-        self.n_seen = 0
-        self._n_rows = n_rows
-        self._n_kept = 0  # rows of the first level: the first ones of those held
-        self._n_held = 0
-        self._radius = 0.0  # of the first level
-        self._features: Float32 = np.empty((0, 0), np.float32)
-        self._source: NDArray[np.int32] = np.empty((0, 3), np.int32)
-
-    def add(self, features: Float32, source: NDArray[np.int32]) -> None:
-        """Add rows; they are copied.
-
-        Args:
-            features: (n, D) float32, finite; D as in earlier calls.
-            source: (n, 3) int32, training image, row and column of each patch.
-        """
-        width: int | str = self._features.shape[1] or "D"
-        check_array("features", features, dtype=np.float32, shape=("n", width), empty=True)
-        check_array("source", source, dtype=np.int32, shape=(len(features), 3), empty=True)
-        start = 0
-        while start < len(features):
-            if self._n_held == self.max_rows:
-                self._reduce()
-            if self._n_held == len(self._features):
-                self._grow(features.shape[1])
-            stop = min(len(features), start + len(self._features) - self._n_held)
-            held = slice(self._n_held, self._n_held + stop - start)
-            self._features[held], self._source[held] = features[start:stop], source[start:stop]
-            self.n_seen += stop - start
-            self._n_held, start = held.stop, stop
-
-    def finish(self, n_select: int | None = None, *, progress: Progress = no_progress) -> Coreset:
-        """Return the coreset of all rows so far; more may be added afterwards.
-
-        Args:
-            n_select: rows of the result, if fewer than the constructor's, such as a share of `n_seen`.
-        """
-        if self._n_held == 0:
-            raise InputError(message("features", "at least one row", "none", todo="Add rows before finishing."))
-        wanted = self.n_select if n_select is None else n_select
-        check_whole("n_select", wanted, 1, self.n_select)
-        held = self._features[: self._n_held]
-        picks, radius = _select(held, min(wanted, self._n_held), _drawn(held, self.seed), progress)
-        return Coreset(self._features[picks], self._source[picks], radius + self._radius)
-
-    def _reduce(self) -> None:
-        """Reduce the new rows to their share of the first level, or all held rows if that share is used up."""
-        target = self.max_rows // 2 * self.n_seen // self._n_rows
-        first = self._n_kept
-        if self.n_seen > self._n_rows or target <= first:
-            self._n_rows = max(self._n_rows, 2 * self.n_seen)
-            first, target = 0, self.max_rows // 4
-        new = self._features[first : self._n_held]
-        picks, radius = _select(new, target - first, _drawn(new, self.seed), no_progress)
-        picks += first
-        self._features[first:target], self._source[first:target] = self._features[picks], self._source[picks]
-        self._radius = max(self._radius, radius) if first == self._n_kept else self._radius + radius
-        self._n_kept = self._n_held = target
-
-    def _grow(self, width: int) -> None:
-        """Allocate memory for the expected rows, or for `max_rows` if more have come."""
-        n = min(self._n_rows, self.max_rows) if self._n_held == 0 else self.max_rows
-        features, source = np.empty((n, width), np.float32), np.empty((n, 3), np.int32)
-        if self._n_held > 0:
-            features[: self._n_held], source[: self._n_held] = self._features, self._source
-        self._features, self._source = features, source
-
-
-def coreset_bytes(n_rows: int, n_features: int, n_select: int, *, max_rows: int = MAX_ROWS) -> int:
-    """Return the peak memory of `StreamingCoreset` in bytes, held rows and result included.
-
-    >>> coreset_bytes(10_240_000, 152, 20_000) // 10**6  # 10,000 images of 1,024 patches
-    184
-    """
-    _check_stream(n_select, n_rows, max_rows)
-    check_whole("n_features", n_features, 1)
-    held = min(n_rows, max_rows)
-    n_picks = n_select if n_rows <= max_rows else max(n_select, max_rows // 2 * max_rows // n_rows)
-    per_row = 4 * n_features + 12
-    tiles = 17 * TILE**2 + 4 * BATCH * (n_features + 1) + 16 * SCAN * n_features
-    return (held + n_picks) * per_row + 36 * held + 4 * n_picks * (n_features + 1) + tiles
-
-
-def _check_stream(n_select: int, n_rows: int, max_rows: int) -> None:
-    """Raise unless a stream of `n_rows` can be reduced to `n_select` while `max_rows` are held."""
-    check_whole("n_rows", n_rows, 1)
-    check_whole("max_rows", max_rows, 4)
-    todo = "" if n_rows <= max_rows else f"Keep fewer rows, or hold more than max_rows={max_rows}."
-    check_whole("n_select", n_select, 1, n_rows if n_rows <= max_rows else max_rows // 2, todo=todo)
-
-
-def _drawn(features: Float32, seed: int) -> int:
-    """Return the row that a seed starts with."""
-    return int(np.random.default_rng(seed).integers(len(features)))
-
-
-def _select(features: Float32, n_select: int, first: int, progress: Progress) -> tuple[Int64, float]:
-    """Return the picks and their covering radius."""
-    traversal = _Traversal(features, n_select, first)
-    while traversal.n_picks < n_select:
-        progress("coreset", traversal.n_picks, n_select)
-        if float(traversal.value.max()) > 0:
-            traversal.advance()
+    state = _Traversal(features, n_select, first, distance)
+    while state.n_picks < n_select:
+        progress("coreset", state.n_picks, n_select)
+        if float(state.value.max()) > 0:
+            state.advance()
         else:
-            traversal.fill()
+            state.fill()
     progress("coreset", n_select, n_select)
-    return traversal.picks, float(np.sqrt(max(traversal.value.max(), 0.0)))
+    bound = np.sqrt(np.maximum(state.value, 0))
+    return Traversal(state.picks, bound, state.nearest, float(bound.max()))
+
+
+def traversal_bytes(n_rows: int, n_features: int, n_select: int) -> int:
+    """Return the memory that a traversal takes beside its rows, in bytes."""
+    tiles = 17 * TILE**2 + 4 * BATCH * (n_features + 1) + 16 * SCAN * n_features
+    return 44 * n_rows + 4 * n_select * (n_features + 1) + tiles
+
+
+def drawn_row(n_rows: int, seed: int) -> int:
+    """Return the row that a seed starts with."""
+    return int(np.random.default_rng(seed).integers(n_rows))
 
 
 class _Traversal:
@@ -214,17 +123,23 @@ class _Traversal:
     Attributes:
         value: (N,) float64, squared distance to the nearest of the first `seen` picks; -1 for the picks themselves.
         seen: (N,) int64, number of picks that `value` includes.
+        nearest: (N,) int64, the pick that `value` is the distance to; -1 if none.
         picks: (n_select,) int64, the first `n_picks` of which are set.
     """
 
-    def __init__(self, features: Float32, n_select: int, first: int) -> None:
+    def __init__(self, features: Float32, n_select: int, first: int, distance: Float64 | None) -> None:
         n, d = features.shape
         self.features = features
         self._choose_frame()
         self.value, self.norm, self.seen = np.empty(n), np.empty(n), np.ones(n, np.int64)
+        self.nearest = np.zeros(n, np.int64)
         for block in blocks(n, SCAN):
             self.value[block] = _squared_distances(features[block], features[first])
             self.norm[block] = np.square(self._framed(features[block]), dtype=np.float64).sum(axis=1)
+        if distance is not None:
+            known = np.square(distance)
+            self.nearest[known <= self.value] = -1
+            self.value = np.minimum(self.value, known)
         # A product's squared distance is off by at most gamma_n (|x| + |m|)^2, so by 2 gamma_n (|x|^2 + |m|^2), in any
         # order of summation: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1. n = D + 1 terms; 16
         # more cover the rounding of the centring, of the last column of `pick_rows` and of the level.
@@ -259,7 +174,9 @@ class _Traversal:
     def fill(self) -> None:
         """Pick the remaining rows by index, once every row equals a pick."""
         left = len(self.picks) - self.n_picks
-        self.picks[self.n_picks :], self.n_picks = np.flatnonzero(self.value >= 0)[:left], len(self.picks)
+        rows = np.flatnonzero(self.value >= 0)[:left]
+        self.nearest[rows] = np.arange(self.n_picks, len(self.picks))
+        self.picks[self.n_picks :], self.n_picks = rows, len(self.picks)
 
     def advance(self) -> None:
         """Update the rows with the largest values, and pick among them while no other row can come first."""
@@ -295,7 +212,7 @@ class _Traversal:
             product = self._product[: len(rows) * (picks.stop - picks.start)].reshape(len(rows), -1)
             with np.errstate(all="ignore"):  # OpenBLAS reads past short rows: the values are right, the flags not
                 np.matmul(framed, self.pick_rows[picks].T, out=product)
-            self._lower(rows, self.picks[picks], product)
+            self._lower(rows, np.arange(picks.start, picks.stop), product)
         self.seen[rows] = self.n_picks
 
     def _framed_one(self, rows: Int64) -> Float32:
@@ -328,8 +245,11 @@ class _Traversal:
             self._compare(near[i], picks[j])
 
     def _compare(self, rows: Int64, picks: Int64) -> None:
-        """Lower the values of `rows` by the exact distances to `picks`, pair by pair."""
-        np.minimum.at(self.value, rows, _squared_distances(self.features[rows], self.features[picks]))
+        """Lower the values of `rows` by the exact distances to `picks`, pair by pair; a row may be there many times."""
+        squared = _squared_distances(self.features[rows], self.features[self.picks[picks]])
+        lower = np.flatnonzero(squared < self.value[rows])
+        lower = lower[np.argsort(-squared[lower], kind="stable")]  # of equal rows, the last assignment counts
+        self.value[rows[lower]], self.nearest[rows[lower]] = squared[lower], picks[lower]
 
     def _pick_among(self, rows: Int64, floor: float, first_equal: int) -> bool:
         """Pick up to REVIEW times among `rows`, whose values are exact; return whether more picks are possible."""
@@ -346,14 +266,14 @@ class _Traversal:
             with np.errstate(all="ignore"):  # as in _refresh
                 product = np.matmul(framed, self.pick_rows[self.n_picks - 1])
             near = rows[product > self._level(rows)]
-            self._compare(near, np.full(len(near), row))
+            self._compare(near, np.full(len(near), self.n_picks - 1))
         self.seen[rows] = self.n_picks
         return bool(more)
 
     def _append(self, row: int) -> None:
         """Make `row` the next pick."""
         self.picks[self.n_picks] = row
-        self.value[row] = -1
+        self.value[row], self.nearest[row] = -1, self.n_picks
         self.pick_rows[self.n_picks, :-1] = self._framed(self.features[row])
         self.pick_rows[self.n_picks, -1] = (self.gamma - 0.5) * self.norm[row]
         self.n_picks += 1

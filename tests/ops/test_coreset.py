@@ -1,6 +1,4 @@
-"""Greedy k-center equals the reference for any block sizes; the stream covers every row within its radius."""
-
-import tracemalloc
+"""Greedy k-center equals the reference for any block sizes, and says which pick each row is near."""
 
 import numpy as np
 import pytest
@@ -9,7 +7,7 @@ from hypothesis import strategies as st
 
 from blemish.errors import InputError
 from blemish.ops import coreset
-from blemish.ops.coreset import Coreset, StreamingCoreset, coreset_bytes, greedy_coreset
+from blemish.ops.coreset import greedy_coreset, traversal
 from tests import reference
 from tests.reference import covering_radius
 
@@ -23,10 +21,6 @@ def gaussian(n, d, seed=0):
 def clustered(n, d, *, spread, seed=0):
     centres = gaussian(5, d, seed + 1)
     return centres[np.arange(n) % 5] + np.float32(spread) * gaussian(n, d, seed)
-
-
-def source_of(n):
-    return np.stack([np.arange(n), np.zeros(n), np.ones(n)], axis=1).astype(np.int32)
 
 
 SHAPES = [(1, 1, 1), (2, 1, 2), (50, 1, 50), (300, 5, 60), (600, 40, 600), (5000, 16, 900)]
@@ -170,128 +164,26 @@ def test_other_arrays_are_refused():
         greedy_coreset(gaussian(5, 2).astype(np.float64), 2)
 
 
-def stream(features, n_select, chunk, *, expected=None, max_rows=400):
-    parts = StreamingCoreset(n_select, n_rows=expected or len(features), max_rows=max_rows)
-    source = source_of(len(features))
-    for start in range(0, len(features), chunk):
-        parts.add(features[start : start + chunk], source[start : start + chunk])
-        assert parts._n_held <= len(parts._features) <= max_rows
-        assert parts._n_kept <= max_rows // 2
-    assert parts.n_seen == len(features)
-    return parts
+def test_each_row_is_within_its_distance_of_its_pick():
+    features = gaussian(5000, 16)
+    found = traversal(features, 200, 7)
+    true = np.linalg.norm(features - features[found.picks[found.nearest]], axis=1)
+    np.testing.assert_allclose(found.distance, true, rtol=1e-6)
+    assert found.radius == found.distance.max() == pytest.approx(covering_radius(features, features[found.picks]))
+    assert (found.nearest[found.picks] == np.arange(200)).all()
 
 
-@pytest.mark.parametrize("expected", [1, 100, 400, 5000])
-def test_a_stream_that_fits_is_the_one_level_coreset(expected):
-    features = gaussian(400, 7)
-    picks = greedy_coreset(features, 1)
-    result = stream(features, 1, 90, expected=expected).finish()
-    assert result.source[:, 0].tolist() == picks.tolist()
-    assert (result.features == features[picks]).all()
-    many = stream(features, 60, 90, expected=max(expected, 60)).finish()
-    assert many.source[:, 0].tolist() == greedy_coreset(features, 60).tolist()
+def test_equal_rows_have_their_pick_too():
+    found = traversal(np.repeat(gaussian(3, 4), 5, axis=0), 8, 0)
+    assert (found.distance == 0).all()
+    assert found.nearest[found.picks].tolist() == list(range(8))
 
 
-STREAMS = {"as expected": 3000, "fewer came": 9000, "more came": 700, "far more came": 401}
-
-
-@pytest.mark.parametrize("expected", STREAMS.values(), ids=STREAMS)
-@pytest.mark.parametrize("n_select", [3, 120])
-def test_a_longer_stream_covers_every_row_within_its_radius(expected, n_select):
-    features = gaussian(3000, 5)
-    result = stream(features, n_select, 77, expected=expected).finish()
-    assert isinstance(result, Coreset)
-    assert (features[result.source[:, 0]] == result.features).all()
-    assert len(set(result.source[:, 0].tolist())) == min(n_select, len(result.source))
-    assert len(result.source) >= min(n_select, 100)
-    radius = covering_radius(features, result.features)
-    assert radius <= result.radius <= 6 * radius
-
-
-@pytest.mark.parametrize("n_rows", [3000, 6000])
-def test_the_radius_includes_rows_that_were_dropped_early(n_rows):
-    features = np.vstack([gaussian(400, 5), np.zeros((n_rows - 400, 5), np.float32)])
-    result = stream(features, 100, 77, expected=3000).finish()
-    assert 0 < covering_radius(features, result.features) <= result.radius
-
-
-def test_the_radius_of_one_level_is_the_true_one():
-    features = gaussian(300, 5)
-    result = stream(features, 40, 300).finish()
-    assert result.radius == pytest.approx(covering_radius(features, result.features), rel=1e-12)
-
-
-def test_two_levels_are_nearly_as_good_as_one():
-    features = clustered(4000, 6, spread=0.1)
-    one = features[greedy_coreset(features, 50)]
-    two = stream(features, 50, 100, max_rows=1000).finish().features
-    assert covering_radius(features, two) <= 1.5 * covering_radius(features, one)
-
-
-@pytest.mark.parametrize("chunk", [1, 399, 400, 401, 3000])
-def test_the_division_of_the_stream_changes_nothing(chunk):
-    features = gaussian(3000, 4)
-    result, expected = stream(features, 30, chunk).finish(), stream(features, 30, 50).finish()
-    assert (result.features == expected.features).all()
-    assert (result.source == expected.source).all()
-    assert result.radius == expected.radius
-
-
-def test_equal_rows_in_the_smallest_buffer():
-    result = stream(np.ones((500, 3), np.float32), 2, 7, max_rows=4).finish()
-    assert result.radius == 0
-    assert (result.features == 1).all()
-
-
-def test_finish_takes_a_smaller_size_and_can_be_called_again():
-    parts = stream(gaussian(3000, 4), 30, 100)
-    few, many = parts.finish(10), parts.finish()
-    assert many.source[:10].tolist() == few.source.tolist()
-    assert few.radius >= many.radius
-    with pytest.raises(InputError, match=r"n_select: expected a whole number from 1 to 30, got 31"):
-        parts.finish(31)
-
-
-@pytest.mark.parametrize(
-    ("n_select", "n_rows", "max_rows", "text"),
-    [
-        (0, 10, 100, r"n_select: expected a whole number from 1 to 10, got 0"),
-        (51, 101, 100, r"n_select: expected a whole number from 1 to 50, got 51\. Keep fewer rows, or .* max_rows=100"),
-        (1, 0, 100, r"n_rows: expected a whole number of at least 1, got 0"),
-        (1, 10, 3, r"max_rows: expected a whole number of at least 4, got 3"),
-    ],
-)
-def test_a_stream_of_sizes_out_of_range_is_refused(n_select, n_rows, max_rows, text):
-    with pytest.raises(InputError, match=text):
-        StreamingCoreset(n_select, n_rows=n_rows, max_rows=max_rows)
-    with pytest.raises(InputError, match=text):
-        coreset_bytes(n_rows, 8, n_select, max_rows=max_rows)
-
-
-def test_rows_of_other_shapes_are_refused():
-    parts = StreamingCoreset(2, n_rows=50)
-    with pytest.raises(InputError, match=r"features: expected at least one row, got none\. Add rows before finishing"):
-        parts.finish()
-    parts.add(gaussian(5, 3), source_of(5))
-    with pytest.raises(InputError, match=r"features: expected float32 \(n, 3\), got float32 \(5, 4\)"):
-        parts.add(gaussian(5, 4), source_of(5))
-    with pytest.raises(InputError, match=r"source: expected int32 \(5, 3\), got int32 \(4, 3\)"):
-        parts.add(gaussian(5, 3), source_of(4))
-    parts.add(gaussian(0, 3), source_of(0))
-    assert parts.n_seen == 5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("d", [4, 40])
-@pytest.mark.parametrize(("n_rows", "max_rows", "n_select"), [(20_000, 40_000, 800), (24_000, 20_000, 400)])
-def test_the_estimate_bounds_the_memory(d, n_rows, max_rows, n_select, monkeypatch):
-    set_blocks(monkeypatch, BATCH=128, TILE=64, SCAN=64)  # so that the rows make up most of it
-    chunk, source = clustered(2000, d, spread=0.1), source_of(2000)
-    tracemalloc.start()
-    parts = StreamingCoreset(n_select, n_rows=n_rows, max_rows=max_rows)
-    for _ in range(n_rows // len(chunk)):
-        parts.add(chunk, source)
-    parts.finish()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= coreset_bytes(n_rows, d, n_select, max_rows=max_rows) <= 1.5 * peak
+def test_rows_near_those_that_are_kept_besides_are_picked_last():
+    features = gaussian(400, 4)
+    kept = features[greedy_coreset(features, 30)]
+    known = np.array([np.linalg.norm(kept - row, axis=1).min() for row in features])
+    more = traversal(features, 10, int(known.argmax()), distance=known)
+    assert more.picks.tolist() == greedy_coreset(features, 40)[30:].tolist()
+    assert more.radius == pytest.approx(covering_radius(features, np.vstack([kept, features[more.picks]])))
+    assert ((more.nearest == -1) == np.isclose(more.distance, known)).all()

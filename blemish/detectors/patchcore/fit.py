@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,16 +13,15 @@ from blemish._validation.checks import check_whole
 from blemish.backbones.embedding import Extractor, embedding_graph
 from blemish.detectors.backbone_settings import provenance_of
 from blemish.detectors.fusion import MultiScaleFeatures, multi_scale_bytes
+from blemish.detectors.patchcore.memory_bank import PatchCollection, collection_bytes
 from blemish.detectors.patchcore.position import PositionJudge
 from blemish.detectors.patchcore.scoring import Scorer
 from blemish.detectors.patchcore.state import PatchcoreState
 from blemish.errors import InputError, message
 from blemish.modelfolder.header import Training
 from blemish.ops.conformal import Calibration
-from blemish.ops.coreset import StreamingCoreset, coreset_bytes
 from blemish.ops.distance_statistics import fit_distance_statistics
 from blemish.ops.neighbors import MemoryIndex
-from blemish.ops.statistics import Affine, Moments
 from blemish.types import Float32, Float64
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from blemish.imaging.geometry import Geometry
     from blemish.types import Bool, Progress
 
-# Share of the mean eigenvalue added to each in whitening; .01 to 1 measured alike (benchmarks/ablation.py).
-SHRINKAGE = 0.1
 # More scores would not move the threshold at a false positive rate of 1 %, and each costs a search.
 MAX_CALIBRATION = 1000
 # Measured: interpreter, libraries, the embedded network and the images decoded ahead.
@@ -57,23 +54,18 @@ def fit(
     geometry = settings.geometry(images.sizes_hw, backbone)
     raw = Extractor(embedding_graph(backbone, pooling=settings.pooling).SerializeToString(), threads=settings.n_threads)
     first = _first_pass(settings, images, raw, geometry, progress)
-    cached = first.cached
-    linear = None if settings.scaling == "none" else first.scaling
+    bank = first.patches.memory_bank(progress)
+    linear = None if settings.scaling == "none" else bank.scaling
     part_axes = None if first.multi_scale is None else first.multi_scale.part_axes()
     graph = embedding_graph(backbone, pooling=settings.pooling, scaling=linear, part_axes=part_axes)
     extractor = Extractor(graph.SerializeToString(), threads=settings.n_threads)
-
-    def maps(chosen: list[int], stage: str) -> FeatureMaps:
-        if cached is None:
-            return images.feature_maps(extractor.features, geometry, chosen, stage=stage, progress=progress)
-        return _counted(((i, cached[i]) for i in chosen), len(chosen), stage, progress)
-
-    everything = list(range(len(images)))
-    bank, source = _memory_bank(settings, maps(everything, "collecting patches"), len(images), progress)
-    calibrated = calibrate(settings, geometry, bank, source, maps(first.chosen, "calibrating"))
+    maps = first.patches.maps(first.chosen, stage="calibrating", progress=progress)
+    if maps is None:
+        maps = images.feature_maps(extractor.features, geometry, first.chosen, stage="calibrating", progress=progress)
+    calibrated = calibrate(settings, geometry, bank.features, bank.source, maps)
     fusion, scores = None, np.array(calibrated.scores)
     if first.multi_scale is not None:
-        judge = PositionJudge(images, first.chosen, geometry, extractor, calibrated.scorer, source, settings.seed)
+        judge = PositionJudge(images, first.chosen, geometry, extractor, calibrated.scorer, bank.source, settings.seed)
         chosen = judge.choose(first.multi_scale, calibrated.scores, progress)
         fusion = first.multi_scale.fitted(calibrated.scores, *chosen)
         scores = fusion.leave_one_out_scores()
@@ -82,12 +74,15 @@ def fit(
         geometry=geometry,
         extractor=extractor,
         scorer=calibrated.scorer,
-        source=source,
+        source=bank.source,
         fusion=fusion,
         image_calibration=Calibration.from_scores(scores, rate, rule),
         pixel_calibration=Calibration.from_scores(calibrated.map_maxima, rate, rule),
         training=_training(images, first, scores, calibrated.map_maxima),
-        provenance=provenance_of(settings, backbone, images, time.perf_counter() - start),
+        provenance={
+            **provenance_of(settings, backbone, images, time.perf_counter() - start),
+            "covering_radius": round(bank.radius, 4),
+        },
     )
 
 
@@ -107,11 +102,9 @@ def estimated_bytes(settings: PatchcoreSettings, backbone: Backbone, n_images: i
     check_whole("n_images", n_images, 1, 10**9)
     area = settings.area_px(backbone)
     n_rows = n_images * area // backbone.strides[0] ** 2
-    n_features = sum(backbone.channels)
-    n_select = settings.bank_rows(n_rows)
-    cached = 4 * n_rows * n_features if n_rows <= settings.max_rows else 0
+    patches = collection_bytes(settings, n_rows, sum(backbone.channels))
     multi_scale = multi_scale_bytes(backbone, min(n_images, MAX_CALIBRATION), area) if settings.score_fusion else 0
-    return BASE_BYTES + cached + multi_scale + coreset_bytes(n_rows, n_features, n_select, max_rows=settings.max_rows)
+    return BASE_BYTES + patches + multi_scale
 
 
 @dataclass
@@ -119,14 +112,12 @@ class _FirstPass:
     """Results of the first pass over the images.
 
     Attributes:
-        scaling: of features.
-        cached: all scaled feature maps, if they fit into `max_rows`.
+        patches: patch features of all images, or a coreset of them.
         chosen: the images that thresholds are calibrated on.
         multi_scale: multi-scale features for score fusion; None where the worst patch alone makes the score.
     """
 
-    scaling: Affine
-    cached: list[Float32] | None
+    patches: PatchCollection
     chosen: list[int]
     multi_scale: MultiScaleFeatures | None
 
@@ -135,60 +126,23 @@ def _first_pass(
     settings: PatchcoreSettings, images: TrainingImages, raw: Extractor, geometry: Geometry, progress: Progress
 ) -> _FirstPass:
     """Read every image; those that can't be decoded are left out of `images` from here on."""
-    moments = Moments()
+    patches = PatchCollection(settings, len(images))
     multi_scale = MultiScaleFeatures() if settings.score_fusion else None
-    cached: list[Float32] | None = []
     good: list[int] = []
     chosen: list[int] = []
     share = min(1.0, MAX_CALIBRATION / len(images))
 
     seen = images.prepared(geometry, range(len(images)), stage="reading images", progress=progress)
     for i, image in seen:
-        features = raw.features(image)
-        rows = features.reshape(-1, features.shape[-1])
-        moments.add(rows)
+        patches.add(raw.features(image))
         is_chosen = len(chosen) < share * (len(good) + 1)
         if multi_scale is not None:
             multi_scale.add(raw, image, keep=is_chosen)
         if is_chosen:
             chosen.append(len(good))
         good.append(i)
-        if cached is not None:
-            cached.append(features)
-            if len(images) * len(rows) > settings.max_rows:
-                cached = None
     images.keep(good)
-    scaling = moments.scaling(settings.scaling, SHRINKAGE)
-    for features in cached or ():
-        rows = features.reshape(-1, features.shape[-1])
-        rows[:] = rows @ scaling.weight.T + scaling.bias
-    return _FirstPass(scaling, cached, chosen, multi_scale)
-
-
-def _counted(maps: Iterator[tuple[int, Float32]], total: int, stage: str, progress: Progress) -> FeatureMaps:
-    for done, item in enumerate(maps, start=1):
-        yield item
-        progress(stage, done, total)
-
-
-def _memory_bank(
-    settings: PatchcoreSettings, maps: FeatureMaps, n_images: int, progress: Progress
-) -> tuple[Float32, NDArray[np.int32]]:
-    """Return the memory bank, (n, D) float32, and the image, row and column of each of its rows, (n, 3) int32."""
-    coreset: StreamingCoreset | None = None
-    for i, features in maps:
-        height, width, n_features = features.shape
-        if coreset is None:
-            n_rows = n_images * height * width
-            most = settings.bank_rows(n_rows)
-            coreset = StreamingCoreset(most, n_rows=n_rows, max_rows=settings.max_rows, seed=settings.seed)
-        rows, columns = np.mgrid[:height, :width].reshape(2, -1)
-        source = np.column_stack([np.full(rows.shape, i), rows, columns]).astype(np.int32)
-        coreset.add(features.reshape(-1, n_features), source)
-    assert coreset is not None, "there are at least two images"
-    n_select = min(coreset.n_select, settings.bank_rows(coreset.n_seen))
-    selected = coreset.finish(n_select, progress=progress)
-    return selected.features, selected.source
+    return _FirstPass(patches, chosen, multi_scale)
 
 
 class Calibrated(NamedTuple):

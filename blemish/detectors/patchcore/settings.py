@@ -77,12 +77,13 @@ class PatchcoreSettings(BackboneSettings):
     )
     max_rows: int = setting(
         500_000,
-        "Patches in memory during the fit; beyond it images are read again and the coreset is selected in two levels.",
+        "Patches in memory during the fit; more are reduced in chunks as they come, and up to 1,000 images are read "
+        "again to calibrate.",
         whole(1000, 10**8),
     )
 
     def check_together(self) -> None:
-        """Raise InputError if the memory bank is larger than a level of the coreset can be."""
+        """Raise InputError if the memory bank is larger than half of the patches in memory."""
         if self.coreset_size is not None:
             whole(1, self.max_rows // 2)("coreset_size", self.coreset_size)
 

@@ -1,0 +1,121 @@
+"""The memory bank of PatchCore: patch features of good images, collected in one pass and reduced to a coreset."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from blemish._validation.checks import blocks
+from blemish.ops.coreset import SCAN
+from blemish.ops.merge_reduce import StreamingCoreset, coreset, coreset_bytes, streaming_bytes
+from blemish.ops.statistics import Affine, Moments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from blemish.detectors.patchcore.settings import PatchcoreSettings
+    from blemish.types import Float32, Progress
+
+# Share of the mean eigenvalue added to each in whitening; .01 to 1 measured alike (benchmarks/ablation.py).
+SHRINKAGE = 0.1
+
+
+class MemoryBank(NamedTuple):
+    """Coreset of the patches of good images.
+
+    Attributes:
+        features: (n, D) float32, scaled.
+        source: (n, 3) int32: image, row and column of each.
+        scaling: of the features.
+        radius: covering radius: no patch of the good images is farther from the bank.
+    """
+
+    features: Float32
+    source: NDArray[np.int32]
+    scaling: Affine
+    radius: float
+
+
+class PatchCollection:
+    """Patch features of good images as they come: all of them where they fit into `max_rows`, else a coreset.
+
+    Args:
+        settings: of the detector.
+        n_images: expected images; fewer may come.
+    """
+
+    def __init__(self, settings: PatchcoreSettings, n_images: int) -> None:
+        self._settings, self._n_images = settings, n_images
+        self._n_added = 0
+        self._moments = Moments()
+        self._maps: Float32 | None = None  # (n_images, h, w, D), the first `n_added` of which are set
+        self._stream: StreamingCoreset | None = None
+
+    def add(self, features: Float32) -> None:
+        """Add the (h, w, D) float32 features of the next image."""
+        height, width, n_features = features.shape
+        rows = features.reshape(-1, n_features)
+        if self._n_added == 0:
+            self._begin(height * width, features.shape)
+        if self._stream is not None:
+            places = np.mgrid[:height, :width].reshape(2, -1)
+            source = np.column_stack([np.full(len(rows), self._n_added), *places]).astype(np.int32)
+            self._stream.add(rows, source)
+        else:
+            assert self._maps is not None
+            self._maps[self._n_added] = features
+            self._moments.add(rows)
+        self._n_added += 1
+
+    def memory_bank(self, progress: Progress) -> MemoryBank:
+        """Return the memory bank; features that are held are scaled in place."""
+        settings = self._settings
+        if self._stream is not None:
+            n_select = settings.bank_rows(self._stream.moments.n)
+            return MemoryBank(*self._stream.finish(n_select, progress=progress))
+        assert self._maps is not None, "there are at least two images"
+        scaling = self._moments.scaling(settings.scaling, SHRINKAGE)
+        maps = self._maps[: self._n_added]
+        rows = maps.reshape(-1, maps.shape[-1])
+        for block in blocks(len(rows), SCAN):
+            rows[block] = rows[block] @ scaling.weight.T + scaling.bias
+        indices, radius = coreset(rows, settings.bank_rows(len(rows)), seed=settings.seed, progress=progress)
+        source = np.column_stack(np.unravel_index(indices, maps.shape[:3])).astype(np.int32)
+        return MemoryBank(rows[indices], source, scaling, radius)
+
+    def maps(self, chosen: Sequence[int], *, stage: str, progress: Progress) -> Iterator[tuple[int, Float32]] | None:
+        """Return index and scaled (h, w, D) features of each chosen image; None if they are not held."""
+        return None if self._maps is None else _counted(self._maps, chosen, stage, progress)
+
+    def _begin(self, n_patches: int, shape: tuple[int, ...]) -> None:
+        """Hold all features, or begin a stream."""
+        settings, n_rows = self._settings, self._n_images * n_patches
+        if n_rows <= settings.max_rows:
+            self._maps = np.empty((self._n_images, *shape), np.float32)
+            return
+        self._stream = StreamingCoreset(
+            settings.bank_rows(n_rows),
+            n_rows=n_rows,
+            max_rows=settings.max_rows,
+            scaling=settings.scaling,
+            shrinkage=SHRINKAGE,
+            seed=settings.seed,
+        )
+
+
+def _counted(maps: Float32, chosen: Sequence[int], stage: str, progress: Progress) -> Iterator[tuple[int, Float32]]:
+    for done, i in enumerate(chosen, start=1):
+        yield i, maps[i]
+        progress(stage, done, len(chosen))
+
+
+def collection_bytes(settings: PatchcoreSettings, n_rows: int, n_features: int) -> int:
+    """Return the peak memory of a collection and its memory bank, in bytes."""
+    n_select = settings.bank_rows(n_rows)
+    bank = n_select * (4 * n_features + 12)
+    if n_rows > settings.max_rows:
+        return bank + streaming_bytes(n_rows, n_features, n_select, settings.max_rows)
+    return bank + 4 * n_rows * n_features + coreset_bytes(n_rows, n_features, n_select)
