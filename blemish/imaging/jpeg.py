@@ -11,13 +11,15 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from kornia_rs import io
+from numpy.typing import NDArray
 
 from blemish.imaging.exif import exif_orientation
 from blemish.imaging.formats import DamagedError, Header, Pixels, UnsupportedError, cut_short, decode_by_opencv
+from blemish.types import UInt8
 
 # Bytes of the entropy-coded segment in a row that are zero. 6,173 real files have at most 4; zeros decode as
 # coefficients of -1 with all usual code tables, so that 32 of them are more than a block of nothing else.
@@ -122,13 +124,25 @@ def _is_frame(marker: int) -> bool:
 def decode_jpeg(data: bytes) -> Pixels:
     """Return the pixels of a JPEG: (H, W) or (H, W, 3)."""
     frame = read_frame(data)
+    try:
+        return Pixels(_decoded(data, frame))
+    except DamagedError:
+        # Cameras fill a file up to a whole number of words: zeros between the last code and the end change no pixel. If
+        # they stand for lost pixels, the file without them ends too early.
+        end = data.find(b"\xff\xd9", frame.scan)
+        if data[end - 1]:
+            raise
+        return Pixels(_decoded(data[:end].rstrip(b"\0") + data[end:], frame))
+
+
+def _decoded(data: bytes, frame: Frame) -> NDArray[Any]:
     check_scan(data, frame)
     if frame.components == 4:  # libjpeg-turbo's own interface makes no RGB of CMYK
-        return Pixels(decode_by_opencv(data))
-    return Pixels(decode_by_turbo(data, (frame.height, frame.width), grey=frame.components == 1))
+        return decode_by_opencv(data)
+    return decode_by_turbo(data, (frame.height, frame.width), grey=frame.components == 1)
 
 
-def decode_by_turbo(data: bytes, height_width: tuple[int, int], *, grey: bool) -> np.ndarray:
+def decode_by_turbo(data: bytes, height_width: tuple[int, int], *, grey: bool) -> UInt8:
     """Return (H, W) or (H, W, 3) RGB uint8; DamagedError at any warning or error of libjpeg-turbo, or another size."""
     try:
         values = np.asarray(io.decode_image_jpegturbo(data, "mono" if grey else "rgb"), np.uint8)

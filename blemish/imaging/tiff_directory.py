@@ -19,6 +19,7 @@ T4_OPTIONS, T6_OPTIONS, EXTRA, SAMPLE_FORMAT, JPEG_TABLES = 292, 293, 338, 339, 
 TAGS = frozenset(value for name, value in list(globals().items()) if name.isupper() and isinstance(value, int))
 CODES = {1: "B", 3: "H", 4: "I", 7: "B", 13: "I", 16: "Q", 18: "Q"}
 MAX_PAGES = 4096
+TILE_PIXELS = 2**22  # of a tile that is larger than twice its image
 
 COMPRESSIONS = {1: "none", 5: "lzw", 7: "jpeg", 8: "deflate", 32946: "deflate", 32773: "packbits"}
 COMPRESSIONS |= {50000: "zstd", 34925: "lzma"}
@@ -181,7 +182,7 @@ def _layout(page: _Directory, data: bytes) -> Layout:
     tiled = TILE_OFFSETS in page
     segment_width = page.number(TILE_WIDTH) if tiled else width
     segment_height = page.number(TILE_HEIGHT) if tiled else min(page.number(ROWS, height), height)
-    if segment_width < 1 or segment_height < 1 or segment_width * segment_height > 2**32:
+    if segment_width < 1 or segment_height < 1 or segment_width * segment_height > max(2 * width * height, TILE_PIXELS):
         raise DamagedError(f"a TIFF with segments of {segment_width} x {segment_height} pixels")
     down, across = -(-height // segment_height), -(-width // segment_width)
     segments = _segments(page, data, tiled=tiled, count=down * across * planes, compression=compression)
@@ -211,7 +212,7 @@ def _compression(page: _Directory) -> str:
 
 def _numbers(page: _Directory) -> tuple[int, Literal["u", "i", "f"]]:
     """Return bits and kind of a sample."""
-    depths, formats = set(page.get(BITS, (1,))), set(page.get(SAMPLE_FORMAT, (1,)))
+    depths, formats = set(page.get(BITS) or (1,)), set(page.get(SAMPLE_FORMAT) or (1,))
     if len(depths) > 1 or len(formats) > 1:
         raise UnsupportedError("a TIFF whose channels differ in depth", AS_RGB)
     bits, number = depths.pop(), formats.pop()

@@ -116,6 +116,15 @@ def is_refused(data):
     return False
 
 
+@pytest.mark.parametrize("padding", [1, 3, 400])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_zeros_before_the_end_are_harmless_and_no_pixels(padding, options):
+    data = jpeg(PHOTO, **options)
+    np.testing.assert_array_equal(decode(data[:-2] + bytes(padding) + data[-2:]), by_pillow(data))
+    with pytest.raises(ImageError, match="got a damaged JPEG"):
+        decode(data[: -402 - padding] + bytes(400 + padding) + data[-2:])
+
+
 def test_bytes_after_the_end_are_harmless():
     data = jpeg(PHOTO)
     np.testing.assert_array_equal(decode(data + bytes(500) + data), by_pillow(data))

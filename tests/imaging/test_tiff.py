@@ -218,6 +218,7 @@ def test_numbers_wider_than_16_bits_are_masks_only(tmp_path):
         ({322: (4, [0]), 323: (4, [16]), 324: (4, [8]), 325: (4, [9])}, "segments of 0 x 16 pixels"),
         ({278: (4, [7])}, "1 of 6 strips or tiles"),
         ({257: (4, [0])}, "a size of 49 x 0 pixels"),
+        ({322: (4, [60_000]), 323: (4, [60_000]), 324: (4, [8]), 325: (4, [9])}, "segments of 60000 x 60000 pixels"),
     ],
 )
 def test_contradictions_are_damage(tags, text):
@@ -228,6 +229,11 @@ def test_contradictions_are_damage(tags, text):
         decode(assemble([(written | tags, strips, numbers)]))
     with pytest.raises(ImageError, match="left out"):
         decode(assemble([(written | {273: (4, [8]), 279: (4, [0])}, strips, numbers)]))
+
+
+def test_tags_without_a_value_count_as_left_out():
+    black = np.zeros((4, 8), np.uint8)
+    assert not decode(tiff(black, bits=1, tags={258: (3, []), 339: (3, [])})).any()
 
 
 def test_directories_that_point_at_each_other_end():
