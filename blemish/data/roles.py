@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -78,16 +78,25 @@ _SPLITS: dict[str, Split] = {
     **dict.fromkeys(_set(role_words.VALIDATION), "validation"),
 }
 _VOCABULARY = frozenset({*_CLASSES, *_MASK, *_MASK_ALONE, *_DERIVED, *_KINDS, *_SPLITS, *_TOPICS, *_BEFORE, *_AFTER})
+_JOINED = _VOCABULARY | _FILLERS
 _UNSPACED = frozenset(word for word in _VOCABULARY if ord(word[0]) >= 0x3040)
 _LONGEST = max(len(word) for word in _UNSPACED)
 
 
-def _terms(name: str) -> Iterator[str]:
-    """Yield the terms of a name: up to three words that are one term together, else each word.
+def _terms(name: str) -> tuple[str, ...]:
+    """Return the terms of a name: up to three words that are one term together, else each word; 0 for a number.
 
     Chinese, Japanese and Korean are written without spaces: there the longest term at each place counts.
     """
-    words = words_of(name)
+    return _terms_without_numbers(re.sub(r"\d+", "0", name))
+
+
+@lru_cache(maxsize=65536)  # names of files differ by their numbers alone
+def _terms_without_numbers(name: str) -> tuple[str, ...]:
+    return tuple(_split_terms(words_of(name)))
+
+
+def _split_terms(words: list[str]) -> Iterator[str]:
     at = 0
     while at < len(words):
         joined = {n: "".join(words[at : at + n]) for n in (3, 2, 1) if at + n <= len(words)}
@@ -103,9 +112,8 @@ def _terms(name: str) -> Iterator[str]:
 
 def _compound_terms(word: str) -> Iterator[str]:
     """Yield both parts of a word that joins two known ones, such as badparts and notgood, or the word."""
-    known = _VOCABULARY | _FILLERS
     for at in range(2, len(word) - 1):
-        if word[:at] in known and word[at:] in known:
+        if word[:at] in _JOINED and word[at:] in _JOINED:
             yield from (word[:at], word[at:])
             return
     yield word
@@ -119,7 +127,7 @@ def _unspaced_terms(text: str) -> Iterator[str]:
         at += len(term)
 
 
-def _classes(terms: list[str]) -> set[Kind]:
+def _classes(terms: Sequence[str]) -> set[Kind]:
     """Return the classes that terms name: "no defect" and "defect free" are good, "not ok" is defective."""
     other: dict[Kind, Kind] = {"good": "defective", "defective": "good"}
     classes: set[Kind] = set()
@@ -134,7 +142,6 @@ def _classes(terms: list[str]) -> set[Kind]:
     return classes
 
 
-@lru_cache(maxsize=65536)
 def tell(name: str) -> Tell | None:
     """Return the role that the name of a folder, or a label, states; None if it states none.
 
@@ -143,12 +150,17 @@ def tell(name: str) -> Tell | None:
     >>> tell("monday"), tell("defect detection"), tell("hole_plate")
     (None, None, None)
     """
-    terms = list(_terms(name))
+    kind = _kind(_terms(name))
+    return None if kind is None else Tell(kind, name)
+
+
+@lru_cache(maxsize=65536)
+def _kind(terms: tuple[str, ...]) -> Kind | None:
     letters = [term for term in terms if not term.isdecimal()]
     if not letters:
         return None
     if (whole := _WHOLE.get("".join(letters))) is not None:
-        return Tell(whole, name)
+        return whole
     plain = [term for term in letters if term not in _FILLERS and term not in _SPLITS]
     kind: Kind | None = None
     if any(term in _MASK for term in letters) or _only(plain, _MASK_ALONE, {*_MASK_ALONE, *_CLASSES}):
@@ -162,10 +174,10 @@ def tell(name: str) -> Tell | None:
             kind = "unclear"
     elif _only(plain, _KINDS, _KINDS | _MODIFIERS):
         kind = "defective"
-    return None if kind is None else Tell(kind, name)
+    return kind
 
 
-def _only(terms: list[str], some: Set[str], allowed: Set[str]) -> bool:
+def _only(terms: Sequence[str], some: Set[str], allowed: Set[str]) -> bool:
     """Return whether all terms are allowed, and one is among `some`."""
     return any(term in some for term in terms) and all(term in allowed for term in terms)
 
@@ -183,7 +195,7 @@ def speaks_of_defect(name: str) -> bool:
 
 def has_only_class_words(name: str) -> bool:
     """Return whether a name has only words for a class or for masks: "not ok", but neither "ng_2024" nor "scratch"."""
-    terms = list(_terms(name))
+    terms = _terms(name)
     words = _CLASSES.keys() | _BEFORE | _AFTER | _MASK | _MASK_ALONE | _DERIVED | _FILLERS
     return tell(name) is not None and ("".join(terms) in _WHOLE or all(term in words for term in terms))
 
