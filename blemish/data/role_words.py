@@ -83,9 +83,10 @@ TEST = """
 VALIDATION = "val validation validierung validacion validazione validacao 验证 検証 검증"
 FILLERS = """
     image images img imgs data dataset datasets bild bilder imagen imagenes foto fotos photo photos pixel file
-    files part parts png teil teile teilen muster stuck sample samples frame frames shot shots picture
-    pictures pic pics set folder dir class cls klasse product products item items unit units foto fotos
-    aufnahme aufnahmen only all
+    files part parts png teil teile teilen muster stuck sample samples frame frames shot shots picture pictures
+    pic pics set folder dir class cls klasse product products item items unit units aufnahme
+    aufnahmen only all raw original originals crop crops cropped resized jpg jpeg bmp tif tiff backup backups
+    archive tmp temp new old copy copies
 """
 # Behind a word for defects: the topic of a project, no defective parts.
 TOPICS = """

@@ -128,6 +128,7 @@ REFUSED = {
     "defects alone": (["defects/0.png", "ng/0.png"], "good images only, or a known layout, got defects/, ng/"),
     "masks alone": (["masks/0.png"], "of which all images are masks or previews by their names"),
     "images beside good ones": (["good/0.png", "images/1.png"], "a name that says good or defective, got 'images'"),
+    "a backup beside good ones": (["ok/0.png", "raw_backup/1.png"], "a name that says good or def.*, got 'raw_backup'"),
     "parts in a test": (["train/ok/0.png", "test/all parts/1.png"], "a name that says good or def.*, got 'all parts'"),
     "scratches in some names": (["blue_1.png", "blue_scratch_2.png"], "1 of 2 images whose names speak of a defect"),
     "words without a space": (
