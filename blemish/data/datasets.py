@@ -59,7 +59,8 @@ class MVTecAD(ListedDataSet):
     """One category in the layout of MVTec AD.
 
     `<root>/<category>/train/good`, `test/good` and `test/<defect>`, `ground_truth/<defect>`. A mask has its image's
-    name, with `_mask` or without; images may have any ending that `imaging.decode.load` reads, in capitals or not.
+    name, with `_mask` or without, or lies in a folder of that name; several of one image are united. Images may have
+    any ending that `imaging.decode.load` reads, in capitals or not.
 
     Args:
         root: the folder that holds the categories.
@@ -68,7 +69,8 @@ class MVTecAD(ListedDataSet):
             network one by one, decoded ahead in `threads=` of the detector.
 
     Raises:
-        DataError: if the folders are missing; the text lists those that exist.
+        DataError: if the folders are missing (the text lists those that exist), or a name below `train/good` or below a
+            folder of the test says another class.
 
     Warns:
         UserWarning: if one of the last three is given: they have no effect.
@@ -100,7 +102,9 @@ class MVTecAD(ListedDataSet):
         good, _ = elsewhere(check_below(folder / "train" / "good", inside, "good")[0])
         if not good:
             raise no_images("train/good", [folder / "train" / "good"], IMAGE_ENDINGS)
-        tests = [(path, self._defect(path)) for path in folders_in(folder / "test")]
+        said = {path: tell(path.name) for path in folders_in(folder / "test")}
+        inside_test = [path for path, found in said.items() if found is None or found.kind != "derived"]
+        tests = [(path, self._defect(path)) for path in inside_test]
         tests.sort(key=lambda pair: (pair[1] != "good", natural_key(Path(pair[0].name))))
         mask_folders = [folder / "ground_truth", *(path for path, defect in tests if defect is None)]
         self._mask_files = [mask for each in mask_folders for mask in list_images(each, IMAGE_ENDINGS)[0]]

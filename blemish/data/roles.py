@@ -236,11 +236,12 @@ def label_class(label: str, *, where: object = None) -> Literal["good", "defecti
 
 
 def mask_stem(stem: str) -> str | None:
-    """Return the stem of the image of a mask: without `_mask`, `_GT`, `-label`, `_mask_2`; None for another name.
+    """Return the stem of the image of a mask: without `_mask`, `-GT`, `_label_2`, `mask_`; None for another name.
 
-    >>> mask_stem("000_mask"), mask_stem("Part0_label"), mask_stem("7-GT_2"), mask_stem("000"), mask_stem("label_7")
-    ('000', 'Part0', '7', None, None)
+    >>> mask_stem("000_mask"), mask_stem("Part0_label"), mask_stem("7-GT_2"), mask_stem("000"), mask_stem("mask_7")
+    ('000', 'Part0', '7', None, '7')
     """
-    pattern = rf"(.+?)(?:[_\-. ]+(?:{MASK_SUFFIXES}))(?:[_\-. ]*\d+)?"
-    match = re.fullmatch(pattern, stem, re.IGNORECASE)
+    behind = rf"(.+?)(?:[_\-. ]+(?:{MASK_SUFFIXES})|(?<=\d)mask)(?:[_\-. ]*\d+)?"
+    before = rf"(?:{MASK_SUFFIXES})[_\-. ]+(.+)"
+    match = re.fullmatch(behind, stem, re.IGNORECASE) or re.fullmatch(before, stem, re.IGNORECASE)
     return match[1] if match else None

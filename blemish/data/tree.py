@@ -23,7 +23,7 @@ from blemish.types import Sample
 
 Class = Literal["good", "defective"]
 Parts = tuple[str, ...]
-LAYOUTS = (
+SHAPES = (
     "Layouts: good/, a folder for each kind of defect, and masks/<defect>/000_mask.png if there are any; or "
     "<category>/train/good, <category>/test/<defect>, <category>/ground_truth/<defect>/000_mask.png. "
     "Others need Folder(...) or a manifest."
@@ -261,6 +261,8 @@ def _with_classes(root: Path, by_role: _Sorted, masks_beside: MasksOf, plain: Cl
         masks = _merge(own, assign(by_role.masks, [path for path in marked if path not in own]))
         return named, masks
     masks = _merge(masks_beside, assign(by_role.masks, [image.path for image in images]))
+    said = said_by_root(root)
+    _check_plain(root, [image for image in images if image.path not in masks], plain, said, has_masks=bool(masks))
     if masks:
         named = [_by_mask(image, masks) for image in images]
         n_without = sum(image.path not in masks for image in images)
@@ -269,8 +271,6 @@ def _with_classes(root: Path, by_role: _Sorted, masks_beside: MasksOf, plain: Cl
         defective = {image.path for image in named if image.label == "defective"}
         by_role.black = [mask for path, own in masks.items() if path not in defective for mask in own]
         return named, {path: own for path, own in masks.items() if path in defective}
-    said = said_by_root(root)
-    _check_plain(root, images, plain, said)
     label: Class = "good" if said is not None and said.kind == "good" else plain
     return [_plain(root, image, label) for image in images], {}
 
@@ -345,10 +345,16 @@ class _PlaceRule:
         return tests[-1] + 1 if self._has_good and tests and len(folders) > tests[-1] + 1 else None
 
 
-def _check_plain(root: Path, images: Sequence[Named], plain: Class, said: Tell | None) -> None:
-    """Refuse a tree without a stated class whose folders, or whose own name, state something else after all."""
+def _check_plain(root: Path, images: Sequence[Named], plain: Class, said: Tell | None, *, has_masks: bool) -> None:
+    """Refuse a tree without a stated class whose folders, or whose own name, state something else after all.
+
+    Args:
+        images: those without a mask.
+    """
+    if not images:
+        return
     for image in images:
-        if image.split in ("test", "validation") and plain == "good":
+        if image.split in ("test", "validation") and plain == "good" and not has_masks:
             todo = f"Sort them into good and a folder for each kind of defect, {MANIFEST}."
             got = f"{image.split} images of unknown class"
             raise DataError(message("data set", "good images", got, where=image.path, todo=todo))
@@ -362,7 +368,7 @@ def _check_plain(root: Path, images: Sequence[Named], plain: Class, said: Tell |
             where = root.joinpath(*parent)
             raise DataError(message("data set", "names that say which is good", "0/ and 1/", where=where, todo=todo))
     speaking = [image.path for image in images if any(map(speaks_of_defect, (*image.folders, image.path.stem)))]
-    if plain == "good" and 0 < len(speaking) < len(images):
+    if plain == "good" and speaking and (has_masks or len(speaking) < len(images)):
         got = f"{len(speaking)} of {len(images)} images whose names speak of a defect, such as {speaking[0].name}"
         todo = f"Sort the images into good and a folder for each kind of defect, {MANIFEST}."
         raise DataError(message("data set", "good images", got, where=speaking[0], todo=todo))
@@ -386,7 +392,7 @@ def _no_good(root: Path, found: FoundFiles, by_role: _Sorted) -> DataError:
     got = describe_path(root)
     if found.images and not by_role.images:
         got += ", of which all images are masks or previews by their names"
-    return DataError(message("data set", "good images only, or a known layout", got, where=root, todo=LAYOUTS))
+    return DataError(message("data set", "good images only, or a known layout", got, where=root, todo=SHAPES))
 
 
 def without_masks(folder: Path, images: Sequence[Path]) -> tuple[list[Path], list[Path]]:

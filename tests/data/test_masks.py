@@ -60,12 +60,13 @@ def test_a_file_that_cannot_be_read_is_no_mask(tmp_path: Path) -> None:
 
 def test_files_beside_each_other(tmp_path: Path) -> None:
     images(tmp_path, "1.png", "1_2.png", "10.png", "label_1.png")  # shots of one part are images
-    masks(tmp_path, "1_2_mask_1.png", "1_2_mask_2.png", "10 (copy).png", "7_mask.png")
+    masks(tmp_path, "mask_1.png", "1_2_mask_1.png", "1_2_mask_2.png", "10 (copy).png", "7_mask.png")
     paths = sorted(tmp_path.iterdir())
     kept, found, orphans = beside(paths)
     assert {path.name for path in kept} == {"1.png", "1_2.png", "10.png", "label_1.png"}
     assert [path.name for path in orphans] == ["7_mask.png"]
     assert {path.name: [own.name for own in masks] for path, masks in found.items()} == {
+        "1.png": ["mask_1.png"],
         "1_2.png": ["1_2_mask_1.png", "1_2_mask_2.png"],
         "10.png": ["10 (copy).png"],
     }

@@ -82,5 +82,17 @@ def test_labels_that_say_neither_are_refused(label: str) -> None:
 
 
 def test_the_image_of_a_mask_by_its_name() -> None:
-    stems = ("000_mask", "Part0_label", "10000_GT", "a.b-seg", "7_mask_2", "7 masks", "000", "label_7", "mask", "smask")
-    assert [mask_stem(stem) for stem in stems] == ["000", "Part0", "10000", "a.b", "7", "7", None, None, None, None]
+    stems = (
+        "000_mask",
+        "Part0_label",
+        "10000_GT",
+        "a.b-seg",
+        "7_mask_2",
+        "7 masks",
+        "000",
+        "label_7",
+        "7mask",
+        "mask",
+        "smask",
+    )
+    assert [mask_stem(stem) for stem in stems] == ["000", "Part0", "10000", "a.b", "7", "7", None, "7", "7", None, None]

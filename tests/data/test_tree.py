@@ -222,7 +222,9 @@ def test_masks_in_a_folder_of_any_name_are_known_by_their_pixels(tmp_path: Path)
         open_dataset(tmp_path / "b")
 
 
-@pytest.mark.parametrize("name", ["000.bmp", "000_x.png", "000 marked.png", "000_mask.png", "000_GT.png"])
+@pytest.mark.parametrize(
+    "name", ["000.bmp", "000_x.png", "000 marked.png", "000_mask.png", "000_GT.png", "mask_000.png"]
+)
 def test_a_mask_beside_a_defective_image_is_no_defective_image(name: str, tmp_path: Path) -> None:
     images(tmp_path, *numbered("train/good", 3), "test/good/0.png", "test/dent/000.jpg")
     put(tmp_path / "test" / "dent" / "000.jpg", np_big())
@@ -263,6 +265,23 @@ def test_mvtec_refuses_names_that_contradict_its_layout(tmp_path: Path) -> None:
     images(tmp_path / "b", "train/good/0.png", "test/unsure/1.png")
     with pytest.raises(DataError, match="expected a name that says good or defective, got 'unsure'"):
         MVTecAD(tmp_path, "b")
+
+
+def test_a_folder_of_defects_with_some_masks_is_not_learnt_as_good(tmp_path: Path) -> None:
+    root = images(tmp_path / "ng", "0.png", "1.png", "2.png")
+    masks(root, "0_mask.png")
+    with pytest.raises(DataError, match="expected good images, got defective images by the name 'ng'"):
+        open_dataset(root)
+    images(tmp_path / "a", "0.png", "1.png", "blue_scratch_2.png")
+    masks(tmp_path / "a", "0_mask.png")
+    with pytest.raises(DataError, match="got 1 of 2 images whose names speak of a defect, such as blue_scratch_2"):
+        open_dataset(tmp_path / "a")
+
+
+def test_previews_in_the_test_of_mvtec_are_no_defects(tmp_path: Path) -> None:
+    images(tmp_path / "a", *numbered("train/good", 3), "test/dent/0.png", "test/heatmaps/0.png")
+    dataset = MVTecAD(tmp_path, "a")
+    assert ([sample.defect for sample in dataset.test], len(dataset.skipped)) == (["dent"], 1)
 
 
 def test_folders_of_masks_inside_the_test_of_mvtec(tmp_path: Path) -> None:

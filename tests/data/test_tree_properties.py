@@ -20,7 +20,7 @@ DEFECTIVE = ("ng", "Rejected", "Ausschuss", "scratch", "不良品", "not_ok")
 OTHERS = ("masks", "gt", "Labels", "thumbs", "unsure", "positive")
 SPLITS = ("train", "Test", "val")
 FOLDERS = st.lists(st.sampled_from([*NEUTRAL, *GOOD, *DEFECTIVE, *OTHERS, *SPLITS]), max_size=3)
-STEMS = st.sampled_from(["0", "1", "IMG_7", "7_ng", "ok 3", "0_mask", "1_GT"])
+STEMS = st.sampled_from(["0", "1", "IMG_7", "7_ng", "ok 3", "0_mask", "1_GT", "mask_1", "gt_2"])
 PATHS = st.tuples(FOLDERS, STEMS).map(lambda parts: "/".join([*parts[0], f"{parts[1]}.png"]))
 
 
