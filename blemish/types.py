@@ -108,11 +108,19 @@ class GoodPatch(NamedTuple):
         path: name of the training image when the detector was fitted.
         box: (x, y, width, height) in pixels of that training image.
         distance: Euclidean distance in feature space.
+        sha256: of the image's file, by which alone it is shown; "" where the model does not say it.
+        root: a folder in or above which a relative path is looked for, besides the working directory.
     """
 
     path: str
     box: tuple[int, int, int, int]
     distance: float
+    sha256: str = ""
+    root: str = ""
+
+
+def _good_patch_fields(patch: GoodPatch) -> dict[str, Any]:
+    return {"path": patch.path, "box": list(patch.box), "distance": patch.distance}
 
 
 def outcome_of(label: bool, score: float, upper_threshold: float | None) -> Outcome:
@@ -210,7 +218,7 @@ class Prediction:
                 {"box": list(box), "area_px": area_px, "score": score, "centroid_xy": list(centroid_xy)}
                 for box, area_px, score, centroid_xy, _ in self.regions
             ],
-            "nearest_good": None if nearest is None else {**nearest._asdict(), "box": list(nearest.box)},
+            "nearest_good": None if nearest is None else _good_patch_fields(nearest),
         }
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from blemish.errors import ModelFileError, SaveError, message
 
@@ -26,6 +28,9 @@ ADVICE = {
     errno.EISDIR: "A folder of that name is in the way: move it away or choose another name.",
     errno.EEXIST: "A file of that name is in the way: move it away or choose another name.",
 }
+SYSTEM = ("/proc/", "/sys/", "/dev/", "\\\\")
+N_ABOVE = 5
+MAX_IMAGE_BYTES = 1 << 30
 MAX_FILE_BYTES = 4 << 30  # the largest backbones in use have 2.5 GB
 
 
@@ -51,6 +56,48 @@ def read_file(path: str | os.PathLike[str], *, name: str = "weights", max_bytes:
     except OSError as error:
         got = repr(error.strerror or str(error))
         raise refuse("a readable file", got, "Check the path and its rights.") from None
+
+
+def known_file(name: str, sha256: str, *, root: str | os.PathLike[str] = "") -> Path | None:
+    """Return the file of a name if its content has this SHA-256, else None.
+
+    The name may be a stranger's, who can't state the hash of a file without knowing its content.
+
+    Args:
+        root: a folder; a relative name is looked for in the working directory, in this folder and in those above it.
+    """
+    if not sha256:
+        return None
+    folders = (Path(root), *Path(root).parents)[:N_ABOVE] if root else ()
+    paths = dict.fromkeys((Path(name), *(folder / name for folder in folders)))
+    return next((path for path in paths if file_sha256(str(path)) == sha256), None)
+
+
+def file_sha256(name: str) -> str:
+    """Return the SHA-256 of an ordinary file on this machine's disks; "" if there is none.
+
+    The name may be a stranger's: the server of a network share would be sent the user's credentials, and a pipe, a
+    device or a file of the kernel would be waited for.
+    """
+    path = Path(name)
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        is_local = not name.startswith(("\\\\", "//")) and not os.path.realpath(path).startswith(SYSTEM)
+        if is_local and _is_image_sized(path):
+            with path.open("rb") as file:
+                return _sha256_of(file)
+    return ""
+
+
+def _sha256_of(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_image_sized(path: Path) -> bool:
+    info = path.stat()  # files of the kernel have no size
+    return stat.S_ISREG(info.st_mode) and 0 < info.st_size <= MAX_IMAGE_BYTES
 
 
 def save_error(name: str, path: Path, error: OSError) -> SaveError:

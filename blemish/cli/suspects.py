@@ -91,7 +91,7 @@ def after_fit(detector: AnyDetector, model: Path) -> list[str]:
 def draw(detector: AnyDetector, listed: Sequence[Suspect], folder: Path) -> int:
     """Write a figure of each suspect, scored without them where the detector can; return the number unreadable."""
     from blemish.data.outputs import save_output
-    from blemish.errors import ImageError, InputError
+    from blemish.errors import ImageError, InputError, message
     from blemish.evaluation import load_nearest_good
     from blemish.imaging.decode import load
     from blemish.visualization import figure
@@ -100,9 +100,18 @@ def draw(detector: AnyDetector, listed: Sequence[Suspect], folder: Path) -> int:
         others = detector.without([suspect.path for suspect in listed])
     except InputError:
         others = detector
-    n_broken = 0
+    training, n_broken = detector.fitted.training, 0
+    files = dict(
+        zip(training.paths, training.files(str(detector.fitted.provenance.get("training_sha256", ""))), strict=True)
+    )
     for i, suspect in enumerate(listed):
-        path = Path(suspect.path)
+        path = files[suspect.path]
+        if path is None:
+            n_broken += 1
+            got = "none, or another file of that name"
+            text = message("image", "the one that the model was fitted on", got, where=suspect.path)
+            print(f"error: {text}", file=sys.stderr)
+            continue
         try:
             image = load(path, bit_depth=detector.bit_depth)
         except ImageError as error:

@@ -66,6 +66,11 @@ class TrainingImages:
         """The SHA-256 of the images' hashes, in order."""
         return hashlib.sha256("".join(self._digests).encode("ascii")).hexdigest()
 
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """The SHA-256 of each image: of the file, or of the pixels of an array."""
+        return tuple(self._digests)
+
     def feature_maps(
         self,
         extract: Callable[[UInt8], Float32],

@@ -233,7 +233,9 @@ class Detector(ABC, Generic[SettingsT, StateT]):
         images = TrainingImages(
             list(samples), bit_depth=settings.bit_depth, threads=settings.n_threads, least=self.least_images
         )
-        self._state = replace(self._fit(images, progress or no_progress), good_range=images.good_range())
+        state = self._fit(images, progress or no_progress)
+        training = replace(state.training, sha256s=images.digests, root=os.path.realpath(os.curdir))
+        self._state = replace(state, training=training, good_range=images.good_range())
         self.problems = tuple(images.problems)
         return self
 
@@ -468,7 +470,7 @@ class Detector(ABC, Generic[SettingsT, StateT]):
             "geometry": read_geometry(header),
             "image_calibration": read_calibration(header, "image"),
             "pixel_calibration": read_calibration(header, "pixel"),
-            "training": read_training(header),
+            "training": replace(read_training(header), root=os.path.realpath(model.path)),
             "good_range": read_good_range(header),
             "provenance": dict(header["provenance"]),
         }

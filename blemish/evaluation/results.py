@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blemish._io.files import atomic_write
+from blemish._io.files import atomic_write, known_file
 from blemish._version import __version__
 from blemish.errors import ImageError
 from blemish.evaluation.engine import average, load_defect_mask
@@ -78,11 +78,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def load_nearest_good(nearest: GoodPatch | None, bit_depth: int | None) -> UInt8 | None:
-    """Return the training image of a prediction's nearest good patch, or None if it can't be read any more."""
-    if nearest is None:
+    """Return the training image of a prediction's nearest good patch.
+
+    None if it can't be read any more, or is not the file that the model was fitted on: a stranger's model may name any
+    file of this machine, and another folder has other images of the same name.
+    """
+    path = None if nearest is None else known_file(nearest.path, nearest.sha256, root=nearest.root)
+    if path is None:
         return None
     try:
-        return load(nearest.path, bit_depth=bit_depth)
+        return load(path, bit_depth=bit_depth)
     except ImageError:
         return None
 

@@ -169,6 +169,7 @@ def collect(
         dataset = open_dataset(good)
         held_out = [sample for sample in (*dataset.train, *dataset.test) if not sample.is_defective]
     training = [Path(path) for path in detector.fitted.training.paths]
+    known = detector.fitted.training.files(str(detector.fitted.provenance.get("training_sha256", "")))
     learnt = {os.path.realpath(path) for path in training}
     fresh = [sample for sample in held_out if os.path.realpath(sample.path) not in learnt]
     problems: list[Problem] = []
@@ -180,7 +181,7 @@ def collect(
     if labelled is not None and not defect_scores:
         todo = "Give folders of defects beside one of good images, or a folder of defective images alone."
         raise DataError(message("labelled", "a defective image that can be read", "none", where=labelled, todo=todo))
-    images = _readable([sample.path for sample in fresh] if good_scores else training, detector.bit_depth)
+    images = _readable([sample.path for sample in fresh] if good_scores else [*filter(None, known)], detector.bit_depth)
     return Evidence(
         detector.calibration,
         good_scores,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
 
+from blemish._io.files import file_sha256, known_file
 from blemish._validation.checks import check_number, check_whole
 from blemish.errors import BlemishError, InputError, ModelFileError, message
 from blemish.imaging.drift import STATISTICS, GoodRange
@@ -28,6 +32,7 @@ UNKNOWN: dict[str, tuple[str, Any]] = {
     "map_peak": ("map_peaks", None),
     "rarity": ("rarities", None),
     "review": ("reviews", ""),
+    "sha256": ("sha256s", ""),
 }
 
 
@@ -44,6 +49,8 @@ class Training:
         map_peaks: highest value of each one's leave-one-out map; None with `scores`.
         rarities: distance of each one's global descriptor to the k-th nearest (`ops.outliers`); None where unknown.
         reviews: "confirmed" (good, though it scores high), "dropped" from the detector, or "".
+        sha256s: SHA-256 of each file, by which alone it may be shown or learnt from; "" in folders of 0.1.
+        root: the model folder, or the working directory of the fit: relative paths are looked for in it and above it.
     """
 
     paths: tuple[str, ...] = ()
@@ -52,6 +59,8 @@ class Training:
     map_peaks: tuple[float | None, ...] = ()
     rarities: tuple[float | None, ...] = ()
     reviews: tuple[str, ...] = ()
+    sha256s: tuple[str, ...] = ()
+    root: str = ""
 
     def __post_init__(self) -> None:
         for name, unknown in UNKNOWN.values():
@@ -92,14 +101,29 @@ class Training:
         result = replace(self, reviews=column(self.reviews, review))
         if review != "dropped":
             return result
-        lost = {name: column(getattr(self, name), None) for name in ("scores", "map_peaks", "rarities")}
-        return replace(result, **lost)
+        scores, map_peaks, rarities = (column(values, None) for values in (self.scores, self.map_peaks, self.rarities))
+        return replace(result, scores=scores, map_peaks=map_peaks, rarities=rarities)
+
+    def files(self, training_sha256: str = "") -> list[Path | None]:
+        """Return the file of each image, None where there is none of that content any more.
+
+        Args:
+            training_sha256: the hash of all images' hashes, by which folders without those of single files know them.
+        """
+        if any(self.sha256s):
+            pairs = zip(self.paths, self.sha256s, strict=True)
+            return [known_file(path, sha256, root=self.root) for path, sha256 in pairs]
+        digests = [file_sha256(path) for path in self.paths] if training_sha256 else [""]
+        if "" in digests or hashlib.sha256("".join(digests).encode("ascii")).hexdigest() != training_sha256:
+            return [None] * len(self.paths)
+        return [Path(path) for path in self.paths]
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return what `model.json` holds."""
         names = ("path", "height_width", *UNKNOWN)
         columns = (self.paths, self.sizes_hw, *(getattr(self, name) for name, _ in UNKNOWN.values()))
-        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        return [row if row["sha256"] else {k: v for k, v in row.items() if k != "sha256"} for row in rows]
 
 
 def read_fitted(model: ModelFolder, detector: str, read: Callable[[], Read]) -> Read:
@@ -171,7 +195,10 @@ def read_training(header: Mapping[str, Any]) -> Training:
     _check_same(header, "pixel", peaks, scores)
     _check_same(header, None, rarities, scores)
     reviews = tuple(row["review"] for row in rows)
-    return Training(tuple(row["path"] for row in rows), sizes_hw, scores, peaks, rarities, reviews)
+    hashes = tuple(row.get("sha256", "") for row in rows)
+    if not all(isinstance(sha256, str) and re.fullmatch("([0-9a-f]{64})?", sha256) for sha256 in hashes):
+        raise InputError(message("training.sha256", "a SHA-256 in hex", "something else"))
+    return Training(tuple(row["path"] for row in rows), sizes_hw, scores, peaks, rarities, reviews, hashes)
 
 
 def _numbers(rows: list[Any], name: str) -> tuple[float | None, ...]:

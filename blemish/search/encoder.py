@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 
 from blemish import backbones, runtime
+from blemish.detectors.base import Detector
 from blemish.errors import InputError, message
 from blemish.imaging.anomaly_map import regions as regions_above
 from blemish.imaging.decode import path_of, read_facts, read_image
@@ -102,10 +103,17 @@ class RegionEncoder:
         """Return and keep the statistics of these good images, by default of the detector's training images. DataError
         if fewer than two can be read; the text says how to give others.
         """
-        training = [str(image["path"]) for image in self.model.header().get("training", [])]
-        chosen = list(images) if images is not None else [path for path in training if Path(path).is_file()]
+        chosen = list(images) if images is not None else self._training_files()
         self.normal = NormalStatistics.fit(chosen, self.features, bit_depth=self.model.bit_depth, progress=progress)
         return self.normal
+
+    def _training_files(self) -> list[Path]:
+        """Return the training images that are still there, known by their content."""
+        if isinstance(self.model, Detector):
+            state = self.model.fitted
+            return [*filter(None, state.training.files(str(state.provenance.get("training_sha256", ""))))]
+        training = (Path(str(image["path"])) for image in self.model.header().get("training", []))
+        return [path for path in training if path.is_file()]
 
     def encode(self, image: ImageInput, *, force: bool = False) -> EncodedImage:
         """Return the anomalous regions of an image with their vectors; `fit` comes first.

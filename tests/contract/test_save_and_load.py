@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -33,6 +34,9 @@ def change(folder: Path, how: Callable[[dict[str, Any]], object]) -> None:
     path = folder / names.HEADER
     header = json.loads(path.read_text())
     how(header)
+    if header.pop("digest", None):  # states the new one, as an attacker would
+        text = json.dumps(header, sort_keys=True, separators=(",", ":"))
+        header["digest"] = hashlib.sha256(text.encode("ascii")).hexdigest()
     path.write_text(json.dumps(header))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,7 +103,10 @@ def test_figures_show_the_nearest_good_patch(fitted: Patchcore, report: Report):
 
 
 def test_the_image_of_the_nearest_good_patch_is_loaded_if_it_exists(good_paths: list[Path], tmp_path: Path):
-    image = load_nearest_good(GoodPatch(str(good_paths[0]), (0, 0, 8, 8), 1.0), None)
+    sha256 = hashlib.sha256(good_paths[0].read_bytes()).hexdigest()
+    image = load_nearest_good(GoodPatch(str(good_paths[0]), (0, 0, 8, 8), 1.0, sha256), None)
+    assert load_nearest_good(GoodPatch(str(good_paths[0]), (0, 0, 8, 8), 1.0), None) is None
+    assert load_nearest_good(GoodPatch(str(good_paths[1]), (0, 0, 8, 8), 1.0, sha256), None) is None
     assert image is not None
     np.testing.assert_array_equal(image, good(0))
     assert load_nearest_good(GoodPatch(str(tmp_path / "gone.png"), (0, 0, 8, 8), 1.0), None) is None

@@ -130,4 +130,5 @@ def _good_patch(state: PatchcoreState, bank_row: int, grid_hw: tuple[int, ...], 
     if image == UNKNOWN:
         return None
     box = state.geometry.patch_box(row, column, (grid_hw[0], grid_hw[1]), state.training.sizes_hw[image])
-    return GoodPatch(state.training.paths[image], box, distance)
+    training = state.training
+    return GoodPatch(training.paths[image], box, distance, training.sha256s[image], training.root)

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from blemish.imaging.geometry import Geometry
 
 
+def _training(images: TrainingImages) -> Training:
+    root = os.path.realpath(os.curdir)
+    return Training(tuple(images.names), tuple(images.sizes_hw), sha256s=images.digests, root=root)
+
+
 class Source(NamedTuple):
     """A checkpoint of anomalib, and what its detector is calibrated with.
 
@@ -60,7 +65,7 @@ class Source(NamedTuple):
         maxima: Sequence[float],
     ) -> dict[str, Any]:
         """Return the attributes of `DetectorState`; scores and maxima are those of the images, or the thresholds."""
-        training = Training() if images is None else Training(tuple(images.names), tuple(images.sizes_hw))
+        training = Training() if images is None else _training(images)
         provenance = {
             "library_version": __version__,
             "imported_from": f"anomalib {detector}, {self.where}",
