@@ -1,7 +1,7 @@
 """Decompression of the strips and tiles of a TIFF, each to exactly the bytes that its pixels take.
 
-Deflate by zlib, which checks an Adler-32; PackBits here; LZW, Zstandard and LZMA by libtiff (Pillow), to which the
-strips are handed as an image of bytes, so that it decompresses and does nothing else. It returns an error where OpenCV,
+Deflate by zlib, which checks an Adler-32; LZMA by liblzma; PackBits here; LZW and Zstandard by libtiff (Pillow), which
+gets the strips as an image of bytes, so that it decompresses and does nothing else. It returns an error where OpenCV,
 which asks libtiff for an RGBA image, gets the pixels decoded so far. Source: TIFF 6.0, sections 8, 9 and 13.
 """
 
@@ -11,19 +11,22 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish.imaging.formats import DamagedError
+from blemish.imaging.formats import DamagedError, UnsupportedError
 from blemish.types import UInt8
 
 if TYPE_CHECKING:
     from blemish.imaging.tiff_directory import Layout
 
-LIBTIFF = {"lzw": 5, "zstd": 50000, "lzma": 34925}
+LIBTIFF = {"lzw": 5, "zstd": 50000}
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 BATCH_BYTES = 2**25  # decompressed at once by libtiff
+DICTIONARY_BYTES = 2**28  # that an LZMA stream may ask for; `xz -9` takes 2**26
+ONE_ZERO = bytes.fromhex("28b52ffd200109000000")  # a Zstandard frame. Source: RFC 8878, section 3.1.1
 
 
 def segment_rows(layout: Layout, index: int) -> int:
@@ -45,6 +48,8 @@ def decompressed(layout: Layout, data: bytes) -> Iterator[UInt8]:
     if layout.reverse_bits:
         parts = [part.translate(REVERSED) for part in parts]
     rows = [segment_rows(layout, index) for index in range(len(parts))]
+    if layout.compression == "zstd" and not _has_zstandard():
+        raise UnsupportedError("a TIFF with Zstandard compression, which this Pillow lacks", "Install a newer Pillow.")
     if layout.compression in LIBTIFF:
         yield from _by_libtiff(parts, rows, row_bytes, LIBTIFF[layout.compression])
         return
@@ -61,6 +66,10 @@ def _one(part: bytes, size: int, compression: str) -> bytes:
         return part
     if compression == "packbits":
         return _packbits(part, size)
+    return _lzma(part, size) if compression == "lzma" else _deflate(part, size)
+
+
+def _deflate(part: bytes, size: int) -> bytes:
     stream = zlib.decompressobj()
     try:
         content = stream.decompress(part, size)
@@ -71,6 +80,30 @@ def _one(part: bytes, size: int, compression: str) -> bytes:
     if not stream.eof or len(content) < size:
         raise DamagedError("")
     return content
+
+
+def _lzma(part: bytes, size: int) -> bytes:
+    import lzma
+
+    stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=DICTIONARY_BYTES)
+    try:
+        content = stream.decompress(part, size)
+        if not stream.eof:  # the checksum, or what fills the last strip up
+            stream.decompress(b"", 2**26)
+    except (lzma.LZMAError, EOFError):
+        raise DamagedError("") from None
+    if not stream.eof:
+        raise DamagedError("")
+    return content
+
+
+@lru_cache
+def _has_zstandard() -> bool:
+    """Return whether Pillow's libtiff was built with Zstandard; 11.3 was not."""
+    try:
+        return not _libtiff_image([ONE_ZERO], 1, 1, 1, LIBTIFF["zstd"]).any()
+    except DamagedError:
+        return False
 
 
 def _packbits(part: bytes, size: int) -> bytes:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import lzma
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from blemish.errors import ImageError
+from blemish.imaging import tiff_segments
 from blemish.imaging.decode import decode, load_mask, read_facts, read_stored
 from tests.encoded import encoded
 from tests.imaging.tiff_files import assemble, page, tiff
@@ -200,6 +202,28 @@ def test_compressions_that_are_not_read_are_named(number, name):
 def test_traits_that_are_not_read_are_named_with_a_remedy(samples, options, trait):
     with pytest.raises(ImageError, match=rf"got a TIFF .*{trait}.*, in a\.tif\. Save it "):
         decode(tiff(samples, **options), where="a.tif")
+
+
+def test_zstandard_is_named_where_pillow_lacks_it(monkeypatch):
+    assert tiff_segments._has_zstandard()
+    data = tiff(COLOR, compression=50000)
+    monkeypatch.setattr(tiff_segments, "_has_zstandard", lambda: False)
+    with pytest.raises(
+        ImageError, match=r"a TIFF with Zstandard compression, which this Pillow lacks\. Install a newer"
+    ):
+        decode(data)
+
+
+@pytest.mark.parametrize("preset", [0, 6, 9])
+def test_lzma_with_damage_and_with_a_dictionary_that_is_too_large(preset):
+    strip = lzma.compress(COLOR.tobytes(), preset=preset)
+    written, _, numbers = page(COLOR, tags={259: (3, [34925])})
+    np.testing.assert_array_equal(decode(assemble([(written, [strip], numbers)])), COLOR)
+    huge = lzma.compress(COLOR.tobytes(), filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 2**30}])
+    short = lzma.compress(COLOR.tobytes()[:-1])
+    for damaged in (strip[:-9], strip[:900] + b"\0" + strip[901:], huge, short):
+        with pytest.raises(ImageError, match="got a damaged TIFF"):
+            decode(assemble([(written, [damaged], numbers)]))
 
 
 def test_numbers_wider_than_16_bits_are_masks_only(tmp_path):
