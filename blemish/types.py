@@ -118,6 +118,18 @@ class GoodPatch(NamedTuple):
     sha256: str = ""
     root: str = ""
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether it is the same patch, whatever folder its image is looked for in."""
+        return isinstance(other, GoodPatch) and self[:-1] == other[:-1]
+
+    def __ne__(self, other: object) -> bool:
+        """Return whether it is another patch."""
+        return not self == other
+
+    def __hash__(self) -> int:
+        """Return the hash of all but the folder."""
+        return hash(self[:-1])
+
 
 def _good_patch_fields(patch: GoodPatch) -> dict[str, Any]:
     return {"path": patch.path, "box": list(patch.box), "distance": patch.distance}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -60,7 +60,7 @@ class Training:
     rarities: tuple[float | None, ...] = ()
     reviews: tuple[str, ...] = ()
     sha256s: tuple[str, ...] = ()
-    root: str = ""
+    root: str = field(default="", compare=False)  # the same images, whatever folder they are looked for in
 
     def __post_init__(self) -> None:
         for name, unknown in UNKNOWN.values():
