@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from blemish._io.files import atomic_write, read_file
+from blemish._io.safe_pickle import Inert
 from blemish._io.safetensors_file import is_finite
 from blemish._io.torch_file import read_checkpoint
 from blemish._validation.checks import describe
@@ -65,7 +66,7 @@ def import_checkpoint(
         expected = "PatchCore's or EfficientAD's state_dict of anomalib"
         raise ModelFileError(message("checkpoint", expected, got, where=path, todo=todo))
     sha256, n_threads = hashlib.sha256(data).hexdigest(), threads or os.cpu_count() or 1
-    tree = {**tree, "state_dict": _arrays(state, path)}
+    tree = {**tree, "state_dict": _arrays(state, path), "hyper_parameters": _plain(tree.get("hyper_parameters"))}
     source = Source(tree, path, sha256, n_threads, good, false_positive_rate, progress)
     try:
         return import_patchcore(source) if MEMORY_BANK in state else import_efficientad(source)
@@ -77,6 +78,22 @@ def import_checkpoint(
         got = f"{type(error).__name__}: {error}"[:160]
         todo = "Copy or download the file again."
         raise ModelFileError(message("checkpoint", "one of anomalib", got, where=path, todo=todo)) from error
+
+
+def _plain(arguments: Any) -> Any:
+    """Return hyper-parameters with nested lists as inert data: where these share lists, printing never ends."""
+    if not isinstance(arguments, Mapping):
+        return arguments
+    return {
+        name: Inert("nested") if name != "pre_processor" and _is_nested(value) else value
+        for name, value in arguments.items()
+    }
+
+
+def _is_nested(value: Any) -> bool:
+    containers = (list, tuple, Mapping)
+    items = value.values() if isinstance(value, Mapping) else value
+    return isinstance(value, containers) and any(isinstance(item, containers) for item in items)
 
 
 def _arrays(state: Mapping[Any, Any], where: object) -> dict[str, NDArray[Any]]:
