@@ -151,16 +151,53 @@ class Graph:
 
     def add(self, operator: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Add one node and return the name of its output."""
-        output = self._unused("t{}")
-        self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
-        return output
+        return self.add_several(operator, inputs, 1, **attributes)[0]
+
+    def add_several(self, operator: str, inputs: Sequence[str], n_outputs: int, **attributes: Any) -> list[str]:
+        """Add one node of several outputs and return their names."""
+        outputs = [self._unused("t{}") for _ in range(n_outputs)]
+        self._nodes.append(helper.make_node(operator, inputs, outputs, **attributes))
+        return outputs
+
+    def inline(self, network: onnx.ModelProto, image: str, outputs: Sequence[str]) -> list[str]:
+        """Add the part of a network that leads to `outputs`, with `image` as its input; return the tensors of these.
+
+        The same network may be added again, with another image: its weights are kept once.
+        """
+        part = onnx.GraphProto()
+        part.CopyFrom(network.graph)
+        prune(part, outputs)
+        names = {"image": image}
+        for tensor in part.initializer:
+            array = numpy_helper.to_array(tensor)
+            names[tensor.name] = self.weight(f"network.{tensor.name}", array, array.dtype)
+        produced = [name for node in nested_nodes(part.node) for name in node.output if name]
+        names |= {name: self._unused("t{}") for name in produced}
+        rename(part, names)
+        self._nodes += part.node
+        return [names[output] for output in outputs]
+
+    @property
+    def opset(self) -> int:
+        """The version of the standard operators."""
+        return max(int(entry.version) for entry in self._model.opset_import if entry.domain in {"", "ai.onnx"})
 
     def shape(self, x: str, start: int, end: int) -> str:
         """Return the sizes of the axes of `x` from `start` to before `end`, int64."""
-        opset = max(entry.version for entry in self._model.opset_import if entry.domain in {"", "ai.onnx"})
-        if opset >= 15:
+        if self.opset >= 15:
             return self.add("Shape", [x], start=start, end=end)
         return self.add("Gather", [self.add("Shape", [x]), self.integers(*range(start, end))])  # without attributes
+
+    def reduce(self, operator: str, x: str, *axes: int, keepdims: bool = False) -> str:
+        """Return ReduceMax, ReduceSum or another reduction of `x` over some axes."""
+        # Axes became an input in opset 13 for the sum, and in 18 for the others.
+        if operator == "ReduceSum" or self.opset >= 18:
+            return self.add(operator, [x, self.integers(*axes)], keepdims=int(keepdims))
+        return self.add(operator, [x], axes=axes, keepdims=int(keepdims))
+
+    def number(self, value: float) -> str:
+        """Keep a float32 scalar, and return its name."""
+        return self.weight(f"number {float(value)!r}", np.array(value))
 
     def weight(self, name: str, array: NDArray[Any], dtype: Any = np.float32) -> str:
         """Keep a constant in the graph, once per name, and return its name there."""
@@ -306,6 +343,22 @@ def nested_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         yield node
         for graph in inner_graphs(node):
             yield from nested_nodes(graph.node)
+
+
+def prune(graph: onnx.GraphProto, outputs: Sequence[str]) -> None:
+    """Remove the nodes and weights that lead to none of `outputs`."""
+    needed, kept = set(outputs), []
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            kept.append(node)
+            needed.update(node.input)
+            for inner in inner_graphs(node):
+                needed.update(name for part in nested_nodes(inner.node) for name in part.input)
+                needed.update(output.name for output in inner.output)
+    weights = [tensor for tensor in graph.initializer if tensor.name in needed]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(kept))
+    graph.initializer.extend(weights)
 
 
 def inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from blemish._graphs.builder import Graph, inner_graphs, nested_nodes, rename
+from blemish._graphs.builder import Graph, nested_nodes, prune, rename
 from blemish._graphs.safety import nested_messages, parsed, unsafe_part
 from blemish.errors import InputError, ModelFileError, message
 
@@ -100,7 +100,7 @@ def open_onnx(
         raise _refuse("one input, the image", names, where, "Export it with the image as its only input.")
     own_input = inputs[0].name
     kind, sizes = _image(inputs[0], where)
-    _prune(model.graph, layers)
+    prune(model.graph, layers)
     if own_input != "image":
         used = {name for node in nested_nodes(model.graph.node) for name in (*node.input, *node.output)}
         rename(model.graph, {"image": next(name for i in count() if (name := f"image:{i}") not in used)})
@@ -197,22 +197,6 @@ def _normalised(graph: Graph, kind: str, mean: Sequence[float], std: Sequence[fl
     centered = graph.add("Sub", [graph.add("Cast", [pixels], to=TensorProto.FLOAT), offset])
     scaled = graph.add("Mul", [centered, scale])
     return graph.add("Cast", [scaled], to=TensorProto.FLOAT16) if dtype == "float16" else scaled
-
-
-def _prune(graph: onnx.GraphProto, layers: Sequence[str]) -> None:
-    """Remove the nodes and weights that lead to none of `layers`."""
-    needed, kept = set(layers), []
-    for node in reversed(graph.node):
-        if needed & set(node.output):
-            kept.append(node)
-            needed.update(node.input)
-            for inner in inner_graphs(node):
-                needed.update(name for part in nested_nodes(inner.node) for name in part.input)
-                needed.update(output.name for output in inner.output)
-    weights = [tensor for tensor in graph.initializer if tensor.name in needed]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(reversed(kept))
-    graph.initializer.extend(weights)
 
 
 def _refuse(expected: str, got: str, where: object, todo: str = "") -> ModelFileError:
