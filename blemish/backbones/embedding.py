@@ -155,13 +155,17 @@ class Extractor:
         summary: Float32 = self._session.run(scaled[None], ["summary"])["summary"][0]
         return summary
 
+    def scaled_hw(self, network_hw: tuple[int, int], scale: float) -> tuple[int, int]:
+        """Return the (height, width) to which a network input of this size is resized for `scale`."""
+        if not self._session.any_size:
+            return network_hw
+        step = self._step_px
+        height, width = (max(step, round(scale * side / step) * step) for side in network_hw)
+        return height, width
+
     def _map(self, network_input: UInt8, output: str) -> Float32:
         maps = self._session.run(network_input[None], [output])[output][0]
         return np.ascontiguousarray(maps.transpose(1, 2, 0))
 
     def _scaled(self, network_input: UInt8, scale: float) -> UInt8:
-        if not self._session.any_size:
-            return network_input
-        step = self._step_px
-        height, width = (max(step, round(scale * side / step) * step) for side in network_input.shape[:2])
-        return resize(network_input, (height, width))
+        return resize(network_input, self.scaled_hw((network_input.shape[0], network_input.shape[1]), scale))

@@ -61,7 +61,7 @@ class Geometry:
         if self.resize_in_graph:
             return image
         resized = resize(image, self.resize_hw)
-        top, left = self._corner()
+        top, left = self.corner
         height, width = self.network_hw
         return np.ascontiguousarray(resized[top : top + height, left : left + width])
 
@@ -85,7 +85,7 @@ class Geometry:
         if self.crop_hw is None:
             return upsample(network_map, image_hw)
         resized = np.zeros(self.resize_hw, np.float32)
-        top, left = self._corner()
+        top, left = self.corner
         resized[top : top + network_map.shape[0], left : left + network_map.shape[1]] = network_map
         return upsample(resized, image_hw)
 
@@ -97,14 +97,15 @@ class Geometry:
         for k, cell in enumerate((row, column)):
             scale = image_hw[k] / self.resize_hw[k]
             step = self.network_hw[k] / grid_hw[k]
-            low, high = ((self._corner()[k] + (cell + edge) * step) * scale for edge in (0, 1))
+            low, high = ((self.corner[k] + (cell + edge) * step) * scale for edge in (0, 1))
             first = min(int(low), image_hw[k] - 1)
             sides.append((first, max(1, round(high) - first)))
         (y, height), (x, width) = sides
         return x, y, width, height
 
-    def _corner(self) -> tuple[int, int]:
-        """Return (top, left) of the crop in the resized image."""
+    @property
+    def corner(self) -> tuple[int, int]:
+        """The (top, left) of the crop in the resized image."""
         return tuple((size - crop) // 2 for size, crop in zip(self.resize_hw, self.network_hw, strict=True))  # type: ignore[return-value]
 
 

@@ -180,7 +180,13 @@ def _gain(distances: Float32, reference: Float32) -> float:
     """Return the GAIN_QUANTILE of distances over reference."""
     if not reference.any():
         return 1.0
-    return float(np.quantile(distances / np.maximum(reference, np.float32(1e-6) * reference.max()), GAIN_QUANTILE))
+    return float(np.quantile(distances / least_reference(reference), GAIN_QUANTILE))
+
+
+def least_reference(reference: Float32) -> Float32:
+    """Return reference distances, raised to a millionth of the largest: they can be divided by."""
+    raised: Float32 = np.maximum(reference, np.float32(1e-6) * reference.max())
+    return raised
 
 
 def gaussian_blur(values: Map, sigma: float) -> Map:

@@ -11,6 +11,7 @@ from blemish import runtime
 from blemish._validation.checks import describe
 from blemish.detectors.efficientad.graph import OUTPUTS
 from blemish.detectors.efficientad.pdn import FIELD_PX, STRIDE_PX
+from blemish.detectors.graph_parts import axis_matrices
 from blemish.errors import ModelFileError, message
 from blemish.imaging.anomaly_map import smooth, upsample
 from blemish.types import Float32, UInt8
@@ -77,16 +78,34 @@ class Maps:
     def joined(self, student: Float32, autoencoder: Float32) -> Float32:
         """Return the weighted mean of the normalised maps at the size of the network's input."""
         hw = self.geometry.network_hw
-        both = smooth(self._mean(student, autoencoder), self.geometry.map_rule.sigma_px / STRIDE_PX)
+        both = self._smooth(self._mean(student, autoencoder))
         if self.padding or not self.pad_maps:
             return upsample(both, hw)
         if self.border == "edge":
             return placed(both, hw)
-        value = 0.0
-        if self.border == "zero":
-            nothing = np.zeros(1, np.float32)
-            value = float(self._mean(nothing, nothing)[0])
-        return upsample(np.pad(both, PAD, constant_values=value).astype(np.float32), hw)
+        return upsample(np.pad(both, PAD, constant_values=self._border_value()).astype(np.float32), hw)
+
+    def placement(self, cells_hw: tuple[int, int]) -> tuple[Float32, Float32, float]:
+        """Return the joined map of mean normalised maps as products, for export: rows, columns and a value.
+
+        The map at the size of the network's input is rows @ (cells - value) @ columns.T + value.
+        """
+        hw = self.geometry.network_hw
+        rows, columns = axis_matrices(self._smooth, cells_hw)
+        if self.padding or not self.pad_maps or self.border == "edge":
+            lay = placed if self.pad_maps and not self.padding else upsample
+            tall, wide = axis_matrices(lambda cells: lay(cells, hw), cells_hw)
+            return tall @ rows, wide @ columns, 0.0
+        tall, wide = axis_matrices(lambda cells: upsample(cells, hw), (cells_hw[0] + 2 * PAD, cells_hw[1] + 2 * PAD))
+        return tall[:, PAD:-PAD] @ rows, wide[:, PAD:-PAD] @ columns, self._border_value()
+
+    def _smooth(self, cells: Float32) -> Float32:
+        return smooth(cells, self.geometry.map_rule.sigma_px / STRIDE_PX)
+
+    def _border_value(self) -> float:
+        """Return the value that is padded around the joined map."""
+        nothing = np.zeros(1, np.float32)
+        return float(self._mean(nothing, nothing)[0]) if self.border == "zero" else 0.0
 
     def _mean(self, student: Float32, autoencoder: Float32) -> Float32:
         share = np.float32(self.share)

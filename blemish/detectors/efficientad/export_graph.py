@@ -1,0 +1,44 @@
+"""EfficientAD's scores as ONNX nodes, for export."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from blemish.detectors.efficientad.graph import OUTPUTS
+from blemish.detectors.efficientad.maps import AT_HIGH
+from blemish.detectors.graph_parts import ScoreTensors, resampled
+
+if TYPE_CHECKING:
+    from blemish._graphs.builder import Graph
+    from blemish.detectors.efficientad.maps import Quantiles
+    from blemish.detectors.efficientad.state import EfficientAdState
+
+
+def add_scores(graph: Graph, state: EfficientAdState, image: str) -> ScoreTensors:
+    """Add the image score and the map of the network's input, a uint8 (B, H, W, 3) tensor."""
+    maps = state.maps
+    found = graph.inline(onnx.load_from_string(state.network), image, OUTPUTS)
+    weights = 1 - maps.share, maps.share
+    both = [
+        _normalised(graph, tensor, quantiles, weight)
+        for tensor, quantiles, weight in zip(found, (maps.student, maps.autoencoder), weights, strict=True)
+    ]
+    joined = graph.add("Sum", both)
+    black = np.zeros((*state.geometry.network_hw, 3), np.uint8)
+    height, width = maps.raw(black)[0].shape
+    rows, columns, border = maps.placement((height, width))
+    if border:
+        joined = graph.add("Sub", [joined, graph.number(border)])
+    network_map = resampled(graph, "map", joined, rows, columns)
+    if border:
+        network_map = graph.add("Add", [network_map, graph.number(border)])
+    return ScoreTensors(graph.reduce("ReduceMax", network_map, 1, 2), network_map)
+
+
+def _normalised(graph: Graph, values: str, quantiles: Quantiles, weight: float) -> str:
+    """Return weighted values with the lower quantile at 0 and the higher at 0.1, times the weight."""
+    scale = np.float32(weight * AT_HIGH / (quantiles.high - quantiles.low))
+    return graph.add("Mul", [graph.add("Sub", [values, graph.number(quantiles.low)]), graph.number(float(scale))])
