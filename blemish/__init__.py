@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         StoreError,
     )
     from blemish.evaluation.engine import Engine
+    from blemish.exporters import export, verify
     from blemish.search.store import DefectStore
     from blemish.types import Prediction, Report, Sample
 
@@ -48,6 +49,7 @@ _MODULES = {
         "StoreError",
     ),
     "evaluation.engine": ("Engine",),
+    "exporters": ("export", "verify"),
     "search.store": ("DefectStore",),
     "types": ("Prediction", "Report", "Sample"),
 }
@@ -76,7 +78,9 @@ __all__ = [
     "SaveError",
     "StoreError",
     "__version__",
+    "export",
     "load",
+    "verify",
 ]
 
 

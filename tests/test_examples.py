@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from blemish import Patchcore, export
 from blemish.data.synthetic.demo import make_demo
 from blemish.imaging.decode import load
+from tests.images import scratched, write
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -20,8 +22,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_demo(folder, image_size=128, n_train=6, n_test=2, n_defective=1, categories=("grid", "tile"))
 
 
-def output(name: str, *arguments: str | Path) -> str:
-    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *map(str, arguments)]
+def output(name: str, *arguments: str | Path, before: tuple[str, ...] = ()) -> str:
+    command = [sys.executable, "-W", "error", *before, str(EXAMPLES / name), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -63,6 +65,20 @@ def test_receptive_field(root: Path, tmp_path: Path):
     assert "conv4          4       1       56    33                       4" in shown
     assert shown.count("'receptive_field': 33, 'stride': 4, 'outputs': 56") == 2
     assert load(tmp_path / "grid.png").std() > 10
+
+
+@pytest.mark.slow
+def test_predict_exported(saved: Path, fitted: Patchcore, tmp_path: Path):
+    model = tmp_path / "model.onnx"
+    export(saved, model)
+    image = write(tmp_path / "part.png", scratched(80, 120, 150)[0])
+    # Blemish can't be imported there.
+    alone = "import runpy, sys; sys.modules['blemish'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
+    shown = output("predict_exported.py", model, image, "--out", tmp_path / "marked", before=("-c", alone))
+    expected = fitted.predict(image)
+    assert f": DEFECTIVE, score {expected.score:.3f}" in shown
+    assert f" of {expected.threshold:.4f}, p {expected.p_value:.2g}\n" in shown
+    assert (load(tmp_path / "marked" / "part.png") != load(image)).any()
 
 
 def test_each_example_is_run_here():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blemish._version import __version__
-from blemish.cli import anomalib, backbones, data, detect, search, suspects, teacher, thresholds
+from blemish.cli import anomalib, backbones, data, detect, export, search, suspects, teacher, thresholds
 from blemish.errors import BlemishError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def _blemish(
 
 app.add_typer(data.app)
 app.add_typer(detect.app)
+app.add_typer(export.app)
 app.add_typer(suspects.app)
 app.add_typer(thresholds.app)
 app.add_typer(backbones.app, name="backbones")

@@ -119,7 +119,7 @@ def predict(
     from blemish.types import Problem
 
     detector = registry.load(model, threads=threads)
-    paths, left_out = _image_paths(images)
+    paths, left_out = image_paths(images)
     rows, drifts, n_broken, n_defective = [], [], 0, 0
     for i, prediction in enumerate(detector.predict_many(paths)):
         if isinstance(prediction, Problem):
@@ -199,7 +199,7 @@ def _warn_of_drift(drifts: Sequence[str]) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def _image_paths(images: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
+def image_paths(images: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
     """Return the images, with those of each folder at any depth, each once; and the files that are not read."""
     from blemish.data.discovery import IMAGE_ENDINGS, find_images, no_images
     from blemish.types import Problem

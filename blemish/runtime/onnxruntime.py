@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,4 +106,6 @@ def _providers(device: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]
+    """Return the first line of an error without the place and the C++ function that raised it."""
+    line = str(error).strip().partition("\n")[0]
+    return re.sub(r"/onnxruntime_src/\S+ .*?\) (?=[A-Z])", "", line)[:200]

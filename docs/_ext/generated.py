@@ -39,6 +39,7 @@ PURPOSES = {
     "station": "inspection service",
     "cluster": "many machines",
     "interop": "anomalib",
+    "exporters": "other runtimes",
     "search": "similar defects",
     "evaluation": "engine, report",
     "detectors": "PatchCore, PaDiM, EfficientAD",
