@@ -1,4 +1,4 @@
-"""The exceptions of Blemish, and the template of their messages.
+"""The exceptions of Blemish, the template of their messages, and the visible form of text from files.
 
     BlemishError
     +-- InputError (ValueError)         an argument, array or setting is invalid
@@ -14,6 +14,8 @@ All can be caught as `BlemishError`. Nothing else is raised on purpose.
 """
 
 from __future__ import annotations
+
+import unicodedata
 
 
 class BlemishError(Exception):
@@ -52,8 +54,29 @@ class StoreError(BlemishError, OSError):
     """A store of defects is in use, unreachable, damaged, or of another model or version."""
 
 
+def visible(text: object) -> str:
+    r"""Return a text as one line that shows what it holds, as `repr` does: of a file's name or content.
+
+    Line ends, control characters and escape sequences of terminals, marks that reverse the writing direction, other
+    invisible or unassigned characters (but no spaces), and bytes that are no text in a file's name become escapes such
+    as \n. A second call changes nothing, and a backslash stays one, so that paths of Windows stay readable: only JSON
+    is exact.
+
+    >>> print(visible("a.png\ngood  b.png\x1b[2J"))
+    a.png\ngood  b.png\x1b[2J
+    """
+    line = str(text)
+    if line.isprintable():
+        return line
+    return "".join(c if _is_visible(c) else c.encode("unicode_escape").decode("ascii") for c in line)
+
+
+def _is_visible(character: str) -> bool:
+    return character.isprintable() or unicodedata.category(character) == "Zs"
+
+
 def message(name: str, expected: str, got: str, *, where: object = None, todo: str = "") -> str:
-    """Return an error message: `{name}: expected {expected}, got {got}[, in {where}]. {todo}`
+    """Return an error message of one line: `{name}: expected {expected}, got {got}[, in {where}]. {todo}`
 
     Args:
         name: the argument or object, in the user's words.
@@ -69,4 +92,4 @@ def message(name: str, expected: str, got: str, *, where: object = None, todo: s
     """
     place = f", in {where}" if where is not None else ""
     advice = f" {todo}" if todo else ""
-    return f"{name}: expected {expected}, got {got}{place}.{advice}"
+    return visible(f"{name}: expected {expected}, got {got}{place}.{advice}")

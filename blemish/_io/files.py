@@ -14,6 +14,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from blemish._io.text import cut
 from blemish.errors import ModelFileError, SaveError, message
 
 ADVICE = {
@@ -164,7 +165,7 @@ def _is_stream(path: Path) -> bool:
 
 def _write_beside_and_rename(target: Path, data: bytes) -> None:
     # The name is cut so that the temporary name of the longest allowed target is allowed too.
-    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}.tmp")
+    temporary = target.with_name(f".{cut(target.name, 40)}.{secrets.token_hex(6)}.tmp")
     try:
         write_synced(temporary, data)
         temporary.replace(target)

@@ -1,7 +1,6 @@
 """The command line. Heavy libraries are loaded by the command that needs them.
 
-Exit codes: 0 done; 1 the answer is no (`check` found what stops a run, `predict --fail-on-defect` a defect); 2
-something could not be read, written or understood; 130 interrupted.
+Exit codes: `exit_codes`. Output: `console`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ import typer
 
 from blemish._version import __version__
 from blemish.cli import anomalib, backbones, data, detect, export, search, suspects, teacher, thresholds
-from blemish.errors import BlemishError
+from blemish.cli.console import print_line
+from blemish.cli.process import TRACEBACK, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 def _print_version(requested: bool) -> None:
     if requested:
-        print(f"blemish {__version__}")
+        print_line(f"blemish {__version__}")
         raise typer.Exit
 
 
@@ -33,6 +33,9 @@ def _print_version(requested: bool) -> None:
 def _blemish(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    traceback: Annotated[
+        bool, typer.Option(TRACEBACK, help="With any command: print the traceback of an error, for a report.")
     ] = False,
 ) -> None:
     """Find defects in images of parts that should all look alike, from good images alone."""
@@ -63,9 +66,5 @@ def repeat_categories(arguments: Sequence[str]) -> list[str]:
 
 
 def main() -> None:
-    """Run the command line; an error that Blemish raises on purpose becomes one line and exit code 2."""
-    try:
-        app(args=repeat_categories(sys.argv[1:]))
-    except BlemishError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    """Run the command line, and end the process with its exit code."""
+    sys.exit(int(run(app, repeat_categories(sys.argv[1:]))))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from blemish.cli import options as option
-from blemish.cli.console import say
+from blemish.cli.console import complain, say
+from blemish.cli.exit_codes import finish
 
 app = typer.Typer()
 
@@ -45,8 +45,10 @@ def import_checkpoint(
     lines = [f"Threshold {model.threshold:.3f}, from {source}. Saved in {out}."]
     if good is None:
         lines.insert(0, "The threshold guarantees no false positive rate: give --good to calibrate it on good images.")
+    left_out = [problem.text for problem in model.problems]
     document = {"model": str(out), "detector": model.header()["detector"], "threshold": model.threshold}
-    say(as_json, {**document, "thresholds_from": source}, *lines)
+    say(as_json, {**document, "thresholds_from": source, "left_out": left_out}, *left_out, *lines)
+    finish(unread=bool(left_out))
 
 
 @app.command("export-anomalib")
@@ -101,7 +103,7 @@ def compare(
     check_categories(root, names)
     layer_names = tuple(layers.split(",")) if layers else None
     settings = Settings(backbone, layer_names, image_size, coreset_ratio, neighbors, seed, timed_picks, threads)
-    comparison = run(root, names, settings=settings, say=lambda line: print(line, file=sys.stderr))
+    comparison = run(root, names, settings=settings, say=complain)
     if json_out is not None:
         write_text(json_out, json.dumps(comparison.to_dict(), indent=1) + "\n")
     if chart is not None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from blemish.cli import options as option
-from blemish.cli.console import say
+from blemish.cli.console import complain, say
 
 app = typer.Typer(no_args_is_help=True, help="List pretrained networks, and fetch their weights.")
 
@@ -48,7 +47,7 @@ def fetch_backbone(
 
     def announce(_: str, done: int, total: int) -> None:
         if not done:
-            print(f"Downloading {total / 1e6:.1f} MB.", file=sys.stderr)
+            complain(f"Downloading {total / 1e6:.1f} MB.")
 
     path = fetch(name, url=url, progress=announce)
     say(as_json, {"name": name, "path": str(path)}, str(path))

@@ -1,18 +1,64 @@
-"""Output of commands: a JSON document or lines on stdout, progress on stderr."""
+"""Output of commands: a JSON document or lines on stdout; progress, warnings and errors on stderr.
+
+All output goes through here, so that no name of a file and no text in one can forge a line, act on the terminal, or
+end the program because it can't be encoded.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from blemish.errors import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
+def open_streams() -> None:
+    r"""Let stdout and stderr write any text: what their encoding does not have becomes an escape such as \xdf."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # a program without a console, or one that was started with it closed
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # until the process ends
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def say(as_json: bool, document: Any, *lines: str) -> None:
     """Print the document as JSON, or the lines."""
-    sys.stdout.write((json.dumps(document, indent=1) if as_json else "\n".join(lines)) + "\n")
+    if as_json:
+        print_json(document)
+    else:
+        for line in lines:
+            print_line(line)
+
+
+def print_json(document: Any) -> None:
+    """Print a JSON document in ASCII: names are exact there, also bytes that are no text, as half surrogates."""
+    sys.stdout.write(json.dumps(document, indent=1) + "\n")
+
+
+def print_line(text: object) -> None:
+    """Print one line on stdout, whatever the text holds."""
+    sys.stdout.write(visible(text) + "\n")
+
+
+def complain(text: object) -> None:
+    """Print one line on stderr, whatever the text holds: a warning, an error, or what was not read."""
+    sys.stderr.write(visible(text) + "\n")
+
+
+def print_block(texts: Iterable[str], *, to: TextIO) -> None:
+    """Print texts of several lines, such as a usage or a traceback."""
+    for text in texts:
+        for line in text.rstrip("\n").split("\n"):
+            to.write(visible(line) + "\n")
 
 
 class Bars:

@@ -10,8 +10,11 @@ import typer
 
 from blemish.cli import options as option
 from blemish.cli.console import Bars, say
+from blemish.cli.exit_codes import finish
 
 app = typer.Typer()
+# Kinds of problems that leave an image or a mask out of a fit or test.
+UNREAD = {"unreadable", "unreadable-mask", "mask-size"}
 
 
 @app.command()
@@ -67,5 +70,5 @@ def check(
         for problem in survey.problems
     ]
     say(as_json, {"summary": summary, "notes": notes, "problems": problems}, *lines)
-    if any(problem.fatal for problem in survey.problems):
-        raise typer.Exit(1)
+    unread = any(problem.kind in UNREAD for problem in survey.problems)
+    finish(unread=unread, defect=any(problem.fatal for problem in survey.problems))

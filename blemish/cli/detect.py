@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from blemish.cli import options as option
-from blemish.cli.console import Bars, say
+from blemish.cli.console import Bars, complain, print_json, print_line, say
+from blemish.cli.exit_codes import ExitCode, finish
 from blemish.cli.suspects import after_fit
 from blemish.errors import BlemishError
 
@@ -45,9 +45,9 @@ def fit(
     check_target(out)
     model = make()
     megabytes = model.estimated_bytes(len(dataset.train)) / 2**20 if dataset.train else 0
-    print(f"{len(dataset.train)} good images, about {megabytes:.0f} MB of memory.", file=sys.stderr)
+    complain(f"{len(dataset.train)} good images, about {megabytes:.0f} MB of memory.")
     if isinstance(model, Trained) and model.hint:
-        print(model.hint, file=sys.stderr)
+        complain(model.hint)
     Engine(progress=Bars()).fit(model, dataset)
     model.save(out)
     left_out = [problem.text for problem in model.problems]
@@ -68,6 +68,7 @@ def fit(
     lines += model.notes
     lines.append(f"{threshold_sentence(model.calibration)} Saved in {out}.")
     say(as_json, document, *lines)
+    finish(unread=bool(left_out))
 
 
 @app.command()
@@ -84,20 +85,30 @@ def test(
     """Test a model on images whose defects are known. Example: blemish test model images/ --report report.html"""
     from blemish.detectors import registry
     from blemish.evaluation.engine import Engine
-    from blemish.evaluation.results import numbers, scores_csv, table, training_overlap, write_html, write_text
+    from blemish.evaluation.results import (
+        numbers,
+        problem_fields,
+        scores_csv,
+        table,
+        training_overlap,
+        write_html,
+        write_text,
+    )
 
     detector = registry.load(model, threads=threads)
     result = Engine(progress=Bars()).evaluate(detector, _opened(data, category, layout))
     overlap = training_overlap(detector, result)
     if overlap is not None:
-        print(f"warning: {overlap}", file=sys.stderr)
+        complain(f"warning: {overlap}")
     _warn_of_drift([tested.drift for tested in result.tested])
     if scores is not None:
         write_text(scores, scores_csv([result]))
     if report is not None:
         write_html(report, [detector], [result])
-    row = numbers(result)
-    say(as_json, row, *table({result.category: row}), *(problem.text for problem in result.problems))
+    row, left_out = numbers(result), problem_fields(result.problems)
+    lines = [*table({result.category: row}), *(problem.text for problem in result.problems)]
+    say(as_json, {**row, "left_out": left_out}, *lines)
+    finish(unread=bool(left_out))
 
 
 @app.command()
@@ -124,41 +135,42 @@ def predict(
     for i, prediction in enumerate(detector.predict_many(paths)):
         if isinstance(prediction, Problem):
             n_broken += 1
-            print(f"error: {prediction.text}", file=sys.stderr)
+            complain(f"error: {prediction.text}")
             rows.append(_unread(prediction))
             continue
         n_defective += prediction.label
-        rows.append(prediction.to_dict())
         drifts.append(prediction.drift)
-        _write_images(detector, prediction, paths[i], f"{i:04d}-{paths[i].stem}.png", out, masks)
+        written = _write_images(detector, prediction, paths[i], i, out, masks)
+        rows.append({**prediction.to_dict(), **written})
         if not as_json:
-            print(_verdict(prediction, paths[i]) + (f"  ({prediction.drift})" if prediction.drift else ""))
+            print_line(_verdict(prediction, paths[i]) + (f"  ({prediction.drift})" if prediction.drift else ""))
     if as_json:
-        print(json.dumps(rows + [_unread(problem) for problem in left_out], indent=1))
+        print_json(rows + [_unread(problem) for problem in left_out])
     _warn_of_drift(drifts)
     for text in _left_out_texts(left_out):
-        print(f"not read: {text}", file=sys.stderr)
-    if n_broken:
-        raise typer.Exit(2)
-    if fail_on_defect and n_defective:
-        raise typer.Exit(1)
+        complain(f"not read: {text}")
+    finish(unread=bool(n_broken), defect=fail_on_defect and bool(n_defective))
 
 
 def _write_images(
-    detector: AnyDetector, prediction: Prediction, path: Path, name: str, out: Path | None, masks: Path | None
-) -> None:
-    """Write figure and mask of a prediction, marked so that a later `predict` leaves them out."""
+    detector: AnyDetector, prediction: Prediction, path: Path, number: int, out: Path | None, masks: Path | None
+) -> dict[str, str]:
+    """Write figure and mask of a prediction, marked so that a later `predict` leaves them out; return their paths."""
+    from blemish._io.text import output_name
     from blemish.data.outputs import save_output
     from blemish.evaluation import load_nearest_good
     from blemish.imaging.decode import load
     from blemish.visualization import figure
 
+    written = {}
     if out is not None:
         image = load(path, bit_depth=detector.bit_depth)
         good_image = load_nearest_good(prediction.nearest_good, detector.bit_depth)
-        save_output(out / name, figure(image, prediction, title=path.name, good_image=good_image))
+        drawn = figure(image, prediction, title=path.name, good_image=good_image)
+        written["figure"] = str(save_output(out / output_name(number, path, out), drawn))
     if masks is not None:
-        save_output(masks / name, prediction.mask)
+        written["mask"] = str(save_output(masks / output_name(number, path, masks), prediction.mask))
+    return written
 
 
 def _unread(problem: Problem) -> dict[str, Any]:
@@ -184,10 +196,10 @@ def _opened(data: Path, category: str | None, layout: str | None) -> DataSet:
     dataset = open_dataset(data, category=category, layout=layout)
     skipped: list[Path] = [*getattr(dataset, "skipped", ()), *getattr(dataset, "unused_masks", ())]
     for note in getattr(dataset, "notes", ()):
-        print(note, file=sys.stderr)
+        complain(note)
     if skipped:
         rest = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
-        print(f"not used: {', '.join(map(str, skipped[:3]))}{rest}. `blemish check` says more.", file=sys.stderr)
+        complain(f"not used: {', '.join(map(str, skipped[:3]))}{rest}. `blemish check` says more.")
     return dataset
 
 
@@ -196,7 +208,7 @@ def _warn_of_drift(drifts: Sequence[str]) -> None:
 
     warning = drift_of_most(drifts)
     if warning:
-        print(f"warning: {warning}", file=sys.stderr)
+        complain(f"warning: {warning}")
 
 
 def image_paths(images: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
@@ -247,19 +259,19 @@ def benchmark(
 
     first = make()  # wrong options are refused before an image is read
     if isinstance(first, Trained) and first.hint:
-        print(first.hint, file=sys.stderr)
-    engine, models, reports, n_failed = Engine(progress=Bars()), [], [], 0
+        complain(first.hint)
+    engine, models, reports, failed = Engine(progress=Bars()), [], [], {}
     for name in [name for part in categories or () for name in part.split(",")] or all_categories(root):
         detector = make()
         try:
             reports.append(_fit_and_test(engine, detector, root, name))
         except BlemishError as error:
-            n_failed += 1
-            print(f"error: {name}: {error}", file=sys.stderr)
-            continue
-        models.append(detector)
-        _write_results(reports, json_out, csv_out)
-    _finish(models, reports, report, n_failed)
+            failed[name] = str(error)
+            complain(f"error: {name}: {error}")
+        else:
+            models.append(detector)
+        _write_results(reports, failed, json_out, csv_out)
+    _finish(models, reports, report, failed)
 
 
 def _fit_and_test(engine: Engine, model: AnyDetector, root: Path, category: str) -> Report:
@@ -270,24 +282,35 @@ def _fit_and_test(engine: Engine, model: AnyDetector, root: Path, category: str)
     return engine.evaluate(model, data)
 
 
-def _write_results(reports: Sequence[Report], json_out: Path | None, csv_out: Path | None) -> None:
+def _write_results(
+    reports: Sequence[Report], failed: Mapping[str, str], json_out: Path | None, csv_out: Path | None
+) -> None:
     """Write the results so far: a run over fifteen categories may be stopped at any of them."""
     from blemish.evaluation.engine import average
-    from blemish.evaluation.results import numbers, numbers_csv, write_text
+    from blemish.evaluation.results import numbers, numbers_csv, problem_fields, write_text
 
-    rows, mean = {result.category: numbers(result) for result in reports}, average(reports)
+    rows = {result.category: numbers(result) for result in reports}
+    mean = average(reports) if reports else {}
     if json_out is not None:
-        write_text(json_out, json.dumps({"categories": rows, "average": mean}, indent=1) + "\n")
+        left_out = {result.category: problem_fields(result.problems) for result in reports if result.problems}
+        document = {"categories": rows, "average": mean, "left_out": left_out, "failed": dict(failed)}
+        write_text(json_out, json.dumps(document, indent=1) + "\n")
     if csv_out is not None:
         write_text(csv_out, numbers_csv({**rows, "average": mean}))
 
 
-def _finish(models: Sequence[AnyDetector], reports: Sequence[Report], report: Path | None, n_failed: int) -> None:
+def _finish(
+    models: Sequence[AnyDetector], reports: Sequence[Report], report: Path | None, failed: Mapping[str, str]
+) -> None:
     from blemish.evaluation.results import numbers_with_average, table, write_html
 
     if reports:
-        print("\n".join(table(numbers_with_average(reports))))
+        say(False, None, *table(numbers_with_average(reports)))
+        for result in reports:
+            for problem in result.problems:
+                complain(f"{result.category}: {problem.text}")
         if report is not None:
             write_html(report, models, reports)
-    if n_failed:
-        raise typer.Exit(2)
+    if failed:
+        raise typer.Exit(int(ExitCode.ERROR))
+    finish(unread=any(result.problems for result in reports))

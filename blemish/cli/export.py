@@ -10,6 +10,7 @@ import typer
 
 from blemish.cli import options as option
 from blemish.cli.console import Bars, say
+from blemish.cli.exit_codes import finish
 
 if TYPE_CHECKING:
     from blemish.exporters import Verification
@@ -42,6 +43,7 @@ def export(
     paths = None if images is None else image_paths([images])[0]
     result = export_model(model, out, to=to, image_hw=size, images=paths, threads=threads, progress=Bars())
     say(as_json, _document(result), *_lines(result), f"Saved in {out}.")
+    finish(unread=bool(result.problems))
 
 
 @app.command()
@@ -62,8 +64,7 @@ def verify(
     paths, _ = image_paths(images)
     result = verify_model(exported, paths, model=model, device=device, threads=threads, progress=Bars())
     say(as_json, _document(result), *_lines(result))
-    if not result.ok:
-        raise typer.Exit(1)
+    finish(unread=bool(result.problems), defect=not result.ok)
 
 
 def _size(text: str) -> tuple[int, int]:

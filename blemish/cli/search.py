@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from blemish.cli import options as option
-from blemish.cli.console import Bars, say
+from blemish.cli.console import Bars, complain, say
+from blemish.cli.exit_codes import finish
 from blemish.errors import ImageError, InputError
 
 if TYPE_CHECKING:
@@ -76,8 +76,7 @@ def index(
             f"{len(empty)} images have nothing above the threshold; --force stores their most anomalous region."
         )
     say(as_json, document, *lines, *problems)
-    if problems:
-        raise typer.Exit(2)
+    finish(unread=bool(problems))
 
 
 @app.command()
@@ -165,8 +164,7 @@ def reindex(
         opened_store.optimise()
     lines = [f"{result.images} images encoded again, {result.regions} regions.", *result.left_out]
     say(as_json, {**result._asdict(), "left_out": list(result.left_out)}, *lines)
-    if result.left_out:
-        raise typer.Exit(2)
+    finish(unread=bool(result.left_out))
 
 
 @app.command()
@@ -179,20 +177,22 @@ def suggest(
     as_json: option.AsJson = False,
 ) -> None:
     """Suggest the labels of defects, or that they are new. Example: blemish suggest model part.png --store s"""
-    rows, lines, n_broken = [], [], 0
+    rows: list[dict[str, Any]] = []
+    lines: list[str] = []
+    problems: list[str] = []
     with _open(store, category, _detector(model, None)) as opened_store:
         for path in images:
             try:
                 suggestion = opened_store.suggest(path, force=force)
             except (ImageError, InputError) as error:
-                n_broken += 1
-                print(f"error: {error}", file=sys.stderr)
+                problems.append(str(error))
+                complain(f"error: {error}")
+                rows.append({"path": str(path), "label": None, "problem": str(error)})
                 continue
             rows.append({"path": str(path), **_without_matches(suggestion)})
             lines.append(f"{path}: {_verdict(suggestion)}")
     say(as_json, rows, *lines)
-    if n_broken:
-        raise typer.Exit(2)
+    finish(unread=bool(problems))
 
 
 def _detector(folder: Path, threads: int | None) -> AnyDetector:
@@ -237,7 +237,7 @@ def _samples(images: Path, *, is_good: bool = False) -> Sequence[Sample]:
     if left_out:
         rest = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
         names = ", ".join(map(str, left_out[:3]))
-        print(f"not read: {names}{rest}: masks, previews or figures that Blemish wrote.", file=sys.stderr)
+        complain(f"not read: {names}{rest}: masks, previews or figures that Blemish wrote.")
     return [Sample(path) for path in paths]
 
 
@@ -270,4 +270,4 @@ def _write_sheet(path: Path, encoded: EncodedImage, matches: Sequence[Match], bi
     image = load(encoded.path, bit_depth=bit_depth)
     title = f"Most similar to {encoded.path.name}"
     save_output(path, sheet(image, region.box, region.contour, matches, title=title, bit_depth=bit_depth))
-    print(f"sheet: {path}", file=sys.stderr)
+    complain(f"sheet: {path}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from blemish.cli import options as option
-from blemish.cli.console import say
+from blemish.cli.console import complain, say
+from blemish.cli.exit_codes import finish
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,7 @@ def suspects(
         raise InputError(message("suspects", "--drop or --confirm", "images alone", todo="Say which."))
     detector = registry.load(model)
     listed = detector.suspects
-    n_broken = 0 if out is None else draw(detector, listed, out)
+    not_drawn = {} if out is None else draw(detector, listed, out)
     lines = lines_of(listed, len(listed)) or ["No good image looks defective."]
     document = {"threshold": detector.threshold, "suspects": [suspect._asdict() for suspect in listed]}
     chosen = images or [suspect.path for suspect in listed]
@@ -57,9 +57,8 @@ def suspects(
         lines += lines_of(changed.suspects, SHOWN)
         remaining = [suspect._asdict() for suspect in changed.suspects]
         document |= {done.lower(): chosen, "threshold": changed.threshold, "suspects": remaining}
-    say(as_json, document, *lines)
-    if n_broken:
-        raise typer.Exit(2)
+    say(as_json, document | {"not_drawn": not_drawn}, *lines)
+    finish(unread=bool(not_drawn))
 
 
 def lines_of(listed: Sequence[Suspect], most: int) -> list[str]:
@@ -88,8 +87,9 @@ def after_fit(detector: AnyDetector, model: Path) -> list[str]:
     return lines
 
 
-def draw(detector: AnyDetector, listed: Sequence[Suspect], folder: Path) -> int:
-    """Write a figure of each suspect, scored without them where the detector can; return the number unreadable."""
+def draw(detector: AnyDetector, listed: Sequence[Suspect], folder: Path) -> dict[str, str]:
+    """Write a figure of each suspect, scored without them where the detector can; return those not drawn, and why."""
+    from blemish._io.text import output_name
     from blemish.data.outputs import save_output
     from blemish.errors import ImageError, InputError, message
     from blemish.evaluation import load_nearest_good
@@ -100,27 +100,26 @@ def draw(detector: AnyDetector, listed: Sequence[Suspect], folder: Path) -> int:
         others = detector.without([suspect.path for suspect in listed])
     except InputError:
         others = detector
-    training, n_broken = detector.fitted.training, 0
+    training = detector.fitted.training
+    not_drawn: dict[str, str] = {}
     files = dict(
         zip(training.paths, training.files(str(detector.fitted.provenance.get("training_sha256", ""))), strict=True)
     )
     for i, suspect in enumerate(listed):
         path = files[suspect.path]
         if path is None:
-            n_broken += 1
             got = "none, or another file of that name"
-            text = message("image", "the one that the model was fitted on", got, where=suspect.path)
-            print(f"error: {text}", file=sys.stderr)
+            not_drawn[suspect.path] = message("image", "the one that the model was fitted on", got, where=suspect.path)
             continue
         try:
             image = load(path, bit_depth=detector.bit_depth)
         except ImageError as error:
-            n_broken += 1
-            print(f"error: {error}", file=sys.stderr)
+            not_drawn[suspect.path] = str(error)
             continue
         prediction = others.predict(image)
         good_image = load_nearest_good(prediction.nearest_good, detector.bit_depth)
-        save_output(
-            folder / f"{i:04d}-{path.stem}.png", figure(image, prediction, title=path.name, good_image=good_image)
-        )
-    return n_broken
+        name = output_name(i, path, folder)
+        save_output(folder / name, figure(image, prediction, title=path.name, good_image=good_image))
+    for text in not_drawn.values():
+        complain(f"error: {text}")
+    return not_drawn

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blemish.cli import options as option
-from blemish.cli.console import Bars, say
+from blemish.cli.console import Bars, complain, say
+from blemish.cli.exit_codes import finish
 from blemish.errors import InputError, message
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def distill(
         licence=image_licence,
         threads=threads,
         progress=Lines(),
+        say=lambda problem: complain(f"error: {problem}"),
     )
     loss, left_out = card["loss"], card["images"]["left_out"]
     lines = [f"{left_out} images could not be read."] if left_out else []
@@ -83,6 +85,7 @@ def distill(
         f" {baseline:.3f} if nothing were learnt. Saved in {out}."
     )
     say(as_json, card, *lines)
+    finish(unread=bool(left_out))
 
 
 class Lines:
@@ -100,7 +103,7 @@ class Lines:
         name, part = stage.partition(",")[0], 20 * done // max(total, 1)
         if self.shown.get(name) != part:
             self.shown[name] = part
-            print(f"{stage}: {done} of {total}", file=sys.stderr)
+            complain(f"{stage}: {done} of {total}")
 
 
 @app.command("receptive-field")

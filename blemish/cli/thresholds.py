@@ -9,6 +9,7 @@ import typer
 
 from blemish.cli import options as option
 from blemish.cli.console import Bars, say
+from blemish.cli.exit_codes import finish
 
 if TYPE_CHECKING:
     from blemish.detectors.base import AnyDetector
@@ -60,6 +61,7 @@ def thresholds(
         "left_out": [problem.text for problem in evidence.problems],
     }
     say(as_json, document, *_lines(rows, evidence, best, model))
+    finish(unread=bool(evidence.problems))
 
 
 def _move(detector: AnyDetector, model: Path, rate: float, as_json: bool) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blemish._io.files import atomic_write, known_file
+from blemish._io.text import csv_text
 from blemish._version import __version__
 from blemish.errors import ImageError
 from blemish.evaluation.engine import average, load_defect_mask
@@ -51,13 +50,18 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
 def numbers_csv(rows: Mapping[str, Mapping[str, float]]) -> str:
     """Return a CSV table of all metrics and timings, one row per category; absent values are empty."""
     columns = sorted({name for row in rows.values() for name in row})
-    return _csv(["category", *columns], ([name, *(row.get(c, "") for c in columns)] for name, row in rows.items()))
+    return csv_text(["category", *columns], ([name, *(row.get(c, "") for c in columns)] for name, row in rows.items()))
 
 
 def scores_csv(reports: Iterable[Report]) -> str:
-    """Return a CSV table of scores, one row per test image."""
+    """Return a CSV table of scores, one row per test image; of one that was not read, path and outcome alone."""
     head = ["category", "path", "defect", "score", "threshold", "label", "outcome", "p_value", "predict_ms"]
-    return _csv(head, (_score_cells(report, tested) for report in reports for tested in report.tested))
+    return csv_text(head, (cells for report in reports for cells in _rows(report)))
+
+
+def problem_fields(problems: Iterable[Problem]) -> list[dict[str, str]]:
+    """Return problems of images and masks that were left out as JSON values."""
+    return [{"path": str(problem.path), "kind": problem.kind, "text": problem.text} for problem in problems]
 
 
 def training_overlap(model: Predictor, report: Report) -> str | None:
@@ -122,15 +126,15 @@ def _figure(model: Predictor, tested: Tested) -> Figure:
     return Figure(kind_of(tested), tested.sample.path.name, shown, tested)
 
 
+def _rows(report: Report) -> Iterator[tuple[object, ...]]:
+    for tested in report.tested:
+        yield _score_cells(report, tested)
+    for problem in report.problems:
+        if problem.kind == "unreadable":
+            yield report.category, problem.path, "", "", report.threshold, "", "not read", "", ""
+
+
 def _score_cells(report: Report, tested: Tested) -> tuple[object, ...]:
     sample, outcome = tested.sample, report.outcome(tested)
     decision = (tested.score, report.threshold, int(tested.label), outcome, tested.p_value)
     return report.category, sample.path, sample.defect, *decision, 1000 * tested.predict_s
-
-
-def _csv(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(lines)
-    return text.getvalue()

@@ -126,6 +126,13 @@ def _command(name: str, command: Any) -> str:
     return "\n\n".join([*parts, definitions(terms)])
 
 
+def exit_codes() -> str:
+    """Return the table of exit codes."""
+    from blemish.cli.exit_codes import MEANINGS
+
+    return table(("code", "meaning"), [(str(int(code)), escaped(meaning)) for code, meaning in MEANINGS.items()])
+
+
 def _placeholder(parameter: Any) -> str:
     return parameter.name.upper() + ("..." if parameter.nargs == -1 else "")
 
@@ -275,6 +282,7 @@ def layers() -> str:
 
 
 GENERATORS: dict[str, Callable[..., str]] = {
+    "exit-codes": exit_codes,
     "command-line": command_line,
     "settings": settings,
     "benchmark": benchmark,

@@ -35,7 +35,7 @@ def test_what_is_not_read_is_named(saved: Path, run, folder: Path) -> None:
     (folder / "notes.txt").write_text("shift 3")
     (folder / "old.gif").write_bytes(b"GIF89a" + b"\0" * 30)
     code, out, err = run("predict", saved, folder)
-    assert code == 2  # a GIF is an image that was not judged
+    assert code == 3  # a GIF is an image that was not judged
     assert len(out.splitlines()) == len(NAMES)
     assert f"error: image: expected PNG, JPEG, BMP, TIFF or WebP, got a GIF, in {folder / 'old.gif'}." in err
     assert f"not read: {folder / 'notes.txt'}: no image, by name and content.\n" in err

@@ -79,7 +79,7 @@ def test_a_good_image_offers_force(run, saved: Path, images: Path, tmp_path: Pat
 def test_unreadable_images_are_left_out(run, saved: Path, images: Path, tmp_path: Path):
     (images / "scratch" / "empty.png").write_bytes(b"")
     code, out, _ = run("index", saved, images, "--store", tmp_path / "s")
-    assert (code, "8 images" in out, "empty.png" in out) == (2, True, True)
+    assert (code, "8 images" in out, "empty.png" in out) == (3, True, True)
 
 
 @pytest.mark.parametrize("command", ["groups", "similar", "suggest", "reindex"])
@@ -96,8 +96,9 @@ def test_suggest_and_reindex(run, saved: Path, images: Path, tmp_path: Path, goo
     store, part = tmp_path / "s", write(tmp_path / "new.png", scratched(300)[0])
     run("index", saved, images, "--store", store, "--labels", "from-folders")
     code, out, err = run("suggest", saved, part, tmp_path / "none.png", "--store", store, "--json")
-    assert (code, "none.png" in err) == (2, True)
-    assert [(row["path"], row["label"]) for row in json.loads(out)] == [(str(part), "scratch")]
+    assert (code, "none.png" in err) == (3, True)
+    rows = [(row["path"], row["label"], "problem" in row) for row in json.loads(out)]
+    assert rows == [(str(part), "scratch", False), (str(tmp_path / "none.png"), None, True)]
     other = small_patchcore(seed=1).fit(good_paths).save(tmp_path / "other")
     code, _, err = run("similar", other, part, "--store", store, "--category", "part")
     assert (code, "blemish reindex" in err) == (2, True)

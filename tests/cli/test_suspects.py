@@ -74,9 +74,11 @@ def test_what_is_gone_is_not_drawn(run, model: Path, images: Path, tmp_path: Pat
     moved = shutil.move(images / "003.png", tmp_path / "x.png")
     code, out, err = run("suspects", model, "--out", tmp_path / "figures")
     shutil.move(moved, images / "003.png")
-    assert code == 2
+    assert code == 3
     assert "003.png" in out
     assert err.startswith("error: ")
+    document = json.loads(run("suspects", model, "--out", tmp_path / "figures", "--json")[1])
+    assert document["not_drawn"] == {}
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,8 @@ def test_distill_prints_the_loss_and_the_card(run, tmp_path):
     command = ("distill", tmp_path / "photographs", "--out", out, "--steps", 1, *small)
     with narrow_networks():
         code, text, err = run(*command)
-        assert code == 0
+        assert code == 3
+        assert any(line.startswith("error: image: ") and "9.png" in line for line in err.splitlines())
         assert "1 images could not be read." in text
         assert "PDN-S after 1 steps" in text
         assert f"Saved in {out}." in text

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from blemish._io.files import atomic_write
+from blemish.errors import visible
 from blemish.evaluation.report.charts import gauge
 from blemish.evaluation.report.context import report_context
 from blemish.evaluation.report.figures import jpeg_uri, kind_of
@@ -74,6 +75,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        # Names of files and text in them: one line each, without marks that reverse the writing direction.
+        finalize=lambda value: visible(value) if type(value) is str else value,
     )
     filters = (gauge, jpeg_uri, kind_of, p_value_text, path_tail, short_number)
     templates.filters.update({function.__name__: function for function in filters})

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +124,7 @@ def distill(
     licence: str = "",
     threads: int | None = None,
     progress: Progress = no_progress,
+    say: Callable[[str], object] = str,
     save_s: float = SAVE_S,
 ) -> dict[str, Any]:
     """Train a teacher on natural images and a pretrained network; write its weights and card, return the card.
@@ -133,6 +135,7 @@ def distill(
     Args:
         out: weights to write, ending in .safetensors; the card goes beside it.
         work: folder for crops, targets, checkpoint and loss curve; by default `out` with the ending .work.
+        say: called with a sentence for each image that could not be read.
 
     Raises:
         DataError: if there are too few images.
@@ -146,6 +149,8 @@ def distill(
     path = check_out(out)
     folder = Path(work) if work is not None else path.with_suffix(".work")
     pairs = prepare(images, folder, targets, threads=threads, progress=progress)
+    for problem in pairs.problems:
+        say(problem)
     if threads is not None:
         torch.set_num_threads(threads)
     run = Run(settings, pairs, folder, torch.device(where), save_s=save_s)
