@@ -16,12 +16,13 @@ import numpy as np
 from blemish._io.prefetch import prefetch
 from blemish._validation.anomalib_arguments import OF_DETECTORS, refuses
 from blemish.data.training_images import TrainingImages
+from blemish.detectors.pickling import Origin, digest_of, reduced
 from blemish.detectors.settings import Settings, describe_settings
 from blemish.detectors.suspects import find_suspects, indices_of, warnings_of
 from blemish.errors import ImageError, InputError, ModelFileError, NotFittedError, message
 from blemish.imaging.anomaly_map import peak, regions
 from blemish.imaging.decode import path_of, read_image
-from blemish.modelfolder.folder import ModelFolder, load_model, save_model
+from blemish.modelfolder.folder import ModelFolder, load_model, write_model
 from blemish.modelfolder.header import (
     Training,
     read_calibration,
@@ -159,6 +160,7 @@ class Detector(ABC, Generic[SettingsT, StateT]):
     problems: tuple[Problem, ...] = ()
     _state: StateT | None = None
     _pretrained: Any = None
+    _origin: Origin | None = None
 
     def __init_subclass__(cls, **given: Any) -> None:
         """Document the settings as the arguments of the constructor."""
@@ -432,7 +434,18 @@ class Detector(ABC, Generic[SettingsT, StateT]):
             SaveError: if it can't be written; the folder is then as it was.
         """
         state = self.fitted
-        return save_model(folder, header=self.header(), network=state.network, tensors=state.tensors())
+        digest = write_model(folder, header=self.header(), network=state.network, tensors=state.tensors())
+        self._origin = Origin(os.path.realpath(folder), digest, state, self.settings)
+        return Path(folder)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Pickle by model folder, or by its content; see `blemish.detectors.pickling`."""
+        return reduced(self)
+
+    def __copy__(self: Own) -> Own:
+        copied = type(self).__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
 
     @classmethod
     def load(cls: type[Own], folder: str | os.PathLike[str], *, threads: int | None = None) -> Own:
@@ -453,7 +466,10 @@ class Detector(ABC, Generic[SettingsT, StateT]):
             ModelFileError: if it is of another detector, or its parts do not fit each other.
         """
         Settings(threads=threads)  # a wrong number is the caller's error, not one of the folder
-        return cls.from_state(*read_fitted(model, cls.name, lambda: cls._restored(model, threads)))
+        detector = cls.from_state(*read_fitted(model, cls.name, lambda: cls._restored(model, threads)))
+        folder = os.path.realpath(model.path)
+        detector._origin = Origin(folder, digest_of(model), detector._state, detector.settings)
+        return detector
 
     @classmethod
     def from_state(cls: type[Own], settings: Any, state: Any) -> Own:

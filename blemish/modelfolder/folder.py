@@ -122,6 +122,18 @@ def save_model(
         ModelFileError: if the network or the tensors would be refused by `load_model`.
         SaveError: if it cannot be written; what was there before is still there.
     """
+    write_model(folder, header=header, network=network, tensors=tensors)
+    return Path(folder)
+
+
+def write_model(
+    folder: str | os.PathLike[str],
+    *,
+    header: Mapping[str, Any],
+    network: bytes,
+    tensors: Mapping[str, Mapping[str, NDArray[Any]]] | None = None,
+) -> str:
+    """Write a model folder as `save_model` does; return the digest in its `model.json`, which tells it from others."""
     contents = _contents(header, network, tensors or {})
     target = Path(os.path.realpath(folder))
     try:
@@ -130,7 +142,7 @@ def save_model(
         raise
     except OSError as error:
         raise save_error("model", target, error) from error
-    return Path(folder)
+    return str(json.loads(contents[HEADER])["digest"])
 
 
 def check_target(folder: str | os.PathLike[str]) -> None:
