@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,7 +83,35 @@ def test_predict_exported(saved: Path, fitted: Patchcore, tmp_path: Path):
     assert (load(tmp_path / "marked" / "part.png") != load(image)).any()
 
 
+@pytest.mark.slow
+def test_predict_exported_in_cpp(saved: Path, fitted: Patchcore, tmp_path: Path):
+    """Compiled with the headers and the library of OpenVINO's wheel."""
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("there is no g++")
+    folder, program = Path(openvino.__path__[0]), tmp_path / "predict"
+    (library,) = (folder / "libs").glob("libopenvino.so*")
+    command = [compiler, "-std=c++17", "-Wall", EXAMPLES / "predict_exported.cpp", "-I", folder / "include", library]
+    subprocess.run([*command, f"-Wl,-rpath,{library.parent}", "-o", program], check=True)
+    export(saved, tmp_path / "model.onnx")
+    image = scratched(80, 120, 150)[0]
+    (tmp_path / "part.ppm").write_bytes(b"P6\n150 120\n255\n" + image.tobytes())
+    done = subprocess.run(
+        [program, tmp_path / "model.onnx", tmp_path / "part.ppm"], capture_output=True, text=True, check=True
+    )
+    expected = fitted.predict(image)
+    found = re.fullmatch(
+        r".*part.ppm: DEFECTIVE, score (\S+), p (\S+), (\d+) pixels above the threshold\n", done.stdout
+    )
+    assert found is not None, done.stdout
+    assert float(found[1]) == pytest.approx(expected.score, rel=1e-4)
+    assert float(found[2]) == pytest.approx(expected.p_value, rel=1e-4)
+    assert int(found[3]) == pytest.approx(expected.mask.sum(), abs=2)
+
+
 def test_each_example_is_run_here():
     run = Path(__file__).read_text(encoding="utf-8")
-    for path in EXAMPLES.glob("*.py"):
-        assert f'output("{path.name}"' in run, f"{path.name} is not tested"
+    for path in EXAMPLES.iterdir():
+        called = f'output("{path.name}"' if path.suffix == ".py" else f'EXAMPLES / "{path.name}"'
+        assert called in run or path.is_dir(), f"{path.name} is not tested"

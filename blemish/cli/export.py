@@ -32,6 +32,10 @@ def export(
     images: Annotated[
         Path | None, typer.Option(help="Good images to compare on; up to 50 of the calibration set by default.")
     ] = None,
+    plain: Annotated[
+        bool,
+        typer.Option("--plain", help="Keep textbook convolutions, for engines such as TensorRT; only of EfficientAD."),
+    ] = False,
     threads: option.Threads = None,
     as_json: option.AsJson = False,
 ) -> None:
@@ -41,7 +45,7 @@ def export(
 
     size = None if image_size is None else _size(image_size)
     paths = None if images is None else image_paths([images])[0]
-    result = export_model(model, out, to=to, image_hw=size, images=paths, threads=threads, progress=Bars())
+    result = export_model(model, out, to=to, image_hw=size, images=paths, plain=plain, threads=threads, progress=Bars())
     say(as_json, _document(result), *_lines(result), f"Saved in {out}.")
     finish(unread=bool(result.problems))
 

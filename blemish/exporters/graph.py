@@ -15,6 +15,7 @@ from blemish._version import __version__
 from blemish.detectors.graph_parts import survival
 from blemish.detectors.registry import DETECTORS
 from blemish.errors import InputError, message
+from blemish.runtime.passes import tile_convolutions
 from blemish.search.model_id import model_id
 
 if TYPE_CHECKING:
@@ -32,11 +33,14 @@ OUTPUTS = {
 }
 
 
-def exported_graph(detector: AnyDetector, *, image_hw: tuple[int, int] | None = None) -> onnx.ModelProto:
+def exported_graph(
+    detector: AnyDetector, *, image_hw: tuple[int, int] | None = None, plain: bool = False
+) -> onnx.ModelProto:
     """Return the graph from `image`, uint8 (B, H, W, 3) RGB, to `OUTPUTS`, as `predict` computes them.
 
     Args:
         image_hw: the one (height, width) of the images, for engines that need fixed sizes; None for any.
+        plain: whether convolutions stay as they are; else they are on Winograd's tiles where they can be.
 
     Raises:
         InputError: if the detector has no graph of its scores.
@@ -60,6 +64,7 @@ def exported_graph(detector: AnyDetector, *, image_hw: tuple[int, int] | None = 
     model = graph.model(outputs, shapes=shapes)
     for value in model.graph.output:
         value.type.tensor_type.elem_type = OUTPUTS[value.name][0]
+    model = model if plain else tile_convolutions(model) or model
     _describe(model, detector, state)
     return model
 

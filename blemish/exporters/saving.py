@@ -35,6 +35,7 @@ def export(
     to: str = "onnx",
     image_hw: tuple[int, int] | None = None,
     images: Iterable[ImageInput] | None = None,
+    plain: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Verification:
@@ -50,6 +51,8 @@ def export(
         to: "onnx" or "openvino".
         image_hw: the one (height, width) of the images, for engines that need fixed sizes; None for any.
         images: good images to compare on; up to 50 of the calibration set by default.
+        plain: whether an ONNX graph keeps the textbook convolutions, for engines that have faster ones of their own,
+            such as TensorRT. Else EfficientAD's are on Winograd's tiles, as `predict` runs them in ONNX Runtime.
         threads: for decoding and for the networks; None for one per core.
         progress: called as progress(stage, done, total).
 
@@ -64,7 +67,7 @@ def export(
     size = None if image_hw is None else _checked_size(image_hw)
     detector = load(model, threads=threads) if isinstance(model, (str, os.PathLike)) else model
     compared = _calibration_images(detector) if images is None else list(images)
-    graph = exported_graph(detector, image_hw=size)
+    graph = exported_graph(detector, image_hw=size, plain=plain or to != "onnx")
     if isinstance(model, (str, os.PathLike)):
         graph.metadata_props.add(key="model_folder", value=os.path.realpath(model))
     try:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import pytest
 
+import blemish
 from blemish import runtime
 from blemish.exporters.graph import OUTPUTS, exported_graph
 from blemish.imaging.decode import read_image
+from tests.contract import drawn
 
 if TYPE_CHECKING:
     from tests.contract.conftest import Case, Frozen
@@ -34,10 +39,31 @@ def test_frozen_models(frozen: Frozen):
 
 
 @pytest.mark.slow
-def test_each_kind_of_detector_can_be_exported(case: Case, rng: np.random.Generator):
-    session = runtime.load(exported_graph(case.fitted), threads=1, passes=False)
-    images = rng.integers(0, 256, (2, 50, 70, 3)).astype(np.uint8)
-    expected = [case.fitted.predict(image) for image in images]
-    result = session.run(images)
-    np.testing.assert_allclose(result["score"], [one.score for one in expected], rtol=1e-4)
-    assert result["label"].tolist() == [one.label for one in expected]
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_each_kind_of_detector_is_exported_and_verified(case: Case, to: str, tmp_path: Path):
+    if to == "openvino":
+        pytest.importorskip("openvino", reason="openvino is not installed")
+    out = tmp_path / ("model.onnx" if to == "onnx" else "model.xml")
+    assert blemish.export(case.saved, out, to=to, threads=1).ok
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (50, 70, 3)).astype(np.uint8), drawn.good(70), drawn.scratched(71)]
+    result = blemish.verify(out, images, threads=1)
+    assert result.ok, result
+    assert result.n_images == 3
+
+
+@pytest.mark.slow
+def test_efficientad_is_on_tiles_unless_it_is_to_be_plain(cases: Callable[[str], Case], tmp_path: Path):
+    model = cases("EfficientAd").fitted
+    images = [drawn.good(70), drawn.good(71)]
+    blemish.export(model, tmp_path / "tiled.onnx", images=images, threads=1)
+    blemish.export(model, tmp_path / "plain.onnx", images=images, plain=True, threads=1)
+    tiled, plain = (runtime.load((tmp_path / name).read_bytes(), passes=False) for name in ("tiled.onnx", "plain.onnx"))
+    assert count_convolutions(tmp_path / "tiled.onnx") < count_convolutions(tmp_path / "plain.onnx")
+    batch = np.stack(images)
+    np.testing.assert_allclose(tiled.run(batch)["score"], plain.run(batch)["score"], rtol=1e-4)
+    assert tiled.metadata == plain.metadata
+
+
+def count_convolutions(path: Path) -> int:
+    return sum(node.op_type == "Conv" for node in onnx.load(path).graph.node)
