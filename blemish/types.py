@@ -35,6 +35,7 @@ class Sample:
         defect: "good", or the name of the defect type.
         mask_path: the file of the defect mask, if there is one.
         further_masks: more mask files of the same image; the defect is the union of all.
+        group: the part that it shows, where several images show one; "" for a part of its own.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Sample:
     defect: str = "good"
     mask_path: Path | None = None
     further_masks: tuple[Path, ...] = ()
+    group: str = ""
 
     @property
     def mask_paths(self) -> tuple[Path, ...]:

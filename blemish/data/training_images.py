@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from blemish._io.prefetch import prefetch
 from blemish.errors import DataError, ImageError, message
 from blemish.imaging.decode import path_of, read_facts, read_image
 from blemish.imaging.drift import GoodRange, image_statistics
-from blemish.types import Float32, Float64, ImageInput, Problem, Progress, UInt8
+from blemish.ops.near_duplicates import fingerprint, merged, near_duplicates
+from blemish.types import Float32, Float64, ImageInput, Int64, Problem, Progress, Sample, UInt8
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from blemish.imaging.geometry import Geometry
 
 # Each image is scored by the others while thresholds are calibrated.
 MIN_IMAGES = 2
+# Fewer parts say nothing of others; images then count as parts, and a warning says so.
+LEAST_GROUPS = 5
 
 
 class TrainingImages:
@@ -29,6 +36,8 @@ class TrainingImages:
         sizes_hw: (height, width) of each.
         problems: of the broken images.
         statistics: the `image_statistics` of each network input, once it was prepared.
+        groups: (n,) int64, the group of each image: the lowest index of those that show the same part. Copies of a file
+            are one group, images whose samples name one, and, after `keep`, near-duplicates.
 
     Raises:
         DataError: if fewer than `least` can be read: each image is scored by the others.
@@ -42,6 +51,7 @@ class TrainingImages:
         self.sizes_hw: list[tuple[int, int]] = []
         self.problems: list[Problem] = []
         self.statistics: list[Float64 | None] = []
+        self._fingerprints: list[NDArray[np.int8] | None] = []
         self._digests: list[str] = []
         self._bit_depth = bit_depth
         self._threads = threads
@@ -55,8 +65,10 @@ class TrainingImages:
             self.names.append(name)
             self.sizes_hw.append(facts[0])
             self.statistics.append(None)
+            self._fingerprints.append(None)
             self._digests.append(facts[1])
         self._check_enough()
+        self.groups = self._known_groups()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -104,18 +116,27 @@ class TrainingImages:
                 self._leave_out(self.names[i], image)
             else:
                 if self.statistics[i] is None:
-                    self.statistics[i] = image_statistics(image)
+                    self.statistics[i], self._fingerprints[i] = image_statistics(image), fingerprint(image)
                 yield i, image
             progress(stage, done, len(chosen))
 
+    def representatives(self, chosen: Iterable[int]) -> list[int]:
+        """Return the first image of each group out of `chosen`."""
+        first: dict[int, int] = {}
+        for i in chosen:
+            first.setdefault(int(self.groups[i]), i)
+        return list(first.values())
+
     def keep(self, good: Sequence[int]) -> None:
-        """Keep only the images of these indices."""
+        """Keep only the images of these indices, all of them prepared, and find near-duplicates among them."""
         self.items = [self.items[i] for i in good]
         self.names = [self.names[i] for i in good]
         self.sizes_hw = [self.sizes_hw[i] for i in good]
         self.statistics = [self.statistics[i] for i in good]
+        self._fingerprints = [self._fingerprints[i] for i in good]
         self._digests = [self._digests[i] for i in good]
         self._check_enough()
+        self.groups = self._known_groups()
 
     def good_range(self) -> GoodRange | None:
         """Return the range of the statistics of all images that were prepared; None before."""
@@ -132,6 +153,20 @@ class TrainingImages:
             return error
         image = read_image(item, self._bit_depth)
         return (image.shape[0], image.shape[1]), hashlib.sha256(image.tobytes()).hexdigest()
+
+    def _known_groups(self) -> Int64:
+        """Return the groups of copies, of samples that name one, and of near-duplicates; none if too few are left."""
+        first: dict[tuple[str, str], int] = {}
+        n, links = len(self.items), []
+        for i, (item, digest) in enumerate(zip(self.items, self._digests, strict=True)):
+            links.append((i, first.setdefault(("digest", digest), i)))
+            if isinstance(item, Sample) and item.group:
+                links.append((i, first.setdefault(("group", item.group), i)))
+        groups = merged(np.arange(n), links)
+        prints = [x for x in self._fingerprints if x is not None]
+        if len(prints) == n and len({x.shape for x in prints}) == 1:
+            groups = merged(groups, list(enumerate(near_duplicates(prints).tolist())))
+        return groups if len(np.unique(groups)) >= LEAST_GROUPS else np.arange(n)
 
     def _leave_out(self, name: str, error: ImageError) -> None:
         self.problems.append(Problem(Path(name), "unreadable", f"{error} It was left out."))

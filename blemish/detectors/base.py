@@ -18,7 +18,7 @@ from blemish._validation.anomalib_arguments import OF_DETECTORS, refuses
 from blemish.data.training_images import TrainingImages
 from blemish.detectors.pickling import Origin, digest_of, reduced
 from blemish.detectors.settings import Settings, describe_settings
-from blemish.detectors.suspects import find_suspects, indices_of, warnings_of
+from blemish.detectors.suspects import find_suspects, indices_of, notes_of, warnings_of
 from blemish.errors import ImageError, InputError, ModelFileError, NotFittedError, message
 from blemish.imaging.anomaly_map import peak, regions
 from blemish.imaging.decode import path_of, read_image
@@ -236,7 +236,8 @@ class Detector(ABC, Generic[SettingsT, StateT]):
             list(samples), bit_depth=settings.bit_depth, threads=settings.n_threads, least=self.least_images
         )
         state = self._fit(images, progress or no_progress)
-        training = replace(state.training, sha256s=images.digests, root=os.path.realpath(os.curdir))
+        groups = tuple(images.groups.tolist())
+        training = replace(state.training, sha256s=images.digests, groups=groups, root=os.path.realpath(os.curdir))
         self._state = replace(state, training=training, good_range=images.good_range())
         self.problems = tuple(images.problems)
         return self
@@ -337,13 +338,13 @@ class Detector(ABC, Generic[SettingsT, StateT]):
         return warnings_of(self.fitted.training, self.calibration, self.fitted.scores)
 
     def confirmed(self: Own, paths: Iterable[str | os.PathLike[str]]) -> Own:
-        """Return the detector with training images marked as good, so that `suspects` lists them no more.
+        """Return the detector with training images, and those of the same parts, marked as good: no `suspects` any more.
 
         Raises:
             InputError: if a path is of no training image.
         """
         state = self.fitted
-        training = state.training.reviewed(indices_of(state.training, paths), "confirmed")
+        training = state.training.reviewed(state.training.alike(indices_of(state.training, paths)), "confirmed")
         return self.from_state(self.settings, replace(state, training=training))
 
     def without(self: Own, paths: Iterable[str | os.PathLike[str]]) -> Own:
@@ -376,7 +377,7 @@ class Detector(ABC, Generic[SettingsT, StateT]):
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences for the user on choices that the fit made."""
-        return self.fitted.notes
+        return (*notes_of(self.fitted.training), *self.fitted.notes)
 
     @property
     def bit_depth(self) -> int | None:

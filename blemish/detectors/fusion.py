@@ -126,9 +126,10 @@ class MultiScaleFeatures:
     """Coarse features and global descriptors of good images, collected image by image."""
 
     def __init__(self) -> None:
-        self._summary_moments, self._part_moments = Moments(), Moments()
+        self._part_moments = Moments()
         self._summaries: list[Float32] = []
-        self._parts: list[Float32] = []
+        self._parts: dict[int, Float32] = {}
+        self._independent: Sequence[int] = ()
 
     def add(self, raw: Extractor, image: UInt8, *, keep: bool) -> None:
         """Add an image.
@@ -136,15 +137,18 @@ class MultiScaleFeatures:
         Args:
             raw: gives parts that are not projected on their axes yet.
             image: the network's input, uint8 (h, w, 3).
-            keep: whether its image score will be asked for.
+            keep: whether its image score may be asked for.
         """
-        summary = raw.summary(image)
-        self._summary_moments.add(summary[None])
         if keep:
             parts = raw.parts(image)
             self._part_moments.add(parts.reshape(-1, parts.shape[-1]))
-            self._summaries.append(summary)
-            self._parts.append(parts)
+            self._parts[len(self._summaries)] = parts
+        self._summaries.append(raw.summary(image))
+
+    def choose(self, independent: Sequence[int], chosen: Sequence[int]) -> None:
+        """Choose the images that Gaussians are fitted to, and those of them, kept, whose scores are asked for."""
+        self._independent = independent
+        self._parts = {i: self._parts[i] for i in chosen}
 
     def part_axes(self) -> Affine:
         """Return the map from raw parts to their most varied features."""
@@ -153,22 +157,24 @@ class MultiScaleFeatures:
     def parts(self) -> PartStatistics:
         """Return the per-position Gaussian of the coarse features that were kept."""
         axes = self.part_axes()
-        features = np.stack([parts @ axes.weight.T + axes.bias for parts in self._parts])
+        features = np.stack([parts @ axes.weight.T + axes.bias for parts in self._parts.values()])
         return PartStatistics(*PositionGaussians.fit(features), features)
 
     def rarities(self) -> Float64:
-        """Return the rarity, (n,) float64, of each image that was kept; empty for too few images."""
-        return kth_neighbor_distances(np.stack(self._summaries), ALIKE_SHARE)
+        """Return the rarity, (n,) float64, of each chosen image; empty for too few images."""
+        return kth_neighbor_distances(self._chosen_summaries(), ALIKE_SHARE)
 
     def fitted(self, patch_scores: Sequence[float], parts: PartStatistics | None, reason: str) -> ScoreFusion:
         """Return the fusion of the components' scores.
 
         Args:
-            patch_scores: of each image that was kept, by the others.
+            patch_scores: of each chosen image, by the others.
             parts: the per-position Gaussian, None to leave it out.
             reason: a sentence for the user: why it counts or not.
         """
-        gaussian, distances = fit_gaussian(self._summary_moments, np.stack(self._summaries))
+        moments = Moments()
+        moments.add(np.stack([self._summaries[i] for i in self._independent]))
+        gaussian, distances = fit_gaussian(moments, self._chosen_summaries())
         rows = {"patch": np.array(patch_scores), "image": distances}
         if parts is not None:
             rows["part"] = parts.good_scores
@@ -176,6 +182,10 @@ class MultiScaleFeatures:
         good_scores = np.stack([rows[name] for name in weights])
         gaussians = None if parts is None else parts.gaussians
         return ScoreFusion.of(gaussian, gaussians, weights, good_scores, reason=reason)
+
+    def _chosen_summaries(self) -> Float32:
+        """Return the (n, S) float32 global descriptors of the chosen images."""
+        return np.stack([self._summaries[i] for i in self._parts])
 
 
 def multi_scale_bytes(backbone: Backbone, n_kept: int, area_px: int) -> int:

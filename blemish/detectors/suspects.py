@@ -35,7 +35,10 @@ CENSORED_RARITIES = 0.2
 
 
 def find_suspects(training: Training, calibration: Calibration) -> tuple[Suspect, ...]:
-    """Return the calibration images above the upper threshold that nobody reviewed, the least probable first."""
+    """Return the calibration images above the upper threshold that nobody reviewed, the least probable first.
+
+    Images that show the same part as one of these follow with its values.
+    """
     suspects: dict[int, Suspect] = {}
     for measure, values, limit, tail in _measures(training, calibration):
         for i, value in enumerate(values):
@@ -43,7 +46,8 @@ def find_suspects(training: Training, calibration: Calibration) -> tuple[Suspect
                 continue
             p_value = tail.survival(value)  # as that of the limit
             if i not in suspects or p_value < suspects[i].p_value:
-                suspects[i] = Suspect(training.paths[i], value, limit, p_value, measure)
+                for alike in training.alike([i]):
+                    suspects[alike] = Suspect(training.paths[alike], value, limit, p_value, measure)
     return tuple(sorted(suspects.values(), key=lambda suspect: (suspect.p_value, -suspect.score)))
 
 
@@ -56,6 +60,15 @@ def _measures(
     if len(rarities):
         tail = Tail.from_scores(rarities, censored=CENSORED_RARITIES)
         yield "rarity", training.rarities, tail.quantile(UPPER_RATE), tail
+
+
+def notes_of(training: Training) -> tuple[str, ...]:
+    """Return a sentence on images that show the same part; none where each shows another."""
+    n, n_parts = len(training.paths), len(set(training.groups))
+    if None in training.groups or n == n_parts:
+        return ()
+    text = f"{n} good images show {n_parts} parts: {n - n_parts} are copies or further shots of a part."
+    return (f"{text} Thresholds count parts, each scored without its own images.",)
 
 
 def warnings_of(training: Training, calibration: Calibration, scores: Float64) -> tuple[str, ...]:

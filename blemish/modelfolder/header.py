@@ -33,7 +33,10 @@ UNKNOWN: dict[str, tuple[str, Any]] = {
     "rarity": ("rarities", None),
     "review": ("reviews", ""),
     "sha256": ("sha256s", ""),
+    "group": ("groups", None),
 }
+# Fields that folders of earlier versions lack.
+NEW_FIELDS = ("sha256", "group")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Training:
         rarities: distance of each one's global descriptor to the k-th nearest (`ops.outliers`); None where unknown.
         reviews: "confirmed" (good, though it scores high), "dropped" from the detector, or "".
         sha256s: SHA-256 of each file, by which alone it may be shown or learnt from; "" in folders of 0.1.
+        groups: index of the first image that shows the same part; None where unknown.
         root: the model folder, or the working directory of the fit: relative paths are looked for in it and above it.
     """
 
@@ -60,6 +64,7 @@ class Training:
     rarities: tuple[float | None, ...] = ()
     reviews: tuple[str, ...] = ()
     sha256s: tuple[str, ...] = ()
+    groups: tuple[int | None, ...] = ()
     root: str = field(default="", compare=False)  # the same images, whatever folder they are looked for in
 
     def __post_init__(self) -> None:
@@ -85,6 +90,12 @@ class Training:
 
         columns = spread(scores), spread(map_peaks), spread(rarities)
         return cls(tuple(paths), tuple(sizes_hw), *columns)
+
+    def alike(self, indices: Iterable[int]) -> list[int]:
+        """Return these images and those that show the same parts."""
+        given = set(indices)
+        groups = {self.groups[i] for i in given} - {None}
+        return sorted(given | {i for i, group in enumerate(self.groups) if group in groups})
 
     @property
     def chosen(self) -> list[int]:
@@ -123,7 +134,8 @@ class Training:
         names = ("path", "height_width", *UNKNOWN)
         columns = (self.paths, self.sizes_hw, *(getattr(self, name) for name, _ in UNKNOWN.values()))
         rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-        return [row if row["sha256"] else {k: v for k, v in row.items() if k != "sha256"} for row in rows]
+        unknown = {name: UNKNOWN[name][1] for name in NEW_FIELDS}
+        return [{k: v for k, v in row.items() if k not in unknown or v != unknown[k]} for row in rows]
 
 
 def read_fitted(model: ModelFolder, detector: str, read: Callable[[], Read]) -> Read:
@@ -198,7 +210,12 @@ def read_training(header: Mapping[str, Any]) -> Training:
     hashes = tuple(row.get("sha256", "") for row in rows)
     if not all(isinstance(sha256, str) and re.fullmatch("([0-9a-f]{64})?", sha256) for sha256 in hashes):
         raise InputError(message("training.sha256", "a SHA-256 in hex", "something else"))
-    return Training(tuple(row["path"] for row in rows), sizes_hw, scores, peaks, rarities, reviews, hashes)
+    groups = tuple(row.get("group") for row in rows)
+    for i, group in enumerate(groups):
+        if group is not None and groups[check_whole("training.group", group, 0, i)] != group:
+            raise InputError(message("training.group", "the first image of each group", str(group)))
+    paths = tuple(row["path"] for row in rows)
+    return Training(paths, sizes_hw, scores, peaks, rarities, reviews, hashes, groups)
 
 
 def _numbers(rows: list[Any], name: str) -> tuple[float | None, ...]:

@@ -35,11 +35,17 @@ def kth_neighbor_distances(vectors: Float32, alike_share: float) -> Float64:
     k = max(2, math.ceil(alike_share * n - 1e-9))
     if n < k + 2:
         return np.empty(0)
-    centred = vectors.astype(np.float64) - np.median(vectors, axis=0)
-    deviation = np.median(np.abs(centred), axis=0)
-    # Copies of one vector: no deviation at all.
-    scaled = centred / np.maximum(deviation, LEAST_DEVIATION * float(deviation.max()) + 1e-12)
+    scaled = scaled_by_deviation(vectors)
     squares = np.square(scaled).sum(axis=1)
     squared = np.maximum(squares[:, None] + squares - 2 * scaled @ scaled.T, 0)
     np.fill_diagonal(squared, np.inf)
     return np.sqrt(np.partition(squared, k - 1, axis=1)[:, k - 1])
+
+
+def scaled_by_deviation(vectors: Float32) -> Float64:
+    """Return (n, S) float64 vectors less their median, each feature over its median absolute deviation."""
+    centred = vectors.astype(np.float64) - np.median(vectors, axis=0)
+    deviation = np.median(np.abs(centred), axis=0)
+    # Copies of one vector: no deviation at all.
+    scaled: Float64 = centred / np.maximum(deviation, LEAST_DEVIATION * float(deviation.max()) + 1e-12)
+    return scaled

@@ -167,3 +167,37 @@ def test_statistics_are_those_of_the_images_left_as_first_prepared(tmp_path: Pat
     list(images.prepared(Geometry((32, 32)), [0], stage="s", progress=no_progress))
     np.testing.assert_array_equal(images.statistics, expected)
     assert images.good_range() == GoodRange.of(expected)
+
+
+def shots(n: int, seed: int = 0) -> list[np.ndarray]:
+    """Two images of each of n parts, one after the other, with noise of their own."""
+    rng = np.random.default_rng(seed)
+    noise = (rng.normal(0, 1, (96, 96, 3)) for _ in range(2 * n))
+    return [np.clip(good(i // 2) + next(noise), 0, 255).astype(np.uint8) for i in range(2 * n)]
+
+
+def test_copies_are_one_group_before_anything_is_decoded(tmp_path: Path):
+    paths = [write(tmp_path / f"{i}.png", good(i % 6)) for i in range(9)]
+    images = read(paths)
+    assert images.groups.tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2]
+    assert images.representatives([1, 2, 6, 7, 0]) == [1, 2, 6]
+
+
+def test_samples_that_name_a_group_are_one(tmp_path: Path):
+    paths = write_goods(tmp_path, 9)
+    images = read([Sample(path, "train", group="" if i < 3 else f"part {i // 2}") for i, path in enumerate(paths)])
+    assert images.groups.tolist() == [0, 1, 2, 3, 4, 4, 6, 6, 8]
+
+
+def test_near_duplicates_are_one_group_once_all_are_prepared():
+    images = read(shots(8))
+    assert images.groups.tolist() == list(range(16))
+    feature_maps(images, list(range(16)))
+    images.keep([0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15])
+    assert images.groups.tolist() == [0, 0, 2, 2, 4, 5, 5, 7, 7, 9, 9, 11, 11, 13, 13]
+
+
+def test_images_count_as_parts_where_there_would_be_too_few():
+    assert read([good(0)] * 20).groups.tolist() == list(range(20))
+    assert read([good(i % 4) for i in range(20)]).groups.tolist() == list(range(20))
+    assert len(set(read([good(i % 5) for i in range(20)]).groups.tolist())) == 5

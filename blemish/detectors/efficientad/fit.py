@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from blemish.data.training_images import TrainingImages
     from blemish.detectors.efficientad.settings import EfficientAdSettings
     from blemish.detectors.efficientad.teacher import Teacher
+    from blemish.types import Int64
 
 # Crops instead of whole images where time is short: 24 x 24 outputs, 125 x 125 pixels.
 SHORT_CROP = 24
@@ -57,20 +58,28 @@ class Run(NamedTuple):
     progress: Progress
 
 
-def split_images(n: int, holdout: float, seed: int) -> Split:
-    """Return a random split of `n` images: `holdout` of them, at least two, are not trained on; a quarter is `held`.
+def split_images(groups: Int64, holdout: float, seed: int) -> Split:
+    """Return a random split of images: `holdout` of them, at least two, are not trained on; a quarter is `held`.
+
+    Images of one part are on one side of it, and those that are not trained on show a part each.
 
     The calibration set decides nothing but the threshold: it is exchangeable with new good images, so that the
     conformal false positive rate holds.
 
-    >>> [len(part) for part in split_images(209, 0.2, 0)]
+    Args:
+        groups: (n,) int64, the lowest index of the images that show the same part as each.
+        holdout: share of the parts.
+        seed: of the split.
+
+    >>> [len(part) for part in split_images(np.arange(209), 0.2, 0)]
     [167, 10, 32]
     """
-    n_out = min(max(2, round(holdout * n)), n - 2)
+    first = np.unique(groups)
+    n_out = min(max(2, round(holdout * len(first))), len(first) - 2)
     n_held = max(1, n_out // 4)
-    order = np.random.default_rng([seed, 2]).permutation(n)
-    parts = order[n_out:], order[:n_held], order[n_held:n_out]
-    return Split(*(sorted(part.tolist()) for part in parts))
+    order = first[np.random.default_rng([seed, 2]).permutation(len(first))]
+    train = np.flatnonzero(np.isin(groups, order[n_out:]))
+    return Split(*(sorted(part.tolist()) for part in (train, order[:n_held], order[n_held:n_out])))
 
 
 def fit(
@@ -93,14 +102,14 @@ def _fit(
 ) -> tuple[EfficientAdState, tuple[Problem, ...], str]:
     penalty = penalty_images(settings.imagenet_dir, settings.geometry().network_hw, settings.seed)
     inputs = _inputs(settings, images, run.progress)
-    split = split_images(len(inputs), settings.holdout, settings.seed)
+    split = split_images(images.groups, settings.holdout, settings.seed)
     began = time.monotonic()
     learnt = Images(inputs[split.train], inputs[split.held], penalty)
     training = Training(settings, settings.crop, teacher.state, learnt, device=run.device)
     each = (time.monotonic() - began) / min(len(split.train), 64)
     plan = plan_training(settings, len(split.train))
     if plan.seconds is not None:
-        after = AFTER * each * (len(inputs) - len(split.train)) + AFTER_S
+        after = AFTER * each * (len(split.held) + len(split.calibration)) + AFTER_S
         if settings.solve_last:
             after += seconds_to_refit(training, each)
         plan = _planned(training, plan, start + plan.seconds - after)

@@ -42,8 +42,11 @@ def fit(settings: PadimSettings, backbone: Backbone, images: TrainingImages, *, 
     extractor = Extractor(graph.SerializeToString(), threads=settings.n_threads)
     mean, whitening = _gaussians(images, extractor, geometry, progress)
     gaussians = PositionGaussians(extractor, mean, whitening)
-    maxima = _leave_one_out_maxima(images, gaussians, geometry, progress)
-    chosen = calibration_images(len(images))
+    independent = images.representatives(range(len(images)))
+    chosen = [independent[k] for k in calibration_images(len(independent))]
+    inputs = images.prepared(geometry, chosen, stage="calibrating", progress=progress)
+    maps = (leave_one_out(gaussians.distances(network_input), len(independent)) for _, network_input in inputs)
+    maxima = [float(geometry.network_map(distances).max()) for distances in maps]
     calibration = Calibration.from_scores(maxima, settings.false_positive_rate, settings.calibration)
     return PadimState(
         geometry=geometry,
@@ -58,28 +61,24 @@ def fit(settings: PadimSettings, backbone: Backbone, images: TrainingImages, *, 
 def _gaussians(
     images: TrainingImages, extractor: Extractor, geometry: Geometry, progress: Progress
 ) -> tuple[Float32, Float32]:
-    """Return mean and whitening of each position; images that can't be decoded are left out from here on."""
-    moments, decoded = PositionMoments(), []
+    """Return mean and whitening of each position, of one image of each part.
+
+    Images that can't be decoded are left out from here on.
+    """
+    moments, decoded, groups = PositionMoments(), [], set()
     everything = range(len(images))
     maps = images.feature_maps(extractor.features, geometry, everything, stage="reading images", progress=progress)
     for i, features in maps:
         decoded.append(i)
-        moments.add(features)
+        if images.groups[i] not in groups:
+            groups.add(images.groups[i])
+            moments.add(features)
     images.keep(decoded)
     return moments.gaussians(EPSILON)
 
 
-def _leave_one_out_maxima(
-    images: TrainingImages, gaussians: PositionGaussians, geometry: Geometry, progress: Progress
-) -> list[float]:
-    """Return the highest map value of each calibration image, against the Gaussians of the other images."""
-    inputs = images.prepared(geometry, calibration_images(len(images)), stage="calibrating", progress=progress)
-    maps = (leave_one_out(gaussians.distances(network_input), len(images)) for _, network_input in inputs)
-    return [float(geometry.network_map(distances).max()) for distances in maps]
-
-
 def calibration_images(n_images: int) -> range:
-    """Return the indices of the calibration set."""
+    """Return which of so many images are the calibration set."""
     return range(0, n_images, -(-n_images // MAX_CALIBRATION))
 
 

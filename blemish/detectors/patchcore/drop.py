@@ -29,7 +29,7 @@ def without_images(state: PatchcoreState, settings: PatchcoreSettings, dropped: 
     Args:
         state: the fitted state.
         settings: of the detector.
-        dropped: indices of training images; they stay in the list of these, marked as dropped.
+        dropped: indices of training images; they and those of the same parts stay in the list, marked as dropped.
 
     Raises:
         InputError: if the bank or the scores do not say which image they are of, or too little would be left.
@@ -40,6 +40,7 @@ def without_images(state: PatchcoreState, settings: PatchcoreSettings, dropped: 
         raise InputError(
             message("without", "a model fitted by this version", got, todo="Fit again without these images.")
         )
+    dropped = state.training.alike(dropped)
     training = state.training.reviewed(dropped, "dropped")
     kept_rows = ~np.isin(state.source[:, 0], dropped)
     kept = np.isin(before, training.chosen)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from blemish.data.training_images import TrainingImages
     from blemish.detectors.patchcore.settings import PatchcoreSettings
     from blemish.imaging.geometry import Geometry
-    from blemish.types import Bool, Progress
+    from blemish.types import Bool, Int64, Progress
 
 # More scores would not move the threshold at a false positive rate of 1 %, and each costs a search.
 MAX_CALIBRATION = 1000
@@ -62,7 +62,7 @@ def fit(
     maps = first.patches.maps(first.chosen, stage="calibrating", progress=progress)
     if maps is None:
         maps = images.feature_maps(extractor.features, geometry, first.chosen, stage="calibrating", progress=progress)
-    calibrated = calibrate(settings, geometry, bank.features, bank.source, maps)
+    calibrated = calibrate(settings, geometry, bank.features, bank.source, maps, groups=images.groups)
     fusion, scores = None, np.array(calibrated.scores)
     if first.multi_scale is not None:
         judge = PositionJudge(images, first.chosen, geometry, extractor, calibrated.scorer, bank.source, settings.seed)
@@ -113,7 +113,7 @@ class _FirstPass:
 
     Attributes:
         patches: patch features of all images, or a coreset of them.
-        chosen: the images that thresholds are calibrated on.
+        chosen: the images that thresholds are calibrated on, one of each part.
         multi_scale: multi-scale features for score fusion; None where the worst patch alone makes the score.
     """
 
@@ -142,6 +142,9 @@ def _first_pass(
             chosen.append(len(good))
         good.append(i)
     images.keep(good)
+    chosen = images.representatives(chosen)
+    if multi_scale is not None:
+        multi_scale.choose(images.representatives(range(len(images))), chosen)
     return _FirstPass(patches, chosen, multi_scale)
 
 
@@ -160,23 +163,30 @@ class Calibrated(NamedTuple):
 
 
 def calibrate(
-    settings: PatchcoreSettings, geometry: Geometry, bank: Float32, source: NDArray[np.int32], maps: FeatureMaps
+    settings: PatchcoreSettings,
+    geometry: Geometry,
+    bank: Float32,
+    source: NDArray[np.int32],
+    maps: FeatureMaps,
+    *,
+    groups: Int64,
 ) -> Calibrated:
-    """Return leave-own-image-out scores of good images, and the scorer of new ones.
+    """Return leave-own-part-out scores of good images, and the scorer of new ones.
 
     Args:
         settings: of the detector.
         geometry: from the patch grid to the network's input.
         bank: (n, D) float32, the memory bank.
         source: (n, 3) int32: image, row and column of each bank row.
-        maps: index and (h, w, D) feature map of each image.
+        maps: index and (h, w, D) feature map of each image, one of each group.
+        groups: (n,) int64, the group of each image: those of one show the same part.
 
     Raises:
         InputError: if too few bank rows are from other images.
     """
     index = MemoryIndex(bank)
     plain = Scorer(index, settings.num_neighbors, None, top_share=settings.top_share)
-    nearest = [plain.distances(features, exclude=_own_rows(settings, source, i)) for i, features in maps]
+    nearest = [plain.distances(features, exclude=_own_rows(settings, source, groups, i)) for i, features in maps]
     stacked = np.stack([found.distances for found in nearest])
     if settings.position_sigma is None:
         statistics, patch_maps = None, stacked
@@ -187,13 +197,13 @@ def calibrate(
     return Calibrated(scorer, scores, [float(geometry.network_map(m).max()) for m in patch_maps])
 
 
-def _own_rows(settings: PatchcoreSettings, source: NDArray[np.int32], image: int) -> Bool:
-    """Return which bank rows are of an image, (n,) bool; enough must be left for a search.
+def _own_rows(settings: PatchcoreSettings, source: NDArray[np.int32], groups: Int64, image: int) -> Bool:
+    """Return which bank rows are of an image's part, (n,) bool; enough must be left for a search.
 
     Raises:
         InputError: if too few are.
     """
-    own: Bool = source[:, 0] == image
+    own: Bool = np.isin(source[:, 0], np.flatnonzero(groups == groups[image]))
     if len(own) - int(own.sum()) < settings.num_neighbors:
         todo = "Raise coreset_sampling_ratio or coreset_size, or give more good images."
         got = f"{len(own)} rows, {int(own.sum())} of them from one image"

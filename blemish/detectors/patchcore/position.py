@@ -81,9 +81,11 @@ class PositionJudge:
         judged = {i: row for row, i in enumerate(self.chosen) if row % step == 0}
         of_patches, of_parts = [], []
         inputs = list(self.images.prepared(self.geometry, list(judged), stage="judging position", progress=progress))
+        groups = self.images.groups
         for defect in synthetic_defects([image for _, image in inputs], len(inputs), seed=self.seed):
             i = inputs[defect.image_index][0]
-            nearest = self.scorer.distances(self.extractor.features(defect.image), exclude=self.source[:, 0] == i)
+            own = np.isin(self.source[:, 0], np.flatnonzero(groups == groups[i]))
+            nearest = self.scorer.distances(self.extractor.features(defect.image), exclude=own)
             of_patches.append(self.scorer.image_score(self.scorer.patch_map(nearest.distances), nearest.weight))
             of_parts.append(parts.score_without(self.extractor.parts(defect.image), judged[i]))
         return of_patches, of_parts

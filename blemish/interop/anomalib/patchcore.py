@@ -81,7 +81,7 @@ def import_patchcore(source: Source) -> Patchcore:
 
         rows, kept = _sources(MemoryIndex(bank), maps("finding patches"))
         images.keep(kept)
-        scorer, scores, maxima = calibrate(settings, geometry, bank, rows, maps("calibrating"))
+        scorer, scores, maxima = calibrate(settings, geometry, bank, rows, maps("calibrating"), groups=images.groups)
     else:
         scorer = Scorer(MemoryIndex(bank), settings.num_neighbors, None)
         source.check_thresholds(imported.image_threshold, imported.pixel_threshold)

@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from blemish.detectors.efficientad import fit as efficientad_fit
@@ -18,17 +19,26 @@ from tests.images import goods
 @pytest.mark.parametrize("n", [4, 5, 10, 209, 1000])
 @pytest.mark.parametrize("holdout", [0.01, 0.2, 0.8])
 def test_no_image_is_in_two_parts(n: int, holdout: float):
-    split = split_images(n, holdout, 0)
+    split = split_images(np.arange(n), holdout, 0)
     assert sorted(itertools.chain(*split)) == list(range(n))
     assert len(split.train) >= 2
     assert len(split.held) >= 1
     assert len(split.calibration) >= 1
     assert len(split.train) == n - min(max(2, round(holdout * n)), n - 2)
-    assert split == split_images(n, holdout, 0)
+    assert split == split_images(np.arange(n), holdout, 0)
+
+
+def test_images_of_one_part_are_on_one_side_of_the_split():
+    groups = np.arange(60) // 3 * 3
+    split = split_images(groups, 0.3, 0)
+    held_out = {*groups[split.held], *groups[split.calibration]}
+    assert not held_out & {*groups[split.train]}
+    assert len(split.held) + len(split.calibration) == len(held_out) == 6
+    assert len(split.train) == 42
 
 
 def test_another_seed_is_another_split():
-    assert split_images(50, 0.2, 0) != split_images(50, 0.2, 1)
+    assert split_images(np.arange(50), 0.2, 0) != split_images(np.arange(50), 0.2, 1)
 
 
 class Clock:
@@ -82,7 +92,7 @@ def test_timing_leaves_the_networks_as_they_were(teacher: Path):
 def test_the_threshold_is_of_the_calibration_set_alone(teacher: Path):
     images = goods(10)
     model = small_efficientad(teacher).fit(images)
-    split = split_images(10, 0.4, 0)
+    split = split_images(np.arange(10), 0.4, 0)
     assert model.calibration.n == len(split.calibration) == 3
     scores = sorted(model.predict(images[i]).score for i in split.calibration)
     assert model.calibration.scores.tolist() == scores

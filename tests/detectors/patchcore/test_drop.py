@@ -18,12 +18,12 @@ N_BAD = 2
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Good images, and two with a black lower half among them."""
+    """Good images, and two with a black lower part among them."""
     folder = tmp_path_factory.mktemp("images")
     made = write_goods(folder, 24)
     for i in range(N_BAD):
         image = good(100 + i)
-        image[len(image) // 2 :] = 0
+        image[len(image) // 2 + 16 * i :] = 0
         made[i] = write(folder / f"{i:03}.png", image)
     return made
 
@@ -74,7 +74,7 @@ def test_confirmed_images_are_listed_no_more(fitted: Patchcore, tmp_path: Path):
 
 
 def test_too_little_left_is_refused(fitted: Patchcore, paths: list[Path]):
-    with pytest.raises(InputError, match="at least 2 calibration images and 1 bank rows, got 1 and"):
+    with pytest.raises(InputError, match=r"at least 2 calibration images and 1 bank rows, got [01] and"):
         fitted.without(paths[1:])
 
 
@@ -100,3 +100,24 @@ def test_copies_and_black_images_are_a_warning(image: np.ndarray):
     model = small_patchcore(score_fusion=True, calibration="tail").fit([image] * 10)
     assert [text[:29] for text in model.training_warnings] == ["All good images look the same"]
     assert model.suspects == ()
+
+
+def test_dropping_a_part_drops_all_its_images(tmp_path: Path):
+    paths = [write(tmp_path / f"{i}{shot}.png", good(i)) for i in range(12) for shot in "ab"]
+    model = small_patchcore().fit(paths)
+    left = model.without([paths[6]]).fitted
+    assert [i for i, review in enumerate(left.training.reviews) if review == "dropped"] == [6, 7]
+    assert not np.isin(left.source[:, 0], [6, 7]).any()
+    assert left.image_calibration.n == 11
+
+
+def test_suspects_of_one_part_are_listed_and_confirmed_together(tmp_path: Path):
+    images = goods(24)
+    for i in (4, 5):
+        images[i] = images[4].copy()
+        images[i][48:] = 0
+    paths = [write(tmp_path / f"{i:02}.png", image) for i, image in enumerate(images)]
+    model = small_patchcore().fit(paths)
+    assert {str(path) for path in paths[4:6]} <= {suspect.path for suspect in model.suspects}
+    left = {suspect.path for suspect in model.confirmed([paths[5]]).suspects}
+    assert not left & {str(path) for path in paths[4:6]}

@@ -338,3 +338,31 @@ def test_progress_never_runs_over():
         assert len({total for _, total in own}) == 1
         assert [done for done, _ in own] == sorted({done for done, _ in own})
         assert own[-1][0] == own[-1][1]
+
+
+# Several images of one part
+
+
+def test_thresholds_count_parts_and_not_images():
+    """With every image twice, the threshold is about the same as with each once, and new good images are good."""
+    once, twice = (small_patchcore().fit([image for image in goods(16) for _ in range(n)]) for n in (1, 2))
+    assert twice.calibration.n == once.calibration.n == 16
+    assert twice.threshold == pytest.approx(once.threshold, rel=0.3)
+    assert not any(twice.predict(good(seed)).label for seed in range(50, 60))
+    assert twice.notes[0].startswith("32 good images show 16 parts: 16 are copies or further shots of a part.")
+    assert len(once.notes) == len(twice.notes) - 1
+
+
+def test_a_part_is_scored_without_all_its_images():
+    """The copies have no noise of their own: with one of them in the bank, the distance would be nearly 0."""
+    model = small_patchcore(score_fusion=False).fit([image for image in goods(12) for _ in range(3)])
+    single = small_patchcore(score_fusion=False).fit(goods(12))
+    assert model.calibration.scores.min() > 0.5 * single.calibration.scores.min()
+
+
+def test_groups_are_in_the_model_folder(tmp_path: Path):
+    model = small_patchcore().fit([image for image in goods(8) for _ in range(2)])
+    model.save(tmp_path / "model")
+    loaded = Patchcore.load(tmp_path / "model")
+    assert loaded.fitted.training.groups == tuple(i // 2 * 2 for i in range(16))
+    assert loaded.notes == model.notes

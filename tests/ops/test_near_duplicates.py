@@ -1,0 +1,96 @@
+"""Near-duplicates: shots of one part are one group, parts that only look alike are not."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from blemish.ops import near_duplicates as module
+from blemish.ops.near_duplicates import fingerprint, merged, near_duplicates
+
+SIDE = 160
+
+
+def part(seed: int, kind: str = "texture") -> np.ndarray:
+    """A part of its own, (SIDE, SIDE, 3) float: a texture, an aligned ring with grain, or a lattice with grain."""
+    rng = np.random.default_rng([seed, 3])
+    grain = cv2.GaussianBlur(rng.standard_normal((SIDE, SIDE)), (0, 0), 1.5)
+    y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
+    common = {
+        "texture": 0 * x,
+        "ring": 60.0 * (np.abs(np.hypot(x, y) - 50) < 8),
+        "lattice": 40 * np.sin(x / 2.5 + rng.uniform(0, 6)) * np.sin(y / 2.5 + rng.uniform(0, 6)),
+    }[kind]
+    return np.repeat((110 + common + 40 * grain)[..., None], 3, axis=2)
+
+
+def shot(image: np.ndarray, seed: int, shift: float = 1.0, light: float = 0.02, noise: float = 2.0) -> np.ndarray:
+    """Another image of a part, uint8: shifted, in another light, with noise of its own."""
+    rng = np.random.default_rng([seed, 4])
+    move = np.array([[1, 0, rng.uniform(-shift, shift)], [0, 1, rng.uniform(-shift, shift)]])
+    moved = cv2.warpAffine(image, move, (SIDE, SIDE), borderMode=cv2.BORDER_REFLECT)
+    return np.clip(moved * rng.uniform(1 - light, 1 + light) + rng.normal(0, noise, image.shape), 0, 255).astype(
+        np.uint8
+    )
+
+
+def groups_of(images) -> list[int]:
+    return near_duplicates([fingerprint(image) for image in images]).tolist()
+
+
+@pytest.mark.parametrize("kind", ["texture", "ring", "lattice"])
+def test_parts_that_look_alike_are_no_near_duplicates(kind: str):
+    assert groups_of(shot(part(i, kind), i) for i in range(30)) == list(range(30))
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 4.0])
+@pytest.mark.parametrize("kind", ["texture", "ring", "lattice"])
+def test_shots_of_one_part_are_one_group(kind: str, shift: float):
+    images = [shot(part(i, kind), 10 * i + k, shift) for i in range(12) for k in range(3)]
+    assert groups_of(images) == [3 * (i // 3) for i in range(36)]
+
+
+def test_shots_that_are_far_apart_in_the_list_are_found():
+    images = [shot(part(i), 100 * k + i) for k in range(2) for i in range(40)]
+    assert groups_of(images) == [i % 40 for i in range(80)]
+
+
+def test_the_light_does_not_matter():
+    images = [shot(part(i), 10 * i + k, light=0.25) for i in range(12) for k in range(2)]
+    assert groups_of(images) == [2 * (i // 2) for i in range(24)]
+
+
+def test_few_shots_among_many_parts_are_found():
+    images = [shot(part(i), i) for i in range(30)]
+    images[20] = shot(part(4), 99)
+    assert groups_of(images) == [4 if i == 20 else i for i in range(30)]
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_plain_images_share_nothing(value: int):
+    assert groups_of([np.full((SIDE, SIDE, 3), value, np.uint8)] * 12) == list(range(12))
+
+
+def test_fewer_images_than_tell_what_is_common_are_not_compared():
+    assert groups_of([shot(part(0), i) for i in range(module.LEAST_IMAGES - 1)]) == list(range(7))
+
+
+@pytest.mark.parametrize("shape", [(160, 160, 3), (40, 400, 3), (33, 17, 3), (1200, 16, 3)])
+def test_fingerprints_of_any_shape(shape: tuple[int, ...]):
+    images = np.random.default_rng(0).integers(0, 256, (10, *shape), dtype=np.uint8)
+    prints = [fingerprint(image) for image in images]
+    assert max(prints[0].shape) == module.SIDE_PX
+    assert min(prints[0].shape) >= 2 * module.MAX_SHIFT_PX
+    assert near_duplicates([*prints, prints[3]]).tolist() == [*range(10), 3]
+
+
+def test_the_result_is_the_same_again():
+    images = [shot(part(i // 2), i) for i in range(60)]
+    assert groups_of(images) == groups_of(images)
+
+
+def test_groups_are_joined_over_their_members():
+    assert merged(np.arange(6), [(5, 4), (1, 5), (2, 3)]).tolist() == [0, 1, 2, 2, 1, 1]
+    assert merged(np.array([0, 0, 2, 2]), [(3, 1)]).tolist() == [0, 0, 0, 0]
+    assert merged(np.arange(0), []).tolist() == []
