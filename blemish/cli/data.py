@@ -50,13 +50,14 @@ def check(
     data: Path,
     category: option.Category = None,
     layout: option.Layout = None,
+    group_by: option.GroupBy = None,
     as_json: option.AsJson = False,
 ) -> None:
     """Check a data set before a run: images, labels, masks. Example: blemish check images/"""
     from blemish.data.datasets import open_dataset
     from blemish.data.validation import survey_dataset
 
-    dataset = open_dataset(data, category=category, layout=layout)
+    dataset = open_dataset(data, category=category, layout=layout, group_by=group_by)
     notes = list(getattr(dataset, "notes", ()))
     survey = survey_dataset(dataset)
     summary = asdict(survey.summary)

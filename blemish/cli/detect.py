@@ -33,6 +33,7 @@ def fit(
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
     category: option.Category = None,
     layout: option.Layout = None,
+    group_by: option.GroupBy = None,
     as_json: option.AsJson = False,
 ) -> None:
     """Fit a detector on good images. Example: blemish fit images/ --out model"""
@@ -41,7 +42,7 @@ def fit(
     from blemish.evaluation.thresholds import threshold_fields, threshold_sentence
     from blemish.modelfolder.folder import check_target
 
-    dataset = _opened(data, category, layout)
+    dataset = _opened(data, category, layout, group_by)
     check_target(out)
     model = make()
     megabytes = model.estimated_bytes(len(dataset.train)) / 2**20 if dataset.train else 0
@@ -189,11 +190,11 @@ def _left_out_texts(problems: Sequence[Problem]) -> list[str]:
     ]
 
 
-def _opened(data: Path, category: str | None, layout: str | None) -> DataSet:
+def _opened(data: Path, category: str | None, layout: str | None, group_by: str | None = None) -> DataSet:
     """Return the data set; how it was read, and files that are not used, go to stderr."""
     from blemish.data.datasets import open_dataset
 
-    dataset = open_dataset(data, category=category, layout=layout)
+    dataset = open_dataset(data, category=category, layout=layout, group_by=group_by)
     skipped: list[Path] = [*getattr(dataset, "skipped", ()), *getattr(dataset, "unused_masks", ())]
     for note in getattr(dataset, "notes", ()):
         complain(note)

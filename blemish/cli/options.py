@@ -23,6 +23,13 @@ Backbone = Annotated[str, typer.Option(help="Name from `blemish backbones list`,
 Category = Annotated[str | None, typer.Option(help="Category, if the folder holds several.")]
 CsvOut = Annotated[Path | None, typer.Option("--csv", help="CSV file to write.")]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="JSON file to write.")]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(
+        help=r"Regular expression of the part that an image shows, such as 'part\d+', searched in its path; images of "
+        "one part count once."
+    ),
+]
 Layout = Annotated[
     str | None,
     typer.Option(help="Layout of a public data set to read the folder as, such as visa; recognized if not given."),

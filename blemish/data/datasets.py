@@ -20,6 +20,7 @@ from blemish.data.discovery import (
     no_images,
 )
 from blemish.data.folder import Folder, PathLike
+from blemish.data.grouping import GroupOf, check_groups, group_of_pattern, grouped, sentence, unit_of
 from blemish.data.layouts import LAYOUTS, RealIAD, read, realiad_tables, recognised
 from blemish.data.manifest import MANIFEST_ENDINGS, Manifest
 from blemish.data.mask_files import assign, beside, elsewhere, with_masks
@@ -148,6 +149,7 @@ def open_dataset(
     category: str | None = None,
     layout: str | None = None,
     plain: Literal["good", "defective"] = "good",
+    group_by: str | None = None,
 ) -> DataSet:
     """Return the data set at `path`, with its layout recognised.
 
@@ -158,17 +160,38 @@ def open_dataset(
         category: of a root of categories.
         layout: one of `LAYOUT_NAMES` to be read as; recognised by default.
         plain: class of the images of a folder in which no name states one.
+        group_by: a regular expression of the part that an image shows, searched in its path below `path`. Images of one
+            part are held out together, and count once for thresholds. A manifest may have a column `group` instead.
 
     Raises:
-        DataError: if it is none of these, or the role of an image is not clear; the text names the path.
+        DataError: if it is none of these, or the role of an image is not clear; the text names the path. If no path
+            matches `group_by`, or a part is both to fit and to test on.
+        InputError: if `group_by` is no regular expression.
     """
     path = Path(path)
+    group_of = None if group_by is None else group_of_pattern(group_by, path)
+    dataset = _open(path, category, layout, plain, group_of)
+    if group_of is not None and group_by is not None:
+        dataset.train, dataset.test = (grouped(samples, group_of) for samples in (dataset.train, dataset.test))
+        check_groups(dataset.train, dataset.test, group_by)
+    if any(sample.group for sample in dataset.train):
+        dataset.notes = (*dataset.notes, sentence(dataset.train))
+    return dataset
+
+
+def _open(
+    path: Path,
+    category: str | None,
+    layout: str | None,
+    plain: Literal["good", "defective"],
+    group_of: GroupOf | None,
+) -> ListedDataSet:
     if layout is not None and layout not in LAYOUT_NAMES:
         raise DataError(message("layout", f"one of {', '.join(LAYOUT_NAMES)}", repr(layout)))
     if path.is_file():
         return _from_file(path, layout)
     if category is not None or layout == MVTEC:
-        return _of_category(path, category, layout)
+        return _of_category(path, category, layout, group_of)
     if not path.is_dir():
         raise DataError(message("data set", "a folder or a manifest", describe_path(path), where=path))
     names = categories(path)
@@ -181,10 +204,10 @@ def open_dataset(
         raise DataError(message("data set", "realiad_jsons/ in it", describe_path(path), where=path, todo=todo))
     if layout is not None:
         return read(path, layout)
-    return _by_names(path, plain)
+    return _by_names(path, plain, group_of)
 
 
-def _by_names(path: Path, plain: Literal["good", "defective"]) -> DataSet:
+def _by_names(path: Path, plain: Literal["good", "defective"], group_of: GroupOf | None) -> ListedDataSet:
     """Return the data set of a folder: of a public layout, or of any names."""
     known = recognised(path)
     if known is not None:
@@ -196,10 +219,10 @@ def _by_names(path: Path, plain: Literal["good", "defective"]) -> DataSet:
     if path.resolve().name == "test" and (around / "train" / "good").is_dir():
         todo = f"It is part of {around}: name that."
         raise DataError(message("data set", "a complete one", "the test images of one", where=path, todo=todo))
-    return NamedTree(path, plain=plain)
+    return NamedTree(path, plain=plain, unit_of=None if group_of is None else unit_of(group_of))
 
 
-def _from_file(path: Path, layout: str | None) -> DataSet:
+def _from_file(path: Path, layout: str | None) -> ListedDataSet:
     if layout == REAL_IAD or path.suffix.lower() == ".json":
         return RealIAD(path)
     if path.suffix.lower() not in MANIFEST_ENDINGS:
@@ -208,7 +231,7 @@ def _from_file(path: Path, layout: str | None) -> DataSet:
     return Manifest(path)
 
 
-def _of_category(root: Path, category: str | None, layout: str | None) -> DataSet:
+def _of_category(root: Path, category: str | None, layout: str | None, group_of: GroupOf | None) -> ListedDataSet:
     """Return one category of a root of several."""
     if category is None:
         return MVTecAD(root.resolve().parent, root.resolve().name)
@@ -219,7 +242,7 @@ def _of_category(root: Path, category: str | None, layout: str | None) -> DataSe
     if layout in LAYOUTS:
         return read(folder, str(layout))
     is_there = Path(category).name == category and folder.is_dir() and not (root / "train" / "good").is_dir()
-    return _by_names(folder, "good") if is_there and layout is None else MVTecAD(root, category)
+    return _by_names(folder, "good", group_of) if is_there and layout is None else MVTecAD(root, category)
 
 
 def categories(root: PathLike) -> list[str]:

@@ -17,7 +17,8 @@ from blemish.data.discovery import (
     natural_key,
     no_images,
 )
-from blemish.data.holdout import hold_out
+from blemish.data.grouping import check_groups, group_of_pattern, grouped, unit_of
+from blemish.data.holdout import hold_out_units
 from blemish.data.mask_files import MasksOf, assign, beside, elsewhere, with_masks
 from blemish.data.tree import Class, check_below
 from blemish.errors import DataError, InputError, message
@@ -45,13 +46,16 @@ class Folder(ListedDataSet):
         normal_split_ratio: share of the good images held out for the test (at least one), in [0, 1). 0.2 is
             anomalib's test_split_ratio.
         seed: of the choice of held-out images; the same files and seed give the same ones.
+        group_by: a regular expression of the part that an image shows, searched in its path below `root`. Images of one
+            part are held out together, and count once for thresholds.
         train_batch_size, eval_batch_size, num_workers: accepted for calls written for anomalib; images go through the
             network one by one, decoded ahead in `threads=` of the detector.
 
     Raises:
         DataError: if a folder is missing, holds no images or is named twice, a name below a folder says another class
-            than that folder, or one mask matches two images.
-        InputError: if a number is out of range.
+            than that folder, or one mask matches two images; if no path matches `group_by`, or a part is both to fit
+            and to test on.
+        InputError: if a number is out of range, or `group_by` is no regular expression.
 
     Warns:
         UserWarning: if one of the last three is given: they have no effect.
@@ -70,6 +74,7 @@ class Folder(ListedDataSet):
         extensions: Sequence[str] | None = None,
         normal_split_ratio: float = 0.2,
         seed: int = 0,
+        group_by: str | None = None,
         train_batch_size: int | None = None,
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
@@ -91,7 +96,10 @@ class Folder(ListedDataSet):
             raise DataError(message("mask_dir", "one folder, or one for each abnormal_dir", got))
         self._ratio = check_number("normal_split_ratio", float(normal_split_ratio), low=0, high=0.999)
         self._seed = seed
+        self._group_of = None if group_by is None else group_of_pattern(group_by, base)
         self._list()
+        if group_by is not None:
+            check_groups(self.train, self.test, group_by)
 
     def __repr__(self) -> str:
         return self._described(repr(self.name))
@@ -102,12 +110,15 @@ class Folder(ListedDataSet):
         good_test = self._find("normal_test_dir", self._normal_test, "good") if self._normal_test else []
         defective = self._defective()
         if defective and not self._normal_test:
-            good, good_test = hold_out(good, self._ratio, self._seed)
+            unit = None if self._group_of is None else unit_of(self._group_of)
+            good, good_test = hold_out_units(good, self._ratio, self._seed, unit)
         used = {mask for sample in defective for mask in sample.mask_paths}
         masks, _ = self._images_of(self._masks)
         skipped = self._images_of([*self._normal, *self._abnormal, *self._normal_test, *self._masks])[1]
         self.train = tuple(Sample(path, "train") for path in good)
         self.test = (*(Sample(path, "test") for path in good_test), *defective)
+        if self._group_of is not None:
+            self.train, self.test = grouped(self.train, self._group_of), grouped(self.test, self._group_of)
         self.skipped = (*skipped, *(path for path in self._left_out if path not in used))
         self.unused_masks = tuple(mask for mask in masks if mask not in used)
 

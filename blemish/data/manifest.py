@@ -10,12 +10,13 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from blemish.data.discovery import IMAGE_ENDINGS, ListedDataSet, list_images
+from blemish.data.grouping import check_groups
 from blemish.data.roles import label_class, split_of, tell
 from blemish.errors import DataError, message
 from blemish.types import Sample
 
 MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson")
-COLUMNS = ("path", "split", "defect", "label", "mask")
+COLUMNS = ("path", "split", "defect", "label", "mask", "group")
 # Labels of a defective image of unnamed type; any other that is not good is the defect type.
 BAD_WORDS = ("1", "1.0", "true")
 
@@ -23,11 +24,12 @@ BAD_WORDS = ("1", "1.0", "true")
 class Manifest(ListedDataSet):
     """A list of images in a CSV or JSON-lines file.
 
-    Columns (or keys): `path`, and optionally `split` ("train" or "test"), `defect` or `label`, `mask`. Paths are
-    relative to the manifest's folder. Without `defect` or `label` an image is good; a label may also be a number, 0 for
-    good, or a word such as PASS or "no defect". Several masks of one image are united: a folder of them, a list in
+    Columns (or keys): `path`, and optionally `split` ("train" or "test"), `defect` or `label`, `mask`, `group`. Paths
+    are relative to the manifest's folder. Without `defect` or `label` an image is good; a label may also be a number, 0
+    for good, or a word such as PASS or "no defect". Several masks of one image are united: a folder of them, a list in
     JSON, or names with `|` between them.
-    Without `split` the good images are for training and the defective ones for the test.
+    Without `split` the good images are for training and the defective ones for the test. Images with the same `group`
+    show one part: they count once for thresholds, and are either all to fit or all to test on.
 
     Args:
         path: the file; its ending is .csv, .jsonl or .ndjson.
@@ -83,6 +85,9 @@ def read_manifest(path: Path) -> tuple[Sample, ...]:
     if not any(sample.split == "train" for sample in samples):
         got = f"{len(samples)} lines without one" if samples else "no lines"
         raise DataError(message("manifest", "good images of split train", got, where=path))
+    if any(sample.group for sample in samples):
+        train, test = ([sample for sample in samples if sample.split == split] for split in ("train", "test"))
+        check_groups(train, test, "group")
     return tuple(samples)
 
 
@@ -124,7 +129,7 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _check_columns(names: list[str], where: str) -> None:
     unknown = [name for name in names if name not in COLUMNS]
     if "path" not in names or unknown or len(set(names)) < len(names):
-        expected = "the columns path and optionally split, defect or label, mask"
+        expected = "the columns path and optionally split, defect or label, mask, group"
         raise DataError(message("manifest", expected, ", ".join(names) or "nothing", where=where))
 
 
@@ -147,7 +152,11 @@ def _sample(row: dict[str, Any], folder: Path, where: str) -> Sample:
         todo = "Detectors are fitted on good images alone: make it test, or leave it out."
         raise DataError(message("split", "test for a defective image", "train", where=where, todo=todo))
     masks = _masks(row.get("mask"), folder, where)
-    return Sample(path, split, defect, masks[0] if masks else None, masks[1:])
+    group = row.get("group")
+    if group is not None and (isinstance(group, bool) or not isinstance(group, (str, int))):
+        raise DataError(message("group", "the name of a part", repr(group), where=where))
+    part = "" if group is None else str(group).strip()
+    return Sample(path, split, defect, masks[0] if masks else None, masks[1:], part)
 
 
 def _check_path(name: str, where: str) -> None:

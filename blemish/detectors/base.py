@@ -338,7 +338,7 @@ class Detector(ABC, Generic[SettingsT, StateT]):
         return warnings_of(self.fitted.training, self.calibration, self.fitted.scores)
 
     def confirmed(self: Own, paths: Iterable[str | os.PathLike[str]]) -> Own:
-        """Return the detector with training images, and those of the same parts, marked as good: no `suspects` any more.
+        """Return the detector with training images, and those of the same parts, confirmed as good: no suspects.
 
         Raises:
             InputError: if a path is of no training image.
