@@ -28,6 +28,10 @@ StorePlace = Annotated[
 Category = Annotated[str | None, typer.Option(help="Product category, where the store holds several.")]
 Good = Annotated[Path | None, typer.Option(help="Good images, once, if the training images of the model have moved.")]
 Force = Annotated[bool, typer.Option("--force", help="Take the most anomalous region also below the threshold.")]
+ReadOnly = Annotated[
+    bool,
+    typer.Option("--read-only", help="Answer from a temporary copy of the store's folder, which is not written to."),
+]
 Neighbors = Annotated[int, typer.Option("-k", help="Number of matches at most.")]
 
 
@@ -90,13 +94,14 @@ def similar(
     since: Annotated[str | None, typer.Option(help="Only defects added since, such as 2026-11-25.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="PNG to write: the query and its matches.")] = None,
     force: Force = False,
+    read_only: ReadOnly = False,
     as_json: option.AsJson = False,
 ) -> None:
     """Show past defects like the one in an image. Example: blemish similar model part.png --store s --sheet out.png"""
     from blemish.search import most_anomalous_region
 
     loaded = _detector(model, None)
-    with _open(store, category, loaded) as opened_store:
+    with _open(store, category, loaded, read_only=read_only) as opened_store:
         encoded = opened_store.encode(image, force=force)
         region = most_anomalous_region(encoded)
         matches = opened_store.similar(region, k, label=label, since=since)
@@ -134,10 +139,11 @@ def groups(
     least_similarity: Annotated[
         float | None, typer.Option(help="Least mean cosine between groups to merge; by default from the store.")
     ] = None,
+    read_only: ReadOnly = False,
     as_json: option.AsJson = False,
 ) -> None:
     """Show the stored defects in groups of similar ones. Example: blemish groups --store s"""
-    with _open(store, None) as opened_store:
+    with _open(store, None, read_only=read_only) as opened_store:
         names = [category] if category else list(opened_store.categories)
         of_category = {name: opened_store.groups(category=name, least_similarity=least_similarity) for name in names}
     lines = [
@@ -174,13 +180,14 @@ def suggest(
     store: StorePlace,
     category: Category = None,
     force: Force = False,
+    read_only: ReadOnly = False,
     as_json: option.AsJson = False,
 ) -> None:
     """Suggest the labels of defects, or that they are new. Example: blemish suggest model part.png --store s"""
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
     problems: list[str] = []
-    with _open(store, category, _detector(model, None)) as opened_store:
+    with _open(store, category, _detector(model, None), read_only=read_only) as opened_store:
         for path in images:
             try:
                 suggestion = opened_store.suggest(path, force=force)
@@ -208,15 +215,17 @@ def _open(
     good: Path | None = None,
     *,
     create: bool = False,
+    read_only: bool = False,
 ) -> DefectStore:
     """Return the store, which must exist unless `create`: a misspelt name has no answers."""
     from blemish.search import DefectStore
 
     images = None if good is None else _samples(good, is_good=True)
+    given: dict[str, Any] = {"model": model, "category": category, "good": images}
+    given |= {"create": create, "read_only": read_only}
     if store.startswith(("http://", "https://")):
-        key = os.environ.get("QDRANT_API_KEY")
-        return DefectStore(url=store, api_key=key, model=model, category=category, good=images, create=create)
-    return DefectStore(store, model=model, category=category, good=images, create=create)
+        return DefectStore(url=store, api_key=os.environ.get("QDRANT_API_KEY"), **given)
+    return DefectStore(store, **given)
 
 
 def _samples(images: Path, *, is_good: bool = False) -> Sequence[Sample]:

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped, 
 from numpy.typing import NDArray
 
 from blemish.errors import InputError, ModelFileError, message
+from blemish.runtime.forks import keep_in_forks
 from blemish.runtime.passes import tile_convolutions
 from blemish.runtime.session import Session
 
@@ -73,6 +74,7 @@ def open_session(
         session = ort.InferenceSession(data, options, providers=providers)
     except Exception as error:  # ONNX Runtime's own errors share no public base class
         raise ModelFileError(message("network", "a graph that ONNX Runtime runs", _first_line(error))) from error
+    keep_in_forks(session)
     wanted = PROVIDERS[device.partition(":")[0]][0]
     if wanted not in session.get_providers():  # it goes on without one that does not start
         todo = f"Install the CUDA libraries that onnxruntime {ort.__version__} names as its requirements."

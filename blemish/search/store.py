@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from blemish.detectors.base import Detector
 from blemish.errors import InputError, StoreError, message
 from blemish.search.backends.edge import EdgeBackend
 from blemish.search.backends.interface import IMAGE, REGION, Filter
+from blemish.search.backends.process import SENT, OpenedHere
 from blemish.search.backends.server import ServerBackend
 from blemish.search.backends.version_1 import with_present_names
 from blemish.search.encoder import DIMS, EncodedRegion, RegionEncoder, most_anomalous_region
@@ -59,6 +61,8 @@ class DefectStore:
         good: good images to encode defects against, for a model whose training images have moved. Needed once for each
             category: the store keeps their statistics.
         create: whether to make a store that does not exist, if there is a model; else it is an error.
+        read_only: to ask only, also on a read-only disk: a folder is copied to a temporary one, which is removed when
+            the store is closed, and changes are refused.
         url: of a Qdrant server, such as http://localhost:6333.
         api_key: of the server, if it wants one.
         collection: name of the store on the server.
@@ -79,6 +83,7 @@ class DefectStore:
         category: str | None = None,
         good: Sequence[ImageInput] | None = None,
         create: bool = True,
+        read_only: bool = False,
         url: str | None = None,
         api_key: str | None = None,
         collection: str = "blemish",
@@ -93,13 +98,13 @@ class DefectStore:
         chosen = None if category is None else check_text("category", category)
         self.name = f"{url}, collection {collection}" if folder is None else os.fspath(folder)
         self._encoder = RegionEncoder(model) if model is not None and not isinstance(model, RegionEncoder) else model
-        self._lock = threading.RLock()
+        self._lock, self._process, self.read_only = threading.RLock(), OpenedHere(self.name), read_only
         self._references: tuple[Filter, int, Float64] | None = None
         self._good = good
-        dims = DIMS if create and self._encoder is not None else {}
+        dims = DIMS if create and not read_only and self._encoder is not None else {}
         backend: Backend
         if url is None:
-            backend = EdgeBackend(None if self.name == MEMORY else Path(self.name), dims)
+            backend = EdgeBackend(None if self.name == MEMORY else Path(self.name), dims, read_only=read_only)
         else:
             backend = ServerBackend(
                 url, dims=dims, api_key=api_key, collection=collection, timeout_s=timeout_s, retries=retries
@@ -173,7 +178,7 @@ class DefectStore:
             InputError: if a vector is not finite, or the label is refused.
         """
         payload = label_payload(label, labelled_by)
-        with self._lock:
+        with self._locked(to_change=True):
             model_id = self._metadata.bind(self._backend, self._fitted_encoder(), self.category)
             points = to_points(encoded, category=self.category, model_id=model_id, label=payload)
             stored = {point.id: point.payload for point in self._backend.get([point.id for point in points])}
@@ -198,7 +203,7 @@ class DefectStore:
             InputError: if the label is refused, or an id is not in the store.
         """
         payload = label_payload(label, by)
-        with self._lock:
+        with self._locked(to_change=True):
             chosen = [defect.id for defect in self.get(dict.fromkeys(ids))]
             if chosen:
                 self._backend.set_payload(chosen, payload)
@@ -218,7 +223,7 @@ class DefectStore:
         encoder = self._require_encoder("encode images again")
         only = self.categories[0] if len(self.categories) == 1 else self.category
         chosen = category or (self.category if self.category in self.categories else only)
-        with self._lock:
+        with self._locked(to_change=True):
             if self._metadata.model_id(chosen) not in encoder.ids:
                 if encoder.normal is None:
                     encoder.fit(self._good, progress=progress)
@@ -230,7 +235,7 @@ class DefectStore:
 
     def remove(self, sha256: str) -> int:
         """Remove the regions and the whole-image vector of one image; return the number of regions."""
-        with self._lock:
+        with self._locked(to_change=True):
             n_regions = self._backend.count(payload_filter(REGION).with_equals(sha256=sha256))
             self._backend.delete(Filter().with_equals(sha256=sha256))
         return n_regions
@@ -242,7 +247,7 @@ class DefectStore:
             DataError: if it is the first of its category and there are no good images to encode it against.
             StoreError: if the store was opened without a model, or has vectors of another one.
         """
-        with self._lock:
+        with self._locked():
             return self._fitted_encoder().encode(image, force=force)
 
     def similar(
@@ -345,13 +350,14 @@ class DefectStore:
 
     def optimise(self) -> None:
         """Build the index that keeps queries of a large store fast; worth it after many additions."""
-        with self._lock:
+        with self._locked(to_change=True):
             self._backend.optimise()
 
     def close(self) -> None:
-        """Release the store; a second call does nothing."""
-        with self._lock:
-            self._backend.close()
+        """Release the store; a second call does nothing, nor does one in a fork, whose parent has it open."""
+        if self._process:
+            with self._locked():
+                self._backend.close()
 
     def __enter__(self) -> DefectStore:
         return self
@@ -361,6 +367,21 @@ class DefectStore:
 
     def __repr__(self) -> str:
         return f"DefectStore({self.name!r}, category={self.category!r})"
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        raise StoreError(message("store", "use in this process", "a pickle for another", where=self.name, todo=SENT))
+
+    @contextmanager
+    def _locked(self, *, to_change: bool = False) -> Iterator[None]:
+        """Let one thread in at a time. StoreError in a fork, where a thread that is gone may hold the lock for ever,
+        and where a change is not allowed.
+        """
+        self._process.check()
+        if to_change and self.read_only:
+            todo = "Open it without read_only=True."
+            raise StoreError(message("store", "one that may be changed", "a read-only one", where=self.name, todo=todo))
+        with self._lock:
+            yield
 
     def _require_encoder(self, purpose: str) -> RegionEncoder:
         if self._encoder is None:
@@ -403,7 +424,7 @@ class DefectStore:
 
     def _reference_distances(self, where: Filter) -> Float64:
         """Return the reference distances of novelty, computed again when the number of regions has changed."""
-        with self._lock:
+        with self._locked():
             n = self._backend.count(where)
             if self._references is None or self._references[:2] != (where, n):
                 self._references = where, n, reference_distances(self._backend, where)

@@ -6,8 +6,10 @@ points as pickles and loses some under threads.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -16,12 +18,16 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from blemish._io.files import atomic_write, save_error
 from blemish._validation.checks import blocks
 from blemish.errors import StoreError, message
+from blemish.runtime.forks import keep_forever
 from blemish.search.backends.interface import Filter, Point, Query, StoredPoint
+from blemish.search.backends.process import OpenedHere, close_inherited
 from blemish.search.backends.qdrant import BATCH, CREATE_STORE, FULL_SCAN_KB, HNSW_EF, INDEXED_FIELDS, import_package
+from blemish.search.backends.read_only import not_writable, temporary_copy
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -30,6 +36,7 @@ META, SHARD = "store.json", "vectors"
 # The lock, and the name of its holder for the error of others: some versions of filelock empty the lock file.
 LOCK, HOLDER = "lock", "holder"
 RESTORE = "Put it back from a copy, or index the images into a new folder."
+NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class EdgeBackend:
@@ -38,17 +45,23 @@ class EdgeBackend:
     Args:
         folder: made if absent; None for a temporary one.
         dims: name of each vector to its length, to make a new store; empty to refuse that.
+        read_only: whether to work on a temporary copy of the folder.
 
     Raises:
         StoreError: if the engine is not installed, the folder is in use, or what is in it can't be read.
     """
 
-    def __init__(self, folder: Path | None, dims: Mapping[str, int], *, batch_size: int = BATCH) -> None:
+    def __init__(
+        self, folder: Path | None, dims: Mapping[str, int], *, batch_size: int = BATCH, read_only: bool = False
+    ) -> None:
         self._engine = import_package("qdrant_edge", "qdrant-edge-py", extra="search")
         if folder is not None and not dims and not (folder / SHARD).exists():
             raise StoreError(message("store", "one that was made", "nothing there", where=folder, todo=CREATE_STORE))
-        self._is_temporary, self._batch_size = folder is None, batch_size
+        self._is_temporary, self._batch_size = folder is None or read_only, batch_size
+        if folder is not None and read_only:
+            folder = temporary_copy(folder, lock=LOCK, without=frozenset({LOCK, HOLDER}))
         self.folder = Path(tempfile.mkdtemp(prefix="blemish-trial-")) if folder is None else folder
+        self._process = OpenedHere(self.folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -58,8 +71,9 @@ class EdgeBackend:
             with self._errors("open"):
                 self._shard = self._open(dims)
         except BaseException:
-            self._lock.release()
+            self._release()
             raise
+        _OPEN.add(self)
 
     def insert(self, points: Sequence[Point]) -> None:
         """Write points and wait until the disk has them."""
@@ -152,15 +166,24 @@ class EdgeBackend:
 
     def close(self) -> None:
         """Flush, and release the lock; a second call does nothing."""
-        if not self._lock.is_locked:
+        if not self._process or not self._lock.is_locked:
             return
         try:
             with self._errors("close"):
                 self._shard.close()
         finally:
-            self._lock.release()
-            if self._is_temporary:
-                shutil.rmtree(self.folder, ignore_errors=True)
+            _OPEN.discard(self)
+            self._release()
+
+    def _release(self) -> None:
+        self._lock.release()
+        if self._is_temporary:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def abandon(self) -> None:
+        """Let go of what a forked child has of this store: it is the parent's."""
+        keep_forever(self._shard)
+        close_inherited(self.folder)
 
     def _open(self, dims: Mapping[str, int]) -> Any:
         engine, path = self._engine, self.folder / SHARD
@@ -198,6 +221,7 @@ class EdgeBackend:
     @contextmanager
     def _errors(self, verb: str) -> Iterator[None]:
         """Raise the engine's errors, which have no class of their own, as `StoreError`."""
+        self._process.check()
         if not self._lock.is_locked:
             raise StoreError(message("store", "an open one", "a closed one", where=self.folder, todo="Open it again."))
         try:
@@ -206,6 +230,9 @@ class EdgeBackend:
             raise
         except Exception as error:
             got = str(error).strip().partition("\n")[0][:300]
+            refused = re.search(r"\(os error (\d+)\)", got)
+            if refused and int(refused[1]) in NOT_WRITABLE:
+                raise not_writable(self.folder, got) from error
             todo = "If it was copied or cut off, put it back from a copy, or index the images into a new folder."
             raise StoreError(message("store", f"to {verb}", repr(got), where=self.folder, todo=todo)) from error
 
@@ -227,8 +254,24 @@ def acquire_lock(folder: Path) -> BaseFileLock:
         expected, got = "to be the only one in it", f"it open in {holder}"
         raise StoreError(message("store", expected, got, where=folder, todo=todo)) from error
     except OSError as error:
+        if error.errno in NOT_WRITABLE and (folder / SHARD).exists():
+            raise not_writable(folder, error.strerror or str(error)) from error
         raise save_error("store", folder, error) from error
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     holder = f"process {os.getpid()} on {socket.gethostname()} since {now}"
     atomic_write(folder / HOLDER, holder.encode(), name="store")
     return lock
+
+
+# The stores that are open in this process, for a fork of it.
+_OPEN: WeakSet[EdgeBackend] = WeakSet()
+
+
+def _abandon_all() -> None:
+    for backend in list(_OPEN):
+        backend.abandon()
+    _OPEN.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all)

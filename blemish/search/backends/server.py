@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from blemish._validation.checks import blocks
 from blemish.errors import InputError, StoreError, message
 from blemish.search.backends.interface import Filter, Point, Query, StoredPoint
+from blemish.search.backends.process import OpenedHere
 from blemish.search.backends.qdrant import BATCH, CREATE_STORE, FULL_SCAN_KB, HNSW_EF, INDEXED_FIELDS, import_package
 
 # Queries in one call: a server gives up a call after a minute, and a query of a million points without an index takes
@@ -60,6 +61,7 @@ class ServerBackend:
         self._exceptions = import_module("qdrant_client.http.exceptions")
         self._url, self._collection, self._retries = url, collection, retries
         self._batch_size, self._sleep = batch_size, sleep
+        self._process = OpenedHere(f"{url}, collection {collection}")
         self._client: Any = self._connect(url, api_key, max(1, math.ceil(timeout_s)))
         try:
             if not self._call(lambda: self._client.collection_exists(collection)):
@@ -158,8 +160,9 @@ class ServerBackend:
         """Do nothing: a server optimises by itself."""
 
     def close(self) -> None:
-        """Close the connection."""
-        self._client.close()
+        """Close the connection; in a forked child, whose parent uses it, do nothing."""
+        if self._process:
+            self._client.close()
 
     def _connect(self, url: str, api_key: str | None, timeout_s: int) -> Any:
         _warn_unencrypted_key(url, api_key)
@@ -212,6 +215,7 @@ class ServerBackend:
 
     def _call(self, call: Callable[[], Result]) -> Result:
         """Call the server, repeat the call after a passing problem, and raise what remains as `StoreError`."""
+        self._process.check()
         wait_s = FIRST_WAIT_S
         for attempt in range(self._retries + 1):
             try:
