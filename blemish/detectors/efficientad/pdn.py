@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.errors import InputError, ModelFileError, message
+from blemish.errors import InputError, ModelFileError, install, message
 from blemish.ops.receptive_field import Layer, least_size, output_sizes
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ FIELD_PX, STRIDE_PX = 33, 4  # receptive field of an output, and the distance to
 BOTTLENECK = 8  # kernel of the last convolution of the encoder: 256 px after five halvings
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-INSTALL = "Run `pip install 'blemish[train]'`."
+INSTALL = f"{install('blemish[train]')}."
 
 
 def import_torch() -> Any:

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from blemish.backbones.weights import load_weights
-from blemish.errors import ImageError, InputError, message
+from blemish.errors import ImageError, InputError, install, message
 from blemish.imaging.anomaly_map import peak, upsample
 from blemish.imaging.decode import path_of, read_image
 from blemish.interop.anomalib.acceleration import select_coreset
 from blemish.interop.anomalib.timm_names import timm_name, timm_network, to_timm
 from blemish.types import ImageInput, Prediction, Problem, Progress
 
-INSTALL = "Run `pip install 'blemish[anomalib]'`."
+INSTALL = f"{install('blemish[anomalib]')}."
 
 
 def find_anomalib() -> str:

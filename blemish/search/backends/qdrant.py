@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from blemish.errors import StoreError, message
+from blemish.errors import StoreError, install, message
 
 # Payload fields with an index, for filters and order, and the type of their values.
 INDEXED_FIELDS = {
@@ -34,5 +34,5 @@ def import_package(module: str, package: str, *, extra: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        todo = f"Run: pip install 'blemish[{extra}]'"
+        todo = install(f"blemish[{extra}]") + "."
         raise StoreError(message("store", f"the package {package}", "none", todo=todo)) from error
