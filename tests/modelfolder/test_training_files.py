@@ -138,7 +138,7 @@ def test_suspects_that_are_other_files_are_not_drawn(place: Path, capsys: pytest
 
     point_to(place / "model", "secret.png")
     suspect = Suspect("secret.png", 9.0, 1.0, 0.001, "score")
-    assert draw(Patchcore.load("model"), [suspect], place / "out") == 1
+    assert list(draw(Patchcore.load("model"), [suspect], place / "out")) == ["secret.png"]
     assert (
         "expected the one that the model was fitted on, got none, or another file of that name"
         in capsys.readouterr().err
