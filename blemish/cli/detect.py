@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from blemish.types import Prediction, Problem, Report
 
 app = typer.Typer()
+FailOnDrift = Annotated[
+    bool,
+    typer.Option(help="Exit with 4 if an image is not like those that the model learnt from (light, focus, size)."),
+]
+NOT_COMPARABLE = "not comparable"
 
 
 @app.command()
@@ -80,6 +85,7 @@ def test(
     layout: option.Layout = None,
     report: option.ReportOut = None,
     scores: Annotated[Path | None, typer.Option("--csv", help="CSV file to write, one line per image.")] = None,
+    fail_on_drift: FailOnDrift = False,
     threads: option.Threads = None,
     as_json: option.AsJson = False,
 ) -> None:
@@ -95,21 +101,25 @@ def test(
         write_html,
         write_text,
     )
+    from blemish.imaging.drift import not_comparable as drift_sentence
 
     detector = registry.load(model, threads=threads)
     result = Engine(progress=Bars()).evaluate(detector, _opened(data, category, layout))
     overlap = training_overlap(detector, result)
     if overlap is not None:
         complain(f"warning: {overlap}")
-    _warn_of_drift([tested.drift for tested in result.tested])
+    drifts = [tested.drift for tested in result.tested]
+    _warn_of_drift(drifts)
     if scores is not None:
         write_text(scores, scores_csv([result]))
     if report is not None:
         write_html(report, [detector], [result])
     row, left_out = numbers(result), problem_fields(result.problems)
     lines = [*table({result.category: row}), *(problem.text for problem in result.problems)]
-    say(as_json, {**row, "left_out": left_out}, *lines)
-    finish(unread=bool(left_out))
+    lines += [line for line in [drift_sentence(drifts)] if line]
+    drifted = {str(tested.sample.path): tested.drift for tested in result.tested if tested.drift}
+    say(as_json, {**row, "left_out": left_out, "drift": drifted}, *lines)
+    finish(unread=bool(left_out), not_comparable=fail_on_drift and bool(drifted))
 
 
 @app.command()
@@ -123,6 +133,7 @@ def predict(
     fail_on_defect: Annotated[
         bool, typer.Option(help="Exit with 1 if an image is not good: defective, or to look at again.")
     ] = False,
+    fail_on_drift: FailOnDrift = False,
     threads: option.Threads = None,
     as_json: option.AsJson = False,
 ) -> None:
@@ -142,15 +153,19 @@ def predict(
         n_defective += prediction.label
         drifts.append(prediction.drift)
         written = _write_images(detector, prediction, paths[i], i, out, masks)
-        rows.append({**prediction.to_dict(), **written})
+        outcome = NOT_COMPARABLE if fail_on_drift and prediction.drift else prediction.outcome
+        rows.append({**prediction.to_dict(), "outcome": outcome, **written})
         if not as_json:
-            print_line(_verdict(prediction, paths[i]) + (f"  ({prediction.drift})" if prediction.drift else ""))
+            print_line(
+                _verdict(prediction, paths[i], outcome) + (f"  ({prediction.drift})" if prediction.drift else "")
+            )
     if as_json:
         print_json(rows + [_unread(problem) for problem in left_out])
     _warn_of_drift(drifts)
     for text in _left_out_texts(left_out):
         complain(f"not read: {text}")
-    finish(unread=bool(n_broken), defect=fail_on_defect and bool(n_defective))
+    drifted = fail_on_drift and any(drifts)
+    finish(unread=bool(n_broken), not_comparable=drifted, defect=fail_on_defect and bool(n_defective))
 
 
 def _write_images(
@@ -233,10 +248,10 @@ def image_paths(images: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
     return list(paths.values()), left_out
 
 
-def _verdict(prediction: Prediction, path: Path) -> str:
+def _verdict(prediction: Prediction, path: Path, outcome: str) -> str:
     from blemish.visualization.primitives import p_value_text
 
-    outcome = {"defective": "DEFECTIVE"}.get(prediction.outcome, prediction.outcome)
+    outcome = {"defective": "DEFECTIVE"}.get(outcome, outcome)
     whole = prediction.label and not prediction.regions
     note = "  (as a whole: no region is above the pixel threshold)" if whole else ""
     score = f"{prediction.score:8.3f} of {prediction.threshold:.3f}"

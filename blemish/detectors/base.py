@@ -281,7 +281,10 @@ class Detector(ABC, Generic[SettingsT, StateT]):
     def _predict(self, image: UInt8, state: StateT, path: Path | None) -> Prediction:
         network_input = state.geometry.prepare(image)
         scored = _finite(self._score(image, network_input, state))
-        drift = "" if state.good_range is None else state.good_range.drift(network_input)
+        shapes = state.training.shape_range
+        drift = "" if shapes is None else shapes.drift((image.shape[0], image.shape[1]))
+        if not drift and state.good_range is not None:
+            drift = state.good_range.drift(network_input)
         return replace(_prediction(scored, state, path), drift=drift)
 
     def nearest_good_patches(self, image: ImageInput, k: int) -> tuple[GoodPatch, ...]:

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -14,7 +15,7 @@ import numpy as np
 from blemish._io.files import file_sha256, known_file
 from blemish._validation.checks import check_number, check_whole
 from blemish.errors import BlemishError, InputError, ModelFileError, message
-from blemish.imaging.drift import STATISTICS, GoodRange
+from blemish.imaging.drift import STATISTICS, GoodRange, ShapeRange
 from blemish.imaging.geometry import Geometry, MapRule, Upsampling, choose_geometry
 from blemish.ops.conformal import Calibration
 
@@ -96,6 +97,11 @@ class Training:
         given = set(indices)
         groups = {self.groups[i] for i in given} - {None}
         return sorted(given | {i for i, group in enumerate(self.groups) if group in groups})
+
+    @cached_property
+    def shape_range(self) -> ShapeRange | None:
+        """The ranges of the images' aspect ratios and sizes; None where no image is known."""
+        return ShapeRange.of(self.sizes_hw) if self.sizes_hw else None
 
     @property
     def chosen(self) -> list[int]:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from blemish.imaging.drift import GoodRange, drift_of_most, image_statistics
+from blemish.imaging.drift import GoodRange, ShapeRange, drift_of_most, image_statistics, not_comparable
 from blemish.types import UInt8
 from tests.images import goods
 
@@ -94,3 +94,21 @@ def test_the_line_has_changed_if_most_images_drift_alike(drifts: list[str], sent
     found = drift_of_most(drifts)
     assert bool(found) == bool(sentence)
     assert sentence in found
+
+
+@pytest.mark.parametrize(
+    ("height_width", "phrase"),
+    [
+        ((480, 640), ""), ((480, 672), ""), ((480, 680), "wider"), ((480, 600), "narrower"), ((320, 427), ""),
+        ((310, 413), "smaller"), ((720, 960), ""), ((730, 973), "larger"), ((1, 1), "narrower"), ((1, 10_000), "wider"),
+        ((120, 160), "smaller"), ((640, 480), "narrower"), ((480, 320), "narrower"),
+    ],
+)  # fmt: skip
+def test_sizes_and_aspect_ratios_outside_of_the_good_ones_are_named(height_width: tuple[int, int], phrase: str):
+    expected = f"{phrase} than the good images" if phrase else ""
+    assert ShapeRange.of([(480, 640)]).drift(height_width) == expected
+    assert ShapeRange.of([(480, 640), (200, 800), (900, 300)]).drift((300, 300)) == ""
+
+
+def test_no_image_and_no_drift_is_no_sentence():
+    assert not_comparable([]) == not_comparable(["", ""]) == ""
