@@ -1,14 +1,23 @@
-"""Groups of images that show the same part, stated by a pattern of their paths."""
+"""Groups of images that show the same part: stated by a pattern of their paths, copies, and near-duplicates."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from blemish.errors import DataError, InputError, message
+from blemish.ops.near_duplicates import merged, near_duplicates
 from blemish.types import Sample
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from blemish.types import Int64
 
 GroupOf = Callable[[Path], str]
 
@@ -75,3 +84,26 @@ def sentence(samples: Iterable[Sample]) -> str:
     samples = tuple(samples)
     n_parts = len({sample.group or sample.path for sample in samples})
     return f"{len(samples)} good images to fit on show {n_parts} parts, by their stated groups."
+
+
+def parts_of(
+    stated: Sequence[str], digests: Sequence[Hashable], fingerprints: Sequence[NDArray[np.int8] | None]
+) -> Int64:
+    """Return the group of each image, (n,) int64: the lowest index of those that show the same part.
+
+    Args:
+        stated: the group of each, "" if none is stated.
+        digests: equal for copies.
+        fingerprints: of each (`ops.near_duplicates`); unless all are of one size, near-duplicates are not looked for.
+    """
+    first: dict[tuple[str, Hashable], int] = {}
+    links = []
+    for i, (group, digest) in enumerate(zip(stated, digests, strict=True)):
+        links.append((i, first.setdefault(("digest", digest), i)))
+        if group:
+            links.append((i, first.setdefault(("group", group), i)))
+    groups = merged(np.arange(len(stated)), links)
+    prints = [x for x in fingerprints if x is not None]
+    if len(prints) == len(stated) and len({x.shape for x in prints}) == 1:
+        groups = merged(groups, list(enumerate(near_duplicates(prints).tolist())))
+    return groups

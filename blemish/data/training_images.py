@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish._io.prefetch import prefetch
+from blemish.data.grouping import parts_of
 from blemish.errors import DataError, ImageError, message
 from blemish.imaging.decode import path_of, read_facts, read_image
 from blemish.imaging.drift import GoodRange, image_statistics
-from blemish.ops.near_duplicates import fingerprint, merged, near_duplicates
+from blemish.ops.near_duplicates import LEAST_SIDE_PX, fingerprint
 from blemish.types import Float32, Float64, ImageInput, Int64, Problem, Progress, Sample, UInt8
 
 if TYPE_CHECKING:
@@ -116,7 +117,9 @@ class TrainingImages:
                 self._leave_out(self.names[i], image)
             else:
                 if self.statistics[i] is None:
-                    self.statistics[i], self._fingerprints[i] = image_statistics(image), fingerprint(image)
+                    self.statistics[i] = image_statistics(image)
+                    if min(self.sizes_hw[i]) >= LEAST_SIDE_PX:
+                        self._fingerprints[i] = fingerprint(image)
                 yield i, image
             progress(stage, done, len(chosen))
 
@@ -156,17 +159,9 @@ class TrainingImages:
 
     def _known_groups(self) -> Int64:
         """Return the groups of copies, of samples that name one, and of near-duplicates; none if too few are left."""
-        first: dict[tuple[str, str], int] = {}
-        n, links = len(self.items), []
-        for i, (item, digest) in enumerate(zip(self.items, self._digests, strict=True)):
-            links.append((i, first.setdefault(("digest", digest), i)))
-            if isinstance(item, Sample) and item.group:
-                links.append((i, first.setdefault(("group", item.group), i)))
-        groups = merged(np.arange(n), links)
-        prints = [x for x in self._fingerprints if x is not None]
-        if len(prints) == n and len({x.shape for x in prints}) == 1:
-            groups = merged(groups, list(enumerate(near_duplicates(prints).tolist())))
-        return groups if len(np.unique(groups)) >= LEAST_GROUPS else np.arange(n)
+        stated = [item.group if isinstance(item, Sample) else "" for item in self.items]
+        groups = parts_of(stated, self._digests, self._fingerprints)
+        return groups if len(np.unique(groups)) >= LEAST_GROUPS else np.arange(len(groups))
 
     def _leave_out(self, name: str, error: ImageError) -> None:
         self.problems.append(Problem(Path(name), "unreadable", f"{error} It was left out."))

@@ -13,14 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish._io.prefetch import prefetch
+from blemish.data.grouping import parts_of
 from blemish.data.masks import load_union, may_be_mask
 from blemish.data.training_images import MIN_IMAGES
 from blemish.errors import ImageError
 from blemish.imaging.decode import read_stored
+from blemish.ops.near_duplicates import LEAST_SIDE_PX, fingerprint
 from blemish.types import Problem, Progress, Sample, no_progress
 
 if TYPE_CHECKING:
     from blemish.data.datasets import DataSet
+    from blemish.types import UInt8
 
 # From here on the 90 % interval of a false positive rate of 2 % ends below 5 %, and position can count.
 ENOUGH_GOOD = 50
@@ -36,15 +39,17 @@ class Summary:
     """Counts of a data set's images.
 
     Attributes:
+        parts: number of parts that the images to fit on show: stated groups, copies and near-duplicates count once.
         test: defect type ("good" among them) to number of readable test images.
         masks: number of readable masks of their image's size.
         formats: "PNG", "JPEG", ... to number of images.
         channels: "grey", "colour", "with alpha" to number of images; grey stored as three equal channels is grey.
-        lowest_false_positive_rate: lowest rate that so many good images support, 1 / (train + 1).
+        lowest_false_positive_rate: lowest rate that so many parts can guarantee, 1 / (parts + 1).
     """
 
     name: str
     train: int
+    parts: int
     test: Mapping[str, int]
     masks: int
     unreadable: int
@@ -77,6 +82,7 @@ class _Facts(NamedTuple):
     depth: str
     largest: int
     digest: bytes
+    fingerprint: NDArray[np.int8] | None
     has_mask: bool
     problems: tuple[Problem, ...]
 
@@ -98,12 +104,12 @@ def survey_dataset(dataset: DataSet, *, progress: Progress = no_progress, thread
         progress("reading images", done, len(samples))
     train = [fact for fact in facts if fact.sample.split == "train"]
     test = [fact for fact in facts if fact.sample.split == "test"]
-    folder = _folder(samples)
+    folder, n_parts = _folder(samples), _n_parts(train)
     # The protocol DataSet has neither of these: a caller's own class may lack them.
     skipped: Sequence[Path] = getattr(dataset, "skipped", ())
     unused_masks: Sequence[Path] = getattr(dataset, "unused_masks", ())
     problems += [
-        *_good_images(train, test, folder),
+        *_good_images(n_parts, train, test, folder),
         *_missing_masks(test),
         *_duplicates(facts),
         *_mixed(facts, folder),
@@ -113,14 +119,20 @@ def survey_dataset(dataset: DataSet, *, progress: Progress = no_progress, thread
     ]
     problems.sort(key=lambda problem: not problem.fatal)
     n_unreadable, n_left_over = len(samples) - len(facts), len(skipped) + len(unused_masks)
-    return Survey(tuple(problems), _summary(dataset.name, facts, n_unreadable, n_left_over))
+    return Survey(tuple(problems), _summary(dataset.name, facts, n_parts, n_unreadable, n_left_over))
 
 
-def _summary(name: str, facts: Sequence[_Facts], n_unreadable: int, n_left_over: int) -> Summary:
-    n_train = sum(fact.sample.split == "train" for fact in facts)
+def _n_parts(train: Sequence[_Facts]) -> int:
+    """Return how many different parts the images to fit on show."""
+    groups = [fact.sample.group for fact in train]
+    return len(np.unique(parts_of(groups, [fact.digest for fact in train], [fact.fingerprint for fact in train])))
+
+
+def _summary(name: str, facts: Sequence[_Facts], n_parts: int, n_unreadable: int, n_left_over: int) -> Summary:
     return Summary(
         name=name,
-        train=n_train,
+        train=sum(fact.sample.split == "train" for fact in facts),
+        parts=n_parts,
         test=dict(Counter(fact.sample.defect for fact in facts if fact.sample.split == "test")),
         masks=sum(fact.has_mask for fact in facts),
         unreadable=n_unreadable,
@@ -129,7 +141,7 @@ def _summary(name: str, facts: Sequence[_Facts], n_unreadable: int, n_left_over:
         sizes=dict(Counter(_size(fact.height_width) for fact in facts)),
         channels=dict(Counter(fact.channels for fact in facts)),
         depths=dict(Counter(fact.depth for fact in facts)),
-        lowest_false_positive_rate=1 / (n_train + 1),
+        lowest_false_positive_rate=1 / (n_parts + 1),
     )
 
 
@@ -143,6 +155,7 @@ def _read_facts(sample: Sample) -> _Facts | Problem:
         return Problem(sample.path, "unreadable", f"Its pixels are {depth}; 8 or 16 bits are read. It is left out.")
     channels, pixels = _channels(stored)
     height_width = (stored.shape[0], stored.shape[1])
+    is_compared = sample.split == "train" and min(height_width) >= LEAST_SIDE_PX
     problem = _mask_problem(sample, height_width) if sample.mask_path is not None else None
     return _Facts(
         sample=sample,
@@ -153,9 +166,18 @@ def _read_facts(sample: Sample) -> _Facts | Problem:
         largest=int(pixels.max()) if depth == "16" else 0,
         # Of the pixels, not the file: the same image saved again as BMP is the same image.
         digest=hashlib.sha256(f"{pixels.shape} {depth}".encode() + np.ascontiguousarray(pixels).tobytes()).digest(),
+        fingerprint=fingerprint(_rgb8(pixels)) if is_compared else None,
         has_mask=sample.mask_path is not None and problem is None,
         problems=() if problem is None else (problem,),
     )
+
+
+def _rgb8(pixels: NDArray[Any]) -> UInt8:
+    """Return (H, W, 3) uint8 of stored pixels, for their detail: colours may be in any order, alpha does not count."""
+    eight = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+    if eight.ndim == 2 or eight.shape[2] < 3:
+        eight = np.repeat((eight if eight.ndim == 2 else eight[..., 0])[..., None], 3, axis=2)
+    return np.ascontiguousarray(eight[..., :3])
 
 
 def _channels(stored: NDArray[Any]) -> tuple[str, NDArray[Any]]:
@@ -190,18 +212,19 @@ def _mask_problem(sample: Sample, height_width: tuple[int, int]) -> Problem | No
     return None
 
 
-def _good_images(train: Sequence[_Facts], test: Sequence[_Facts], folder: Path) -> list[Problem]:
+def _good_images(n_parts: int, train: Sequence[_Facts], test: Sequence[_Facts], folder: Path) -> list[Problem]:
     problems = []
     n = len(train)
+    shown = f"{n} good images to fit on" if n_parts == n else f"{n_parts} parts in the {n} good images to fit on"
     if n < MIN_IMAGES:
         images = "no good image" if n == 0 else f"only {n} good image"
         text = f"There is {images} to fit on that can be read. A detector needs at least {MIN_IMAGES}, better 100."
         problems.append(Problem(folder, "few-good" if n else "no-good", text, fatal=True))
-    elif n < FEW_GOOD:
-        text = f"There are only {n} good images to fit on: the threshold is a guess. Give at least {FEW_GOOD}."
+    elif n_parts < FEW_GOOD:
+        text = f"There are only {shown}: the threshold is a guess. Give at least {FEW_GOOD}."
         problems.append(Problem(folder, "few-good", text))
-    elif n < ENOUGH_GOOD:
-        text = f"There are {n} good images to fit on. From {ENOUGH_GOOD} on the false positive rate is surer."
+    elif n_parts < ENOUGH_GOOD:
+        text = f"There are {shown}. From {ENOUGH_GOOD} on the false positive rate is surer."
         problems.append(Problem(folder, "few-good", text))
     good = sum(not fact.sample.is_defective for fact in test)
     if test and good == 0:
@@ -243,7 +266,7 @@ def _duplicate(first: Sample, copy: Sample) -> tuple[str, str]:
     """Return kind and text of the problem of an image with the same pixels as another."""
     same = f"It has the same pixels as {first.path}."
     if copy.split == "train":
-        return "duplicate-train", f"{same} It counts twice, and its copy in the bank lowers its calibration score."
+        return "duplicate-train", f"{same} Both count as one part."
     if first.split == "train" and copy.is_defective:
         return "duplicate-train-test", f"{same} It is fitted on as good and tested as defective."
     if first.split == "train":

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from blemish.types import Float32, Int64, UInt8
 
 SIDE_PX = 96
+# Smaller images have too little detail to tell parts apart.
+LEAST_SIDE_PX = 32
 # Standard deviations, in pixels of the fingerprint, of the high-pass filter and of the local contrast.
 DETAIL_SIGMA, CONTRAST_SIGMA = 2.0, 4.0
 # Share of the mean power that is added to the power of each frequency.

@@ -10,12 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
-from blemish.data.datasets import Folder, MVTecAD
+from blemish.data.datasets import Folder, MVTecAD, open_dataset
 from blemish.data.training_images import TrainingImages
 from blemish.data.validation import survey_dataset
 from blemish.errors import DataError
 from blemish.imaging.decode import load
 from blemish.types import Sample
+from tests.images import good
 
 
 def save(path, image):
@@ -61,6 +62,7 @@ def test_no_problems_and_the_summary_counts(root):
     assert json.loads(json.dumps(asdict(survey.summary))) == {
         "name": "part",
         "train": 99,
+        "parts": 99,
         "test": {"good": 2, "crack": 2},
         "masks": 2,
         "unreadable": 0,
@@ -119,7 +121,7 @@ def test_defects_without_masks_and_masks_without_images(root):
         (
             "part/train/good/200.png",
             "duplicate-train",
-            "It counts twice, and its copy in the bank lowers its calibration score.",
+            "Both count as one part.",
         ),
         ("part/test/good/2.png", "duplicate-train-test", "It is fitted on and tested: metrics come out too good."),
         ("part/test/crack/1.bmp", "duplicate-train-test", "It is fitted on as good and tested as defective."),
@@ -261,3 +263,19 @@ def test_masks_of_one_image_of_two_sizes(root):
     save(root / "part/ground_truth/crack/0_mask_2.png", np.ones((3, 3), bool))
     problem = only(check(root), "unreadable-mask")
     assert "expected (6, 8) as " in problem.text
+
+
+@pytest.mark.parametrize("depth", ["8", "16", "grey", "alpha"])
+def test_images_of_one_part_count_once(tmp_path, depth):
+    """Each of 12 parts twice, with noise of its own: near-duplicates in any kind of pixels."""
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        noisy = np.clip(good(i // 2) + rng.normal(0, 1, (96, 96, 3)), 0, 255).astype(np.uint8)
+        alpha = np.full((96, 96, 1), 255, np.uint8)
+        pixels = {"8": noisy, "16": noisy.astype(np.uint16) * 257, "grey": noisy[..., 0]}
+        image = np.concatenate([noisy, alpha], axis=2) if depth == "alpha" else pixels[depth]
+        cv2.imwrite(str(tmp_path / f"{i:02}.png"), image)
+    survey = survey_dataset(open_dataset(tmp_path))
+    assert (survey.summary.train, survey.summary.parts) == (24, 12)
+    assert survey.summary.lowest_false_positive_rate == pytest.approx(1 / 13)
+    assert "There are 12 parts in the 24 good images to fit on." in survey.problems[0].text
