@@ -36,6 +36,10 @@ def export(
         bool,
         typer.Option("--plain", help="Keep textbook convolutions, for engines such as TensorRT; only of EfficientAD."),
     ] = False,
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="Search PatchCore's memory bank by 8-bit integers; exact distances of a few rows."),
+    ] = False,
     threads: option.Threads = None,
     as_json: option.AsJson = False,
 ) -> None:
@@ -45,7 +49,9 @@ def export(
 
     size = None if image_size is None else _size(image_size)
     paths = None if images is None else image_paths([images])[0]
-    result = export_model(model, out, to=to, image_hw=size, images=paths, plain=plain, threads=threads, progress=Bars())
+    result = export_model(
+        model, out, to=to, image_hw=size, images=paths, plain=plain, int8=int8, threads=threads, progress=Bars()
+    )
     say(as_json, _document(result), *_lines(result), f"Saved in {out}.")
     finish(unread=bool(result.problems))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish.errors import DataError, ImageError, message
+from blemish.exporters.graph import INT8
 from blemish.imaging.decode import path_of, read_image
 from blemish.types import Problem
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 # Largest relative difference of float32 results. ONNX Runtime and OpenVINO were measured at 1e-7 to 1e-5.
 FLOAT_BOUND = 1e-4
+# With the integer search the nearest row may be missed, so that a distance comes out a little larger.
+INT8_BOUND = 1e-3
 # A score that is smaller than this share of the threshold is compared as if it were that: a relative difference of
 # scores about 0 says nothing.
 LEAST_SHARE = 0.01
@@ -88,7 +91,8 @@ def compare(
     if not differences:
         raise DataError(message("images", "images to compare predictions of", "none that can be read"))
     score, maps = np.max(differences, axis=0).tolist()
-    return Verification(path, len(differences), score, maps, tuple(differ), problems=tuple(problems))
+    bound = INT8_BOUND if session.metadata.get("precision") == INT8 else FLOAT_BOUND
+    return Verification(path, len(differences), score, maps, tuple(differ), bound, tuple(problems))
 
 
 def _differences(prediction: Prediction, score: np.float32, anomaly_map: np.ndarray) -> tuple[float, float]:

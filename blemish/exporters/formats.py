@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from onnx import TensorProto
+
 from blemish import runtime
+from blemish._graphs.safety import parsed
 from blemish._io.files import read_file, write_synced
-from blemish.errors import InputError, message
+from blemish.errors import InputError, ModelFileError, message
 
 if TYPE_CHECKING:
     import onnx
@@ -45,6 +48,11 @@ def _write_onnx(graph: onnx.ModelProto, path: Path) -> None:
 
 def _open_onnx(path: Path, device: str, threads: int | None) -> Session:
     data = read_file(path, name="exported model", max_bytes=MAX_BYTES)
+    model = parsed(data)
+    if model is None:
+        raise ModelFileError(message("exported model", "an ONNX graph", "bytes that are none", where=path))
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        raise ModelFileError(message("exported model", "weights in the file", "names of other files", where=path))
     return runtime.load(data, device=device, threads=threads, passes=False)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -20,10 +23,12 @@ from blemish.search.model_id import model_id
 
 if TYPE_CHECKING:
     from blemish.detectors.base import AnyDetector, DetectorState
+    from blemish.detectors.graph_parts import ScoreTensors
     from blemish.imaging.geometry import Geometry
     from blemish.ops.conformal import Calibration
 
 FORMAT = "1"
+INT8 = "int8 search, float32 distances"
 OUTPUTS = {
     "score": (TensorProto.FLOAT, ["B"]),
     "label": (TensorProto.BOOL, ["B"]),
@@ -34,13 +39,14 @@ OUTPUTS = {
 
 
 def exported_graph(
-    detector: AnyDetector, *, image_hw: tuple[int, int] | None = None, plain: bool = False
+    detector: AnyDetector, *, image_hw: tuple[int, int] | None = None, plain: bool = False, int8: bool = False
 ) -> onnx.ModelProto:
     """Return the graph from `image`, uint8 (B, H, W, 3) RGB, to `OUTPUTS`, as `predict` computes them.
 
     Args:
         image_hw: the one (height, width) of the images, for engines that need fixed sizes; None for any.
         plain: whether convolutions stay as they are; else they are on Winograd's tiles where they can be.
+        int8: whether a product of 8-bit integers chooses the bank rows whose distances are computed.
 
     Raises:
         InputError: if the detector has no graph of its scores.
@@ -50,7 +56,8 @@ def exported_graph(
     network = onnx.load_from_string(state.network)
     graph = _empty_graph(network)
     graph.read_image(image_hw, batch=Graph(model=network).batch)
-    tensors = _part(detector).add_scores(graph, state, _network_input(graph, state.geometry, image_hw))
+    add_scores = _part(detector, int8)
+    tensors = add_scores(graph, state, _network_input(graph, state.geometry, image_hw))
     anomaly_map = _at_image_size(graph, state.geometry, tensors.network_map, image_hw)
     image, pixel = state.image_calibration, state.pixel_calibration
     outputs = {
@@ -65,16 +72,21 @@ def exported_graph(
     for value in model.graph.output:
         value.type.tensor_type.elem_type = OUTPUTS[value.name][0]
     model = model if plain else tile_convolutions(model) or model
-    _describe(model, detector, state)
+    _describe(model, detector, state, int8)
     return model
 
 
-def _part(detector: AnyDetector) -> Any:
-    """Return the module with a detector's part of the graph."""
+def _part(detector: AnyDetector, int8: bool) -> Callable[..., ScoreTensors]:
+    """Return the function that adds a detector's part of the graph."""
     entry = DETECTORS.get(detector.name)
     if entry is None:
         raise InputError(message("detector", f"one of {', '.join(DETECTORS)}", repr(detector.name)))
-    return import_module(f"{entry.package}.export_graph")
+    add_scores: Callable[..., ScoreTensors] = import_module(f"{entry.package}.export_graph").add_scores
+    if not int8:
+        return add_scores
+    if "int8" not in inspect.signature(add_scores).parameters:
+        raise InputError(message("int8", "a detector with a memory bank, PatchCore", detector.name))
+    return partial(add_scores, int8=True)
 
 
 def _empty_graph(network: onnx.ModelProto) -> Graph:
@@ -130,7 +142,7 @@ def _size(graph: Graph, image_hw: tuple[int, int] | None, axis: str) -> int | st
     return axis if image_hw is None else image_hw["HW".index(axis)]
 
 
-def _describe(model: onnx.ModelProto, detector: AnyDetector, state: DetectorState) -> None:
+def _describe(model: onnx.ModelProto, detector: AnyDetector, state: DetectorState, int8: bool) -> None:
     """State in the model's metadata its maker, the detector and the thresholds."""
     del model.metadata_props[:]
     model.producer_name, model.producer_version = "blemish", __version__
@@ -145,6 +157,7 @@ def _describe(model: onnx.ModelProto, detector: AnyDetector, state: DetectorStat
         "outputs": ", ".join(OUTPUTS),
         "threshold": repr(state.image_calibration.threshold),
         "pixel_threshold": repr(state.pixel_calibration.threshold),
+        "precision": INT8 if int8 else "float32",
     }
     for key, value in entries.items():
         model.metadata_props.add(key=key, value=value)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blemish._io.files import save_error, sync_folder
+from blemish._io.files import SYSTEM, save_error, sync_folder
 from blemish.detectors.registry import load
 from blemish.errors import DataError, InputError, ModelFileError, SaveError, message
 from blemish.exporters.comparison import Verification, compare
@@ -36,6 +36,7 @@ def export(
     image_hw: tuple[int, int] | None = None,
     images: Iterable[ImageInput] | None = None,
     plain: bool = False,
+    int8: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Verification:
@@ -53,6 +54,8 @@ def export(
         images: good images to compare on; up to 50 of the calibration set by default.
         plain: whether an ONNX graph keeps the textbook convolutions, for engines that have faster ones of their own,
             such as TensorRT. Else EfficientAD's are on Winograd's tiles, as `predict` runs them in ONNX Runtime.
+        int8: whether a product of 8-bit integers chooses the rows of PatchCore's memory bank whose distances are
+            computed: faster with large banks. The bound is then 1e-3, for a nearest row may be missed.
         threads: for decoding and for the networks; None for one per core.
         progress: called as progress(stage, done, total).
 
@@ -67,7 +70,7 @@ def export(
     size = None if image_hw is None else _checked_size(image_hw)
     detector = load(model, threads=threads) if isinstance(model, (str, os.PathLike)) else model
     compared = _calibration_images(detector) if images is None else list(images)
-    graph = exported_graph(detector, image_hw=size, plain=plain or to != "onnx")
+    graph = exported_graph(detector, image_hw=size, plain=plain or to != "onnx", int8=int8)
     if isinstance(model, (str, os.PathLike)):
         graph.metadata_props.add(key="model_folder", value=os.path.realpath(model))
     try:
@@ -118,16 +121,24 @@ def verify(
     if metadata.get("blemish_format") != FORMAT:
         got = repr(metadata["blemish_format"]) if "blemish_format" in metadata else "a model of another program"
         raise InputError(message("exported model", f"one of format {FORMAT}", got, where=path, todo="Export it again."))
-    folder = metadata.get("model_folder", "") if model is None else model
-    if not folder:
-        todo = "Name the model folder."
-        raise InputError(message("model", "the folder that was exported", "none stated", where=path, todo=todo))
+    folder = _stated_folder(metadata, path) if model is None else model
     detector = load(folder, threads=threads) if isinstance(folder, (str, os.PathLike)) else folder
     if metadata.get("model_id") != model_id(detector):
         got = f"{model_id(detector)}, that of {folder}" if isinstance(folder, (str, os.PathLike)) else "another"
         todo = "Export this model again, or name the one that was exported."
         raise InputError(message("model_id", str(metadata.get("model_id")), got, where=path, todo=todo))
     return compare(session, detector, images, path, progress or no_progress)
+
+
+def _stated_folder(metadata: Mapping[str, str], path: Path) -> str:
+    """Return the model folder that an exported file states; InputError if there is none, or none of this machine."""
+    folder = metadata.get("model_folder", "")
+    # The file may be a stranger's, and the server of a network share would be sent the user's credentials.
+    if not folder or folder.startswith((*SYSTEM, "//")):
+        got = "none stated" if not folder else repr(folder[:100])
+        todo = "Name the model folder: model=, or --model on the command line."
+        raise InputError(message("model", "the folder that was exported", got, where=path, todo=todo))
+    return folder
 
 
 def _check_target(target: Path, kind: Format) -> None:

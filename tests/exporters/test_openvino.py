@@ -14,7 +14,7 @@ from tests.images import good, scratched
 
 def test_without_the_package(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    message = r"openvino: expected an installed package, got none. Install it: pip install 'blemish\[openvino\]'."
+    message = r"openvino: expected an installed package, got none. Run `pip install 'blemish\[openvino\]'`."
     with pytest.raises(InputError, match=message):
         blemish.export(saved, tmp_path / "m.xml", to="openvino")
     with pytest.raises(InputError, match=message):

@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -143,6 +143,8 @@ def test_other_predictions_are_told(fitted: Patchcore, changed: str, message: st
         return prediction
 
     class Session:
+        metadata: ClassVar[dict[str, str]] = {}
+
         def run(self, images: np.ndarray) -> dict[str, Any]:
             result = outputs(exported_graph(fitted), images)
             return {**result, "score": result["score"] * np.nan} if changed == "nan" else result
@@ -152,6 +154,21 @@ def test_other_predictions_are_told(fitted: Patchcore, changed: str, message: st
     result = saving.compare(compared, fitted, [good(1)], Path("m.onnx"), lambda *_: None)
     assert not result.ok
     assert re.search(message, str(result)), str(result)
+
+
+def test_the_integer_search_chooses_the_nearest_rows(fitted: Patchcore, saved: Path, tmp_path: Path):
+    images = np.stack([good(50), scratched(51)[0], good(2)])
+    assert_same(outputs(exported_graph(fitted, int8=True), images), [fitted.predict(image) for image in images])
+    out = tmp_path / "m.onnx"
+    assert blemish.export(saved, out, int8=True, images=[good(1)]).bound == 1e-3
+    assert blemish.verify(out, list(images)).bound == 1e-3
+    assert any(node.op_type == "MatMulInteger" for node in onnx.load(out).graph.node)
+
+
+def test_a_detector_without_a_bank_has_no_integer_search():
+    model = blemish.Padim(image_size=96, n_features=8, threads=1).fit(goods(4))
+    with pytest.raises(InputError, match=r"int8: expected a detector with a memory bank, PatchCore, got padim\."):
+        exported_graph(model, int8=True)
 
 
 # Nothing is replaced, and nothing is left behind
@@ -229,6 +246,23 @@ def test_calibration_images_must_be_there(tmp_path: Path):
     with pytest.raises(InputError, match=r"model: expected the folder that was exported, got none stated, in .*m.onnx"):
         blemish.verify(tmp_path / "m.onnx", [good(1)])
     assert blemish.verify(tmp_path / "m.onnx", [good(1)], model=model).ok
+
+
+@pytest.mark.parametrize("folder", ["//server/share/model", "/proc/self", "\\\\server\\share"])
+def test_a_file_of_a_stranger_names_no_folder_of_a_network(exported: Path, tmp_path: Path, folder: str):
+    model = onnx.load(exported)
+    next(entry for entry in model.metadata_props if entry.key == "model_folder").value = folder
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    with pytest.raises(InputError, match=r"model: expected the folder that was exported, got .*Name the model folder"):
+        blemish.verify(path, [good(1)])
+
+
+def test_weights_lie_in_the_file(exported: Path, tmp_path: Path):
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.load(exported), path, save_as_external_data=True, size_threshold=0)
+    with pytest.raises(ModelFileError, match="exported model: expected weights in the file, got names of other files"):
+        blemish.verify(path, [good(1)])
 
 
 # What can't be run is told
