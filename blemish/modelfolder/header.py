@@ -15,7 +15,7 @@ import numpy as np
 from blemish._io.files import file_sha256, known_file
 from blemish._validation.checks import check_number, check_whole
 from blemish.errors import BlemishError, InputError, ModelFileError, message
-from blemish.imaging.drift import STATISTICS, GoodRange, ShapeRange
+from blemish.imaging.drift import LATER, STATISTICS, GoodRange, ShapeRange
 from blemish.imaging.geometry import Geometry, MapRule, Upsampling, choose_geometry
 from blemish.ops.conformal import Calibration
 
@@ -256,10 +256,12 @@ def read_good_range(header: Mapping[str, Any]) -> GoodRange | None:
     if "good_range" not in header:
         return None
     stored = header["good_range"]
-    if not isinstance(stored, dict) or set(stored) != set(STATISTICS):
+    if not isinstance(stored, dict) or set(stored) | LATER != set(STATISTICS):
         raise InputError(message("good_range", f"ranges of {', '.join(STATISTICS)}", repr(stored)[:100]))
     limits = {}
     for name in STATISTICS:
+        if name not in stored:
+            continue
         pair = stored[name]
         if not isinstance(pair, list) or len(pair) != 2:
             raise InputError(message(f"good_range.{name}", "[low, high]", repr(pair)[:100]))

@@ -19,6 +19,10 @@ CHANGES = {
     "quarter": (cv2.resize(good(1), (24, 24), interpolation=cv2.INTER_AREA), "smaller than the good images"),
     "double": (cv2.resize(good(1), (192, 192)), "larger than the good images"),
     "blurred": (cv2.GaussianBlur(good(1), (0, 0), 2.5), "less sharp than the good images"),
+    "grey": (
+        cv2.cvtColor(good(1), cv2.COLOR_RGB2GRAY),
+        "less colourful than the good images",
+    ),
     "dark": ((good(1) * 0.2).astype(np.uint8), "darker than the good images"),
 }
 

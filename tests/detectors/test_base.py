@@ -159,7 +159,7 @@ def test_an_image_that_drifts_is_said_to(tmp_path: Path):
     assert model.predict(dark).to_dict()["drift"] == "darker than the good images"
     assert calibrated().predict(dark).drift == ""  # of a model without a range
     assert "good_range" not in calibrated().header()
-    assert set(model.header()["good_range"]) == {"brightness", "contrast", "sharpness"}
+    assert set(model.header()["good_range"]) == {"brightness", "contrast", "sharpness", "colour"}
 
 
 def test_thresholds_follow_the_rate():

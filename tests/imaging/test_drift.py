@@ -37,17 +37,17 @@ def good_range(images: list[UInt8]) -> GoodRange:
 
 def test_more_light_changes_the_brightness_alone(images: list[UInt8]):
     change = image_statistics(scaled(images[0], 1.2)) - image_statistics(images[0])
-    np.testing.assert_allclose(change, [np.log(1.2), 0, 0], atol=0.02)
+    np.testing.assert_allclose(change, [np.log(1.2), 0, 0, 0], atol=0.02)
 
 
 @pytest.mark.parametrize("level", [0, 255])
 def test_a_constant_image_has_statistics(level: int):
     statistics = image_statistics(np.full((32, 32, 3), level, np.uint8))
-    np.testing.assert_allclose(statistics, [np.log1p(level), -np.log1p(level), 0], atol=1e-12)
+    np.testing.assert_allclose(statistics, [np.log1p(level), -np.log1p(level), 0, 0], atol=1e-12)
 
 
 def test_the_range_is_widened_the_more_the_fewer_images_there_are():
-    rows = [np.array([level, 0.0, level / 100]) for level in (1.0, 2.0, 4.0, 2.0, 2.0)]
+    rows = [np.array([level, 0.0, level / 100, 0.0]) for level in (1.0, 2.0, 4.0, 2.0, 2.0)]
     limits = GoodRange.of(rows).limits  # 1.4 + 20 / 5 = 5.4 times as wide as it is, on each side of the median
     assert limits["brightness"] == pytest.approx((2 - 5.4, 2 + 2 * 5.4))
     assert limits["contrast"] == pytest.approx((-0.1, 0.1))
@@ -112,3 +112,23 @@ def test_sizes_and_aspect_ratios_outside_of_the_good_ones_are_named(height_width
 
 def test_no_image_and_no_drift_is_no_sentence():
     assert not_comparable([]) == not_comparable(["", ""]) == ""
+
+
+def grey(image: UInt8) -> UInt8:
+    return np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+
+
+def test_grey_images_of_a_coloured_part_and_the_reverse_are_named(images: list[UInt8], good_range: GoodRange):
+    assert image_statistics(grey(images[0]))[3] == 0
+    assert good_range.drift(grey(images[0])) == "less colourful than the good images"
+    of_grey = GoodRange.of([image_statistics(grey(image)) for image in images])
+    assert of_grey.drift(images[0]) == "more colourful than the good images"
+    assert {of_grey.drift(grey(image)) for image in images} == {""}
+    tinted = np.clip(images[0] * (1.5, 1.0, 0.4), 0, 255).astype(np.uint8)
+    assert good_range.drift(tinted) == "more colourful than the good images"
+    assert drift_of_most([of_grey.drift(image) for image in images]).startswith("12 of 12 images are more colourful")
+
+
+def test_a_model_of_before_knows_no_colour(images: list[UInt8], good_range: GoodRange):
+    before = GoodRange({name: limits for name, limits in good_range.limits.items() if name != "colour"})
+    assert before.drift(grey(images[0])) == ""

@@ -95,13 +95,20 @@ def test_a_geometry_that_cannot_be_is_refused(section: str, field: str, wrong: A
         read_geometry(header)
 
 
-GOOD_RANGE: dict[str, Any] = {"brightness": [4.0, 5.0], "contrast": [-1.0, -0.5], "sharpness": [0.0, 0.2]}
+GOOD_RANGE: dict[str, Any] = {
+    "brightness": [4.0, 5.0],
+    "contrast": [-1.0, -0.5],
+    "sharpness": [0.0, 0.2],
+    "colour": [1.0, 2.0],
+}
 
 
 def test_the_range_of_good_images_is_read_as_it_was_written():
     assert read_good_range({}) is None
     limits = {name: (low, high) for name, (low, high) in GOOD_RANGE.items()}
     assert read_good_range({"good_range": GOOD_RANGE}) == GoodRange(limits)
+    before = {name: pair for name, pair in limits.items() if name != "colour"}
+    assert read_good_range({"good_range": {name: [*pair] for name, pair in before.items()}}) == GoodRange(before)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +116,8 @@ def test_the_range_of_good_images_is_read_as_it_was_written():
     [
         None,
         {},
-        {**GOOD_RANGE, "colour": [0.0, 1.0]},
+        {**GOOD_RANGE, "hue": [0.0, 1.0]},
+        {name: GOOD_RANGE[name] for name in ("brightness", "sharpness", "colour")},
         {**GOOD_RANGE, "contrast": [0.0, 0.0]},
         {**GOOD_RANGE, "contrast": [0.0, 11.0]},
         {**GOOD_RANGE, "contrast": [0.0, "1"]},
