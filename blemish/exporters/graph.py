@@ -159,5 +159,7 @@ def _describe(model: onnx.ModelProto, detector: AnyDetector, state: DetectorStat
         "pixel_threshold": repr(state.pixel_calibration.threshold),
         "precision": INT8 if int8 else "float32",
     }
+    if state.image_calibration.rule == "tail":
+        entries["upper_threshold"] = repr(state.image_calibration.upper_threshold)
     for key, value in entries.items():
         model.metadata_props.add(key=key, value=value)

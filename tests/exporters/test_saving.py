@@ -90,9 +90,16 @@ def test_the_file_says_what_it_is(exported: Path, saved: Path, fitted: Patchcore
     assert facts["blemish_version"] == blemish.__version__
     assert float(facts["threshold"]) == fitted.threshold
     assert float(facts["pixel_threshold"]) == fitted.pixel_threshold
+    assert "upper_threshold" not in facts  # rule conformal has none
     assert facts["network_height_width"] == "96 96"
     assert facts["model_folder"] == os.path.realpath(saved)
     onnx.checker.check_model(onnx.load(exported), full_check=True)
+
+
+def test_a_calibration_by_the_tail_states_both_thresholds():
+    model = small_patchcore(calibration="tail").fit(goods(6))
+    facts = {entry.key: entry.value for entry in exported_graph(model).metadata_props}
+    assert float(facts["upper_threshold"]) == model.calibration.upper_threshold > float(facts["threshold"])
 
 
 def test_verify_compares_with_the_model(exported: Path, saved: Path, fitted: Patchcore, tmp_path: Path):
