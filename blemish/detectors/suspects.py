@@ -67,7 +67,7 @@ def notes_of(training: Training) -> tuple[str, ...]:
     n, n_parts = len(training.paths), len(set(training.groups))
     if None in training.groups or n == n_parts:
         return ()
-    text = f"{n} good images show {n_parts} parts: {n - n_parts} are copies or further shots of a part."
+    text = f"{n} good images show {n_parts} parts: {n - n_parts} have the detail of another, as further shots have."
     return (f"{text} Thresholds count parts, each scored without its own images.",)
 
 

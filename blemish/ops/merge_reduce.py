@@ -96,7 +96,7 @@ def coreset_bytes(n_rows: int, n_features: int, n_select: int) -> int:
     """Return the memory that `coreset` takes beside the rows, in bytes.
 
     >>> coreset_bytes(500_000, 232, 10_000) // 10**6
-    108
+    86
     """
     if is_exact(n_rows, n_select):
         return traversal_bytes(n_rows, n_features, n_select)

@@ -57,6 +57,7 @@ PURPOSES = {
     "types": "records",
     "errors": "errors",
     "_version": "version",
+    "_pyinstaller": "hook for frozen applications",
 }
 
 

@@ -349,7 +349,7 @@ def test_thresholds_count_parts_and_not_images():
     assert twice.calibration.n == once.calibration.n == 16
     assert twice.threshold == pytest.approx(once.threshold, rel=0.3)
     assert not any(twice.predict(good(seed)).label for seed in range(50, 60))
-    assert twice.notes[0].startswith("32 good images show 16 parts: 16 are copies or further shots of a part.")
+    assert twice.notes[0].startswith("32 good images show 16 parts: 16 have the detail of another, as further")
     assert len(once.notes) == len(twice.notes) - 1
 
 
