@@ -227,6 +227,8 @@ RESULTS = sorted(path.stem for path in generated.RESULTS.glob("*.json"))
 @pytest.mark.parametrize("name", RESULTS)
 def test_results_are_shown_with_command_and_machine(name: str):
     document = json.loads((generated.RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    commands = [table["command"] for table in document["tables"]]
+    assert not any(re.search(r"(\s|=)/", command) for command in commands), "paths of one machine"
     for table in document["tables"]:
         assert table["command"], table["title"]
         assert table["measured"]["machine"], table["title"]
