@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from blemish.backbones.backbone import Backbone
     from blemish.backbones.embedding import Extractor
-    from blemish.types import Float32, Float64, UInt8
+    from blemish.types import Float32, Float64, Int64, UInt8
 
 COMPONENTS = ("patch", "part", "image")
 # Chosen by leave-one-set-out over the development sets (benchmarks/defaults.py).
@@ -108,17 +108,20 @@ class PartStatistics(NamedTuple):
 
     Attributes:
         gaussians: of all of them.
-        good_scores: (n,) float64, each by the others.
-        features: (n, h, w, K) float32, the features themselves.
+        good_scores: (m,) float64, of each chosen image, by the images of other parts.
+        features: (n, h, w, K) float32, the features of all images that were kept.
+        left_out: of each chosen image, the rows of `features` that show its part.
     """
 
     gaussians: PositionGaussians
     good_scores: Float64
     features: Float32
+    left_out: Sequence[Sequence[int]]
 
     def score_without(self, features: Float32, i: int) -> float:
-        """Return the part score of (h, w, K) float32 features by the Gaussians without image `i`."""
-        distances = self.gaussians.mahalanobis_without(features, self.features[i], len(self.features))
+        """Return the part score of (h, w, K) float32 features by the Gaussians without the part of chosen image `i`."""
+        out = self.features[list(self.left_out[i])]
+        distances = self.gaussians.mahalanobis_without(features, out, len(self.features))
         return float(self.gaussians.statistics.z_scores(distances).max())
 
 
@@ -129,7 +132,8 @@ class MultiScaleFeatures:
         self._part_moments = Moments()
         self._summaries: list[Float32] = []
         self._parts: dict[int, Float32] = {}
-        self._independent: Sequence[int] = ()
+        self._groups: Int64 = np.arange(0)
+        self._chosen: list[int] = []
 
     def add(self, raw: Extractor, image: UInt8, *, keep: bool) -> None:
         """Add an image.
@@ -145,10 +149,9 @@ class MultiScaleFeatures:
             self._parts[len(self._summaries)] = parts
         self._summaries.append(raw.summary(image))
 
-    def choose(self, independent: Sequence[int], chosen: Sequence[int]) -> None:
-        """Choose the images that Gaussians are fitted to, and those of them, kept, whose scores are asked for."""
-        self._independent = independent
-        self._parts = {i: self._parts[i] for i in chosen}
+    def choose(self, groups: Int64, chosen: Sequence[int]) -> None:
+        """Choose the images, among those kept, whose scores are asked for, each by the images of other groups."""
+        self._groups, self._chosen = groups, list(chosen)
 
     def part_axes(self) -> Affine:
         """Return the map from raw parts to their most varied features."""
@@ -158,7 +161,11 @@ class MultiScaleFeatures:
         """Return the per-position Gaussian of the coarse features that were kept."""
         axes = self.part_axes()
         features = np.stack([parts @ axes.weight.T + axes.bias for parts in self._parts.values()])
-        return PartStatistics(*PositionGaussians.fit(features), features)
+        rows = {image: row for row, image in enumerate(self._parts)}
+        alike = [[i, *(j for j in self._alike(i) if j != i and j in rows)] for i in self._chosen]
+        left_out = [[rows[j] for j in images] for images in alike]
+        fitted = PositionGaussians.fit(features, None if self._is_independent() else left_out)
+        return PartStatistics(*fitted, features, left_out)
 
     def rarities(self) -> Float64:
         """Return the rarity, (n,) float64, of each chosen image; empty for too few images."""
@@ -173,8 +180,10 @@ class MultiScaleFeatures:
             reason: a sentence for the user: why it counts or not.
         """
         moments = Moments()
-        moments.add(np.stack([self._summaries[i] for i in self._independent]))
-        gaussian, distances = fit_gaussian(moments, self._chosen_summaries())
+        summaries = np.stack(self._summaries)
+        moments.add(summaries)
+        left_out = None if self._is_independent() else [summaries[self._alike(i)] for i in self._chosen]
+        gaussian, distances = fit_gaussian(moments, self._chosen_summaries(), left_out=left_out)
         rows = {"patch": np.array(patch_scores), "image": distances}
         if parts is not None:
             rows["part"] = parts.good_scores
@@ -185,7 +194,16 @@ class MultiScaleFeatures:
 
     def _chosen_summaries(self) -> Float32:
         """Return the (n, S) float32 global descriptors of the chosen images."""
-        return np.stack([self._summaries[i] for i in self._parts])
+        return np.stack([self._summaries[i] for i in self._chosen])
+
+    def _alike(self, i: int) -> list[int]:
+        """Return the images of the same group, in order."""
+        same: list[int] = np.flatnonzero(self._groups == self._groups[i]).tolist()
+        return same
+
+    def _is_independent(self) -> bool:
+        """Return whether each image shows a part of its own, and all that were kept are scored."""
+        return len(np.unique(self._groups)) == len(self._groups)
 
 
 def multi_scale_bytes(backbone: Backbone, n_kept: int, area_px: int) -> int:

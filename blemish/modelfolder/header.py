@@ -26,6 +26,8 @@ Read = TypeVar("Read")
 # Scores are float32 distances, and maps are compared with thresholds as float32.
 LARGEST_SCORE = float(np.finfo(np.float32).max)
 LARGEST_SIDE_PX = 2**31 - 1
+# Images of one group, at most, that are listed, dropped and confirmed together.
+MOST_SHOTS = 5
 REVIEWS = ("", "confirmed", "dropped")
 # Fields of a training image in `model.json`: the attribute of `Training`, and the value where it is unknown.
 UNKNOWN: dict[str, tuple[str, Any]] = {
@@ -93,9 +95,10 @@ class Training:
         return cls(tuple(paths), tuple(sizes_hw), *columns)
 
     def alike(self, indices: Iterable[int]) -> list[int]:
-        """Return these images and those that show the same parts."""
+        """Return these images and those that show the same parts; larger groups are chains of similar images."""
         given = set(indices)
-        groups = {self.groups[i] for i in given} - {None}
+        groups = {group for i in given if (group := self.groups[i]) is not None}
+        groups = {group for group in groups if self.groups.count(group) <= MOST_SHOTS}
         return sorted(given | {i for i, group in enumerate(self.groups) if group in groups})
 
     @cached_property

@@ -59,3 +59,30 @@ def test_copies_of_one_vector_have_distance_zero_and_another_is_far():
     distance = gaussian.mahalanobis(vectors[0] + np.float32(1))
     assert np.isfinite(distance)
     assert distance > 100
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+@pytest.mark.parametrize("size", [4, 40])
+def test_vectors_that_are_left_out_together(k: int, size: int):
+    """As a Gaussian fitted to the others, with the ridge of all; also with more features than vectors."""
+    rng = np.random.default_rng(0)
+    vectors = (3 + rng.normal(size=(25, size)) @ rng.normal(size=(size, size))).astype(np.float32)
+    moments = Moments()
+    moments.add(vectors)
+    outs = [vectors[i : i + k] for i in range(20)]
+    _, distances = fit_gaussian(moments, vectors[:20], 0.05, left_out=outs)
+    ridge = 0.05 * np.linalg.eigvalsh(np.cov(vectors, rowvar=False, bias=True).astype(np.float64)).mean()
+    ridge += 1e-6 * np.square(vectors.mean(axis=0)).mean() + 1e-12
+    for i, distance in enumerate(distances):
+        others = np.delete(vectors, range(i, i + k), axis=0).astype(np.float64)
+        covariance = np.cov(others, rowvar=False, bias=True) + ridge * np.eye(size)
+        deviation = vectors[i] - others.mean(axis=0)
+        assert distance == pytest.approx(np.sqrt(deviation @ np.linalg.solve(covariance, deviation)), rel=1e-3)
+
+
+def test_leaving_one_out_is_the_same_either_way():
+    vectors = np.random.default_rng(1).normal(size=(12, 30)).astype(np.float32)
+    moments = Moments()
+    moments.add(vectors)
+    alone = fit_gaussian(moments, vectors)[1]
+    np.testing.assert_allclose(fit_gaussian(moments, vectors, left_out=vectors[:, None])[1], alone, rtol=1e-6)

@@ -71,6 +71,22 @@ def test_distances_without_an_image_are_those_of_a_fit_without_it():
     maps = rng.normal(size=(60, 2, 3, 6)).astype(np.float32)
     everything, rest = PositionGaussians.fit(maps)[0], PositionGaussians.fit(np.delete(maps, 5, axis=0))[0]
     for features in (maps[5], rng.normal(0, 2, size=(2, 3, 6)).astype(np.float32)):
-        without = everything.mahalanobis_without(features, maps[5], len(maps))
+        without = everything.mahalanobis_without(features, maps[5:6], len(maps))
         np.testing.assert_allclose(without, rest.mahalanobis(features), rtol=0.003)
         assert np.abs(everything.mahalanobis(features) / rest.mahalanobis(features) - 1).max() > 0.005
+
+
+def test_scores_without_images_of_the_same_part():
+    rng = np.random.default_rng(7)
+    maps = np.repeat(rng.normal(size=(30, 2, 3, 8)), 2, axis=0).astype(np.float32)
+    maps += 0.01 * rng.normal(size=maps.shape).astype(np.float32)
+    left_out = [[i, i + 1] for i in range(0, 60, 2)]
+    grouped, scores = PositionGaussians.fit(maps, left_out)
+    _, single = PositionGaussians.fit(maps[::2])
+    assert np.median(scores) == pytest.approx(np.median(single), rel=0.15)
+    alone = PositionGaussians.fit(maps)[1]
+    assert len(scores) == 30
+    assert len(alone) == 60
+    others, _ = PositionGaussians.fit(np.delete(maps, [4, 5], axis=0))
+    without = grouped.mahalanobis_without(maps[4], maps[4:6], len(maps))
+    np.testing.assert_allclose(without, others.mahalanobis(maps[4]), rtol=0.02)

@@ -144,7 +144,7 @@ def _first_pass(
     images.keep(good)
     chosen = images.representatives(chosen)
     if multi_scale is not None:
-        multi_scale.choose(images.representatives(range(len(images))), chosen)
+        multi_scale.choose(images.groups, chosen)
     return _FirstPass(patches, chosen, multi_scale)
 
 
