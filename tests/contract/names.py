@@ -71,7 +71,7 @@ HEADER, NETWORK, BANK, WEIGHTS = "model.json", "network.onnx", "bank.safetensors
 VERSION_FIELD = "format_version"
 
 # Times in model.json, which differ from run to run of the same fit.
-TIMES = {"fit_s", "training_s", "plan_s", "seconds"}
+TIMES = {"digest", "fit_s", "training_s", "plan_s", "seconds"}
 
 
 def rate_of(model: Patchcore | Padim | EfficientAd) -> float:
