@@ -34,7 +34,7 @@ def fitted(*, turns: bool, n: int = 24) -> Patchcore:
 @pytest.mark.slow
 @pytest.mark.parametrize("turns", [False, True])
 def test_position_counts_for_aligned_parts_alone(turns: bool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(position, "LEAST_IMAGES", 24)
+    monkeypatch.setattr(position, "LEAST_IMAGES", 12)  # drawn parts with the same angle are near-duplicates
     model = fitted(turns=turns)
     fusion = model.fitted.fusion
     assert fusion is not None
