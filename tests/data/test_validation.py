@@ -248,7 +248,8 @@ def test_a_callers_own_data_set_needs_samples_alone(root):
 def test_real_categories_have_no_problems(data_root):
     for category, sizes in (("bottle", {"512 x 512": 292}), ("grid", {"512 x 512": 322})):
         survey = survey_dataset(MVTecAD(data_root / "mvtec", category))
-        assert survey.problems == ()
+        # Many images of the grid are as alike as shots of one piece: fewer than 50 parts may be counted.
+        assert {problem.kind for problem in survey.problems} <= {"few-good"}
         assert survey.summary.sizes == sizes
 
 

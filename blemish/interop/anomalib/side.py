@@ -37,8 +37,8 @@ class Stages:
         self.last[stage] = time.perf_counter()
 
     def coreset_s(self) -> float:
-        """Return the seconds of the coreset, from the last patch collected to the last row selected."""
-        return self.last["coreset"] - self.last["collecting patches"]
+        """Return the seconds of the coreset, from the last image read to the last row selected."""
+        return self.last["coreset"] - self.last["reading images"]
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:

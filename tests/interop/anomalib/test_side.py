@@ -57,7 +57,7 @@ def test_in_a_process_of_its_own_with_the_defaults(job: dict[str, Any], tmp_path
 
 def test_the_coreset_lasts_from_the_last_patch_to_the_last_pick():
     stages = Stages()
-    stages.last = {"collecting patches": 2.0, "coreset": 5.5, "calibrating": 9.0}
+    stages.last = {"reading images": 2.0, "coreset": 5.5, "calibrating": 9.0}
     assert stages.coreset_s() == 3.5
     stages("coreset", 1, 2)
     assert stages.last["coreset"] > 5.5
