@@ -47,13 +47,15 @@ def progress(stage, done, total):
 paths = sorted(Path(sys.argv[1]).iterdir())
 model = Patchcore()
 estimate = model.estimated_bytes(len(paths))
+expected_s = getattr(model, "estimated_seconds", lambda paths: None)(paths)  # older versions have none
 start, cpu = time.perf_counter(), time.process_time()
 model.fit(paths, progress=progress)
 fit_s, fit_cpu_s = time.perf_counter() - start, time.process_time() - cpu
 model.save(sys.argv[2])
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps({"package": blemish.__file__, "version": blemish.__version__, "fit_s": fit_s, "fit_cpu_s": fit_cpu_s,
-                  "stages_s": stages, "peak_mb": peak / 1024, "estimated_mb": estimate / 2**20, "n": len(paths)}))
+                  "stages_s": stages, "peak_mb": peak / 1024, "estimated_mb": estimate / 2**20,
+                  "estimated_s": expected_s, "n": len(paths)}))
 """
 PREDICT = """
 import json, sys, time

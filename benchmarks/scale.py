@@ -113,6 +113,7 @@ def shown(row):
         "processor time, s": row["fit_cpu_s"],
         "of an image, ms": 1000 * row["fit_cpu_s"] / row["n"],
         "wall time, s": row["fit_s"],
+        "estimated, s": row.get("estimated_s"),
         "reading": stages.get("reading images"),
         "bank": sum(stages.get(name, 0) for name in ("reducing patches", "coreset", "collecting patches")),
         "calibrating": stages.get("calibrating"),
@@ -155,7 +156,7 @@ def main():
     steps = [slope(pair) for pair in pairwise(ours)]
     formats = {"processor time, s": [".1f"], "of an image, ms": [".0f"], "wall time, s": [".1f"], "model, MB": [".1f"]}
     formats |= {name: [".1f"] for name in ("reading", "bank", "calibrating", "position")}
-    formats |= {name: [".0f"] for name in ("peak memory, MB", "estimated, MB")}
+    formats |= {name: [".0f"] for name in ("peak memory, MB", "estimated, MB", "estimated, s")}
     notes = "Stages in seconds of wall time."
     if len(ours) > 1:
         between = ", ".join(f"{step:.2f}" for step in steps)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from blemish.data.datasets import DataSet
     from blemish.detectors.base import AnyDetector
     from blemish.evaluation.engine import Engine
-    from blemish.types import Prediction, Problem, Report
+    from blemish.types import Prediction, Problem, Report, Sample
 
 app = typer.Typer()
 FailOnDrift = Annotated[
@@ -50,8 +50,7 @@ def fit(
     dataset = _opened(data, category, layout, group_by)
     check_target(out)
     model = make()
-    megabytes = model.estimated_bytes(len(dataset.train)) / 2**20 if dataset.train else 0
-    complain(f"{len(dataset.train)} good images, about {megabytes:.0f} MB of memory.")
+    complain(_expected(model, dataset.train))
     if isinstance(model, Trained) and model.hint:
         complain(model.hint)
     Engine(progress=Bars()).fit(model, dataset)
@@ -75,6 +74,14 @@ def fit(
     lines.append(f"{threshold_sentence(model.calibration)} Saved in {out}.")
     say(as_json, document, *lines)
     finish(unread=bool(left_out))
+
+
+def _expected(model: AnyDetector, samples: Sequence[Sample]) -> str:
+    """Return a sentence on the memory and the time that a fit takes."""
+    megabytes = model.estimated_bytes(len(samples)) / 2**20 if samples else 0
+    seconds = model.estimated_seconds(samples)
+    taken = "" if seconds is None else f" and {seconds:.0f} s" if seconds < 120 else f" and {seconds / 60:.0f} minutes"
+    return f"{len(samples)} good images, about {megabytes:.0f} MB of memory{taken}."
 
 
 @app.command()

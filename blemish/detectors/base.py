@@ -6,7 +6,7 @@ import inspect
 import os
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
@@ -192,6 +192,13 @@ class Detector(ABC, Generic[SettingsT, StateT]):
     @abstractmethod
     def estimated_bytes(self, n_images: int) -> int:
         """Return the peak memory of fitting on so many images, estimated, in bytes."""
+
+    @abstractmethod
+    def estimated_seconds(self, samples: Sequence[ImageInput]) -> float | None:
+        """Return the time of fitting on these images here, estimated, in seconds; None if it is not known before.
+
+        It tries a few of the images, and takes seconds. For fewer images than it is worth its while it is None, too.
+        """
 
     def _configure(self, settings: SettingsT) -> None:
         self._pretrained = settings.load_pretrained()

@@ -65,8 +65,7 @@ def coreset(features: Float32, n_select: int, *, seed: int = 0, progress: Progre
     Raises:
         InputError: if `features` is not finite float32 (N, D), or `n_select` is not from 1 to N.
 
-    Cost: pairs of rows that are compared: 2 * CHUNK_ROWS * n_select for the chunks, 2 * n_select^2 for their union, and
-        a twentieth of N * n_select for the rows left uncovered; N * n_select for one exact traversal.
+    Cost: `compared_pairs`.
     """
     check_array("features", features, dtype=np.float32, shape=("N", "D"), finite=False)
     check_whole("n_select", n_select, 1, len(features))
@@ -103,6 +102,26 @@ def coreset_bytes(n_rows: int, n_features: int, n_select: int) -> int:
     n_union = OVERSAMPLING * n_select + n_rows // CHUNK_ROWS + 1
     union = 4 * n_union * n_features + traversal_bytes(n_union, n_features, n_select)
     return union + 28 * n_rows + (4 * n_select * n_features if n_select else 0)
+
+
+def compared_pairs(n_rows: int, n_select: int, max_rows: int) -> int:
+    """Return about how many pairs of rows are compared, to which the time is proportional.
+
+    Args:
+        n_rows: of all features.
+        n_select: of the coreset.
+        max_rows: rows that may be held; more are a stream.
+
+    >>> compared_pairs(50_000, 1000, 500_000), compared_pairs(400_000, 8000, 500_000) // 10**6
+    (50000000, 681)
+    """
+    if n_rows > max_rows:
+        n_kept = kept_rows(n_rows, n_select, max_rows)
+        return n_kept * (CHUNK_ROWS + n_select)
+    if is_exact(n_rows, n_select):
+        return n_rows * n_select
+    # The chunks, their union, and the rows left uncovered: those that an exact search finds out about.
+    return OVERSAMPLING * n_select * (CHUNK_ROWS + n_select) + n_rows * n_select // 20
 
 
 def _share(n_rows: int, n_kept: int, n_total: int) -> int:

@@ -104,6 +104,10 @@ def test_memory_is_estimated_before_a_fit(case: Case):
     assert 0 < few <= many
 
 
+def test_the_time_of_a_fit_of_seconds_is_not_estimated(case: Case, good_paths: list[Path]):
+    assert case.make().estimated_seconds(good_paths) is None
+
+
 @pytest.mark.parametrize(
     ("kind", "changes", "name"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from blemish.errors import InputError, NotFittedError
 from blemish.imaging.geometry import Geometry
 from blemish.modelfolder.header import Training
 from blemish.ops.conformal import Calibration
-from blemish.types import Problem, Progress, UInt8
+from blemish.types import ImageInput, Problem, Progress, UInt8
 from tests.images import cut_off, good, goods, write
 from tests.models import network
 
@@ -77,6 +77,9 @@ class Brightness(Detector[BrightnessSettings, BrightnessState]):
 
     def estimated_bytes(self, n_images: int) -> int:
         return n_images
+
+    def estimated_seconds(self, samples: Sequence[ImageInput]) -> float | None:
+        return None
 
 
 def calibrated(image: Calibration = CALIBRATION) -> Brightness:

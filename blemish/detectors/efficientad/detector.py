@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -94,6 +94,11 @@ class EfficientAd(Detector[EfficientAdSettings, EfficientAdState]):
         targets = min(CACHE_BYTES, n_images * rows * columns * settings.teacher_out_channels * 2)
         outputs = settings.batch_size * (rows * columns if settings.crop is None else settings.crop**2)
         return BASE_BYTES + n_images * height * width * 3 + targets + STEP_BYTES * outputs
+
+    def estimated_seconds(self, samples: Sequence[ImageInput]) -> float | None:  # noqa: ARG002
+        """Return the budget in seconds, whatever the images; None without one."""
+        budget = self.settings.budget
+        return None if budget is None else float(budget)
 
     @property
     def hint(self) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from blemish.detectors.base import Detector, Scored, constructor
-from blemish.detectors.padim.fit import estimated_bytes, fit
+from blemish.detectors.padim.fit import estimated_bytes, estimated_seconds, fit
 from blemish.detectors.padim.settings import PadimSettings
 from blemish.detectors.padim.state import PadimState, read_state
-from blemish.types import Progress, UInt8
+from blemish.types import ImageInput, Progress, UInt8
 
 if TYPE_CHECKING:
     from blemish.data.training_images import TrainingImages
@@ -49,6 +49,10 @@ class Padim(Detector[PadimSettings, PadimState]):
     def estimated_bytes(self, n_images: int) -> int:
         """Return the peak memory of fitting on so many images, estimated, in bytes."""
         return estimated_bytes(self.settings, self.pretrained, n_images)
+
+    def estimated_seconds(self, samples: Sequence[ImageInput]) -> float | None:
+        """Return the time of fitting on these images here, estimated, in seconds; None for fewer than 100."""
+        return estimated_seconds(self.settings, self.pretrained, samples)
 
     @classmethod
     def _read(cls, model: ModelFolder, settings: PadimSettings, common: Mapping[str, Any]) -> PadimState:

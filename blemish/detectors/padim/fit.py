@@ -9,24 +9,31 @@ import numpy as np
 
 from blemish._validation.checks import check_whole
 from blemish.backbones.embedding import Extractor, embedding_graph
+from blemish.data.training_images import TrainingImages
 from blemish.detectors.backbone_settings import provenance_of
 from blemish.detectors.padim.state import PadimState, PositionGaussians
+from blemish.errors import DataError
 from blemish.modelfolder.header import Training
 from blemish.ops.conformal import Calibration
 from blemish.ops.statistics import Affine
-from blemish.types import Float32, Float64, Progress
+from blemish.types import Float32, Float64, Progress, no_progress
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from blemish.backbones.backbone import Backbone
-    from blemish.data.training_images import TrainingImages
     from blemish.detectors.padim.settings import PadimSettings
     from blemish.imaging.geometry import Geometry
+    from blemish.types import ImageInput
 
 EPSILON = 0.01  # added to the diagonal of each covariance: Defard et al. 2021, section 3.2
 # More scores would not move the threshold at a false positive rate of 1 %.
 MAX_CALIBRATION = 1000
 # Measured: interpreter, libraries, the embedded network and the images decoded ahead.
 BASE_BYTES = 300 * 2**20
+# Images of the two pilot fits, and fewest images for which they are worth their while.
+PILOT_IMAGES = (4, 12)
+LEAST_TIMED = 100
 
 
 def fit(settings: PadimSettings, backbone: Backbone, images: TrainingImages, *, progress: Progress) -> PadimState:
@@ -151,3 +158,30 @@ def estimated_bytes(settings: PadimSettings, backbone: Backbone, n_images: int) 
     area = settings.area_px(backbone)
     n_features = min(settings.n_features, sum(backbone.channels))
     return BASE_BYTES + 24 * (area // backbone.strides[0] ** 2) * n_features**2
+
+
+def estimated_seconds(
+    settings: PadimSettings, backbone: Backbone, samples: Sequence[ImageInput], *, least: int = LEAST_TIMED
+) -> float | None:
+    """Return about how long fitting on these images takes here, in seconds; None for fewer than `least`.
+
+    Two fits, on four and on twelve images, tell the time of an image and that of the rest.
+
+    Raises:
+        InputError: if the network does not take images of this size.
+    """
+    if len(samples) < least:
+        return None
+    seconds = []
+    for n_images in PILOT_IMAGES:
+        few = [samples[i] for i in np.linspace(0, len(samples) - 1, n_images).astype(int)]
+        start = time.perf_counter()
+        try:
+            images = TrainingImages(few, bit_depth=settings.bit_depth, threads=settings.n_threads)
+            fit(settings, backbone, images, progress=no_progress)
+        except DataError:
+            return None
+        seconds.append(time.perf_counter() - start)
+    few_n, more_n = PILOT_IMAGES
+    image_s = max(seconds[1] - seconds[0], 0.0) / (more_n - few_n)
+    return seconds[1] + image_s * (len(samples) - more_n)

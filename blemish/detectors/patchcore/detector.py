@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from blemish.detectors.base import Detector, Scored, constructor
+from blemish.detectors.patchcore.cost import estimated_bytes, estimated_seconds
 from blemish.detectors.patchcore.drop import without_images
-from blemish.detectors.patchcore.fit import estimated_bytes, fit
+from blemish.detectors.patchcore.fit import fit
 from blemish.detectors.patchcore.settings import PatchcoreSettings
 from blemish.detectors.patchcore.state import UNKNOWN, PatchcoreState, read_state
 from blemish.detectors.suspects import indices_of
@@ -16,7 +17,7 @@ from blemish.types import GoodPatch
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from blemish.data.training_images import TrainingImages
     from blemish.detectors.patchcore.scoring import PatchDistances
@@ -56,6 +57,10 @@ class Patchcore(Detector[PatchcoreSettings, PatchcoreState]):
     def estimated_bytes(self, n_images: int) -> int:
         """Return the peak memory of fitting on so many images, estimated, in bytes."""
         return estimated_bytes(self.settings, self.pretrained, n_images)
+
+    def estimated_seconds(self, samples: Sequence[ImageInput]) -> float | None:
+        """Return the time of fitting on these images here, estimated, in seconds; None for fewer than 100."""
+        return estimated_seconds(self.settings, self.pretrained, samples)
 
     @classmethod
     def _read(cls, model: ModelFolder, settings: PatchcoreSettings, common: Mapping[str, Any]) -> PatchcoreState:

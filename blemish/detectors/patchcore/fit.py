@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from blemish._validation.checks import check_whole
 from blemish.backbones.embedding import Extractor, embedding_graph
 from blemish.detectors.backbone_settings import provenance_of
-from blemish.detectors.fusion import MultiScaleFeatures, multi_scale_bytes
-from blemish.detectors.patchcore.memory_bank import PatchCollection, collection_bytes
+from blemish.detectors.fusion import MultiScaleFeatures
+from blemish.detectors.patchcore.memory_bank import PatchCollection
 from blemish.detectors.patchcore.position import PositionJudge
 from blemish.detectors.patchcore.scoring import Scorer
 from blemish.detectors.patchcore.state import PatchcoreState
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 
 # More scores would not move the threshold at a false positive rate of 1 %, and each costs a search.
 MAX_CALIBRATION = 1000
-# Measured: interpreter, libraries, the embedded network and the images decoded ahead.
-BASE_BYTES = 300 * 2**20
 
 FeatureMaps = Iterable[tuple[int, Float32]]
 
@@ -52,8 +49,8 @@ def fit(
     """
     start = time.perf_counter()
     geometry = settings.geometry(images.sizes_hw, backbone)
-    raw = Extractor(embedding_graph(backbone, pooling=settings.pooling).SerializeToString(), threads=settings.n_threads)
-    first = _first_pass(settings, images, raw, geometry, progress)
+    raw = raw_extractor(settings, backbone)
+    first = first_pass(settings, images, raw, geometry, progress)
     bank = first.patches.memory_bank(progress)
     linear = None if settings.scaling == "none" else bank.scaling
     part_axes = None if first.multi_scale is None else first.multi_scale.part_axes()
@@ -86,29 +83,22 @@ def fit(
     )
 
 
-def _training(images: TrainingImages, first: _FirstPass, scores: Float64, maxima: list[float]) -> Training:
+def _training(images: TrainingImages, first: FirstPass, scores: Float64, maxima: list[float]) -> Training:
     """Return the training images, those of the calibration set with their scores."""
     rarities = () if first.multi_scale is None else first.multi_scale.rarities()
     names, sizes_hw, chosen = images.names, images.sizes_hw, first.chosen
     return Training.calibrated(names, sizes_hw, chosen=chosen, scores=scores, map_peaks=maxima, rarities=rarities)
 
 
-def estimated_bytes(settings: PatchcoreSettings, backbone: Backbone, n_images: int) -> int:
-    """Return about how much memory fitting on so many images takes at its peak, in bytes.
-
-    Raises:
-        InputError: if `n_images` is no whole number, or below 1.
-    """
-    check_whole("n_images", n_images, 1, 10**9)
-    area = settings.area_px(backbone)
-    n_rows = n_images * area // backbone.strides[0] ** 2
-    patches = collection_bytes(settings, n_rows, sum(backbone.channels))
-    multi_scale = multi_scale_bytes(backbone, min(n_images, MAX_CALIBRATION), area) if settings.score_fusion else 0
-    return BASE_BYTES + patches + multi_scale
+def raw_extractor(settings: PatchcoreSettings, backbone: Backbone) -> Extractor:
+    """Return the extractor of features that are not scaled yet."""
+    return Extractor(
+        embedding_graph(backbone, pooling=settings.pooling).SerializeToString(), threads=settings.n_threads
+    )
 
 
 @dataclass
-class _FirstPass:
+class FirstPass:
     """Results of the first pass over the images.
 
     Attributes:
@@ -122,9 +112,9 @@ class _FirstPass:
     multi_scale: MultiScaleFeatures | None
 
 
-def _first_pass(
+def first_pass(
     settings: PatchcoreSettings, images: TrainingImages, raw: Extractor, geometry: Geometry, progress: Progress
-) -> _FirstPass:
+) -> FirstPass:
     """Read every image; those that can't be decoded are left out of `images` from here on."""
     patches = PatchCollection(settings, len(images))
     multi_scale = MultiScaleFeatures() if settings.score_fusion else None
@@ -145,7 +135,7 @@ def _first_pass(
     chosen = images.representatives(chosen)
     if multi_scale is not None:
         multi_scale.choose(images.groups, chosen)
-    return _FirstPass(patches, chosen, multi_scale)
+    return FirstPass(patches, chosen, multi_scale)
 
 
 class Calibrated(NamedTuple):

@@ -347,6 +347,11 @@ def test_memory_grows_with_the_images_until_the_cache_is_full(teacher: Path):
     assert many < 2**30 + 10_000 * 256 * 256 * 3 + 3 * 2**30
 
 
+def test_the_time_of_a_fit_is_its_budget(teacher: Path):
+    assert small_efficientad(teacher, budget="2m").estimated_seconds([]) == 120
+    assert small_efficientad(teacher).estimated_seconds([]) is None
+
+
 def test_a_processor_is_told_of_patchcore(teacher: Path, monkeypatch: pytest.MonkeyPatch):
     assert "PatchCore is the default" in small_efficientad(teacher).hint
     assert small_efficientad(teacher, budget="10m").hint == ""

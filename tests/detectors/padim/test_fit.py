@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from blemish import backbones
+from blemish import Padim, backbones
+from blemish.detectors.padim import fit as padim_fit
 from blemish.detectors.padim.fit import EPSILON, PositionMoments, chosen_features, estimated_bytes, leave_one_out
 from blemish.detectors.padim.settings import PadimSettings
 from blemish.errors import InputError
+from tests.images import goods
 
 if TYPE_CHECKING:
     from blemish.types import Float32
@@ -84,3 +86,14 @@ def test_memory_does_not_grow_with_the_images():
     assert estimated_bytes(PadimSettings(n_features=50), backbone, 10) < estimated_bytes(settings, backbone, 10)
     with pytest.raises(InputError, match="n_images: expected a whole number from 1"):
         estimated_bytes(settings, backbone, 0)
+
+
+def test_the_time_of_a_fit_is_a_line_through_two_pilots(monkeypatch: pytest.MonkeyPatch):
+    model = Padim(image_size=96)
+    ticks = iter([0.0, 2.0, 10.0, 16.0])  # 2 s for four images, 6 s for twelve
+    monkeypatch.setattr(padim_fit, "fit", lambda *args, **kwargs: None)
+    monkeypatch.setattr(padim_fit.time, "perf_counter", lambda: next(ticks))
+    images = goods()
+    found = padim_fit.estimated_seconds(model.settings, model.pretrained, images, least=len(images))
+    assert found == pytest.approx(6 + 0.5 * (len(images) - 12))
+    assert padim_fit.estimated_seconds(model.settings, model.pretrained, images) is None

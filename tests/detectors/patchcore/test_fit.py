@@ -10,11 +10,9 @@ import pytest
 from blemish import DataError, InputError, Patchcore
 from blemish.data import training_images as training
 from blemish.detectors.patchcore import fit as fitting
-from blemish.detectors.patchcore.fit import BASE_BYTES
 from blemish.ops import merge_reduce
 from blemish.ops.coreset import greedy_coreset
 from blemish.ops.distance_statistics import fit_distance_statistics
-from blemish.ops.merge_reduce import coreset_bytes
 from tests.images import N_GOOD, cut_off, good, goods, scratched, small_patchcore, write_goods
 
 
@@ -194,43 +192,6 @@ def test_thresholds_are_calibrated_on_some_of_many(score_fusion: bool, tmp_path:
         assert model.fitted.fusion is not None
         assert model.fitted.fusion.good_scores.shape == (2, 5)
     assert not model.predict(good(50)).label
-
-
-# Memory
-
-
-def test_memory_grows_with_the_images_until_no_more_rows_are_held():
-    model = small_patchcore(max_rows=14_400)
-    few, more = model.estimated_bytes(10), model.estimated_bytes(20)
-    per_image = 144 * 152 * 4
-    assert more - few >= 10 * per_image
-    assert few > BASE_BYTES
-    at_limit, beyond = model.estimated_bytes(100), model.estimated_bytes(101)
-    assert beyond < 2 * at_limit  # the maps are not kept any more
-    assert model.estimated_bytes(100_000) < 4 * at_limit
-
-
-def test_memory_is_that_of_maps_and_coreset():
-    model = small_patchcore(image_size=(64, 96))
-    n_rows = 50 * 8 * 12
-    expected = BASE_BYTES + 4 * n_rows * 152 + coreset_bytes(n_rows, 152, n_rows // 10) + n_rows // 10 * (4 * 152 + 12)
-    assert model.estimated_bytes(50) == expected
-    cropped = small_patchcore(image_size=256, center_crop=(64, 96))
-    assert cropped.estimated_bytes(50) == expected
-
-
-def test_memory_of_what_is_seen_from_further_away():
-    plain, whole = (small_patchcore(image_size=(64, 96), score_fusion=w) for w in (False, True))
-    parts = 2 * 3 * (50 * (112 + 64) + 64**2)  # the grid of stride 16 is 4 x 6, and half as large on each side
-    summaries = 50 * 304
-    assert whole.estimated_bytes(50) - plain.estimated_bytes(50) == 4 * (parts + summaries) + 32 * 304**2
-    assert whole.estimated_bytes(10**6) - plain.estimated_bytes(10**6) < 2 * 10**7
-
-
-@pytest.mark.parametrize("n", [0, -3, 1.5, "9"])
-def test_memory_of_no_number_of_images(n: int):
-    with pytest.raises(InputError, match="n_images: expected a whole number from 1 to"):
-        small_patchcore().estimated_bytes(n)
 
 
 # Bad input
