@@ -223,7 +223,7 @@ def _open(
     images = None if good is None else _samples(good, is_good=True)
     given: dict[str, Any] = {"model": model, "category": category, "good": images}
     given |= {"create": create, "read_only": read_only}
-    if store.startswith(("http://", "https://")):
+    if store.lower().startswith(("http:", "https:")):
         return DefectStore(url=store, api_key=os.environ.get("QDRANT_API_KEY"), **given)
     return DefectStore(store, **given)
 

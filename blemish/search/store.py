@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from blemish._validation.checks import check_whole
 from blemish.detectors.base import Detector
 from blemish.errors import InputError, StoreError, message
+from blemish.search.backends.address import check_address
 from blemish.search.backends.edge import EdgeBackend
 from blemish.search.backends.interface import IMAGE, REGION, Filter
 from blemish.search.backends.process import SENT, OpenedHere
@@ -96,6 +97,8 @@ class DefectStore:
             )
         check_text("collection", collection)
         chosen = None if category is None else check_text("category", category)
+        if url is not None:
+            check_address(url)
         self.name = f"{url}, collection {collection}" if folder is None else os.fspath(folder)
         self._encoder = RegionEncoder(model) if model is not None and not isinstance(model, RegionEncoder) else model
         self._lock, self._process, self.read_only = threading.RLock(), OpenedHere(self.name), read_only

@@ -28,6 +28,7 @@ from blemish.search.backends.interface import Filter, Point, Query, StoredPoint
 from blemish.search.backends.process import OpenedHere, close_inherited
 from blemish.search.backends.qdrant import BATCH, CREATE_STORE, FULL_SCAN_KB, HNSW_EF, INDEXED_FIELDS, import_package
 from blemish.search.backends.read_only import not_writable, temporary_copy
+from blemish.search.backends.room import check_room, size_on_disk
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -66,6 +67,8 @@ class EdgeBackend:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise save_error("store", self.folder, error) from error
+        # The engine writes again what its log has, in up to one and a half times the log's size (measured).
+        check_room(self.folder, n_bytes=2 * size_on_disk(self.folder / SHARD / "wal"))
         self._lock = acquire_lock(self.folder)
         try:
             with self._errors("open"):
@@ -84,6 +87,7 @@ class EdgeBackend:
         ]
         with self._errors("write"):
             for block in blocks(len(converted), self._batch_size):
+                check_room(self.folder, n_points=len(converted[block]))
                 self._shard.update(engine.UpdateOperation.upsert_points(converted[block]))
             self._shard.flush()
 
@@ -127,12 +131,14 @@ class EdgeBackend:
     def set_payload(self, ids: Sequence[str], payload: Mapping[str, Any]) -> None:
         """Set these payload fields of the points."""
         with self._errors("write"):
+            check_room(self.folder, n_points=len(ids))
             self._shard.update(self._engine.UpdateOperation.set_payload(list(ids), dict(payload)))
             self._shard.flush()
 
     def delete(self, where: Filter) -> None:
         """Remove the points that match."""
         with self._errors("write"):
+            check_room(self.folder)
             chosen = self._filter(where) or self._engine.Filter()
             self._shard.update(self._engine.UpdateOperation.delete_points_by_filter(chosen))
             self._shard.flush()
@@ -162,6 +168,7 @@ class EdgeBackend:
     def optimise(self) -> None:
         """Merge segments, and build the HNSW index of a large store."""
         with self._errors("optimise"):
+            check_room(self.folder, n_bytes=size_on_disk(self.folder))
             self._shard.optimize()
 
     def close(self) -> None:
@@ -228,13 +235,19 @@ class EdgeBackend:
             yield
         except StoreError:
             raise
-        except Exception as error:
-            got = str(error).strip().partition("\n")[0][:300]
-            refused = re.search(r"\(os error (\d+)\)", got)
-            if refused and int(refused[1]) in NOT_WRITABLE:
-                raise not_writable(self.folder, got) from error
-            todo = "If it was copied or cut off, put it back from a copy, or index the images into a new folder."
-            raise StoreError(message("store", f"to {verb}", repr(got), where=self.folder, todo=todo)) from error
+        except BaseException as error:
+            # A panic of the engine is raised as an exception that is no `Exception`.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            raise self._engine_error(verb, error) from error
+
+    def _engine_error(self, verb: str, error: BaseException) -> StoreError:
+        got = str(error).strip().partition("\n")[0][:300]
+        refused = re.search(r"\(os error (\d+)\)", got)
+        if refused and int(refused[1]) in NOT_WRITABLE:
+            return not_writable(self.folder, got)
+        todo = "If it was copied or cut off, put it back from a copy, or index the images into a new folder."
+        return StoreError(message("store", f"to {verb}", repr(got), where=self.folder, todo=todo))
 
 
 def acquire_lock(folder: Path) -> BaseFileLock:

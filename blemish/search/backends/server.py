@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from blemish._validation.checks import blocks
 from blemish.errors import InputError, StoreError, message
+from blemish.search.backends.address import check_address, check_key, without_key
+from blemish.search.backends.answers import limits
 from blemish.search.backends.interface import Filter, Point, Query, StoredPoint
 from blemish.search.backends.process import OpenedHere
 from blemish.search.backends.qdrant import BATCH, CREATE_STORE, FULL_SCAN_KB, HNSW_EF, INDEXED_FIELDS, import_package
@@ -56,10 +57,11 @@ class ServerBackend:
     ) -> None:
         if not (math.isfinite(timeout_s) and timeout_s > 0) or retries < 0:
             raise InputError(message("timeout_s, retries", "above 0, and 0 or more", f"{timeout_s}, {retries}"))
+        check_address(url)
         self._package = import_package("qdrant_client", "qdrant-client", extra="server")
         self._models = import_module("qdrant_client.models")
         self._exceptions = import_module("qdrant_client.http.exceptions")
-        self._url, self._collection, self._retries = url, collection, retries
+        self._url, self._collection, self._retries, self._key = url, collection, retries, api_key
         self._batch_size, self._sleep = batch_size, sleep
         self._process = OpenedHere(f"{url}, collection {collection}")
         self._client: Any = self._connect(url, api_key, max(1, math.ceil(timeout_s)))
@@ -165,13 +167,13 @@ class ServerBackend:
             self._client.close()
 
     def _connect(self, url: str, api_key: str | None, timeout_s: int) -> Any:
-        _warn_unencrypted_key(url, api_key)
+        check_key(api_key, url)
         try:
             with warnings.catch_warnings():
                 # The client warns of every key over http, also on this machine, and asks the server for its version.
                 warnings.simplefilter("ignore", UserWarning)
                 return self._package.QdrantClient(
-                    url=url, api_key=api_key, timeout=timeout_s, check_compatibility=False
+                    url=url, api_key=api_key, timeout=timeout_s, check_compatibility=False, **limits(timeout_s)
                 )
         except ValueError as error:
             raise InputError(message("url", "such as http://localhost:6333", repr(url))) from error
@@ -220,15 +222,9 @@ class ServerBackend:
         for attempt in range(self._retries + 1):
             try:
                 return call()
-            except self._exceptions.ResponseHandlingException as error:
-                problem, passing = f"no answer ({_one_line(error)})", True
-                cause: Exception = error
-            except self._exceptions.UnexpectedResponse as error:
-                problem, passing = (
-                    f"status {error.status_code} ({_one_line(error)})",
-                    error.status_code in RETRIED_STATUS,
-                )
+            except Exception as error:  # also of the client, for an answer of another program
                 cause = error
+                problem, passing = self._problem(error)
             if not passing:
                 break
             if attempt < self._retries:
@@ -241,14 +237,20 @@ class ServerBackend:
             else "Mend that and run this again; what was acknowledged is there."
         )
         where = f"{self._url}, collection {self._collection}"
-        raise StoreError(message("server", "an answer", f"{problem}{times}", where=where, todo=todo)) from cause
+        problem = without_key(f"{problem}{times}", self._key)
+        raise StoreError(message("server", "an answer", problem, where=where, todo=todo)) from cause
 
-
-def _warn_unencrypted_key(url: str, api_key: str | None) -> None:
-    address = urlsplit(url)
-    if api_key and address.scheme == "http" and address.hostname not in {"localhost", "127.0.0.1", "::1"}:
-        text = f"api_key: it goes to {address.hostname} unencrypted; use https."
-        warnings.warn(text, UserWarning, stacklevel=5)
+    def _problem(self, error: Exception) -> tuple[str, bool]:
+        """Return what was wrong with a call, and whether it may pass."""
+        text = _one_line(error)
+        if isinstance(error, self._exceptions.UnexpectedResponse):
+            return f"status {error.status_code} ({text})", error.status_code in RETRIED_STATUS
+        if isinstance(error, self._exceptions.ResponseHandlingException):
+            is_answer = isinstance(error.source, ValueError)
+            return (f"one of another program ({text})", False) if is_answer else (f"no answer ({text})", True)
+        if type(error).__name__ == "ResourceExhaustedResponse":
+            return f"status 429 ({text})", True
+        return f"one of another program ({type(error).__name__}: {text})", False
 
 
 def _one_line(error: Exception) -> str:

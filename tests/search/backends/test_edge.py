@@ -10,6 +10,7 @@ import sys
 import threading
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -105,6 +106,27 @@ def test_a_vector_of_another_length_is_refused(folder: Path):
     with pytest.raises(StoreError, match=r"store: expected to write, got .*dim"):
         backend.insert([Point(str(uuid.uuid4()), {REGION: np.ones(3, np.float32)}, {})])
     assert backend.count(Filter()) == 30
+    backend.close()
+
+
+class PanicException(BaseException):
+    """As pyo3 raises a panic of the engine: no `Exception`."""
+
+
+def test_a_panic_of_the_engine_is_an_error_and_an_interruption_stays_one(folder: Path):
+    backend = EdgeBackend(folder, {})
+    raised: list[BaseException] = [PanicException("index out of bounds"), KeyboardInterrupt()]
+
+    def fail(*_: object, **__: object) -> None:
+        raise raised.pop(0)
+
+    shard = backend._shard
+    backend._shard = SimpleNamespace(count=fail)
+    with pytest.raises(StoreError, match="store: expected to read, got 'index out of bounds'"):
+        backend.count(Filter())
+    with pytest.raises(KeyboardInterrupt):
+        backend.count(Filter())
+    backend._shard = shard
     backend.close()
 
 
