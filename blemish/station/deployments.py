@@ -1,0 +1,272 @@
+"""Models in service: copies of model folders under their hash, thresholds that can be moved, and the way back."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blemish._io.files import read_file, save_error
+from blemish._io.json_file import read_json_object
+from blemish.detectors.pickling import digest_of
+from blemish.detectors.registry import detector_type
+from blemish.errors import InputError, ModelFileError, message
+from blemish.modelfolder.folder import HEADER, header_digest, load_model
+from blemish.station.errors import UnknownError
+from blemish.station.inspections import iso_time
+
+if TYPE_CHECKING:
+    from blemish.detectors.base import AnyDetector
+    from blemish.modelfolder.folder import ModelFolder
+    from blemish.station.database import Database
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A model as it was put in service: which one, with which thresholds.
+
+    Attributes:
+        number: 1, 2, 3, ... over all models.
+        model: its name in the station.
+        digest: hash of the model folder.
+        folder: the station's copy.
+        source: the folder that it was copied from.
+        detector: such as "patchcore".
+        false_positive_rate, threshold, upper_threshold, pixel_threshold: as of the detector.
+        time: seconds since 1970, UTC.
+        who: the person who did it.
+        reason: such as "threshold moved".
+        previous: number of the deployment that this one goes back to when it is rolled back.
+    """
+
+    number: int
+    model: str
+    digest: str
+    folder: str
+    source: str
+    detector: str
+    false_positive_rate: float
+    threshold: float
+    upper_threshold: float | None
+    pixel_threshold: float
+    time: float
+    who: str
+    reason: str
+    previous: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON values, without places on this machine."""
+        left_out = {"folder", "source", "model"}
+        values = {name: value for name, value in asdict(self).items() if name not in left_out}
+        return {"name": self.model, **values, "time": iso_time(self.time)}
+
+
+@dataclass(frozen=True, eq=False)
+class ModelInService:
+    """A detector that is loaded, and how it was put in service."""
+
+    detector: AnyDetector
+    deployment: Deployment
+
+    @property
+    def spread(self) -> float:
+        """Distance of the threshold from the median of the calibration scores; above 0."""
+        scores = self.detector.calibration.scores
+        return max(self.detector.threshold - float(np.median(scores)), 1e-9)
+
+    @property
+    def is_changed_on_disk(self) -> bool:
+        """Whether the folder that it was copied from holds another model by now, or is gone."""
+        place = Path(self.deployment.source) / HEADER
+        try:
+            header = read_json_object(read_file(place, name="model"), name="model", where=place)
+        except ModelFileError:
+            return True
+        return str(header.get("digest") or header_digest(header)) != self.deployment.digest
+
+
+class Deployments:
+    """The models of a station by name. Threads may share it.
+
+    Args:
+        root: folder of the copies.
+        threads: of each detector's network.
+    """
+
+    def __init__(self, database: Database, root: Path, *, threads: int) -> None:
+        self._database, self._root, self._threads = database, root, threads
+        self._lock = threading.RLock()
+        self._in_service: dict[str, ModelInService] = {}
+
+    def __getitem__(self, name: str) -> ModelInService:
+        try:
+            return self._in_service[name]
+        except KeyError:
+            known = ", ".join(self._in_service) or "none"
+            raise UnknownError(message("model", f"one in service: {known}", repr(name)[:80])) from None
+
+    def __iter__(self) -> Iterator[ModelInService]:
+        return iter(tuple(self._in_service.values()))
+
+    def __len__(self) -> int:
+        return len(self._in_service)
+
+    def history(self, name: str) -> list[Deployment]:
+        """Return all deployments of a model, the newest first."""
+        rows = self._database.rows("SELECT * FROM deployments WHERE model = ? ORDER BY number DESC", (name,))
+        return [Deployment(**dict(row)) for row in rows]
+
+    def restore(self) -> None:
+        """Put the models in service that were in service when the station stopped.
+
+        Raises:
+            ModelFileError: if the copy of one is damaged.
+        """
+        query = "SELECT * FROM deployments WHERE number IN (SELECT MAX(number) FROM deployments GROUP BY model)"
+        for row in self._database.rows(query):
+            deployment = Deployment(**dict(row))
+            with self._lock:
+                self._in_service[deployment.model] = self._loaded(deployment)
+
+    def put_in_service(self, name: str, folder: str | os.PathLike[str], *, who: str, reason: str) -> Deployment:
+        """Copy a model folder and put it in service under a name; inspections that run end with the model before.
+
+        A model that is in service already stays, with its thresholds as they were moved.
+
+        Raises:
+            InputError: if the name is none.
+            ModelFileError: if the folder holds no model that can be loaded.
+            SaveError: if it can't be copied.
+        """
+        if not NAME.fullmatch(name):
+            expected = "letters, digits, dots, dashes and underscores, at most 64"
+            raise InputError(message("model", f"a name of {expected}", repr(name)[:80]))
+        source = os.path.realpath(folder)
+        with self._lock:
+            copied, model = self._copied(Path(source))
+            digest, detector = digest_of(model), str(model.header["detector"])
+            before = self._in_service.get(name)
+            if before is not None and before.deployment.digest == digest:
+                return before.deployment
+            loaded = _detector(model, source, self._threads)
+            place = {"model": name, "digest": digest, "folder": str(copied), "source": source, "detector": detector}
+            previous = None if before is None else before.deployment.number
+            deployment = self._stored(loaded, place, who, reason, previous)
+            self._in_service[name] = ModelInService(loaded, deployment)
+            return deployment
+
+    def move(self, name: str, false_positive_rate: float, *, who: str) -> Deployment:
+        """Move the thresholds of a model in service to another false positive rate; its folder is not changed.
+
+        Raises:
+            InputError: if the rate is not between 0 and 1.
+            UnknownError: if there is no such model.
+        """
+        with self._lock:
+            before = self[name]
+            detector = copy.copy(before.detector)
+            detector.set_false_positive_rate(false_positive_rate)
+            fixed = _fixed(before.deployment)
+            deployment = self._stored(detector, fixed, who, "threshold moved", before.deployment.number)
+            self._in_service[name] = ModelInService(detector, deployment)
+            return deployment
+
+    def roll_back(self, name: str, *, who: str) -> Deployment:
+        """Put what was in service before the newest change in service again.
+
+        Raises:
+            InputError: if there was nothing before.
+            ModelFileError: if the station's copy of it is gone or damaged.
+            UnknownError: if there is no such model.
+        """
+        with self._lock:
+            present = self[name].deployment
+            if present.previous is None:
+                raise InputError(message("model", "one that was changed in service", f"the first {name}"))
+            (row,) = self._database.rows("SELECT * FROM deployments WHERE number = ?", (present.previous,))
+            target = Deployment(**dict(row))
+            loaded = self._loaded(target).detector
+            reason = f"rolled back to {target.number}"
+            deployment = self._stored(loaded, _fixed(target), who, reason, target.previous)
+            self._in_service[name] = ModelInService(loaded, deployment)
+            return deployment
+
+    def _loaded(self, deployment: Deployment) -> ModelInService:
+        model = load_model(deployment.folder)
+        if digest_of(model) != deployment.digest:
+            todo = "Fit it again, or put another model in service."
+            expected, got = f"the model of hash {deployment.digest:.16}...", f"{digest_of(model):.16}..."
+            raise ModelFileError(message("model", expected, got, where=deployment.folder, todo=todo))
+        detector = _detector(model, deployment.source, self._threads)
+        if detector.false_positive_rate != deployment.false_positive_rate:
+            detector.set_false_positive_rate(deployment.false_positive_rate)
+        return ModelInService(detector, deployment)
+
+    def _copied(self, folder: Path) -> tuple[Path, ModelFolder]:
+        """Return the station's copy of a model, under its hash: a change of the folder changes nothing in service."""
+        names = (HEADER, *load_model(folder).header["files"])
+        try:
+            with tempfile.TemporaryDirectory(dir=self._root, prefix="new-", ignore_cleanup_errors=True) as temporary:
+                copied = Path(temporary) / "model"
+                copied.mkdir()
+                for name in names:
+                    shutil.copyfile(folder / name, copied / name)
+                target = self._root / digest_of(load_model(copied))[:32]
+                if not target.is_dir():
+                    copied.rename(target)
+        except OSError as error:
+            raise save_error("model", self._root, error) from error
+        return target, load_model(target)
+
+    def _stored(
+        self, detector: AnyDetector, fixed: Mapping[str, Any], who: str, reason: str, previous: int | None
+    ) -> Deployment:
+        calibration = detector.calibration
+        values = {
+            **fixed,
+            "false_positive_rate": detector.false_positive_rate,
+            "threshold": detector.threshold,
+            "upper_threshold": calibration.upper_threshold if calibration.rule == "tail" else None,
+            "pixel_threshold": detector.pixel_threshold,
+            "time": time.time(),
+            "who": who,
+            "reason": reason,
+            "previous": previous,
+        }
+        with self._database.transaction() as connection:
+            number = _insert(connection, values)
+            facts = {name: values[name] for name in ("digest", "false_positive_rate", "threshold", "reason")}
+            self._database.record(connection, who, "put in service", str(values["model"]), **facts)
+        return Deployment(number=number, **values)
+
+
+def _detector(model: ModelFolder, source: str, threads: int) -> AnyDetector:
+    """Return the detector in a copy; its training images are looked for where the copy came from."""
+    detector = detector_type(str(model.header["detector"])).from_model(model, threads=threads)
+    state = detector.fitted
+    return detector.from_state(detector.settings, replace(state, training=replace(state.training, root=source)))
+
+
+def _fixed(deployment: Deployment) -> dict[str, Any]:
+    """Return the fields that do not follow from the thresholds."""
+    return {name: getattr(deployment, name) for name in ("model", "digest", "folder", "source", "detector")}
+
+
+def _insert(connection: sqlite3.Connection, values: Mapping[str, Any]) -> int:
+    names, marks = ", ".join(values), ", ".join("?" * len(values))
+    number = connection.execute(f"INSERT INTO deployments ({names}) VALUES ({marks})", [*values.values()]).lastrowid
+    assert number is not None
+    return number

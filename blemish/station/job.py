@@ -1,0 +1,96 @@
+"""The inspection of one image: decode, predict, and store, in this order."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from blemish.imaging.decode import decode
+from blemish.imaging.headers import read_header
+from blemish.station.files import encoded_map, new_id
+from blemish.station.inspections import Inspection
+
+if TYPE_CHECKING:
+    from blemish.station.deployments import ModelInService
+    from blemish.station.files import Files
+    from blemish.station.records import Records
+    from blemish.types import Prediction
+
+
+class Job(NamedTuple):
+    """An image that was accepted.
+
+    Attributes:
+        data: the bytes of its file.
+        who: the user, for the audit.
+        max_pixels: limit of the decoder.
+    """
+
+    model: ModelInService
+    data: bytes
+    part_id: str
+    source: str
+    who: str
+    max_pixels: int
+
+
+def run(job: Job, files: Files, records: Records) -> Inspection:
+    """Return the inspection of an image, when image, map and record are on disk.
+
+    Raises:
+        ImageError: if the image can't be decoded.
+        SaveError: if a file can't be written; nothing is stored then.
+        StationError: if the record can't be written; nothing is stored then.
+    """
+    id_, detector = new_id(), job.model.detector
+    prediction = detector.predict(decode(job.data, bit_depth=detector.bit_depth, max_pixels=job.max_pixels))
+    inspection = _inspection(job, id_, prediction)
+    contents = {files.image(id_, inspection.format): job.data, files.map(id_): encoded_map(prediction.anomaly_map)}
+    inspection = replace(inspection, n_bytes=sum(map(len, contents.values())))
+    try:
+        for path, content in contents.items():
+            files.write(path, content)
+        files.commit(*contents)
+        number = records.add(inspection, job.model.deployment.number, job.who)
+    except BaseException:
+        files.discard(*contents)
+        raise
+    return replace(inspection, number=number)
+
+
+def _inspection(job: Job, id_: str, prediction: Prediction) -> Inspection:
+    deployment = job.model.deployment
+    height, width = prediction.anomaly_map.shape
+    return Inspection(
+        number=0,
+        id=id_,
+        time=time.time(),
+        model=deployment.model,
+        digest=deployment.digest,
+        part_id=job.part_id,
+        source=job.source,
+        score=prediction.score,
+        p_value=prediction.p_value,
+        threshold=prediction.threshold,
+        upper_threshold=prediction.upper_threshold,
+        pixel_threshold=prediction.pixel_threshold,
+        drift=prediction.drift,
+        margin=abs(prediction.score - prediction.threshold) / job.model.spread,
+        height=height,
+        width=width,
+        format=read_header(job.data).format,
+        sha256=hashlib.sha256(job.data).hexdigest(),
+        n_bytes=0,
+        details=_details(prediction),
+    )
+
+
+def _details(prediction: Prediction) -> dict[str, Any]:
+    """Return the part of a prediction that no filter asks for, as JSON values."""
+    document = prediction.to_dict()
+    for region, entry in zip(prediction.regions, document["regions"], strict=True):
+        entry["contour"] = region.contour.tolist()
+    names = ("peak_xy", "regions", "nearest_good", "score_components")
+    return {**{name: document[name] for name in names}, "good_peak": prediction.good_peak}

@@ -1,0 +1,69 @@
+"""Tables of a station's records, and their migrations."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from blemish.errors import message
+from blemish.station.errors import StationError
+
+# Each entry brings a database of version i to version i + 1. An entry is never changed once it was released.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE deployments (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, digest TEXT NOT NULL, folder TEXT NOT NULL,
+        source TEXT NOT NULL, detector TEXT NOT NULL, false_positive_rate REAL NOT NULL, threshold REAL NOT NULL,
+        upper_threshold REAL, pixel_threshold REAL NOT NULL, time REAL NOT NULL, who TEXT NOT NULL,
+        reason TEXT NOT NULL, previous INTEGER REFERENCES deployments(number));
+    CREATE INDEX deployments_model ON deployments(model, number);
+
+    CREATE TABLE inspections (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, time REAL NOT NULL, model TEXT NOT NULL,
+        deployment INTEGER NOT NULL REFERENCES deployments(number), part_id TEXT NOT NULL, source TEXT NOT NULL,
+        score REAL NOT NULL, outcome TEXT NOT NULL, p_value REAL NOT NULL, margin REAL NOT NULL, drift TEXT NOT NULL,
+        height INTEGER NOT NULL, width INTEGER NOT NULL, format TEXT NOT NULL, sha256 TEXT NOT NULL,
+        n_bytes INTEGER NOT NULL, details TEXT NOT NULL,
+        review INTEGER REFERENCES reviews(number), verdict TEXT, defect_type TEXT);
+    CREATE INDEX inspections_model ON inspections(model, number);
+    CREATE INDEX inspections_part ON inspections(part_id);
+    CREATE INDEX inspections_outcome ON inspections(outcome, number);
+    CREATE INDEX inspections_waiting ON inspections(margin) WHERE verdict IS NULL;
+    CREATE INDEX inspections_reviewed ON inspections(verdict, number) WHERE verdict IS NOT NULL;
+
+    CREATE TABLE reviews (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, inspection TEXT NOT NULL, time REAL NOT NULL, who TEXT NOT NULL,
+        verdict TEXT NOT NULL CHECK (verdict IN ('good', 'defective')), defect_type TEXT NOT NULL,
+        comment TEXT NOT NULL, active INTEGER NOT NULL DEFAULT 1);
+    CREATE INDEX reviews_inspection ON reviews(inspection, number);
+
+    CREATE TABLE claims (inspection TEXT PRIMARY KEY, who TEXT NOT NULL, until REAL NOT NULL);
+
+    CREATE TABLE audit (
+        number INTEGER PRIMARY KEY, time REAL NOT NULL, who TEXT NOT NULL, action TEXT NOT NULL,
+        subject TEXT NOT NULL, detail TEXT NOT NULL, previous TEXT NOT NULL, hash TEXT NOT NULL);
+    CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
+        BEGIN SELECT RAISE(ABORT, 'the audit is only appended to'); END;
+    CREATE TRIGGER audit_is_not_deleted BEFORE DELETE ON audit
+        BEGIN SELECT RAISE(ABORT, 'the audit is only appended to'); END;
+
+    CREATE TABLE users (
+        name TEXT PRIMARY KEY, role TEXT NOT NULL, password TEXT NOT NULL, token TEXT UNIQUE, time REAL NOT NULL);
+    CREATE TABLE sessions (
+        key TEXT PRIMARY KEY, user TEXT NOT NULL, csrf TEXT NOT NULL, until REAL NOT NULL);
+    """,
+)
+
+
+def migrate(connection: sqlite3.Connection, where: object) -> None:
+    """Bring a database to the present version; each step is one transaction.
+
+    Raises:
+        StationError: if it is of a newer version.
+    """
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version > len(MIGRATIONS):
+        todo = "Use the newer version of Blemish that wrote it."
+        expected, got = f"records of version {len(MIGRATIONS)} or earlier", f"version {version}"
+        raise StationError(message("records", expected, got, where=where, todo=todo))
+    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+        connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")

@@ -1,0 +1,55 @@
+"""A station with one small model, in a folder of its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from blemish.station import InspectionService, StationSettings
+
+if TYPE_CHECKING:
+    from blemish import Patchcore
+
+Opener = Callable[..., InspectionService]
+
+
+@pytest.fixture(autouse=True)
+def _no_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the store of defects alone in quick tests: encoding takes a second."""
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setattr("blemish.station.defects.Defects._learn", lambda *_: "")
+
+
+@pytest.fixture
+def opened_station(tmp_path: Path, saved: Path) -> Iterator[Opener]:
+    """Opens one station again and again; each opening closes the one before."""
+    stations: list[InspectionService] = []
+
+    def make(**settings: Any) -> InspectionService:
+        for station in stations:
+            station.close()
+        chosen = StationSettings(**{"n_workers": 2, "threads": 1, "durable": False, **settings})
+        stations.append(InspectionService(tmp_path / "station", {"stripes": saved}, settings=chosen))
+        return stations[-1]
+
+    yield make
+    for station in stations:
+        station.close()
+
+
+@pytest.fixture
+def station(opened_station: Opener) -> InspectionService:
+    """A new station."""
+    return opened_station()
+
+
+@pytest.fixture(scope="session")
+def other_model(fitted: Patchcore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with another hash than `saved`."""
+    other = copy.copy(fitted)
+    other.set_false_positive_rate(0.3)
+    return other.save(tmp_path_factory.mktemp("other") / "model")
