@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blemish._version import __version__
-from blemish.cli import anomalib, backbones, data, detect, export, search, suspects, teacher, thresholds
+from blemish.cli import anomalib, backbones, data, detect, export, search, station, suspects, teacher, thresholds
 from blemish.cli.console import print_line
 from blemish.cli.process import TRACEBACK, run
 
@@ -50,6 +50,7 @@ app.add_typer(backbones.app, name="backbones")
 app.add_typer(teacher.app)
 app.add_typer(anomalib.app)
 app.add_typer(search.app)
+app.add_typer(station.app)
 
 
 def repeat_categories(arguments: Sequence[str]) -> list[str]:

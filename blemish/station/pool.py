@@ -58,6 +58,7 @@ class Pool:
             text = message("queue", f"at most {self.capacity} waiting images", "one more", todo=todo)
             raise BusyError(text, self.retry_after_s)
         result: Future[T] = Future()
+        result.set_running_or_notify_cancel()  # what was accepted is done, also if nobody waits any more
         with self._lock:
             if self._is_closed:
                 self._free.release()

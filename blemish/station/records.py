@@ -208,6 +208,17 @@ class Records:
             connection.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (row["id"], who, now + CLAIM_S))
         return self.get(row["id"])
 
+    def last_time_of(self, who: str) -> float | None:
+        """Return the time of the newest inspection that someone asked for; None if there was none."""
+        query = "SELECT time FROM audit WHERE who = ? AND action = 'inspected' ORDER BY number DESC LIMIT 1"
+        rows = self._database.rows(query, (who,))
+        return float(rows[0]["time"]) if rows else None
+
+    def has_image(self, source: str, sha256: str) -> bool:
+        """Return whether an image of this source and hash was inspected."""
+        query = "SELECT 1 FROM inspections WHERE sha256 = ? AND source = ? LIMIT 1"
+        return bool(self._database.rows(query, (sha256, source)))
+
     def defect_types(self, model: str = "") -> list[str]:
         """Return the types of defects that were said in reviews, the most frequent first."""
         query = """SELECT defect_type FROM inspections WHERE verdict = 'defective' AND defect_type <> ''

@@ -26,6 +26,7 @@ MIGRATIONS: tuple[str, ...] = (
         review INTEGER REFERENCES reviews(number), verdict TEXT, defect_type TEXT);
     CREATE INDEX inspections_model ON inspections(model, number);
     CREATE INDEX inspections_part ON inspections(part_id);
+    CREATE INDEX inspections_image ON inspections(sha256);
     CREATE INDEX inspections_outcome ON inspections(outcome, number);
     CREATE INDEX inspections_waiting ON inspections(margin) WHERE verdict IS NULL;
     CREATE INDEX inspections_reviewed ON inspections(verdict, number) WHERE verdict IS NOT NULL;

@@ -2,7 +2,16 @@
 
 from blemish.visualization.charts import loss_figure
 from blemish.visualization.figures import Panel, contact_sheet, figure, panels
-from blemish.visualization.overlays import FOUND, MARKED, colour_scale, contours, draw_mask, overlay, to_jpeg
+from blemish.visualization.overlays import (
+    FOUND,
+    MARKED,
+    colour_scale,
+    contours,
+    draw_mask,
+    heat_layer,
+    overlay,
+    to_jpeg,
+)
 from blemish.visualization.receptive_field import field_figure
 
 __all__ = [
@@ -15,6 +24,7 @@ __all__ = [
     "draw_mask",
     "field_figure",
     "figure",
+    "heat_layer",
     "loss_figure",
     "overlay",
     "panels",

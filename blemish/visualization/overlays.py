@@ -81,6 +81,25 @@ def overlay(image: UInt8, anomaly_map: Float32, low: float, high: float, *, alph
     return np.asarray(np.rint(grey + opacity * (colours - grey)), np.uint8)
 
 
+def heat_layer(anomaly_map: Float32, low: float, high: float) -> UInt8:
+    """Return the colours of `overlay` alone, to be laid over an image: (H, W, 4) uint8 RGBA, transparent at `low`.
+
+    Args:
+        anomaly_map: (H, W) float32.
+        low, high: as of `overlay`.
+
+    Raises:
+        InputError: if the map has another shape or dtype, or `low` is not below `high`.
+    """
+    check_array("anomaly_map", anomaly_map, dtype=np.float32, shape=("H", "W"))
+    if not low < high:
+        raise InputError(message("high", f"a number above low ({low})", repr(high)))
+    position = np.clip((anomaly_map - np.float32(low)) / np.float32(high - low), 0, 1)
+    colours = _inferno()[np.rint(_FIRST_COLOUR + (255 - _FIRST_COLOUR) * position).astype(np.uint8)]
+    opacity = np.rint(255 * np.minimum(2 * position, 1)).astype(np.uint8)
+    return np.dstack([colours, opacity])
+
+
 def colour_bar(n_colours: int) -> UInt8:
     """Return the colours of `overlay` on medium grey from low to high, (1, n, 3) uint8 RGB."""
     rising = np.linspace(0, 1, n_colours, dtype=np.float32)[None]

@@ -29,6 +29,7 @@ MARKER = re.compile(r"^<!-- generated: ([a-z-]+)((?: [\w./-]+)*) -->$", re.M)
 COMMAND_GROUPS = {
     "Detect": ("demo", "check", "fit", "suspects", "test", "predict", "thresholds", "benchmark"),
     "Backbones": ("backbones list", "backbones fetch"),
+    "Inspection station": ("station",),
     "Similar defects": ("index", "similar", "suggest", "label", "groups", "reindex"),
     "anomalib": ("import", "export-anomalib", "compare"),
     "EfficientAD's teacher": ("distill", "receptive-field"),

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "backbones", "benchmark", "check", "compare", "demo", "distill", "export", "export-anomalib", "fit", "groups",
-    "import", "index", "label", "predict", "receptive-field", "reindex", "similar", "suggest", "suspects", "test",
-    "thresholds", "verify",
+    "import", "index", "label", "predict", "receptive-field", "reindex", "similar", "station", "suggest", "suspects",
+    "test", "thresholds", "verify",
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from blemish.errors import InputError
-from blemish.visualization import FOUND, colour_scale, contours, draw_mask, overlay, to_jpeg
+from blemish.visualization import FOUND, colour_scale, contours, draw_mask, heat_layer, overlay, to_jpeg
 from blemish.visualization.overlays import EDGE, colour_bar
 from tests.visualization.predictions import blob, image_of, prediction_of
 
@@ -177,3 +177,14 @@ def test_jpeg_keeps_the_colour_of_a_thin_line() -> None:
 def test_an_invalid_argument_is_named(call: object, text: str) -> None:
     with pytest.raises(InputError, match=text):
         call()  # type: ignore[operator]
+
+
+def test_a_heat_layer_laid_over_an_image_is_the_overlay():
+    rising = np.linspace(-1, 2, 200, dtype=np.float32)[None].repeat(2, 0)
+    grey = np.full((2, 200, 3), 128, np.uint8)
+    layer = heat_layer(rising, 0.0, 1.0).astype(np.float64)
+    laid = grey + layer[..., 3:] / 255 * (layer[..., :3] - grey)
+    np.testing.assert_allclose(laid, overlay(grey, rising, 0.0, 1.0, alpha=1.0), atol=1)
+    assert (layer[:, rising[0] <= 0, 3] == 0).all()
+    with pytest.raises(InputError, match="high: expected a number above low"):
+        heat_layer(rising, 1.0, 1.0)

@@ -1,0 +1,1 @@
+"""The station over HTTP: API, access, live events and pages. Needs `blemish[station]`."""

@@ -1,0 +1,54 @@
+"""Overlay and map of a stored inspection, as image files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from blemish.types import Prediction
+from blemish.visualization import colour_scale, contours, heat_layer, overlay, to_jpeg
+
+if TYPE_CHECKING:
+    from blemish.station.inspections import Inspection
+    from blemish.types import Bool, Float32, UInt8
+
+
+def map_png(inspection: Inspection, anomaly_map: Float32) -> bytes:
+    """Return the colours of a map as a PNG file with transparency, to be laid over the image."""
+    layer = heat_layer(anomaly_map, *_scale(inspection, anomaly_map))
+    done, encoded = cv2.imencode(".png", cv2.cvtColor(layer, cv2.COLOR_RGBA2BGRA))
+    assert done
+    return bytes(encoded)
+
+
+def overlay_jpeg(inspection: Inspection, image: UInt8, anomaly_map: Float32) -> bytes:
+    """Return the image with the colours of its map and the outlines of its regions, as a JPEG file."""
+    size = image.shape[1], image.shape[0]
+    large = np.asarray(cv2.resize(anomaly_map, size, interpolation=cv2.INTER_LINEAR), np.float32)
+    drawn = overlay(image, large, *_scale(inspection, anomaly_map))
+    return to_jpeg(contours(drawn, _mask(inspection)))
+
+
+def _scale(inspection: Inspection, anomaly_map: Float32) -> tuple[float, float]:
+    above = anomaly_map > np.float32(inspection.pixel_threshold)
+    return colour_scale(
+        Prediction(
+            score=inspection.score,
+            label=inspection.label,
+            threshold=inspection.threshold,
+            p_value=inspection.p_value,
+            anomaly_map=anomaly_map,
+            mask=above,
+            pixel_threshold=inspection.pixel_threshold,
+            good_peak=inspection.details["good_peak"],
+        )
+    )
+
+
+def _mask(inspection: Inspection) -> Bool:
+    mask = np.zeros((inspection.height, inspection.width), np.uint8)
+    for region in inspection.details["regions"]:
+        cv2.drawContours(mask, [np.array(region["contour"], np.int32)], -1, 1, cv2.FILLED)
+    return mask.astype(np.bool_)

@@ -1,0 +1,158 @@
+"""Bodies of the API as its OpenAPI document describes them, with examples."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ID = "0193a1f0c4e25f0b9d3c7a6e5b4d3c2a"
+DIGEST = "9f2c" * 16
+TIME = "2026-11-29T16:20:01.250Z"
+
+
+class Region(BaseModel):
+    """One connected region above the pixel threshold, in pixels of the image."""
+
+    box: tuple[int, int, int, int] = Field(description="x, y, width, height", examples=[[412, 96, 80, 31]])
+    area_px: int = Field(examples=[1650])
+    score: float = Field(description="highest value of the anomaly map inside", examples=[3.9])
+    centroid_xy: tuple[float, float] = Field(examples=[[451.2, 110.9]])
+    contour: list[tuple[int, int]] = Field(description="the outline, x and y", examples=[[[412, 96], [491, 126]]])
+
+
+class ReviewBody(BaseModel):
+    """What a person says of an inspection."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    verdict: Literal["good", "defective"] = Field(examples=["defective"])
+    defect_type: str = Field("", description="only of a defective part", examples=["scratch"])
+    comment: str = Field("", examples=["left edge, from handling"])
+
+
+class Review(ReviewBody):
+    """A review, with who said it and when."""
+
+    who: str = Field(examples=["eva"])
+    time: str = Field(examples=[TIME])
+
+
+class Inspection(BaseModel):
+    """One inspected image."""
+
+    number: int = Field(description="rises by one with each answer", examples=[1042])
+    id: str = Field(examples=[ID])
+    time: str = Field(examples=[TIME])
+    model: str = Field(examples=["grid"])
+    digest: str = Field(description="hash of the model", examples=[DIGEST])
+    part_id: str = Field(examples=["A-17"])
+    source: str = Field(description="name of the sent file, or where it came from", examples=["part.png"])
+    score: float = Field(description="unbounded, higher is more anomalous", examples=[4.21])
+    label: bool = Field(description="whether the score is above the threshold", examples=[True])
+    outcome: Literal["good", "look again", "defective"] = Field(examples=["defective"])
+    p_value: float = Field(description="share of good images expected to score as high", examples=[0.0004])
+    threshold: float = Field(examples=[2.87])
+    upper_threshold: float | None = Field(description="above it the outcome is defective", examples=[3.65])
+    pixel_threshold: float = Field(examples=[3.1])
+    drift: str = Field(description="why the image may not be comparable", examples=[""])
+    height: int = Field(examples=[1024])
+    width: int = Field(examples=[1024])
+    format: str = Field(examples=["PNG"])
+    sha256: str = Field(description="of the image's file", examples=["a1b2" * 16])
+    peak_xy: tuple[int, int] = Field(examples=[[452, 110]])
+    regions: list[Region]
+    nearest_good: dict[str, Any] | None = Field(
+        examples=[{"path": "good/017.png", "box": [400, 80, 64, 64], "distance": 1.9}]
+    )
+    score_components: dict[str, float] = Field(examples=[{"patch": 3.1, "image": 1.11}])
+    review: Review | None
+    links: dict[str, str] = Field(examples=[{"image": f"/v1/inspections/{ID}/image"}])
+
+
+class Page(BaseModel):
+    """Inspections, the newest first."""
+
+    inspections: list[Inspection]
+    next: str | None = Field(description="address of the next page", examples=["/v1/inspections?before=992"])
+
+
+class Model(BaseModel):
+    """A model in service."""
+
+    name: str = Field(examples=["grid"])
+    number: int = Field(description="of this state of it, over all models", examples=[3])
+    digest: str = Field(examples=[DIGEST])
+    detector: str = Field(examples=["patchcore"])
+    false_positive_rate: float = Field(examples=[0.02])
+    threshold: float = Field(examples=[2.87])
+    upper_threshold: float | None = Field(examples=[3.65])
+    pixel_threshold: float = Field(examples=[3.1])
+    time: str = Field(description="when it was put in service", examples=[TIME])
+    who: str = Field(examples=["eva"])
+    reason: str = Field(examples=["threshold moved"])
+    previous: int | None = Field(description="number of the state that a roll-back leads to", examples=[2])
+
+
+class RateBody(BaseModel):
+    """Another false positive rate of a model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    false_positive_rate: float = Field(gt=0, lt=1, examples=[0.01])
+
+
+class Preview(BaseModel):
+    """What a threshold would have done to the stored inspections of a model."""
+
+    false_positive_rate: float = Field(examples=[0.01])
+    threshold: float = Field(examples=[3.12])
+    upper_threshold: float | None = Field(examples=[3.65])
+    n: int = Field(description="inspections", examples=[2000])
+    n_above: int = Field(description="above this threshold", examples=[41])
+    n_now_good: int = Field(description="above the present threshold and not above this one", examples=[12])
+    n_now_defective: int = Field(description="above this threshold alone", examples=[0])
+    n_good: int = Field(description="called good by a person", examples=[60])
+    n_false_positives: int = Field(description="of those, above this threshold", examples=[1])
+    n_defective: int = Field(description="called defective by a person", examples=[22])
+    n_missed: int = Field(description="of those, not above this threshold", examples=[1])
+    rate_interval: tuple[float, float] = Field(description="90 % interval of the rate", examples=[[0.004, 0.02]])
+
+
+class SimilarDefect(BaseModel):
+    """A past defect."""
+
+    id: str = Field(description="of its inspection", examples=[ID])
+    similarity: float = Field(description="cosine, at most 1", examples=[0.91])
+    defect_type: str = Field(examples=["scratch"])
+    box: tuple[int, int, int, int] = Field(examples=[[412, 96, 80, 31]])
+
+
+class Similar(BaseModel):
+    """Past defects like an inspection."""
+
+    defects: list[SimilarDefect]
+    suggested_type: str = Field(examples=["scratch"])
+    confidence: float = Field(description="its share of the neighbors' votes", examples=[0.8])
+    is_novel: bool = Field(description="whether even the nearest one is far", examples=[False])
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str = Field(examples=["about:blank"])
+    title: str = Field(examples=["The input can't be used"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["image: expected PNG, JPEG, BMP, TIFF or WebP, got a PDF."])
+
+
+def answers(body: type[BaseModel] | None, *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the responses of an operation for its documentation: 200, and problems by status."""
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {
+            "description": "Problem",
+            "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
+        }
+        for status in statuses
+    }
+    return {**({} if body is None else {200: {"model": body}}), **problems}
