@@ -25,8 +25,15 @@ if TYPE_CHECKING:
 COMPONENTS = ("patch", "part", "image")
 # Chosen by leave-one-set-out over the development sets (benchmarks/defaults.py).
 WEIGHTS = {"patch": 1.0, "image": 1.0}
-# Patch and part are two views of the same places and count once together.
-WEIGHTS_WITH_PART = {"patch": 0.4, "part": 0.6, "image": 1.0}
+
+
+def weights_with_part(part: float) -> dict[str, float]:
+    """Return the weights with the per-position Gaussian: two views of the same places, they count once together.
+
+    >>> weights_with_part(0.25)
+    {'patch': 0.75, 'part': 0.25, 'image': 1.0}
+    """
+    return {"patch": WEIGHTS["patch"] - part, "part": part, "image": WEIGHTS["image"]}
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,20 @@ class PartStatistics(NamedTuple):
         return float(self.gaussians.statistics.z_scores(distances).max())
 
 
+class JudgedParts(NamedTuple):
+    """Whether the per-position Gaussian counts.
+
+    Attributes:
+        parts: its statistics; None if it does not count.
+        weight: of its score, of which `patch` has the rest.
+        reason: a sentence for the user.
+    """
+
+    parts: PartStatistics | None
+    weight: float
+    reason: str
+
+
 class MultiScaleFeatures:
     """Coarse features and global descriptors of good images, collected image by image."""
 
@@ -171,26 +192,20 @@ class MultiScaleFeatures:
         """Return the rarity, (n,) float64, of each chosen image; empty for too few images."""
         return kth_neighbor_distances(self._chosen_summaries(), ALIKE_SHARE)
 
-    def fitted(self, patch_scores: Sequence[float], parts: PartStatistics | None, reason: str) -> ScoreFusion:
-        """Return the fusion of the components' scores.
-
-        Args:
-            patch_scores: of each chosen image, by the others.
-            parts: the per-position Gaussian, None to leave it out.
-            reason: a sentence for the user: why it counts or not.
-        """
+    def fitted(self, patch_scores: Sequence[float], judged: JudgedParts) -> ScoreFusion:
+        """Return the fusion of the components' scores, `patch_scores` of each chosen image by the others."""
         moments = Moments()
         summaries = np.stack(self._summaries)
         moments.add(summaries)
         left_out = None if self._is_independent() else [summaries[self._alike(i)] for i in self._chosen]
         gaussian, distances = fit_gaussian(moments, self._chosen_summaries(), left_out=left_out)
         rows = {"patch": np.array(patch_scores), "image": distances}
-        if parts is not None:
-            rows["part"] = parts.good_scores
-        weights = WEIGHTS if parts is None else WEIGHTS_WITH_PART
+        weights, gaussians = WEIGHTS, None
+        if judged.parts is not None:
+            rows["part"] = judged.parts.good_scores
+            weights, gaussians = weights_with_part(judged.weight), judged.parts.gaussians
         good_scores = np.stack([rows[name] for name in weights])
-        gaussians = None if parts is None else parts.gaussians
-        return ScoreFusion.of(gaussian, gaussians, weights, good_scores, reason=reason)
+        return ScoreFusion.of(gaussian, gaussians, weights, good_scores, reason=judged.reason)
 
     def _chosen_summaries(self) -> Float32:
         """Return the (n, S) float32 global descriptors of the chosen images."""

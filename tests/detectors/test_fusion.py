@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from blemish import Patchcore
-from blemish.detectors.fusion import COMPONENTS, WEIGHTS, WEIGHTS_WITH_PART, ScoreFusion
+from blemish.detectors.fusion import COMPONENTS, WEIGHTS, ScoreFusion, weights_with_part
 from blemish.detectors.patchcore import position
 from blemish.errors import InputError, ModelFileError
 from blemish.ops.gaussian import fit_gaussian
@@ -21,6 +21,7 @@ from blemish.ops.tail_probability import Tail
 from tests.images import good, goods, scratched, small_patchcore
 from tests.models import replace_file, rewrite
 
+WITH_PART = weights_with_part(0.6)
 PARTS = np.random.default_rng(1).normal(size=(20, 2, 3, 5)).astype(np.float32)
 
 
@@ -37,7 +38,7 @@ def fusion_of(weights: dict[str, float], n: int = 20) -> tuple[ScoreFusion, np.n
     return ScoreFusion.of(gaussian, parts if "part" in weights else None, weights, good_scores), summaries
 
 
-@pytest.mark.parametrize("weights", [WEIGHTS, WEIGHTS_WITH_PART])
+@pytest.mark.parametrize("weights", [WEIGHTS, WITH_PART])
 def test_each_component_has_its_own_tail(weights: dict[str, float]):
     fusion, _ = fusion_of(weights)
     summary, parts = np.full(4, 2, np.float32), PARTS[0] + np.float32(1)
@@ -55,13 +56,13 @@ def test_each_component_has_its_own_tail(weights: dict[str, float]):
 
 def test_weights_in_another_order_are_the_same():
     """JSON objects are stored with sorted names."""
-    fusion, _ = fusion_of(WEIGHTS_WITH_PART)
-    turned = ScoreFusion.of(fusion.gaussian, fusion.parts, dict(sorted(WEIGHTS_WITH_PART.items())), fusion.good_scores)
+    fusion, _ = fusion_of(WITH_PART)
+    turned = ScoreFusion.of(fusion.gaussian, fusion.parts, dict(sorted(WITH_PART.items())), fusion.good_scores)
     assert list(turned.weights.items()) == list(fusion.weights.items())
 
 
 def test_good_images_are_scored_without_themselves():
-    fusion, summaries = fusion_of(WEIGHTS_WITH_PART)
+    fusion, summaries = fusion_of(WITH_PART)
     scores = fusion.leave_one_out_scores()
     for i in (0, 7):
         others = Moments()
@@ -120,7 +121,8 @@ def saved_whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose score counts all three components."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(position, "LEAST_IMAGES", 4)
-        patch.setattr(position, "MARGIN", 1.0)
+        patch.setattr(position, "LITTLE_LESS", 1.0)
+        patch.setattr(position, "MUCH_LESS", 2.0)
         model = small_patchcore(score_fusion=True).fit(goods(4))
     assert model.fitted.fusion is not None
     assert model.fitted.fusion.parts is not None

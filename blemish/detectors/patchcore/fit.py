@@ -63,8 +63,8 @@ def fit(
     fusion, scores = None, np.array(calibrated.scores)
     if first.multi_scale is not None:
         judge = PositionJudge(images, first.chosen, geometry, extractor, calibrated.scorer, bank.source, settings.seed)
-        chosen = judge.choose(first.multi_scale, calibrated.scores, progress)
-        fusion = first.multi_scale.fitted(calibrated.scores, *chosen)
+        judged = judge.choose(first.multi_scale, calibrated.scores, progress)
+        fusion = first.multi_scale.fitted(calibrated.scores, judged)
         scores = fusion.leave_one_out_scores()
     rate, rule = settings.false_positive_rate, settings.calibration
     return PatchcoreState(

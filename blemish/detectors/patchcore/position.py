@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish.data.synthetic.defects import synthetic_defects
+from blemish.detectors.fusion import JudgedParts
 from blemish.metrics.classification import auroc
 
 if TYPE_CHECKING:
@@ -22,12 +23,26 @@ if TYPE_CHECKING:
     from blemish.imaging.geometry import Geometry
     from blemish.types import Progress
 
-N_JUDGED = 48
+N_JUDGED = 96
 # With fewer good images the covariance at each position is mostly its prior.
 LEAST_IMAGES = 50
-# How much less of the synthetic defects the per-position Gaussian may find, in AUROC, to be worth its while: it sees
-# other defects than the patches do. Chosen by leave-one-set-out over the development sets (benchmarks/defaults.py).
-MARGIN = 0.1
+# Weight of the per-position Gaussian where position counts. It falls to 0 as it finds less of the synthetic defects
+# than the patches do, in AUROC: from a little less, as it sees other defects, to much less, as where parts turn. Chosen
+# by leave-one-set-out over the development sets (benchmarks/defaults.py).
+WEIGHT = 0.4
+LITTLE_LESS, MUCH_LESS = 0.05, 0.2
+# A lower weight changes hardly a verdict, and costs a pass of the network.
+LEAST_WEIGHT = 0.04
+
+
+def part_weight(less: float) -> float:
+    """Return the weight of the per-position Gaussian whose AUROC of synthetic defects is `less` below the patches'.
+
+    >>> part_weight(0.02), part_weight(0.125), part_weight(0.3)
+    (0.4, 0.2, 0.0)
+    """
+    weight = round(WEIGHT * min(max((MUCH_LESS - less) / (MUCH_LESS - LITTLE_LESS), 0.0), 1.0), 2)
+    return weight if weight >= LEAST_WEIGHT else 0.0
 
 
 @dataclass(frozen=True)
@@ -55,10 +70,8 @@ class PositionJudge:
     source: NDArray[np.int32]
     seed: int
 
-    def choose(
-        self, multi_scale: MultiScaleFeatures, patch_scores: Sequence[float], progress: Progress
-    ) -> tuple[PartStatistics | None, str]:
-        """Return the per-position Gaussian, None if it does not count, and the reason as a sentence.
+    def choose(self, multi_scale: MultiScaleFeatures, patch_scores: Sequence[float], progress: Progress) -> JudgedParts:
+        """Return the per-position Gaussian with its weight, and the reason as a sentence.
 
         Args:
             multi_scale: coarse features of the calibration images.
@@ -66,14 +79,17 @@ class PositionJudge:
             progress: called as progress(stage, done, total).
         """
         if len(self.chosen) < LEAST_IMAGES:
-            return None, f"Position is not used: that takes {LEAST_IMAGES} good images or more."
+            return JudgedParts(None, 0.0, f"Position is not used: that takes {LEAST_IMAGES} good images or more.")
         parts = multi_scale.parts()
         of_patches, of_parts = self._synthetic_scores(parts, progress)
         patch_auroc, part_auroc = _auroc(patch_scores, of_patches), _auroc(parts.good_scores, of_parts)
+        weight = part_weight(patch_auroc - part_auroc)
         seen = f"AUROC of synthetic defects {part_auroc:.3f} by position, {patch_auroc:.3f} by patches"
-        if part_auroc >= patch_auroc - MARGIN:
-            return parts, f"Position is used: the parts are aligned ({seen})."
-        return None, f"Position is not used: the parts turn, shift or vary ({seen})."
+        if weight == 0:
+            return JudgedParts(None, 0.0, f"Position is not used: the parts turn, shift or vary ({seen}).")
+        if weight < WEIGHT:
+            return JudgedParts(parts, weight, f"Position counts less: the parts vary somewhat in place ({seen}).")
+        return JudgedParts(parts, weight, f"Position is used: the parts are aligned ({seen}).")
 
     def _synthetic_scores(self, parts: PartStatistics, progress: Progress) -> tuple[list[float], list[float]]:
         """Return the patch and the part score of synthetic defects, each image without its own bank rows."""

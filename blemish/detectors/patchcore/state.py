@@ -10,7 +10,7 @@ import numpy as np
 from blemish._validation.checks import check_number, describe
 from blemish.backbones.embedding import Extractor
 from blemish.detectors.base import DetectorState
-from blemish.detectors.fusion import WEIGHTS, WEIGHTS_WITH_PART, ScoreFusion
+from blemish.detectors.fusion import COMPONENTS, WEIGHTS, ScoreFusion
 from blemish.detectors.patchcore.scoring import Scorer
 from blemish.errors import ModelFileError, message
 from blemish.modelfolder.folder import NETWORK
@@ -196,7 +196,7 @@ class _Check:
         """Return the weights of the score's components, checked with the rest of `score_fusion`."""
         stored = self.model.header["score_fusion"]
         weights: dict[str, float] = stored["weights"]
-        if set(weights) not in (set(WEIGHTS), set(WEIGHTS_WITH_PART)):
+        if set(weights) not in (set(WEIGHTS), set(COMPONENTS)):
             expected = f"{', '.join(WEIGHTS)}, with or without part"
             raise self.refusal("score_fusion.weights", expected, ", ".join(weights) or "none", "model.json")
         for name, weight in weights.items():

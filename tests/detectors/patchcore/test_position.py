@@ -45,6 +45,13 @@ def test_position_counts_for_aligned_parts_alone(turns: bool, monkeypatch: pytes
     assert ("part" in model.predict(part(99, turns=turns)).score_components) != turns
 
 
+@pytest.mark.parametrize(
+    ("less", "expected"), [(-0.3, 0.4), (0.05, 0.4), (0.1, 0.27), (0.18, 0.05), (0.19, 0.0), (0.2, 0.0), (0.9, 0.0)]
+)
+def test_the_weight_falls_with_what_position_misses(less: float, expected: float):
+    assert position.part_weight(less) == expected
+
+
 def test_few_good_images_leave_position_out():
     fusion = fitted(turns=False, n=6).fitted.fusion
     assert fusion is not None
