@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blemish._version import __version__
-from blemish.cli import anomalib, backbones, data, detect, export, search, station, suspects, teacher, thresholds
+from blemish.cli import (
+    anomalib,
+    backbones,
+    data,
+    detect,
+    export,
+    search,
+    station,
+    suspects,
+    teacher,
+    thresholds,
+    update,
+)
 from blemish.cli.console import print_line
 from blemish.cli.process import TRACEBACK, run
 
@@ -46,6 +58,7 @@ app.add_typer(detect.app)
 app.add_typer(export.app)
 app.add_typer(suspects.app)
 app.add_typer(thresholds.app)
+app.add_typer(update.app)
 app.add_typer(backbones.app, name="backbones")
 app.add_typer(teacher.app)
 app.add_typer(anomalib.app)

@@ -7,6 +7,7 @@ import os
 import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
@@ -19,6 +20,7 @@ from blemish.data.training_images import TrainingImages
 from blemish.detectors.pickling import Origin, digest_of, reduced
 from blemish.detectors.settings import Settings, describe_settings
 from blemish.detectors.suspects import find_suspects, indices_of, notes_of, warnings_of
+from blemish.detectors.update import learnt_images, marked, new_images
 from blemish.errors import ImageError, InputError, ModelFileError, NotFittedError, message
 from blemish.imaging.anomaly_map import peak, regions
 from blemish.imaging.decode import path_of, read_image
@@ -368,6 +370,36 @@ class Detector(ABC, Generic[SettingsT, StateT]):
         raise InputError(
             message("without", "a PatchCore model, whose memory bank knows its images", self.name, todo=todo)
         )
+
+    def update(self: Own, good: Iterable[ImageInput], *, progress: Progress | None = None) -> Own:
+        """Return the detector fitted on its training images and on more good ones; this one stays as it is.
+
+        For images that people looked at and found good, whatever the detector had called them: they become confirmed
+        training images. Each image is scored without its own part, and the thresholds follow. Dropped images stay out.
+        Give all reviewed good images, not only those called defective: they stand for the parts to come, and
+        thresholds rest on them.
+
+        Args:
+            good: samples, paths or arrays.
+            progress: called as progress(stage, done, total).
+
+        Raises:
+            DataError: if too few can be read.
+            InputError: if the files of the training images are absent or others now, or there is no new image.
+            ModelFileError: if the detector's weights are not on this machine.
+        """
+        before = self.fitted
+        known = learnt_images(before.training, before.provenance)
+        new = new_images(before.training, good, self.bit_depth)
+        updated = copy(self)
+        updated.fit([*known, *new], progress=progress)
+        state = updated.fitted
+        origin = self._origin
+        parent = origin.digest if origin is not None and origin.state is before else ""
+        provenance = {**state.provenance, "parent": parent, "n_reviewed": len(new)}
+        training = marked(state.training, before.training, known, new)
+        updated._state = replace(state, training=training, provenance=provenance)
+        return updated
 
     @property
     def threshold(self) -> float:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "backbones", "benchmark", "check", "compare", "demo", "distill", "export", "export-anomalib", "fit", "groups",
     "import", "index", "label", "predict", "receptive-field", "reindex", "similar", "station", "suggest", "suspects",
-    "test", "thresholds", "verify",
+    "test", "thresholds", "update", "verify",
 }  # fmt: skip
 
 
