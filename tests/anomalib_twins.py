@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from blemish._io.torch_file import read_checkpoint
 from tests import random_weights
 
 GOLDEN = Path(__file__).parent / "golden" / "anomalib"
@@ -26,6 +27,7 @@ SIZES = ((256, 256), (300, 400), (180, 140), (512, 640))
 N_TRAIN = 4
 STEP = 8  # of the map's pixels that are kept
 LARGE = 1000  # bytes of a tensor from which on it is made again, if it can be
+HUGE = 1_000_000  # bytes of a tensor of which one number alone is kept
 N_OUTPUTS = 24  # of EfficientAD's teacher: 384 in the paper; the arithmetic is the same
 LITE_STD = (128 / 255,) * 3
 LITE_MEAN = (127 / 255,) * 3
@@ -49,9 +51,9 @@ def scored() -> list[np.ndarray[Any, Any]]:
 
 def weights(case: str) -> dict[str, np.ndarray[Any, Any]]:
     """The weights of a case, by the checkpoint's names."""
-    if case == "efficientad":
+    if case.startswith("efficientad"):
         return random_weights.efficientad(5, N_OUTPUTS)
-    if case in {"resnet18", "older"}:
+    if case in {"resnet18", "older"} or case.startswith("patchcore"):
         return random_weights.resnet(3, depths=(2, 2, 2, 2), bottleneck=False, base=64)
     from blemish.backbones.weights import load_weights
     from blemish.interop.anomalib.timm_names import timm_network, to_timm
@@ -76,8 +78,13 @@ def checkpoint(case: str, path: Path) -> Path:
 
 
 def split(data: bytes, made: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-    """Return a checkpoint's pickle and tensors, those that can be made again by their names alone."""
+    """Return a checkpoint's pickle and tensors, those that can be made again by their names alone.
+
+    A single number that is a view of a huge tensor (thresholds of anomalib 1.x) is kept, the rest of that is zeroed.
+    """
     names = {array.tobytes(): name for name, array in made.items() if array.nbytes >= LARGE}
+    single = list(read_checkpoint(data, where="", allow_unknown=True)["state_dict"].values())
+    numbers = np.array([value for value in single if isinstance(value, np.ndarray) and value.ndim == 0], np.float32)
     parts: dict[str, np.ndarray[Any, Any]] = {}
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         for member in file.namelist():
@@ -87,6 +94,9 @@ def split(data: bytes, made: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.nd
             elif "/data/" in member:
                 key = member.rpartition("/")[2]
                 again = names.get(content)
+                if not again and len(content) > HUGE:
+                    values = np.frombuffer(content, np.float32)
+                    content = np.where(np.isin(values, numbers), values, np.float32(0)).tobytes()
                 parts[f"made/{key}" if again else f"kept/{key}"] = (
                     np.array(again) if again else np.frombuffer(content, np.uint8)
                 )
@@ -150,7 +160,7 @@ def write_patchcore(case: str) -> None:
         write_images(root)
         model = fitted_patchcore(case, root)
         parts = split((root / "model.ckpt").read_bytes(), weights(case))
-    write_golden(case, model, parts)
+    write_golden(case, parts, [raw(model, rgb) for rgb in scored()])
 
 
 def filled_efficientad(path: Path) -> Any:
@@ -190,11 +200,13 @@ def write_efficientad() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.ckpt"
         model = filled_efficientad(path)
-        write_golden("efficientad", model, split(path.read_bytes(), weights("efficientad")))
+        results = [raw(model, rgb) for rgb in scored()]
+        write_golden("efficientad", split(path.read_bytes(), weights("efficientad")), results)
 
 
-def write_golden(case: str, model: Any, parts: dict[str, np.ndarray[Any, Any]]) -> None:
-    results = [raw(model, rgb) for rgb in scored()]
+def write_golden(
+    case: str, parts: dict[str, np.ndarray[Any, Any]], results: list[tuple[float, np.ndarray[Any, Any]]]
+) -> None:
     parts["scores"] = np.array([score for score, _ in results])
     parts["maps"] = np.stack([part[::STEP, ::STEP] for _, part in results])
     GOLDEN.mkdir(parents=True, exist_ok=True)

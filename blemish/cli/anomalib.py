@@ -25,6 +25,10 @@ def import_checkpoint(
             help="Folder of good images to calibrate the thresholds on; by default the checkpoint's are kept."
         ),
     ] = None,
+    release: Annotated[
+        str | None,
+        typer.Option(help="Version of anomalib that wrote it, such as 2.0.0, where the checkpoint does not say."),
+    ] = None,
     false_positive_rate: option.Rate = 0.02,
     threads: option.Threads = None,
     as_json: option.AsJson = False,
@@ -38,7 +42,12 @@ def import_checkpoint(
     check_target(out)
     images = open_dataset(good).train if good is not None else ()
     model = import_checkpoint(
-        checkpoint, good=images, false_positive_rate=false_positive_rate, threads=threads, progress=Bars()
+        checkpoint,
+        good=images,
+        false_positive_rate=false_positive_rate,
+        release=release,
+        threads=threads,
+        progress=Bars(),
     )
     model.save(out)
     source = model.header()["provenance"]["thresholds_from"]

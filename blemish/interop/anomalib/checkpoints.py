@@ -23,6 +23,7 @@ from blemish.errors import DataError, ImageError, InputError, ModelFileError, me
 from blemish.interop.anomalib.checkpoint_writer import checkpoint_bytes
 from blemish.interop.anomalib.efficientad import efficientad_checkpoint, import_efficientad
 from blemish.interop.anomalib.patchcore import MEMORY_BANK, import_patchcore, patchcore_checkpoint
+from blemish.interop.anomalib.releases import check_release
 from blemish.interop.anomalib.source import Source
 from blemish.types import ImageInput, Progress, no_progress
 
@@ -39,24 +40,27 @@ def import_checkpoint(
     *,
     good: Sequence[ImageInput] = (),
     false_positive_rate: float = 0.02,
+    release: str | None = None,
     threads: int | None = None,
     progress: Progress = no_progress,
 ) -> AnyDetector:
-    """Return the detector in a Lightning checkpoint of anomalib: the same images get the same scores.
+    """Return the detector in a Lightning checkpoint of anomalib 1.0 to 2.7: the same images get the same scores.
 
     The file is read as data: nothing in it is imported or executed.
 
     Args:
         good: good images for the calibration of thresholds, training images or others. Without them the checkpoint's
             thresholds are kept: anomalib chose them on test images, and they promise no false positive rate.
+        release: version of anomalib that wrote it, such as "2.0.0", where the checkpoint does not say.
 
     Raises:
         DataError: if fewer than two of the good images can be read.
-        InputError: if the rate or the threads are out of range.
-        ModelFileError: if the file is damaged or another model's, Blemish has no such backbone, or a model folder can't
-            express it.
+        InputError: if the rate, the release or the threads are out of range.
+        ModelFileError: if the file is damaged, of anomalib before 1.0, or another model's, if it does not say how
+            images are prepared, if Blemish has no such backbone, or a model folder can't express it.
     """
     Settings(false_positive_rate=false_positive_rate, threads=threads)  # a wrong number is the caller's error
+    check_release(release)
     data = read_file(path)
     tree = read_checkpoint(data, where=path, allow_unknown=True)
     state = tree.get("state_dict") if isinstance(tree, Mapping) else None
@@ -66,8 +70,8 @@ def import_checkpoint(
         expected = "PatchCore's or EfficientAD's state_dict of anomalib"
         raise ModelFileError(message("checkpoint", expected, got, where=path, todo=todo))
     sha256, n_threads = hashlib.sha256(data).hexdigest(), threads or os.cpu_count() or 1
-    tree = {**tree, "state_dict": _arrays(state, path), "hyper_parameters": _plain(tree.get("hyper_parameters"))}
-    source = Source(tree, path, sha256, n_threads, good, false_positive_rate, progress)
+    tree = {**tree, "state_dict": _values(state, path), "hyper_parameters": _plain(tree.get("hyper_parameters"))}
+    source = Source(tree, path, sha256, n_threads, good, false_positive_rate, progress, release)
     try:
         return import_patchcore(source) if MEMORY_BANK in state else import_efficientad(source)
     except (ModelFileError, DataError, ImageError):
@@ -96,14 +100,15 @@ def _is_nested(value: Any) -> bool:
     return isinstance(value, containers) and any(isinstance(item, containers) for item in items)
 
 
-def _arrays(state: Mapping[Any, Any], where: object) -> dict[str, NDArray[Any]]:
-    """Return the tensors of a state_dict by name; ModelFileError if one of the model's has NaN or infinite values."""
-    arrays = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, np.ndarray)}
-    for name, array in arrays.items():
-        if name.startswith("model.") and not is_finite(array):
+def _values(state: Mapping[Any, Any], where: object) -> dict[str, NDArray[Any] | str]:
+    """Return tensors and names of classes of a state_dict; ModelFileError if a tensor of the model is not finite."""
+    values = {name: value for name, value in state.items() if isinstance(name, str)}
+    values = {name: value for name, value in values.items() if isinstance(value, (np.ndarray, str))}
+    for name, value in values.items():
+        if name.startswith("model.") and isinstance(value, np.ndarray) and not is_finite(value):
             todo = "Train the model again: it diverged, or the file is damaged."
-            raise ModelFileError(message(name[:80], "finite numbers", describe(array), where=where, todo=todo))
-    return arrays
+            raise ModelFileError(message(name[:80], "finite numbers", describe(value), where=where, todo=todo))
+    return values
 
 
 def export_checkpoint(model: AnyDetector, path: str | os.PathLike[str]) -> Path:

@@ -26,7 +26,21 @@ from blemish.detectors.patchcore.state import UNKNOWN, PatchcoreState
 from blemish.errors import InputError, ModelFileError, message
 from blemish.imaging.geometry import MapRule
 from blemish.interop.anomalib.checkpoint_writer import lightning_checkpoint
-from blemish.interop.anomalib.processors import Preparation, post_processor_state, pre_processor_config, preparation
+from blemish.interop.anomalib.processors import (
+    IMAGENET,
+    Preparation,
+    post_processor_state,
+    pre_processor_config,
+    preparation,
+)
+from blemish.interop.anomalib.releases import (
+    PATCHCORE,
+    Line,
+    check_kind,
+    default_side_px,
+    hyper_parameters,
+    release_line,
+)
 from blemish.interop.anomalib.timm_names import Network, from_timm, set_normalisation, timm_name, timm_network
 from blemish.modelfolder.folder import MAX_SIDE_PX
 from blemish.ops.neighbors import MemoryIndex
@@ -53,17 +67,13 @@ ANOMALIB_SETTINGS: dict[str, Any] = {
 
 
 class Imported(NamedTuple):
-    """Content of a checkpoint: settings of the same scores, preparation of images, graph, bank and thresholds.
-
-    Thresholds are anomalib's, on raw scores; NaN before its first validation.
-    """
+    """Content of a checkpoint: settings of the same scores, preparation of images, graph and memory bank."""
 
     settings: PatchcoreSettings
     geometry: Geometry
     network: bytes
     memory_bank: Float32
-    image_threshold: float
-    pixel_threshold: float
+    line: Line
 
 
 def import_patchcore(source: Source) -> Patchcore:
@@ -84,8 +94,7 @@ def import_patchcore(source: Source) -> Patchcore:
         scorer, scores, maxima = calibrate(settings, geometry, bank, rows, maps("calibrating"), groups=images.groups)
     else:
         scorer = Scorer(MemoryIndex(bank), settings.num_neighbors, None)
-        source.check_thresholds(imported.image_threshold, imported.pixel_threshold)
-        scores, maxima = [imported.image_threshold], [imported.pixel_threshold]
+        scores, maxima = ([threshold] for threshold in source.thresholds(imported.line))
     common = source.common("PatchCore", geometry, images, scores, maxima)
     common["provenance"]["backbone"] = str(settings.backbone)
     state = PatchcoreState(extractor=extractor, scorer=scorer, source=rows, **common)
@@ -105,18 +114,26 @@ def _extractor(imported: Imported, source: Source) -> Extractor:
 
 
 def _read(source: Source) -> Imported:
-    """Return settings, network, memory bank and thresholds of a PatchCore checkpoint."""
+    """Return settings, network and memory bank of a PatchCore checkpoint."""
     checkpoint, where = source.tree, source.where
-    state, arguments = checkpoint["state_dict"], checkpoint.get("hyper_parameters") or {}
-    bank = _bank(state, where)
-    name = arguments.get("backbone", "wide_resnet50_2")
+    state = checkpoint["state_dict"]
+    check_kind(state, PATCHCORE, where)
+    bank, line = _bank(state, where), release_line(checkpoint, where)
+    arguments = hyper_parameters(checkpoint, PATCHCORE, where)
+    name = arguments["backbone"]
     if not isinstance(name, str):
         todo = "Fit with Blemish instead, with that network as an ONNX file."
         raise ModelFileError(message("backbone", "a name of timm's", "a network of the user's", where=where, todo=todo))
     network = timm_network(name)
-    layers = _layers(network, arguments.get("layers", ("layer2", "layer3")), where)
-    prepared = preparation(checkpoint, normalised=True, where=where)
-    neighbors = arguments.get("num_neighbors", 9)
+    layers = _layers(network, arguments["layers"], where)
+
+    def default() -> Preparation:
+        finest = next(network.stride(layer) for layer, name in network.layers.items() if name in layers)
+        side = default_side_px(arguments, len(bank), finest, source.release, where)
+        return Preparation((256, 256), (side, side) if side < 256 else None, *IMAGENET)
+
+    prepared = preparation(checkpoint, line, default=default, where=where)
+    neighbors = arguments["num_neighbors"]
     settings = PatchcoreSettings(
         backbone=network.name,
         layers=layers,
@@ -134,11 +151,13 @@ def _read(source: Source) -> Imported:
     weights = {key[len(FEATURES) :]: value for key, value in state.items() if key.startswith(FEATURES)}
     backbone = _backbone(network, layers, weights, prepared)
     graph = embedding_graph(backbone, pooling=3, resized=geometry, count_padding=True)
-    thresholds = (float(state.get(f"post_processor._{kind}_threshold", np.nan)) for kind in ("image", "pixel"))
-    return Imported(settings, geometry, graph.SerializeToString(), bank, *thresholds)
+    return Imported(settings, geometry, graph.SerializeToString(), bank, line)
 
 
 def _bank(state: Mapping[str, Any], where: object) -> Float32:
+    if state[MEMORY_BANK].dtype == np.float16:
+        todo = "Half precision rounds its scores: fit with precision float32, or with Blemish on the same images."
+        raise ModelFileError(message("memory_bank", "float32", "float16", where=where, todo=todo))
     bank = np.ascontiguousarray(state[MEMORY_BANK], np.float32)
     if bank.ndim != 2 or not len(bank):
         todo = "Fit the model, then save the checkpoint."
@@ -150,8 +169,9 @@ def _bank(state: Mapping[str, Any], where: object) -> Float32:
 def _layers(network: Network, layers: Any, where: object) -> tuple[str, ...]:
     """Return Blemish's names of a checkpoint's layers; unknown names are ignored, as in anomalib."""
     order = list(network.layers)
-    named = [layer for layer in layers if layer in order] if isinstance(layers, (list, tuple)) else []
-    if not named or named != sorted(set(named), key=order.index):
+    listed = list(layers) if isinstance(layers, (list, tuple)) else [None]
+    named = [layer for layer in listed if layer in order]
+    if not all(isinstance(layer, str) for layer in listed) or not named or named != sorted(set(named), key=order.index):
         expected = f"some of {', '.join(order)}, finest first"
         raise ModelFileError(message("layers", expected, reprlib.repr(layers), where=where))
     return tuple(network.layers[layer] for layer in named)
@@ -199,7 +219,7 @@ def patchcore_checkpoint(model: Patchcore) -> dict[str, Any]:
         "model.anomaly_map_generator.blur.kernel": _kernel(MAP_SIGMA_PX),
         **post_processor_state(fitted.image_calibration, fitted.pixel_calibration),
     }
-    hyper_parameters = {
+    arguments = {
         "backbone": name,
         "layers": layers,
         "pre_trained": False,
@@ -208,9 +228,7 @@ def patchcore_checkpoint(model: Patchcore) -> dict[str, Any]:
         "precision": "float32",
     }
     mean = [float(value) for value in np.broadcast_to(constants["mean"].reshape(-1), 3)]
-    return lightning_checkpoint(
-        state, hyper_parameters, pre_processor_config(fitted.geometry, mean=mean, std=network.std)
-    )
+    return lightning_checkpoint(state, arguments, pre_processor_config(fitted.geometry, mean=mean, std=network.std))
 
 
 def _exported_names(model: Patchcore) -> tuple[str, list[str]]:

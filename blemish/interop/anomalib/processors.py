@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish._io.safe_pickle import Inert
+from blemish._io.safe_pickle import Global, Inert
 from blemish.errors import ModelFileError, message
+from blemish.interop.anomalib.releases import ENABLED, PRE_PROCESSOR, Line
 
 if TYPE_CHECKING:
     from blemish.imaging.geometry import Geometry
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 MAX_PARTS, MAX_TRANSFORMS = 1000, 100
-KEPT = {"Resize", "CenterCrop", "Normalize"}
-# Containers of transforms, and transforms that change no pixel of an RGB image.
+ORDER = ("Resize", "CenterCrop", "Normalize")
+# Containers of transforms, and transforms that change no pixel of an RGB image of float32.
 PASSED = {"Compose", "PreProcessor", "ToImage", "ToDtype"}
+MODULES = ("torchvision.transforms.", "anomalib.")
 
 
 class Preparation(NamedTuple):
@@ -39,40 +41,78 @@ class Preparation(NamedTuple):
     std: tuple[float, ...]
 
 
-def preparation(checkpoint: Mapping[str, Any], *, normalised: bool, where: object) -> Preparation:
-    """Return the preparation of images by a checkpoint's pre-processor; anomalib's default if it has none.
-
-    anomalib 2.7 writes plain data ("anomalib_pre_processor_config"). Earlier versions pickle the pre-processor among
-    the hyper-parameters, which is read as data.
+def preparation(
+    checkpoint: Mapping[str, Any], line: Line, *, default: Callable[[], Preparation], where: object
+) -> Preparation:
+    """Return the preparation of images by a checkpoint's transform, plain data or a pickled object read as data.
 
     Args:
-        normalised: whether the default normalises by ImageNet's mean and standard deviation.
+        line: of the release that wrote it.
+        default: for the preparation where the checkpoint says no more than that it is the model's default.
 
     Raises:
-        ModelFileError: if a model folder can't express the preparation; the message names the transform.
+        ModelFileError: if the checkpoint has none, or a model folder can't express it; the message names the transform.
     """
-    config = checkpoint.get("anomalib_pre_processor_config")
-    spec = config.get("transform") if isinstance(config, Mapping) else None
-    if spec is None:
-        spec = (checkpoint.get("hyper_parameters") or {}).get("pre_processor")
+    spec = _specification(checkpoint, line)
+    if spec is True:
+        return default()
+    if spec is None or spec is False:
+        raise _refuse("a transform of images", f"none, in a checkpoint of anomalib {line}", where)
     transforms: dict[str, Mapping[str, Any]] = {}
     for name, values in islice(_transforms(spec, 0, [MAX_PARTS]), MAX_TRANSFORMS):
-        if name in KEPT and name not in transforms:
-            transforms[name] = values
-        elif name not in PASSED:
-            raise _refuse("Resize, CenterCrop and Normalize, once each", name[:60], where)
-    if spec is not None and not isinstance(spec, bool) and "Resize" not in transforms:
+        module, _, plain = name.rpartition(".")
+        if not module.startswith(MODULES) or (plain not in ORDER and plain not in PASSED):
+            got = plain if module.startswith(MODULES) else name
+            raise _refuse(f"{', '.join(ORDER)} of torchvision", got[:80], where)
+        if plain in ORDER:
+            later = [other for other in transforms if ORDER.index(other) >= ORDER.index(plain)]
+            if later:
+                raise _refuse(f"{', '.join(ORDER)}, once each and in this order", f"{plain} after {later[0]}", where)
+            transforms[plain] = values
+        if plain == "ToDtype" and not _is_float32(values.get("dtype")):
+            raise _refuse("images of float32", f"ToDtype to {reprlib.repr(values.get('dtype'))}", where)
+    if "Resize" not in transforms:
         raise _refuse("a Resize", ", ".join(transforms) or "no known transform", where)
-    resize = transforms.get("Resize", {"size": [256, 256], "antialias": True})
+    return _preparation(transforms, where)
+
+
+def _preparation(transforms: Mapping[str, Mapping[str, Any]], where: object) -> Preparation:
+    """Return the preparation by the arguments of Resize, CenterCrop and Normalize."""
+    resize, crop = transforms["Resize"], transforms.get("CenterCrop")
     mode = resize.get("interpolation") or "bilinear"
-    if not isinstance(mode, (str, int)) or str(mode).lower() not in {"bilinear", "2"} or not resize.get("antialias"):
-        raise _refuse("a bilinear Resize with antialias", "another", where)
-    crop = transforms.get("CenterCrop")
-    default = IMAGENET if normalised and spec in (None, True) else ((0.0,) * 3, (1.0,) * 3)
-    normalize = transforms.get("Normalize", {})
-    mean, std = (_numbers(normalize.get(part), default[i], part, where) for i, part in enumerate(("mean", "std")))
+    # "warn", an old default of antialias, is not antialiased.
+    if not isinstance(mode, (str, int)) or str(mode).lower() not in {"bilinear", "2"}:
+        raise _refuse("a bilinear Resize with antialias", f"interpolation {mode!r:.30}", where)
+    if resize.get("antialias") is not True:
+        raise _refuse("a bilinear Resize with antialias", f"antialias={resize.get('antialias')!r:.30}", where)
+    resize_hw = _pair("Resize", resize.get("size"), where)
     crop_hw = None if crop is None else _pair("CenterCrop", crop.get("size"), where)
-    return Preparation(_pair("Resize", resize.get("size"), where), crop_hw, mean, std)
+    if crop_hw is not None and (crop_hw[0] > resize_hw[0] or crop_hw[1] > resize_hw[1]):
+        raise _refuse(f"a CenterCrop within {resize_hw}", str(crop_hw), where)
+    normalize = transforms.get("Normalize", {"mean": (0.0,) * 3, "std": (1.0,) * 3})
+    mean, std = (_numbers(normalize.get(part), part, where) for part in ("mean", "std"))
+    if min(std) <= 0:
+        raise _refuse("standard deviations above 0 in Normalize", str(std), where)
+    return Preparation(resize_hw, crop_hw, mean, std)
+
+
+def _specification(checkpoint: Mapping[str, Any], line: Line) -> Any:
+    """Return the transform of a checkpoint: an object read as data, plain data, True for the default, or None."""
+    if line == "1.x":
+        return checkpoint.get("transform")
+    if line == "2.7":
+        enabled, config = checkpoint.get(ENABLED), checkpoint.get(PRE_PROCESSOR)
+        if isinstance(enabled, Mapping) and enabled.get("pre_processor") is not True:
+            return None
+        return config.get("transform") if isinstance(config, Mapping) else None
+    arguments = checkpoint.get("hyper_parameters")
+    return arguments.get("pre_processor") if isinstance(arguments, Mapping) else None
+
+
+def _is_float32(dtype: Any) -> bool:
+    """Return whether a dtype, an object read as data or its name, is float32."""
+    name = dtype.name if isinstance(dtype, (Inert, Global)) else dtype
+    return name in {"torch.float32", "torch.float", "float32"}
 
 
 def _transforms(spec: Any, depth: int, left: list[int]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -86,13 +126,13 @@ def _transforms(spec: Any, depth: int, left: list[int]) -> Iterator[tuple[str, M
         return
     if isinstance(spec, Inert):
         state = spec.state if isinstance(spec.state, Mapping) else {}
-        yield spec.name.rpartition(".")[2], {**state, "interpolation": _mode(state.get("interpolation"))}
+        yield spec.name, {**state, "interpolation": _mode(state.get("interpolation"))}
         modules = state.get("_modules")
         inner = [*_listed(state.get("transforms")), modules.get("transform") if isinstance(modules, Mapping) else None]
     elif isinstance(spec, Mapping) and isinstance(spec.get("class_path"), str):
         values = spec.get("init_args")
         values = values if isinstance(values, Mapping) else {}
-        yield spec["class_path"].rpartition(".")[2], values
+        yield spec["class_path"], values
         inner = _listed(values.get("transforms"))
     else:
         return
@@ -116,9 +156,7 @@ def _pair(name: str, size: Any, where: object) -> tuple[int, int]:
     return values[0], values[1]
 
 
-def _numbers(values: Any, default: tuple[float, ...], name: str, where: object) -> tuple[float, ...]:
-    if values is None:
-        return default
+def _numbers(values: Any, name: str, where: object) -> tuple[float, ...]:
     if (
         not isinstance(values, (list, tuple))
         or len(values) != 3

@@ -11,12 +11,14 @@ import numpy as np
 from blemish._version import __version__
 from blemish.data.training_images import TrainingImages
 from blemish.errors import ModelFileError, message
+from blemish.interop.anomalib.thresholds import thresholds
 from blemish.modelfolder.header import Training
 from blemish.ops.conformal import Calibration, Rule
 from blemish.types import ImageInput, Progress, no_progress
 
 if TYPE_CHECKING:
     from blemish.imaging.geometry import Geometry
+    from blemish.interop.anomalib.releases import Line
 
 
 def _training(images: TrainingImages) -> Training:
@@ -31,6 +33,7 @@ class Source(NamedTuple):
         tree: the content, as `torch_file.read_checkpoint` returns it with unknown classes allowed.
         good: good images for the calibration of thresholds; without them the checkpoint's thresholds are kept, which
             promise no false positive rate. EfficientAD's training images score lower than others.
+        release: version of anomalib that wrote the checkpoint, as the user stated it; None if not.
     """
 
     tree: Mapping[str, Any]
@@ -40,6 +43,7 @@ class Source(NamedTuple):
     good: Sequence[ImageInput] = ()
     false_positive_rate: float = 0.02
     progress: Progress = no_progress
+    release: str | None = None
 
     @property
     def rule(self) -> Rule:
@@ -50,11 +54,13 @@ class Source(NamedTuple):
         """Return the good images."""
         return TrainingImages(list(self.good), bit_depth=None, threads=self.threads)
 
-    def check_thresholds(self, *thresholds: float) -> None:
-        """Raise ModelFileError unless the checkpoint has thresholds."""
-        if not np.isfinite(thresholds).all():
+    def thresholds(self, line: Line) -> tuple[float, float]:
+        """Return the checkpoint's thresholds of scores and maps; ModelFileError if it has none on raw scores."""
+        image, pixel, missing = thresholds(self.tree, line)
+        if not np.isfinite([image, pixel]).all():
             todo = "Give good images to set them by: --good FOLDER."
-            raise ModelFileError(message("thresholds", "numbers", "none yet", where=self.where, todo=todo))
+            raise ModelFileError(message("thresholds", "numbers", missing, where=self.where, todo=todo))
+        return image, pixel
 
     def common(
         self,

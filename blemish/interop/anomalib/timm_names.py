@@ -55,6 +55,10 @@ class Network(NamedTuple):
     std: tuple[float, ...]
     epsilon: float
 
+    def stride(self, layer: str) -> int:
+        """Return the stride in pixels of a layer by timm's name: ResNets' first layer has 4, the others' 2."""
+        return int(2 ** (list(self.layers).index(layer) + (2 if len(self.layers) == 4 else 1)))
+
 
 def timm_network(name: str) -> Network:
     """Return the network of a name in timm; the tag of weights after a point is ignored. InputError if Blemish has no
