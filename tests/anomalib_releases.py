@@ -1,6 +1,6 @@
 """Checkpoints, scores and maps by one release of anomalib after another, with each release's default settings.
 
-    python -m tests.anomalib_releases      # with a release of anomalib from 1.0 on in the environment
+    python -m tests.anomalib_releases      # with a release of anomalib from 0.7 on in the environment
 
 PatchCore is fitted, and EfficientAD (with random weights: training downloads) validated, by the release's own engine,
 which sets thresholds and quantiles and writes the checkpoint. `anomalib_twins` describes the golden files.
@@ -19,8 +19,6 @@ from tests.anomalib_twins import N_OUTPUTS, pixels, scored, split, weights, writ
 
 RELEASES = ("1.0.1", "1.1.3", "1.2.0", "2.0.0", "2.1.0", "2.2.0", "2.3.3", "2.4.2", "2.5.1", "2.6.2", "2.7.0")
 MODELS = ("patchcore", "efficientad")
-# Made by hand: the release's own checkpoints in other forms than the defaults.
-VARIANTS: dict[str, dict[str, Any]] = {}
 
 
 def case(model: str, release: str) -> str:
@@ -87,9 +85,63 @@ def raw(model: Any, rgb: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, A
     ].squeeze().numpy()
 
 
+# Changes of anomalib 0.7's default configuration: our images and weights, and one processor.
+CHANGED = {
+    "batch_size: 32": "batch_size: 1",
+    "num_workers: 8": "num_workers: 0",
+    "backbone: wide_resnet50_2": "backbone: resnet18",
+    "pre_trained: true": "pre_trained: false",
+    "sampling_ratio: 0.1": "sampling_ratio: 0.004",
+    "accelerator: auto": "accelerator: cpu",
+    "save_images: True": "save_images: False",
+    "log_images: True": "log_images: False",
+    "category: bottle": "category: tiles",
+    "path: ./datasets/MVTec": "path: {root}",
+    "path: ./results": "path: {root}/results",
+}
+
+
+def write_before_1_0() -> None:
+    """Write the golden file of anomalib 0.7, which is refused: its configuration file, Lightning 1.9 and transforms."""
+    import anomalib
+    import torch
+    from anomalib.config import get_configurable_parameters
+    from anomalib.data import get_datamodule
+    from anomalib.models import get_model
+    from anomalib.utils.callbacks import get_callbacks
+    from pytorch_lightning import Trainer
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_images(root)
+        text = (Path(anomalib.__file__).parent / "models/patchcore/config.yaml").read_text(encoding="utf-8")
+        for old, new in CHANGED.items():
+            text = text.replace(old, new.format(root=root))
+        (root / "config.yaml").write_text(text, encoding="utf-8")
+        config = get_configurable_parameters(model_name="patchcore", config_path=str(root / "config.yaml"))
+        torch.manual_seed(0)
+        data, model = get_datamodule(config), get_model(config)
+        state = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in weights("resnet18").items()}
+        model.model.feature_extractor.feature_extractor.load_state_dict(state, strict=False)
+        trainer = Trainer(**config.trainer, logger=False, callbacks=get_callbacks(config))
+        trainer.fit(model=model, datamodule=data)
+        trainer.save_checkpoint(root / "model.ckpt")
+        parts = split((root / "model.ckpt").read_bytes(), weights("resnet18"))
+        model.eval()
+        results = []
+        for rgb in scored():
+            with torch.no_grad():
+                anomaly_map, score = model.model(data.test_data.transform(image=rgb)["image"][None])
+            results.append((float(score.reshape(-1)[0]), anomaly_map[0].squeeze().numpy()))
+    write_golden(case("patchcore", anomalib.__version__), parts, results)
+
+
 def main() -> None:
     import anomalib
 
+    if anomalib.__version__.startswith("0."):
+        write_before_1_0()
+        return
     for name, make in (("patchcore", fitted_patchcore), ("efficientad", validated_efficientad)):
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)

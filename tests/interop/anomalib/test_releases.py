@@ -79,6 +79,14 @@ OLD = {
 }
 
 
+def test_a_checkpoint_that_anomalib_0_7_wrote_is_refused(tmp_path: Path):
+    path = checkpoint("patchcore-0.7", tmp_path / "model.ckpt")
+    with pytest.raises(
+        ModelFileError, match=r"got one of anomalib 0.7 or earlier, in .*model.ckpt\. Its arithmetic is"
+    ):
+        import_checkpoint(path)
+
+
 @pytest.mark.parametrize("old", OLD.values(), ids=OLD)
 def test_anomalib_before_1_0_is_refused_by_name(old: dict[str, Any]):
     text = r"expected one of anomalib 1.0 or later, got one of anomalib 0.7 or earlier, in a.ckpt\. .* fit with Blemish"
