@@ -36,5 +36,6 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path):
     ours = {name: size for name, size in there.items() if "__pycache__" not in name}
     assert {name: inside.get(name) for name in ours} == ours
     assert "blemish/detectors/efficientad/teachers/pdn_s.safetensors" in ours
+    assert "blemish/station/web/templates/line.html.j2" in ours
     templates = "blemish/evaluation/report/templates"
     assert {f"{templates}/report.html.j2", f"{templates}/charts.svg.j2", f"{templates}/report.css"} <= set(ours)

@@ -27,7 +27,10 @@ PASSWORD = "BLEMISH_PASSWORD"
 @app.command()
 def station(
     models: Annotated[list[str] | None, typer.Argument(help="Model folders, FOLDER or NAME=FOLDER.")] = None,
-    records: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("station"),
+    records: Annotated[
+        Path | None, typer.Option(help="Folder of the records; station by default, station-demo for the demo.")
+    ] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Show a line of drawn parts, with models.")] = False,
     host: Annotated[str, typer.Option(help="Address to listen on; this machine alone by default.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any.")] = 8470,
     watch: Annotated[Path | None, typer.Option(help="Folder whose new images are inspected.")] = None,
@@ -47,7 +50,7 @@ def station(
     token: Annotated[str | None, typer.Option(help="Print a new token for a user, for programs, and end.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without users.")] = False,
 ) -> None:
-    """Run an inspection station: API, records, reviews. Example: blemish station model"""
+    """Run an inspection station with a page for operators. Example: blemish station --demo"""
     _check_installed()
     from blemish.station import InspectionService, StationSettings
     from blemish.station.web.options import WebOptions
@@ -60,13 +63,19 @@ def station(
         max_total_bytes=None if max_gb is None else int(max_gb * 1e9),
     )
     options = WebOptions(host=host, port=port, insecure=insecure)
+    folder = records or Path("station-demo" if demo else "station")
     with ExitStack() as stack:
-        service = stack.enter_context(InspectionService(records, _folders(models or []), settings=settings))
+        folders = _folders(models or []) | (_demo_models(folder) if demo else {})
+        service = stack.enter_context(
+            InspectionService(folder / "records" if demo else folder, folders, settings=settings)
+        )
         if add_user or remove_user or token:
             _change_users(service, add=add_user, role=role, remove=remove_user, token=token)
             finish()
             return
         check_options(service, options)
+        if demo:
+            _demo_line(stack, service, folder)
         if watch is not None:
             _watch(stack, service, watch, watch_model)
         serve(service, options, started=lambda address: print_line(f"The station is at {address}"))
@@ -91,6 +100,21 @@ def _folders(models: list[str]) -> dict[str, Path]:
             raise typer.BadParameter(f"{key} comes twice; name them: A={folders[key]} B={path}", param_hint="MODELS")
         folders[key] = path
     return folders
+
+
+def _demo_models(folder: Path) -> dict[str, Path]:
+    from blemish.cli.console import Bars
+    from blemish.station.demo import prepare
+
+    if not (folder / "models").is_dir():
+        complain("Drawing parts and fitting two models: about half a minute.")
+    return prepare(folder, progress=Bars())
+
+
+def _demo_line(stack: ExitStack, service: InspectionService, folder: Path) -> None:
+    from blemish.station.demo import DemoLine
+
+    stack.callback(DemoLine(service, folder).close)
 
 
 def _watch(stack: ExitStack, service: InspectionService, folder: Path, model: str | None) -> None:

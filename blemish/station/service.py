@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from blemish._io.files import save_error
+from blemish._io.files import known_file, save_error
 from blemish._io.lock import exclusive
 from blemish.errors import BlemishError, ImageError, InputError, SaveError, message
 from blemish.imaging.decode import check_image, load
@@ -32,6 +32,7 @@ from blemish.station.pool import Pool
 from blemish.station.records import Records
 from blemish.station.retention import Removed, Retention
 from blemish.station.settings import StationSettings
+from blemish.station.teaching import Teaching
 from blemish.station.threshold_preview import Preview, histogram, preview
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class InspectionService:
             opening.callback(self._pool.close)
             self.retention = Retention(self.database, self.files, self.settings)
             self.events = Events()
+            self.teaching = Teaching(self, self.folder / "teach")
+            opening.callback(self.teaching.close)
             self._open = opening.pop_all()
 
     def submit(
@@ -147,6 +150,28 @@ class InspectionService:
                 message("model", "the name of one in service", f"none, and there are {len(self.deployments)}")
             )
         return next(iter(self.deployments))
+
+    def model_of(self, inspection: Inspection) -> ModelInService | None:
+        """Return the model that inspected an image, if it is still in service under the same hash."""
+        chosen = (model.deployment for model in self.deployments)
+        is_there = any((one.model, one.digest) == (inspection.model, inspection.digest) for one in chosen)
+        return self.deployments[inspection.model] if is_there else None
+
+    def nearest_good(self, inspection: Inspection) -> tuple[Path, tuple[int, int, int, int]] | None:
+        """Return the good training image that an inspection was compared with, and the box of the patch in it.
+
+        None if it is not known, the model is no longer in service, or the file is gone or was changed.
+        """
+        nearest, model = inspection.details["nearest_good"], self.model_of(inspection)
+        if nearest is None or model is None:
+            return None
+        training = model.detector.fitted.training
+        if nearest["path"] not in training.paths:
+            return None
+        sha256 = training.sha256s[training.paths.index(nearest["path"])]
+        path = known_file(nearest["path"], sha256, root=training.root)
+        x, y, width, height = nearest["box"]
+        return None if path is None else (path, (x, y, width, height))
 
     @property
     def n_pending(self) -> int:
@@ -256,7 +281,9 @@ class InspectionService:
         rate = false_positive_rate
         if rate is None:
             assert threshold is not None
-            rate = min(max(detector.calibration.p_value(threshold), 1e-9), 1 - 1e-9)
+            # The share of good images strictly above: at the threshold itself an image is good.
+            above = float(np.nextafter(threshold, np.inf))
+            rate = min(max(detector.calibration.p_value(above), 1e-9), 1 - 1e-9)
         return preview(detector.calibration.with_rate(rate), detector.threshold, self.records.scores(name))
 
     def histogram(self, name: str) -> dict[str, Any]:

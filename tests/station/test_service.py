@@ -294,7 +294,8 @@ def test_a_threshold_is_tried_on_the_records_before_it_is_moved(station: Inspect
     station.review(bad[1].id, "good", who="eva")
     present = station.model(None).detector.threshold
     shown = station.preview_threshold("stripes", threshold=present)
-    assert (shown.n, shown.n_now_good) == (11, 0)
+    assert shown.threshold == present
+    assert (shown.n, shown.n_now_good, shown.n_now_defective) == (11, 0, 0)
     assert (shown.n_defective, shown.n_missed, shown.n_good, shown.n_false_positives) == (1, 0, 1, 1)
     loose = station.preview_threshold("stripes", false_positive_rate=0.9)
     scores = [inspection.score for inspection in station.records.page(InspectionFilter())]

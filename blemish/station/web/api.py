@@ -14,10 +14,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from blemish.errors import BlemishError, InputError, message
+from blemish.imaging.decode import load
 from blemish.station.inspections import Inspection, InspectionFilter
 from blemish.station.web import schema
 from blemish.station.web.bodies import Part, read_parts, source_of, texts
-from blemish.station.web.drawing import map_png, overlay_jpeg
+from blemish.station.web.drawing import map_png, overlay_jpeg, patch_jpeg
 from blemish.station.web.live import event_stream
 from blemish.station.web.problems import status_of
 from blemish.station.web.schema import answers
@@ -95,7 +96,7 @@ async def predict(
     """Inspect one image: multipart field `image`, or the bytes of the file as the body. Answered once it is stored."""
     start = time.perf_counter()
     limit = state.service.settings.max_bytes
-    with state.budget.taken(_stated(request, limit)):
+    with state.budget.taken(stated_bytes(request, limit)):
         parts = await read_parts(request, limit, state.options.body_s)
         images = [part for part in parts if part.name == "image"]
         if len(images) != 1:
@@ -115,7 +116,7 @@ async def predict_batch(name: str, request: Request, state: StationState, visito
     """Inspect several images, each a multipart field `image`: a list in their order, of an inspection or a problem."""
     limit = 4 * state.service.settings.max_bytes
     state.service.model(name)
-    with state.budget.taken(_stated(request, limit)):
+    with state.budget.taken(stated_bytes(request, limit)):
         parts = await read_parts(request, limit, state.options.body_s)
         images = [part for part in parts if part.name == "image"]
         if not 1 <= len(images) <= state.options.max_batch:
@@ -149,7 +150,7 @@ async def _inspected(state: State, name: str, part: Part, part_id: str, who: str
         raise HTTPException(504, text) from None
 
 
-def _stated(request: Request, limit: int) -> int:
+def stated_bytes(request: Request, limit: int) -> int:
     """Return the bytes that a request says it has, at most the limit; the limit if it does not say."""
     stated = request.headers.get("content-length", "")
     return min(int(stated), limit) if stated.isdecimal() else limit
@@ -226,6 +227,16 @@ def overlay(id: str, state: StationState, _: Viewer) -> Response:  # noqa: A002
     found = state.service.records.get(id)
     drawn = overlay_jpeg(found, state.service.pixels(found), state.service.anomaly_map(found))
     return Response(drawn, media_type="image/jpeg", headers=FOREVER)
+
+
+@router.get("/inspections/{id}/nearest-good", responses=answers(None, 401, 404, 503))
+def nearest_good(id: str, state: StationState, _: Viewer) -> Response:  # noqa: A002
+    """Return the good training image with the patch that the most anomalous patch was compared with, as a JPEG file."""
+    found = state.service.nearest_good(state.service.records.get(id))
+    if found is None:
+        raise HTTPException(404, "nearest good patch: expected a training image that is still there, got none.")
+    path, box = found
+    return Response(patch_jpeg(load(path), box), media_type="image/jpeg", headers=FOREVER)
 
 
 @router.get("/export.csv", responses=answers(None, 401, 422, 503))

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from blemish._version import __version__
 from blemish.station.users import Users
-from blemish.station.web import api, health, login
+from blemish.station.web import api, health, login, pages, teach_api
 from blemish.station.web.access import Access
 from blemish.station.web.live import Stop
 from blemish.station.web.metrics import Metrics
@@ -53,11 +53,13 @@ def make_app(service: InspectionService, options: WebOptions | None = None, *, s
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
     )
-    state = State(service, chosen, access, Metrics(service), stop or Stop(), Budget())
+    state = State(service, service.teaching, chosen, access, Metrics(service), stop or Stop(), Budget())
     app.state.station = state
     app.include_router(api.router)
+    app.include_router(teach_api.router)
     app.include_router(health.router)
     app.include_router(login.router)
+    app.include_router(pages.router)
     add_handlers(app)
     app.add_middleware(Guard, state=state)
     return app

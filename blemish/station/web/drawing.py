@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from blemish.imaging.resize import fit_inside
 from blemish.types import Prediction
-from blemish.visualization import colour_scale, contours, heat_layer, overlay, to_jpeg
+from blemish.visualization import MARKED, colour_scale, contours, heat_layer, overlay, to_jpeg
 
 if TYPE_CHECKING:
     from blemish.station.inspections import Inspection
     from blemish.types import Bool, Float32, UInt8
+
+PATCH_IMAGE_PX = 512
 
 
 def map_png(inspection: Inspection, anomaly_map: Float32) -> bytes:
@@ -29,6 +32,17 @@ def overlay_jpeg(inspection: Inspection, image: UInt8, anomaly_map: Float32) -> 
     large = np.asarray(cv2.resize(anomaly_map, size, interpolation=cv2.INTER_LINEAR), np.float32)
     drawn = overlay(image, large, *_scale(inspection, anomaly_map))
     return to_jpeg(contours(drawn, _mask(inspection)))
+
+
+def patch_jpeg(image: UInt8, box: tuple[int, int, int, int]) -> bytes:
+    """Return an image with a box around a patch, as a JPEG file of at most 512 px a side."""
+    height, width = fit_inside((image.shape[0], image.shape[1]), PATCH_IMAGE_PX)
+    scale = height / image.shape[0]
+    small = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    mask = np.zeros((height, width), np.bool_)
+    x, y, box_width, box_height = (round(scale * value) for value in box)
+    mask[y : y + max(1, box_height), x : x + max(1, box_width)] = True
+    return to_jpeg(contours(small, mask, MARKED))
 
 
 def _scale(inspection: Inspection, anomaly_map: Float32) -> tuple[float, float]:

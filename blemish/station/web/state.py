@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from blemish.station.service import InspectionService
+    from blemish.station.teaching import Teaching
 
 # Bodies of requests in memory, all together.
 MAX_BODIES_BYTES = 512 * 2**20
@@ -54,6 +55,7 @@ class State:
     """The service, and how it is reached."""
 
     service: InspectionService
+    teaching: Teaching
     options: WebOptions
     access: Access
     metrics: Metrics

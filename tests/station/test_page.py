@@ -1,0 +1,280 @@
+"""The pages in a real browser: each flow of an operator and an admin, the keyboard, and what a screen reader needs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from blemish.station import InspectionFilter
+from blemish.station.users import Users
+from tests.images import good, scratched, write_goods
+from tests.station.test_service import png
+from tests.station.web_client import called
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+    from blemish.station import InspectionService
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+# axe.min.js of npm's axe-core, which looks for what keeps people with a screen reader out.
+AXE = os.environ.get("BLEMISH_AXE", "")
+PASSWORD = "correct horse battery"
+PAGES = ("/", "/inspections", "/inspections/{id}", "/review", "/models", "/models/stripes", "/teach", "/teach?name=new")
+SIZES = ((390, 844), (1280, 800), (2560, 1440))
+SERIOUS = {"serious", "critical"}
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium; where there is none the tests are skipped, and say so."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no test of the pages")
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed: no test of the pages")
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def filled(station: InspectionService) -> InspectionService:
+    """A station with four good parts and two scratched ones, of which one was reviewed."""
+    for seed in range(4):
+        station.inspect(good(seed), part_id=f"A-{seed}")
+    for seed in range(2):
+        bad = station.inspect(scratched(seed)[0], part_id=f"B-{seed}")
+    station.review(bad.id, "defective", who="eva", defect_type="scratch")
+    return station
+
+
+class Opened:
+    """A page, and what its console said."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page, self.address, self.said = page, address, list[str]()
+        page.set_default_timeout(20_000)
+        page.on("console", lambda line: self.said.append(line.text) if line.type in {"error", "warning"} else None)
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+
+    def go(self, place: str) -> Page:
+        """Open a page of the station."""
+        self.page.goto(self.address + place)
+        return self.page
+
+
+@pytest.fixture
+def opened(filled: InspectionService, browser: Browser) -> Iterator[Opened]:
+    """A browser at a station without users; its console stays silent: no error, nothing that the policy blocks."""
+    with called(filled) as client, browser.new_context(viewport={"width": 1280, "height": 800}) as context:
+        made = Opened(context.new_page(), str(client.base_url).rstrip("/"))
+        yield made
+        made.page.goto("about:blank")
+        assert made.said == []
+
+
+def review_of(station: InspectionService, part_id: str) -> Any:
+    (found,) = station.records.page(InspectionFilter(part_id=part_id))
+    return found.review
+
+
+def test_the_line_shows_parts_as_they_come(opened: Opened, filled: InspectionService):
+    page = opened.go("/")
+    page.wait_for_selector(".connection.live")
+    assert page.locator("#shots .shot").count() == 6
+    assert page.locator("#chart a").count() == 6
+    assert page.locator('[data-count="total"]').inner_text() == "6"
+    filled.inspect(scratched(5)[0], part_id="C-1")
+    page.wait_for_selector("#shots .shot >> text=C-1")
+    assert page.locator("#shots .shot").first.inner_text().startswith("DEFECTIVE")
+    assert page.locator('[data-count="total"]').inner_text() == "7"
+    page.locator("#shots a").first.click()
+    page.wait_for_selector("h1 >> text=C-1")
+
+
+def test_a_browser_that_slept_catches_up(opened: Opened, filled: InspectionService):
+    page = opened.go("/")
+    page.wait_for_selector(".connection.live")
+    with filled.events.listened(lambda *_: None):
+        filled.events._listeners, listeners = [], filled.events._listeners  # as if its connection had been silent
+        for seed in range(3):
+            filled.inspect(good(10 + seed), part_id=f"D-{seed}")
+        filled.events._listeners = listeners
+    assert page.locator("#shots .shot").count() == 6
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_selector("#shots .shot >> text=D-2")
+    assert page.locator("#shots .shot").count() == 9
+
+
+def test_one_key_reviews_a_part_and_takes_it_back(opened: Opened, filled: InspectionService):
+    (found,) = filled.records.page(InspectionFilter(part_id="B-0"))
+    page = opened.go(f"/inspections/{found.id}")
+    assert "is above" in page.locator("text=The score").inner_text()
+    assert page.locator("#outlines polygon").count() == len(found.details["regions"])
+    page.keyboard.press("g")
+    page.wait_for_selector(".said >> text=local: good")
+    page.wait_for_load_state()
+    assert review_of(filled, "B-0").verdict == "good"
+    page.keyboard.press("u")
+    page.wait_for_selector(".said", state="detached")
+    page.wait_for_load_state()
+    page.fill("#defect-type", "deep scratch")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".said >> text=local: defective, deep scratch")
+    assert review_of(filled, "B-0").defect_type == "deep scratch"
+    page.fill("#comment", "gd")  # keys in a field are text
+    assert review_of(filled, "B-0").verdict == "defective"
+
+
+def test_arrows_lead_to_neighbors_and_the_image_is_zoomed(opened: Opened, filled: InspectionService):
+    (found,) = filled.records.page(InspectionFilter(part_id="A-2"))
+    page = opened.go(f"/inspections/{found.id}")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("h1 >> text=A-1")
+    page.wait_for_load_state()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_selector("h1 >> text=A-2")
+    page.wait_for_load_state()
+    page.click("#zoom-in")
+    assert "scale(1.5)" in page.locator("#sheet").evaluate("element => element.style.transform")
+    page.click("#zoom-reset")
+    assert "scale(1)" in page.locator("#sheet").evaluate("element => element.style.transform")
+    page.locator("#opacity").fill("25")
+    assert page.locator("#heat").evaluate("element => element.style.opacity") == "0.25"
+    page.reload()
+    assert page.locator("#heat").evaluate("element => element.style.opacity") == "0.25"
+
+
+def test_similar_defects_suggest_a_type_that_one_key_takes(opened: Opened, filled: InspectionService):
+    pytest.importorskip("qdrant_edge", reason="qdrant-edge-py is not installed: no store of defects")
+    (found,) = filled.records.page(InspectionFilter(part_id="B-0"))
+    page = opened.go(f"/inspections/{found.id}")
+    page.wait_for_selector("#similar >> text=scratch")
+    page.wait_for_selector("#say-suggested")
+    page.keyboard.press("s")
+    page.wait_for_selector(".said >> text=local: defective, scratch")
+
+
+def test_the_review_queue_is_worked_off_by_keys(opened: Opened, filled: InspectionService):
+    page = opened.go("/review")
+    assert "5 parts wait for a review, 1 are done" in page.locator(".headline").inner_text()
+    for left in range(4, -1, -1):
+        page.keyboard.press("g")
+        page.wait_for_selector(f".headline >> text=/^({left} part|Every part)/")
+        page.wait_for_load_state()
+    page.wait_for_selector("text=Every part was reviewed.")
+    assert filled.records.counts(InspectionFilter(reviewed="good"))["total"] == 5
+
+
+def test_history_is_filtered_without_a_script(opened: Opened, filled: InspectionService, browser: Browser):
+    page = opened.go("/inspections")
+    assert page.locator(".shot").count() == 6
+    page.select_option('[name="reviewed"]', "defective")
+    page.click("text=Show")
+    assert page.locator(".shot").count() == 1
+    assert page.locator(".headline").inner_text().startswith("1 part:")
+    with page.expect_download() as download:
+        page.click("text=Save as a table")
+    assert "scratch" in Path(download.value.path()).read_text()
+    with browser.new_context(java_script_enabled=False) as context:
+        plain = context.new_page()
+        plain.goto(opened.address + "/inspections?part_id=A")
+        assert plain.locator(".shot").count() == 4
+
+
+def test_a_threshold_is_tried_applied_and_rolled_back(opened: Opened, filled: InspectionService):
+    page = opened.go("/models/stripes")
+    page.wait_for_selector("#n >> text=6")
+    first = filled.model("stripes").deployment
+    assert page.locator("#apply").is_disabled()
+    page.locator("#slider").fill(page.locator("#slider").get_attribute("min") or "")
+    page.locator("#slider").focus()
+    for _ in range(8):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_selector("#apply:enabled")
+    page.click("#apply")
+    page.wait_for_selector("text=threshold moved")
+    page.wait_for_load_state()
+    assert filled.model("stripes").deployment.threshold < first.threshold
+    page.click("#roll-back")
+    page.wait_for_selector("text=rolled back to 1")
+    assert filled.model("stripes").deployment.threshold == first.threshold
+
+
+def test_a_model_is_taught_and_put_in_service(opened: Opened, filled: InspectionService, tmp_path: Path):
+    paths = write_goods(tmp_path / "images", 6)
+    (tmp_path / "images" / "none.png").write_bytes(b"no image")
+    page = opened.go("/teach")
+    page.fill('[name="name"]', "fresh")
+    page.click("text=Go on")
+    page.set_input_files("#files", [*map(str, paths), str(tmp_path / "images" / "none.png")])
+    page.wait_for_selector("#n-images >> text=6 images")
+    assert "none.png" in page.locator("#refused").inner_text()
+    page.click("#check")
+    page.wait_for_selector("#checked >> text=6 images of 6 different parts")
+    assert "the threshold is a guess" in page.locator("#problems").inner_text()
+    page.click("#fit")
+    page.wait_for_selector("#put:enabled", timeout=120_000)
+    assert "false positives expected" in page.locator("#sentence").inner_text()
+    page.click("#put")
+    page.wait_for_selector(".tabs [aria-current] >> text=fresh")
+    assert filled.inspect(good(1), model="fresh").model == "fresh"
+
+
+def test_people_log_in_and_see_what_their_role_may_do(filled: InspectionService, browser: Browser):
+    users = Users(filled.database)
+    users.add("vera", PASSWORD, "viewer", who="test")
+    with called(filled, host="0.0.0.0") as client, browser.new_context() as context:
+        opened = Opened(context.new_page(), str(client.base_url).rstrip("/"))
+        page = opened.go("/inspections?part_id=A-1")
+        page.wait_for_selector("h1 >> text=Log in")
+        page.fill('[name="name"]', "vera")
+        page.fill('[name="password"]', "wrong password")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=Name or password is wrong.")
+        page.fill('[name="password"]', PASSWORD)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("h1 >> text=History")
+        assert page.locator(".shot").count() == 1
+        page.locator(".shot a").click()
+        page.wait_for_selector("text=Only an operator may review.")
+        assert page.locator("nav >> text=Teach").count() == 0
+        opened.go("/review")
+        page.wait_for_selector("h1 >> text=Not allowed")
+        page.click("#log-out")
+        page.wait_for_selector("h1 >> text=Log in")
+
+
+def test_each_page_fits_each_size(opened: Opened, filled: InspectionService):
+    found = filled.records.page(InspectionFilter(part_id="B-1"))[0]
+    for place in PAGES:
+        page = opened.go(place.format(id=found.id))
+        for width, height in SIZES:
+            page.set_viewport_size({"width": width, "height": height})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, place
+
+
+def test_no_page_keeps_a_screen_reader_out(opened: Opened, filled: InspectionService):
+    if not AXE:
+        pytest.skip("BLEMISH_AXE is not set: this test needs axe.min.js of npm's axe-core")
+    found = filled.records.page(InspectionFilter(part_id="B-1"))[0]
+    for place in PAGES:
+        page = opened.go(place.format(id=found.id))
+        page.evaluate(Path(AXE).read_text(encoding="utf-8"))
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            violations = page.evaluate("axe.run()")["violations"]
+            serious = [(one["id"], one["nodes"][0]["html"]) for one in violations if one["impact"] in SERIOUS]
+            assert serious == [], f"{place} {scheme}"
+
+
+def test_raw_and_page_agree(opened: Opened):
+    """The address of the API that the page of an empty line names is the one that works."""
+    answer = opened.page.request.post(f"{opened.address}/v1/models/stripes:predict", data=png(good(1)))
+    assert answer.status == 200
