@@ -59,9 +59,14 @@ def beside(paths: Sequence[Path]) -> Beside:
             masks[image].append(path)
     taken = {mask for own in masks.values() for mask in own}
     rest = [path for path in paths if path not in taken]
-    orphans = [path for path in rest if mask_stem(path.stem) is not None and may_be_mask(path)]
+    orphans = [path for path in rest if _is_mask_name(path.stem) and may_be_mask(path)]
     without = set(orphans)
     return Beside([path for path in rest if path not in without], dict(masks), orphans)
+
+
+def _is_mask_name(stem: str) -> bool:
+    """Return whether the name of a file is that of a mask: 000_mask, or no more than "mask"."""
+    return mask_stem(stem) is not None or ((said := tell(stem)) is not None and said.kind == "mask")
 
 
 def _masks_in(paths: Sequence[Path]) -> dict[Path, Path]:

@@ -32,7 +32,8 @@ DEFECTIVE = """
     不良 不良品 不良件 不合格 不合格品 次品 废品 廢品 缺陷 缺陷品 瑕疵 异常 異常 異常品 坏 坏品 坏件 损坏 欠陥
     欠陥品 キズ 불량 불량품 결함 결함품 이상 비정상 불합격 불합격품 wrong incorrect imperfect dirty worn rotten
     diseased infected cassé abîmé roto rotos dañado dañados rotto rotti danneggiato danneggiati quebrado
-    quebrados danificado danificados kaputt
+    quebrados danificado danificados kaputt nonfunctional poskozeny poskozena poskozene забраковано
+    забракованные отбраковка 부적합 부적합품 손상 破損 报废 报废品
 """
 # The whole name has to consist of such words: hole_plate and print_head are parts.
 DEFECT_KINDS = """
@@ -40,7 +41,8 @@ DEFECT_KINDS = """
     spots burr burrs chip chips chipped pit pits pitting bent bend scuff scuffs contamination contaminated
     corrosion rust blowhole blowholes missing misprint deformation deformed bubble bubbles wrinkle wrinkles tear
     torn fray frayed breakage inclusion inclusions porosity pore pores leak leakage delamination discoloration
-    foreign kratzer riss risse delle dellen loch locher fleck flecken grat lunker verschmutzung bruch rost
+    foreign verkratzt zerkratzt gerissen gebrochen verbogen verschmutzt kratzer riss risse delle dellen loch
+    locher fleck flecken grat lunker verschmutzung bruch rost
     kratzen rayure rayures fissure fissures tache taches bosse trou eraflure casse cassure rayon aranazo
     aranazos rasguno grieta grietas mancha manchas golpe golpes rotura graffio graffi crepa crepe macchia
     macchie ammaccatura risco riscos arranhao arranhoes trinca trincas rachadura kras krassen barst deuk vlek
@@ -64,13 +66,17 @@ MASK_ALONE = """
 # Kinds of name for which `derived` images are left out.
 DERIVED = """
     heatmap heatmaps overlay overlays thumbnail thumbnails thumb thumbs preview previews anomalymap anomalymaps
-    saliency visualization visualizations visualisation visualisations vorschau miniatura miniaturas 缩略图
+    saliency prediction predictions predicted preds inference vis viz vorhersage vorhersagen prediccion predicciones
+    visualization visualizations visualisation visualisations vorschau miniatura miniaturas 缩略图
     热力图
 """
 UNCLEAR = """
     positive positives negative negatives neg positiv negativ positif negatif positivo negativo positivos
     negativos unknown unsure unclear unlabeled unlabelled unlabel unsorted unclassified undecided suspect
-    suspects suspicious doubtful borderline questionable rework unsortiert unbekannt unklar grenzfall
+    suspects suspicious doubtful borderline questionable rework outlier outliers anom trash discard discarded
+    exclude excluded ignore ignored deleted removed quarantine quarantined waste review aussortiert aussortierte
+    papierkorb gesperrt ausreisser corbeille papelera cestino lixo корзина 回收站 垃圾 隔离 ごみ箱 휴지통 unsortiert
+    unbekannt unklar grenzfall
     grenzfalle verdacht inconnu desconocido sconosciuto 未知 未分类 待定 可疑 不明 보류
 """
 TRAIN = """
@@ -86,7 +92,8 @@ FILLERS = """
     files part parts png teil teile teilen muster stuck sample samples frame frames shot shots picture pictures
     pic pics set folder dir class cls klasse product products item items unit units aufnahme
     aufnahmen only all raw original originals crop crops cropped resized jpg jpeg bmp tif tiff backup backups
-    archive tmp temp new old copy copies
+    archive tmp temp new old copy copies result results output outputs ergebnis ergebnisse resultat resultats
+    resultado resultados
 """
 # Behind a word for defects: the topic of a project, no defective parts.
 TOPICS = """

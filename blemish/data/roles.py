@@ -165,7 +165,7 @@ def _kind(terms: tuple[str, ...]) -> Kind | None:
     kind: Kind | None = None
     if any(term in _MASK for term in letters) or _only(plain, _MASK_ALONE, {*_MASK_ALONE, *_CLASSES}):
         kind = "mask"
-    elif _only(plain, _DERIVED, _DERIVED):
+    elif _only(plain, _DERIVED, {*_DERIVED, *_CLASSES, *_KINDS, *_BEFORE}):
         kind = "derived"
     elif classes := _classes(terms):
         kind = classes.pop() if len(classes) == 1 else "unclear"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from blemish.data.annotations import find_annotations
 from blemish.data.discovery import FoundFiles, ListedDataSet, describe_path, find_images, natural_key
 from blemish.data.holdout import hold_out_units
 from blemish.data.mask_files import MasksOf, assign, beside, elsewhere, with_masks
@@ -93,9 +94,11 @@ class NamedTree(ListedDataSet):
         by_role.masks += orphans
         _take_masks(by_role, *elsewhere(images))
         named, masks = _with_classes(root, by_role, masks_beside, plain)
+        if plain == "good" and not any(image.level >= 0 or image.defect != "good" for image in named):
+            _check_annotations(root, found)
         if not any(image.label == "good" for image in named) and plain == "good":
             raise _no_good(root, found, by_role)
-        by_role.notes += _several_parts(named)
+        by_role.notes += [*_several_parts(named), *_inside_good(named)]
         self._share, self._seed, self._unit_of = share, seed, unit_of
         self._list(named, masks, by_role.notes)
         used = {*by_role.black, *(mask for own in masks.values() for mask in own)}
@@ -170,6 +173,33 @@ def _several_parts(images: Sequence[Named]) -> list[str]:
     return [
         f"Good images of {len(places)} folders are read as one part: {listed}. Name one of them if they are several."
     ]
+
+
+def _inside_good(images: Sequence[Named]) -> list[str]:
+    """Return a sentence if folders inside of good ones have names of which the vocabulary knows nothing."""
+    inside: dict[str, int] = defaultdict(int)
+    for image in images:
+        below = image.folders[image.level + 1 :] if image.label == "good" and image.level >= 0 else ()
+        if any(tell(name) is None and not _is_plain(name) for name in below):
+            inside["/".join(image.folders)] += 1
+    if not inside:
+        return []
+    listed = ", ".join(list(inside)[:3]) + (", ..." if len(inside) > 3 else "")
+    return [f"Folders inside of good ones are read as good: {listed}. Move out what is not."]
+
+
+def _is_plain(name: str) -> bool:
+    """Return whether a name is a number, a date, a split, or says that files are images."""
+    return not any(letter.isalpha() for letter in name) or split_of(name) is not None or is_filler(name)
+
+
+def _check_annotations(root: Path, found: FoundFiles) -> None:
+    """Refuse images that would be good because no name states their class, beside files that annotate them."""
+    annotations = find_annotations(root, found.images, found.others)
+    if annotations:
+        got = f"annotations that are not read, {len(annotations)} such as {annotations[0].relative_to(root)}"
+        todo = f"Sort the images into good and a folder for each kind of defect, {MANIFEST}."
+        raise DataError(message("data set", "good images", got, where=root, todo=todo))
 
 
 def _by_role(root: Path, images: Sequence[Path]) -> _Sorted:

@@ -24,6 +24,13 @@ def _flat(root: Path) -> Path:
     return masks(root, "001_label.bmp", "002_label.bmp", "003_label.bmp", marked=False)
 
 
+def _annotated(root: Path) -> Path:
+    images(root, *numbered("images", 3))
+    (root / "labels").mkdir()
+    (root / "labels" / "000.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    return root
+
+
 def _of(names: list[str], mask_names: tuple[str, ...] = ()) -> Callable[[Path], Path]:
     return lambda root: masks(images(root, *names), *mask_names)
 
@@ -44,6 +51,7 @@ OWN: dict[str, Callable[[Path], Path]] = {
         [*GOOD, "dent/000.png"], ("gt/000/000.png", "gt/000/001.png")
     ),
     "`good/`, `good/thumbs/`": _of([*GOOD, "good/thumbs/7.png"]),
+    "`good/`, `good/day2/`, `good/shift B/`": _of([*GOOD, "good/day2/7.png", "good/shift B/8.png"]),
 }
 REFUSED: dict[str, Callable[[Path], Path]] = {
     "`good/`, `good/day2/rejected/`": _of([*GOOD, "good/day2/rejected/7.png"]),
@@ -54,6 +62,8 @@ REFUSED: dict[str, Callable[[Path], Path]] = {
     "`monday/`, `scratches/`": _of([*numbered("monday", 5), "scratches/7.png"]),
     "`good/`, `ng/`, and `7.png` beside them": _of([*GOOD, "ng/8.png", "7.png"]),
     "`train/`, `test/`, with images and nothing else": _of([*numbered("train", 5), "test/7.png"]),
+    "`images/`, `labels/000.txt`": _annotated,
+    "`good/`, `good/trash/`": _of([*GOOD, "good/trash/7.png"]),
     "`good/`, `ng/`, `labels/` with photographs": _of([*GOOD, "ng/8.png", "labels/7.png"]),
     "two folders `dent/`, `hole/` and one `masks/0.png`": _of([*GOOD, "dent/0.png", "hole/0.png"], ("masks/0.png",)),
 }

@@ -324,3 +324,88 @@ def test_a_test_alone_has_nothing_to_fit_on_and_a_note_says_so(tmp_path: Path) -
 def test_a_folder_of_defects_alone_where_defects_are_asked_for(tmp_path: Path) -> None:
     root = images(tmp_path / "ng", "0.png", "dent/1.png", "deep/2.png")
     assert [sample.defect for sample in open_dataset(root, plain="defective").test] == ["deep", "dent", "ng"]
+
+
+ANNOTATED = {
+    "labels/000.txt": "0 0.5 0.5 0.1 0.1\n",  # YOLO
+    "annotations/instances.json": '{"annotations": []}',  # COCO
+    "Annotations/000.xml": "<annotation/>",  # Pascal VOC
+    "labels.csv": "file,label\n000.png,ng\n",
+    "defects.txt": "000.png\n",
+    "images/000.json": '{"shapes": [{"label": "scratch"}]}',  # LabelMe
+    "images/000.txt": "0 0.51 0.2 0.10 0.3 1 0.4\n",
+    "images/000.xml": "<annotation><object><name>crack</name></object></annotation>",
+}
+
+
+@pytest.mark.parametrize("name", ANNOTATED)
+def test_images_beside_annotations_are_not_good_by_default(name: str, tmp_path: Path) -> None:
+    root = images(tmp_path / "parts", *numbered("images", 3))
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_text(ANNOTATED[name])
+    text = rf"good images, got annotations that are not read, 1 such as {name}, in .*parts\. Sort the images.*manifest"
+    with pytest.raises(DataError, match=text):
+        open_dataset(root)
+    (root / "images").rename(root / "good")  # stated by a name
+    if name.startswith("images"):
+        assert len(open_dataset(root).train) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("images/000.json", '{"exposure_us": 400, "gain": 1.0}'),
+        ("images/000.xml", "<camera><gain>1</gain></camera>"),
+        ("images/000.txt", "2024-05-01 12:30:11 gain 1.0\n"),
+        ("images/001.csv", "temperature\n21.5\n"),
+        ("readme.txt", "0 0 0 0 0"),
+    ],
+)
+def test_files_of_a_camera_are_no_annotations(name: str, text: str, tmp_path: Path) -> None:
+    images(tmp_path, *numbered("images", 3))
+    (tmp_path / name).write_text(text)
+    assert len(open_dataset(tmp_path).train) == 3
+
+
+def test_folders_inside_of_good_ones_are_named(tmp_path: Path) -> None:
+    images(tmp_path, *numbered("good/2024-05-01", 3), "good/train/9.png", "good/viallinen/0.png", "ng/1.png")
+    assert open_dataset(tmp_path).notes == (  # type: ignore[attr-defined]
+        "Folders inside of good ones are read as good: good/viallinen. Move out what is not.",
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["trash", "outliers", "aussortiert", "excluded", "quarantine", "Papierkorb", "0_removed", "回收站"]
+)
+def test_what_was_set_aside_is_refused(name: str, tmp_path: Path) -> None:
+    for root in (tmp_path / "inside", tmp_path / "beside"):
+        folder = f"good/{name}" if root.name == "inside" else name
+        images(root, *numbered("good", 3), f"{folder}/7.png")
+        with pytest.raises(DataError, match=f"a name that says good or defective, got '{name}'"):
+            open_dataset(root)
+
+
+@pytest.mark.parametrize("name", ["predictions", "ng_overlay", "good preview", "vis", "scratch_heatmap"])
+def test_drawn_results_beside_images_are_not_used(name: str, tmp_path: Path) -> None:
+    images(tmp_path, *numbered("good", 3), "ng/0.png", f"{name}/0.png")
+    found = roles(open_dataset(tmp_path), tmp_path)
+    assert (found["ng/0.png"], found[f"{name}/0.png"]) == ("ng", "-")
+
+
+@pytest.mark.parametrize("name", ["results", "output_2"])
+def test_results_beside_good_images_are_no_defects(name: str, tmp_path: Path) -> None:
+    images(tmp_path, *numbered("good", 3), f"{name}/0.png")
+    with pytest.raises(DataError, match=f"a name that says good or defective, got '{name}'"):
+        open_dataset(tmp_path)
+    (tmp_path / name / "0.png").unlink()
+    images(tmp_path / name, *numbered("good", 3))  # where a camera writes
+    (tmp_path / "good" / "000.png").unlink()
+    assert len(open_dataset(tmp_path / name).train) == 3
+
+
+@pytest.mark.parametrize("name", ["mask.png", "GT.png", "ground-truth.bmp"])
+def test_a_file_named_mask_alone_is_not_learnt(name: str, tmp_path: Path) -> None:
+    masks(images(tmp_path, *numbered("good", 3)), f"good/{name}")
+    dataset = open_dataset(tmp_path)
+    assert len(dataset.train) == 3
+    assert [path.name for path in dataset.unused_masks] == [name]  # type: ignore[attr-defined]
