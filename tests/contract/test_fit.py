@@ -86,6 +86,19 @@ def test_what_was_fitted_stays_where_a_fit_fails(case: Case, good_paths: list[Pa
     assert_same(model.predict(good_paths[0]), case.fitted.predict(good_paths[0]))
 
 
+@pytest.mark.slow
+def test_an_update_learns_more_good_images(case: Case, good_paths: list[Path], tmp_path: Path):
+    more = drawn.write_good(tmp_path / "more", 15)[12:]
+    model = case.kind.load(case.saved, threads=1)
+    updated = model.update(more)
+    training = updated.fitted.training
+    assert [path for path, review in zip(training.paths, training.reviews, strict=True) if review] == list(map(str, more))
+    assert len(training.paths) == len(good_paths) + 3
+    loaded = case.kind.load(updated.save(tmp_path / "m"), threads=1)
+    assert_same(loaded.predict(good_paths[0]), updated.predict(good_paths[0]))
+    assert_same(model.predict(good_paths[0]), case.fitted.predict(good_paths[0]))
+
+
 def test_an_array_that_is_no_image_is_refused(case: Case):
     images: list[Any] = [drawn.good(seed) for seed in range(5)]
     with pytest.raises(InputError, match="uint8"):
