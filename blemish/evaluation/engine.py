@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -17,7 +18,7 @@ from blemish.data.masks import load_union
 from blemish.detectors.registry import Trained
 from blemish.errors import DataError, ImageError, InputError, message
 from blemish.metrics.classification import bootstrap_intervals, image_metrics
-from blemish.metrics.segmentation import PixelCounts
+from blemish.metrics.segmentation import MaskCounts, PixelCounts
 from blemish.types import Bool, ImageInput, Prediction, Problem, Progress, Report, Sample, Tested, no_progress
 
 if TYPE_CHECKING:
@@ -31,12 +32,21 @@ class _Tally:
     tested: list[Tested] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     pixels: dict[str, PixelCounts] = field(default_factory=dict)
+    masks: dict[str, MaskCounts] = field(default_factory=dict)
     upper_threshold: float | None = None
+
+    def add_map(self, defect: str, prediction: Prediction, mask: Bool | None) -> None:
+        """Count the pixels of an image whose ground truth is known; None for a good one."""
+        self.pixels.setdefault(defect, PixelCounts()).add(prediction.anomaly_map, mask)
+        self.masks[defect] = self.masks.get(defect, MaskCounts()).with_image(prediction.mask, mask)
 
     def pixel_metrics(self, defects: Iterable[str]) -> dict[str, float]:
         """Return the pixel metrics on good images and images of these defect types."""
-        chosen = [self.pixels[defect] for defect in ("good", *defects) if defect in self.pixels]
-        return sum(chosen, PixelCounts()).metrics()
+        chosen = [defect for defect in ("good", *defects) if defect in self.pixels]
+        metrics = sum((self.pixels[defect] for defect in chosen), PixelCounts()).metrics()
+        if metrics:
+            metrics["SegF1"] = reduce(MaskCounts.plus, (self.masks[defect] for defect in chosen)).f1
+        return metrics
 
 
 class Engine:
@@ -85,9 +95,9 @@ class Engine:
     def test(self, model: Predictor, datamodule: DataSet) -> list[dict[str, float]]:
         """Return a list of one dictionary of metrics on the test images, the format of anomalib's `Engine.test`.
 
-        Keys: image_AUROC, image_AP, image_F1Max, pixel_AUROC, pixel_AP, pixel_F1Max, AUPRO (FPR limit 0.3), AUPRO_0.05,
-        and false_positive_rate and miss_rate at the calibrated threshold. A metric that is undefined on the data (no
-        masks, no defects) is absent.
+        Keys: image_AUROC, image_AP, image_F1Max, pixel_AUROC, pixel_AP, pixel_F1Max, AUPRO (FPR limit 0.3), AUPRO_0.05;
+        SegF1 (F1 of all pixels), false_positive_rate and miss_rate at the calibrated thresholds. A metric that is
+        undefined on the data (no masks, no defects) is absent.
 
         Raises:
             DataError: if no test image can be read.
@@ -173,7 +183,7 @@ def _test_image(model: Predictor, sample: Sample, tally: _Tally) -> None:
     if isinstance(mask, Problem):
         tally.problems.append(mask)
     elif mask is not None or not sample.is_defective:
-        tally.pixels.setdefault(sample.defect, PixelCounts()).add(prediction.anomaly_map, mask)
+        tally.add_map(sample.defect, prediction, mask)
 
 
 def _report(model: Predictor, datamodule: DataSet, tally: _Tally, timings: Mapping[str, float]) -> Report:

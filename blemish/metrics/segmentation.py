@@ -249,6 +249,48 @@ class PixelCounts:
         return _Levels(values, histogram.defective[bins], histogram.good[bins], histogram.overlap[bins])
 
 
+class MaskCounts(NamedTuple):
+    """Pixels of predicted masks against those of ground truth, over any number of images.
+
+    Attributes:
+        hit: defective pixels that are in the predicted mask.
+        false: good pixels that are.
+        missed: defective pixels that are not.
+    """
+
+    hit: int = 0
+    false: int = 0
+    missed: int = 0
+
+    def with_image(self, predicted: Bool, mask: Bool | None) -> MaskCounts:
+        """Return the counts with one more image.
+
+        Args:
+            predicted: (H, W) bool.
+            mask: (H, W) bool, True where defective; None for a good image.
+        """
+        n_predicted = int(np.count_nonzero(predicted))
+        if mask is None:
+            return self._replace(false=self.false + n_predicted)
+        hit = int(np.count_nonzero(predicted & mask))
+        n_defective = int(np.count_nonzero(mask))
+        return MaskCounts(self.hit + hit, self.false + n_predicted - hit, self.missed + n_defective - hit)
+
+    def plus(self, other: MaskCounts) -> MaskCounts:
+        """Return the counts of the images of both."""
+        return MaskCounts(*(a + b for a, b in zip(self, other, strict=True)))
+
+    @property
+    def f1(self) -> float:
+        """The F1 of all pixels, 0 to 1; 0 where there are none.
+
+        >>> MaskCounts(hit=6, false=2, missed=2).f1
+        0.75
+        """
+        total = 2 * self.hit + self.false + self.missed
+        return 2 * self.hit / total if total else 0.0
+
+
 def _check_limit(fpr_limit: float) -> None:
     if check_number("fpr_limit", fpr_limit, low=0, high=1) == 0:
         raise InputError(message("fpr_limit", "a number above 0", "0"))

@@ -43,7 +43,7 @@ PREDICTION_KEYS = {
 RATE_METRIC = "false_positive_rate"
 MISS_METRIC = "miss_rate"
 IMAGE_METRICS = {"image_AUROC", "image_AP", "image_F1Max", RATE_METRIC, MISS_METRIC}
-PIXEL_METRICS = {"pixel_AUROC", "pixel_AP", "pixel_F1Max", "AUPRO", "AUPRO_0.05"}
+PIXEL_METRICS = {"pixel_AUROC", "pixel_AP", "pixel_F1Max", "AUPRO", "AUPRO_0.05", "SegF1"}
 
 # What DefectStore.suggest says of a defect unlike all that are stored.
 NOVEL = "is_novel"

@@ -92,7 +92,9 @@ def test_an_update_learns_more_good_images(case: Case, good_paths: list[Path], t
     model = case.kind.load(case.saved, threads=1)
     updated = model.update(more)
     training = updated.fitted.training
-    assert [path for path, review in zip(training.paths, training.reviews, strict=True) if review] == list(map(str, more))
+    assert [path for path, review in zip(training.paths, training.reviews, strict=True) if review] == list(
+        map(str, more)
+    )
     assert len(training.paths) == len(good_paths) + 3
     loaded = case.kind.load(updated.save(tmp_path / "m"), threads=1)
     assert_same(loaded.predict(good_paths[0]), updated.predict(good_paths[0]))

@@ -93,6 +93,7 @@ def test_pixel_metrics_equal_scikit_learn(root: Path):
     labels, values = np.ravel(masks), np.ravel(maps)
     assert report.metrics["pixel_AUROC"] == pytest.approx(sk.roc_auc_score(labels, values), abs=1e-3)
     assert report.metrics["pixel_AP"] == pytest.approx(sk.average_precision_score(labels, values), abs=1e-2)
+    assert report.metrics["SegF1"] == pytest.approx(sk.f1_score(labels, values > 200))
 
 
 def test_rates_are_counted_at_the_calibrated_threshold(root: Path):

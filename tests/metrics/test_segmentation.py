@@ -7,7 +7,7 @@ import pytest
 
 from blemish.errors import InputError
 from blemish.metrics import classification as metrics
-from blemish.metrics.segmentation import PixelCounts
+from blemish.metrics.segmentation import MaskCounts, PixelCounts
 from tests import reference
 from tests.lazy import sklearn_metrics as sk
 
@@ -201,3 +201,21 @@ def test_bad_input_is_named(rng):
     for limit in (0, -0.1, 1.5):
         with pytest.raises(InputError, match="fpr_limit: expected a number"):
             counted(maps, masks).aupro(limit)
+
+
+def test_mask_counts_are_those_of_pixels(rng):
+    counts, pairs = MaskCounts(), []
+    for share in (0.2, 0.7):
+        predicted, mask = rng.random((5, 9)) < share, rng.random((5, 9)) < 0.5
+        counts = counts.with_image(predicted, mask)
+        pairs.append((predicted, mask))
+    alone = MaskCounts().with_image(pairs[0][0], pairs[0][1])
+    assert alone.plus(MaskCounts().with_image(*pairs[1])) == counts
+    predicted, mask = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    assert counts == ((predicted & mask).sum(), (predicted & ~mask).sum(), (~predicted & mask).sum())
+    assert counts.f1 == pytest.approx(sk.f1_score(mask.ravel(), predicted.ravel()))
+
+
+def test_good_images_have_false_pixels_alone():
+    counts = MaskCounts().with_image(np.array([[True, False]]), None)
+    assert (counts, counts.f1, MaskCounts().f1) == ((0, 1, 0), 0.0, 0.0)

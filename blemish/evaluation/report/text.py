@@ -27,6 +27,7 @@ METRICS = {
         "mean overlap with each marked defect, large or small, at up to 30" + NO_BREAK + "% false pixels",
     ),
     "AUPRO_0.05": ("AUPRO, strict", "the same at up to 5" + NO_BREAK + "% false pixels"),
+    "SegF1": ("SegF1", "F1 of all pixels at the calibrated threshold of the map"),
 }
 TIMINGS = {
     "n_train": "Training images",
