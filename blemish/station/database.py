@@ -10,12 +10,12 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from blemish.errors import message
-from blemish.station.errors import StationError
+from blemish.station.errors import DamagedError, StationError
 from blemish.station.schema import migrate
 
 # Of an entry without one before it.
@@ -54,7 +54,10 @@ class AuditEntry(NamedTuple):
 class Database:
     """The database of a station. Threads may share it.
 
-    Methods raise `StationError` if the disk is full, or the file damaged or gone.
+    Methods raise `StationError` if the disk is full or the file gone, and `DamagedError` if it is damaged.
+
+    Attributes:
+        is_damaged: whether damage was seen.
 
     Args:
         path: the file; made if there is none.
@@ -66,21 +69,29 @@ class Database:
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
         self.path, self._durable = path, durable
-        self._lock, self._readers, self._is_closed = threading.RLock(), list[sqlite3.Connection](), False
-        with self._explained():
-            self._writer = self._connect()
+        self._lock, self._readers, self.is_damaged = threading.RLock(), list[sqlite3.Connection](), False
+        with self._explained(), ExitStack() as stack:
+            self._writer = stack.enter_context(closing(self._connect()))
             (verdict,) = self._writer.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
             migrate(self._writer, path)
+            stack.pop_all()
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
+        try:
+            self._set_up(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
         connection.execute("PRAGMA foreign_keys = ON")
-        return connection
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -150,18 +161,19 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
-            raise _explained(error, self.path) from error
+            explained = _explained(error, self.path)
+            self.is_damaged |= isinstance(explained, DamagedError)
+            raise explained from error
 
 
 def _explained(error: sqlite3.Error, path: Path) -> StationError:
     """Return what an error of SQLite means, and what to do."""
     text = str(error)
-    if "full" in text:
-        todo = "The disk is full: free some space; until then nothing is accepted."
-    elif "malformed" in text or "not a database" in text or type(error) is sqlite3.DatabaseError:
-        todo = "The file is damaged: put back a copy. Images and maps beside it are whole."
+    if "malformed" in text or "not a database" in text or type(error) is sqlite3.DatabaseError:
+        kind: type[StationError] = DamagedError
+        todo = "The file is damaged: start the station again, which builds it from the files beside it."
+    elif "full" in text:
+        kind, todo = StationError, "The disk is full: free some space; until then nothing is accepted."
     else:
-        todo = "Check the disk and the rights of the folder."
-    return StationError(
-        message("records", "a database that can be read and written", repr(text), where=path, todo=todo)
-    )
+        kind, todo = StationError, "Check the disk and the rights of the folder."
+    return kind(message("records", "a database that can be read and written", repr(text), where=path, todo=todo))

@@ -90,12 +90,7 @@ class ModelInService:
     @property
     def is_changed_on_disk(self) -> bool:
         """Whether the folder that it was copied from holds another model by now, or is gone."""
-        place = Path(self.deployment.source) / HEADER
-        try:
-            header = read_json_object(read_file(place, name="model"), name="model", where=place)
-        except ModelFileError:
-            return True
-        return str(header.get("digest") or header_digest(header)) != self.deployment.digest
+        return _stated_digest(Path(self.deployment.source)) != self.deployment.digest
 
 
 class Deployments:
@@ -156,11 +151,11 @@ class Deployments:
             raise InputError(message("model", f"a name of {expected}", repr(name)[:80]))
         source = os.path.realpath(folder)
         with self._lock:
+            before = self._in_service.get(name)
+            if before is not None and before.deployment.digest == _stated_digest(Path(source)):
+                return before.deployment
             copied, model = self._copied(Path(source))
             digest, detector = digest_of(model), str(model.header["detector"])
-            before = self._in_service.get(name)
-            if before is not None and before.deployment.digest == digest:
-                return before.deployment
             loaded = _detector(model, source, self._threads)
             place = {"model": name, "digest": digest, "folder": str(copied), "source": source, "detector": detector}
             previous = None if before is None else before.deployment.number
@@ -251,6 +246,16 @@ class Deployments:
             facts = {name: values[name] for name in ("digest", "false_positive_rate", "threshold", "reason")}
             self._database.record(connection, who, "put in service", str(values["model"]), **facts)
         return Deployment(number=number, **values)
+
+
+def _stated_digest(folder: Path) -> str:
+    """Return the hash that a model folder states of itself; "" if it can't be read. Its files are not looked at."""
+    place = folder / HEADER
+    try:
+        header = read_json_object(read_file(place, name="model"), name="model", where=place)
+    except ModelFileError:
+        return ""
+    return str(header.get("digest") or header_digest(header))
 
 
 def _detector(model: ModelFolder, source: str, threads: int) -> AnyDetector:

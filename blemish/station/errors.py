@@ -9,6 +9,10 @@ class StationError(BlemishError, OSError):
     """Records of a station are in use, damaged, of a newer version, or can't be read or written."""
 
 
+class DamagedError(StationError):
+    """The database is damaged; at the next start it is built again from the files beside it."""
+
+
 class BusyError(StationError):
     """The queue is full, or the station stops: nothing was accepted.
 

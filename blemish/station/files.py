@@ -6,24 +6,28 @@ A file's name is the inspection's id, which the station makes: nothing that a cl
 from __future__ import annotations
 
 import contextlib
-import io
+import json
 import os
 import re
 import secrets
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import safetensors.numpy
 
-from blemish._io.files import save_error
-from blemish.errors import message
+from blemish._io.files import atomic_write, save_error
+from blemish._io.safetensors_file import read_tensors
+from blemish.errors import ModelFileError, message
 from blemish.imaging.resize import fit_inside
 from blemish.station.errors import StationError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from blemish.types import Float32, UInt8
 
 ID = re.compile(r"[0-9a-f]{32}")
@@ -32,6 +36,7 @@ ENDINGS = {"PNG": ".png", "JPEG": ".jpg", "BMP": ".bmp", "TIFF": ".tif", "WebP":
 MAP_SIDE_PX = 320
 THUMBNAIL_PX = 256
 PART = ".part"
+MAX_RECORD_BYTES = 64 * 2**20
 
 
 def new_id() -> str:
@@ -40,7 +45,7 @@ def new_id() -> str:
 
 
 class Files:
-    """The folder of images, maps and thumbnails: `files/DAY/ID.png`, `.map`, `.thumb.jpg`.
+    """The folder of images, maps, thumbnails and reviews: `files/DAY/ID.png`, `.map`, `.thumb.jpg`, `.review.json`.
 
     Methods raise `SaveError` if the disk is full or can't be written.
 
@@ -64,6 +69,22 @@ class Files:
     def thumbnail(self, id_: str) -> Path:
         """Return the path of a thumbnail, which may not be there yet."""
         return self._path(id_, ".thumb.jpg")
+
+    def review(self, id_: str) -> Path:
+        """Return the path of a review, which is there where a person reviewed."""
+        return self._path(id_, ".review.json")
+
+    def keep_review(self, id_: str, review: dict[str, Any] | None) -> None:
+        """Write the review that counts beside the image, or remove it: the database can be built again from it."""
+        path = self.review(id_)
+        if review is None:
+            self.discard(path)
+        else:
+            atomic_write(path, json.dumps(review).encode(), name="review")
+
+    def ids(self) -> list[str]:
+        """Return the ids of all inspections whose map is there, the oldest first."""
+        return sorted(path.stem for path in self.root.glob("*/*.map") if ID.fullmatch(path.stem))
 
     def _path(self, id_: str, ending: str) -> Path:
         assert ID.fullmatch(id_), "ids are made here"
@@ -103,21 +124,20 @@ class Files:
 
     def remove(self, id_: str, kind: str) -> None:
         """Remove all files of an inspection, and its folder if that was the last one."""
-        self.discard(self.image(id_, kind), self.map(id_), self.thumbnail(id_))
+        self.discard(self.image(id_, kind), self.map(id_), self.thumbnail(id_), self.review(id_))
         with contextlib.suppress(OSError):
             self.map(id_).parent.rmdir()
 
 
-def encoded_map(anomaly_map: Float32) -> bytes:
-    """Return an anomaly map as an array of float16, at most 320 px a side, in NumPy's format."""
-    height, width = fit_inside(anomaly_map.shape, MAP_SIDE_PX)
+def encoded_map(anomaly_map: Float32, record: Mapping[str, Any]) -> bytes:
+    """Return an anomaly map as a safetensors file: float16, at most 320 px a side, with the record as metadata."""
+    height, width = fit_inside((anomaly_map.shape[0], anomaly_map.shape[1]), MAP_SIDE_PX)
     small = anomaly_map
     if (height, width) != anomaly_map.shape:
         small = np.asarray(cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_AREA), np.float32)
     largest = np.finfo(np.float16).max
-    buffer = io.BytesIO()
-    np.save(buffer, np.clip(small, -largest, largest).astype(np.float16), allow_pickle=False)
-    return buffer.getvalue()
+    tensor = np.ascontiguousarray(np.clip(small, -largest, largest), np.float16)
+    return bytes(safetensors.numpy.save({"map": tensor}, {"record": json.dumps(dict(record))}))
 
 
 def read_map(path: Path) -> Float32:
@@ -127,10 +147,23 @@ def read_map(path: Path) -> Float32:
         StationError: if the file is gone or damaged.
     """
     try:
-        return np.asarray(np.load(io.BytesIO(path.read_bytes()), allow_pickle=False), np.float32)
-    except (OSError, ValueError, EOFError) as error:
+        tensors = read_tensors(path.read_bytes(), name="map", wanted={"map": ("F16", 2)}, where=path)
+    except (OSError, ModelFileError) as error:
         got = repr(getattr(error, "strerror", None) or str(error))
         raise StationError(message("map", "a file that can be read", got, where=path)) from error
+    return np.asarray(tensors["map"], np.float32)
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Return the record that a stored map has as metadata; None if the file is damaged."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(size, MAX_RECORD_BYTES)))
+        record = json.loads(header["__metadata__"]["record"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def thumbnail(image: UInt8) -> bytes:

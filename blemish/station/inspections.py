@@ -136,6 +136,18 @@ class Inspection:
         return cls(**values, details=json.loads(row["details"]), review=review)
 
 
+# What the record beside an image holds; thresholds are those of its deployment.
+STORED = (
+    "id", "time", "model", "part_id", "source", "score", "outcome", "p_value", "margin", "drift", "height", "width",
+    "format", "sha256", "details",
+)  # fmt: skip
+
+
+def stored_fields(inspection: Inspection) -> dict[str, Any]:
+    """Return the fields of an inspection that are stored for it alone, as JSON values."""
+    return {name: getattr(inspection, name) for name in STORED}
+
+
 @dataclass(frozen=True)
 class InspectionFilter:
     """Which inspections a list has; an empty field stands for all.

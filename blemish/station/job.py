@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blemish.imaging.decode import decode
 from blemish.imaging.headers import read_header
 from blemish.station.files import encoded_map, new_id
-from blemish.station.inspections import Inspection
+from blemish.station.inspections import Inspection, stored_fields
 
 if TYPE_CHECKING:
     from blemish.station.deployments import ModelInService
@@ -47,7 +47,9 @@ def run(job: Job, files: Files, records: Records) -> Inspection:
     id_, detector = new_id(), job.model.detector
     prediction = detector.predict(decode(job.data, bit_depth=detector.bit_depth, max_pixels=job.max_pixels))
     inspection = _inspection(job, id_, prediction)
-    contents = {files.image(id_, inspection.format): job.data, files.map(id_): encoded_map(prediction.anomaly_map)}
+    record = {**stored_fields(inspection), "deployment": asdict(job.model.deployment)}
+    encoded = encoded_map(prediction.anomaly_map, record)
+    contents = {files.image(id_, inspection.format): job.data, files.map(id_): encoded}
     inspection = replace(inspection, n_bytes=sum(map(len, contents.values())))
     try:
         for path, content in contents.items():

@@ -9,9 +9,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from blemish.errors import InputError, message
 from blemish.station.errors import UnknownError
-from blemish.station.inspections import MAX_COMMENT, Inspection, InspectionFilter, Review, Verdict, checked_text
+from blemish.station.inspections import (
+    MAX_COMMENT,
+    STORED,
+    Inspection,
+    InspectionFilter,
+    Review,
+    Verdict,
+    checked_text,
+    stored_fields,
+)
 
 if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Mapping
+
     from blemish.station.database import Database
 
 SELECT = """
@@ -19,10 +31,7 @@ SELECT = """
            r.comment, r.who, r.time AS review_time
     FROM inspections i JOIN deployments d ON d.number = i.deployment LEFT JOIN reviews r ON r.number = i.review
 """
-INSERTED = (
-    "id", "time", "model", "deployment", "part_id", "source", "score", "outcome", "p_value", "margin", "drift",
-    "height", "width", "format", "sha256", "n_bytes", "details",
-)  # fmt: skip
+INSERTED = (*STORED, "deployment", "n_bytes")
 # An inspection is shown to one reviewer at a time for so long.
 CLAIM_S = 120.0
 MAX_PAGE = 500
@@ -46,16 +55,12 @@ class Records:
 
     def add(self, inspection: Inspection, deployment: int, who: str) -> int:
         """Store an inspection, and return its number; on return it is on disk."""
-        values = {name: getattr(inspection, name, None) for name in INSERTED}
-        values |= {"deployment": deployment, "details": json.dumps(dict(inspection.details))}
-        marks = ", ".join("?" * len(INSERTED))
+        values = {**stored_fields(inspection), "deployment": deployment, "n_bytes": inspection.n_bytes}
         with self._database.transaction() as connection:
-            insert = f"INSERT INTO inspections ({', '.join(INSERTED)}) VALUES ({marks})"
-            number = connection.execute(insert, [values[name] for name in INSERTED]).lastrowid
+            number = insert_inspection(connection, values)
             facts = {"model": inspection.model, "digest": inspection.digest, "image": inspection.sha256}
             result = {"score": inspection.score, "outcome": inspection.outcome}
             self._database.record(connection, who, "inspected", inspection.id, **facts, **result)
-        assert number is not None
         return number
 
     def get(self, id_: str) -> Inspection:
@@ -158,10 +163,7 @@ class Records:
         said = Review(verdict, kind, checked_text("comment", comment, longest=MAX_COMMENT), who, time.time())
         before = self.get(id_)
         with self._database.transaction() as connection:
-            insert = "INSERT INTO reviews (inspection, time, who, verdict, defect_type, comment) VALUES (?,?,?,?,?,?)"
-            row = (id_, said.time, who, verdict, kind, said.comment)
-            number = connection.execute(insert, row).lastrowid
-            self._set_review(connection, id_, (number, verdict, kind))
+            insert_review(connection, id_, said)
             facts = {"verdict": verdict, "defect_type": kind, "comment": said.comment}
             was = None if before.review is None else before.review.verdict
             self._database.record(connection, who, "reviewed", id_, **facts, was=was, digest=before.digest)
@@ -182,14 +184,9 @@ class Records:
             )
             last, *rest = connection.execute(query, (id_,)).fetchall()
             connection.execute("UPDATE reviews SET active = 0 WHERE number = ?", (last["number"],))
-            self._set_review(connection, id_, tuple(rest[0]) if rest else (None, None, None))
+            _set_review(connection, id_, tuple(rest[0]) if rest else (None, None, None))
             self._database.record(connection, who, "review taken back", id_, verdict=last["verdict"])
         return self.get(id_).review
-
-    def _set_review(self, connection: Any, id_: str, values: Sequence[Any]) -> None:
-        update = "UPDATE inspections SET review = ?, verdict = ?, defect_type = ? WHERE id = ?"
-        connection.execute(update, (*values, id_))
-        connection.execute("DELETE FROM claims WHERE inspection = ?", (id_,))
 
     def next_to_review(self, who: str, *, model: str = "") -> Inspection | None:
         """Return the inspection without a review whose score is nearest to the threshold; no one else gets it for two
@@ -224,3 +221,26 @@ class Records:
         query = """SELECT defect_type FROM inspections WHERE verdict = 'defective' AND defect_type <> ''
             AND (? = '' OR model = ?) GROUP BY defect_type ORDER BY COUNT(*) DESC, defect_type"""
         return [row["defect_type"] for row in self._database.rows(query, (model, model))]
+
+
+def insert_inspection(connection: sqlite3.Connection, values: Mapping[str, Any]) -> int:
+    """Insert an inspection, within a transaction; return its number."""
+    row = [json.dumps(dict(values[name])) if name == "details" else values[name] for name in INSERTED]
+    marks = ", ".join("?" * len(INSERTED))
+    insert = f"INSERT INTO inspections ({', '.join(INSERTED)}) VALUES ({marks})"
+    number = connection.execute(insert, row).lastrowid
+    assert number is not None
+    return number
+
+
+def insert_review(connection: sqlite3.Connection, id_: str, review: Review) -> None:
+    """Insert a review that counts from now on, within a transaction."""
+    insert = """INSERT INTO reviews (verdict, defect_type, comment, who, time, inspection)
+        VALUES (?, ?, ?, ?, ?, ?)"""
+    number = connection.execute(insert, (*review, id_)).lastrowid
+    _set_review(connection, id_, (number, review.verdict, review.defect_type))
+
+
+def _set_review(connection: sqlite3.Connection, id_: str, values: Sequence[Any]) -> None:
+    connection.execute("UPDATE inspections SET review = ?, verdict = ?, defect_type = ? WHERE id = ?", (*values, id_))
+    connection.execute("DELETE FROM claims WHERE inspection = ?", (id_,))

@@ -25,6 +25,8 @@ MIGRATIONS: tuple[str, ...] = (
         n_bytes INTEGER NOT NULL, details TEXT NOT NULL,
         review INTEGER REFERENCES reviews(number), verdict TEXT, defect_type TEXT);
     CREATE INDEX inspections_model ON inspections(model, number);
+    CREATE INDEX inspections_counts ON inspections(model, time, outcome, verdict);
+    CREATE INDEX inspections_scores ON inspections(model, deployment, verdict, number, score);
     CREATE INDEX inspections_part ON inspections(part_id);
     CREATE INDEX inspections_image ON inspections(sha256);
     CREATE INDEX inspections_outcome ON inspections(outcome, number);

@@ -19,7 +19,6 @@ from blemish._io.lock import exclusive
 from blemish.errors import BlemishError, ImageError, InputError, SaveError, message
 from blemish.imaging.decode import check_image, load
 from blemish.imaging.headers import read_header
-from blemish.station.database import Database
 from blemish.station.defects import Defects
 from blemish.station.deployments import Deployments
 from blemish.station.errors import StationError
@@ -29,6 +28,7 @@ from blemish.station.files import Files, read_map, thumbnail
 from blemish.station.inspections import Inspection, InspectionFilter, checked_text
 from blemish.station.job import Job, run
 from blemish.station.pool import Pool
+from blemish.station.rebuild import open_or_rebuild
 from blemish.station.records import Records
 from blemish.station.retention import Removed, Retention
 from blemish.station.settings import StationSettings
@@ -77,9 +77,10 @@ class InspectionService:
         with ExitStack() as opening:
             opening.enter_context(_locked(self.folder))
             durable = self.settings.durable
-            self.database = Database(self.folder / "station.sqlite", durable=durable)
+            self.files = Files(self.folder / "files", durable=durable)
+            self.database = open_or_rebuild(self.folder / "station.sqlite", self.files, durable=durable)
             opening.callback(self.database.close)
-            self.records, self.files = Records(self.database), Files(self.folder / "files", durable=durable)
+            self.records = Records(self.database)
             threads = self.settings.threads_of_worker
             self.deployments = Deployments(self.database, self.folder / "models", threads=threads)
             self.deployments.restore()
@@ -246,6 +247,7 @@ class InspectionService:
     def review(self, id_: str, verdict: Verdict, *, who: str, defect_type: str = "", comment: str = "") -> Review:
         """Store what a person says of an inspection; see `Records.review`."""
         said = self.records.review(id_, verdict, who=who, defect_type=defect_type, comment=comment)
+        self.files.keep_review(id_, said._asdict())
         self.defects.learn(self.records.get(id_))
         self.events.publish("review", {"id": id_, **said.to_dict()})
         return said
@@ -253,6 +255,7 @@ class InspectionService:
     def undo_review(self, id_: str, *, who: str) -> Review | None:
         """Take back the last review of an inspection; see `Records.undo_review`."""
         said = self.records.undo_review(id_, who=who)
+        self.files.keep_review(id_, None if said is None else said._asdict())
         self.defects.learn(self.records.get(id_))
         self.events.publish("review", {"id": id_, "verdict": None if said is None else said.verdict})
         return said

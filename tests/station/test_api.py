@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from blemish import Patchcore
+from blemish.station import StationError
 from tests.images import good, scratched
 from tests.station.test_service import png
 from tests.station.web_client import called
@@ -291,6 +292,30 @@ def test_events_are_streamed_and_the_stream_ends_when_the_station_stops(station:
     assert second.startswith("event: inspection\ndata: {")
     assert third.startswith("event: missed")
     assert station.events.n_listeners == 0
+
+
+def test_a_client_that_is_gone_or_slow_is_no_fault(opened_station: Opener, caplog: pytest.LogCaptureFixture):
+    import socket
+
+    with called(opened_station(), body_s=0.3) as client:
+        place = client.base_url.host, client.base_url.port
+        head = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n".encode()
+        with socket.create_connection(place) as gone:
+            gone.sendall(head + b"half")
+        with socket.create_connection(place) as slow:
+            slow.sendall(head + b"half")
+            assert b" 408 " in slow.recv(1000)
+        assert client.get("/healthz").status_code == 200
+    assert caplog.records == []
+
+
+def test_the_server_stops_when_the_records_are_damaged(station: InspectionService):
+    from blemish.station.web.options import WebOptions
+    from blemish.station.web.server import serve
+
+    station.database.is_damaged = True
+    with pytest.raises(StationError, match="Start the station again"):
+        serve(station, WebOptions(port=0), started=lambda _: None)
 
 
 # --- the watched folder -----------------------------------------------------------------------------------------------

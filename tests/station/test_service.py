@@ -157,17 +157,41 @@ def test_a_folder_that_disappears_is_named(station: InspectionService):
     assert station.image(station.inspect(good(2)))
 
 
-def test_a_damaged_database_is_refused_with_advice(station: InspectionService, tmp_path: Path):
+@pytest.mark.parametrize("damage", ["pages in the middle", "no database at all"])
+def test_a_damaged_database_is_built_again_from_the_files_beside_it(opened_station: Opener, damage: str):
+    station = opened_station()
+    answered = [station.inspect(good(seed), part_id=f"A-{seed}", who="x" * 300) for seed in range(6)]
+    station.move_threshold("stripes", 0.3, who="eva")
+    answered.append(station.inspect(scratched(1)[0], part_id="B-1"))
+    station.review(answered[0].id, "good", who="eva", comment="fine")
+    station.review(answered[1].id, "good", who="eva")
+    station.undo_review(answered[1].id, who="eva")
+    before = [station.records.get(one.id) for one in answered]
+    threshold = station.model("stripes").deployment.threshold
     station.close()
-    path = tmp_path / "station" / "station.sqlite"
+    path = station.folder / "station.sqlite"
     data = bytearray(path.read_bytes())
-    data[5000:9000] = b"\xff" * 4000
-    path.write_bytes(data)
-    with pytest.raises(StationError, match="The file is damaged: put back a copy"):
-        InspectionService(tmp_path / "station")
-    path.write_bytes(b"no database" * 100)
-    with pytest.raises(StationError, match="not a database"):
-        InspectionService(tmp_path / "station")
+    data[40_000:] = b"\xff" * (len(data) - 40_000)
+    path.write_bytes(data if damage == "pages in the middle" else b"no database" * 100)
+    station = opened_station()
+    assert [station.records.get(one.id) for one in answered] == before
+    assert station.model("stripes").deployment.threshold == threshold
+    assert station.image(answered[0])
+    assert station.inspect(good(9)).number == 8
+    *_, rebuilt = [entry for entry in station.database.audit() if entry.action == "rebuilt"]
+    detail = json.loads(rebuilt.detail)
+    assert (detail["inspections"], detail["reviews"]) == (7, 1)
+    assert (station.folder / detail["damaged"]).is_file()
+    assert station.database.first_broken_entry() is None
+
+
+def test_damage_that_is_seen_while_the_station_runs_is_named(station: InspectionService):
+    assert not station.database.is_damaged
+    for path in station.folder.glob("station.sqlite*"):
+        path.write_bytes(b"\xff" * path.stat().st_size)
+    with pytest.raises(StationError, match="start the station again"):
+        station.records.counts(InspectionFilter())
+    assert station.database.is_damaged
 
 
 def test_records_of_a_newer_version_are_refused(station: InspectionService):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import httpx
 
     from blemish.station import InspectionService
+    from tests.station.conftest import Opener
 
 PASSWORD = "correct horse battery"
 
@@ -146,6 +147,18 @@ def test_five_wrong_passwords_and_the_next_has_to_wait(client: httpx.Client):
     answer = client.post("/v1/login", json={"name": "admin", "password": PASSWORD})
     assert "expected the right one within 5 tries" in refused(answer, 429)
     assert answer.headers["retry-after"] == "60"
+
+
+def test_users_outlive_a_damaged_database(users: Users, opened_station: Opener, station: InspectionService):
+    token = users.new_token("admin", who="test")
+    for seed in range(30):
+        users.add(f"user-{seed}", PASSWORD, "viewer", who="test")
+    station.close()
+    path = station.folder / "station.sqlite"
+    data = bytearray(path.read_bytes())
+    data[-4096:] = b"\xff" * 4096
+    path.write_bytes(data)
+    assert Users(opened_station().database).by_token(token) == ("admin", "admin")
 
 
 def test_it_is_not_reached_from_elsewhere_by_everyone(station: InspectionService):

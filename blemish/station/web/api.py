@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import time
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
+import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
@@ -216,8 +218,9 @@ def anomaly_map(
     found = state.service.records.get(id)
     values = state.service.anomaly_map(found)
     if format == "npy":
-        data = state.service.files.map(found.id).read_bytes()
-        return Response(data, media_type="application/octet-stream", headers=FOREVER)
+        buffer = io.BytesIO()
+        np.save(buffer, values.astype(np.float16), allow_pickle=False)
+        return Response(buffer.getvalue(), media_type="application/octet-stream", headers=FOREVER)
     return Response(map_png(found, values), media_type="image/png", headers=FOREVER)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from blemish.errors import message, visible
 
@@ -31,13 +32,16 @@ async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
     """Return the body of a request.
 
     Raises:
-        HTTPException: 413 if it is longer than `max_bytes`, 408 if it takes longer than `seconds`.
+        HTTPException: 413 if it is longer than `max_bytes`, 408 if it takes longer than `seconds`, 400 if it ends
+            early.
     """
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated) > max_bytes:
         raise _too_large(int(stated), max_bytes)
     try:
         return await asyncio.wait_for(_collected(request, max_bytes), seconds)
+    except ClientDisconnect:
+        raise HTTPException(400, message("body", "all of it", "a connection that ended")) from None
     except asyncio.TimeoutError:
         text = message("body", f"all of it within {seconds:g} s", "a slow connection")
         raise HTTPException(408, text, {"Connection": "close"}) from None

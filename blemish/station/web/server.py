@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from blemish.errors import InputError, message
-from blemish.station.errors import StationError
+from blemish.station.errors import DamagedError, StationError
 from blemish.station.users import Users
 from blemish.station.web.app import make_app
 from blemish.station.web.live import Stop
@@ -33,7 +33,7 @@ MAX_CONNECTIONS = 500
 class Server(uvicorn.Server):
     """uvicorn, with live streams that end when it stops."""
 
-    def __init__(self, app: FastAPI, stop: Stop) -> None:
+    def __init__(self, app: FastAPI, stop: Stop, *, is_broken: Callable[[], bool] = lambda: False) -> None:
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -47,7 +47,14 @@ class Server(uvicorn.Server):
             lifespan="off",
         )
         super().__init__(config)
-        self._stop = stop
+        self._stop, self._is_broken = stop, is_broken
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to stop, also because the records were found damaged: the next start mends them."""
+        if self._is_broken():
+            self._stop.set()
+            return True
+        return await super().on_tick(counter)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -88,17 +95,20 @@ def serve(service: InspectionService, options: WebOptions, *, started: Callable[
 
     Raises:
         InputError: if it would be reached from elsewhere by everyone.
-        StationError: if the address can't be listened to.
+        StationError: if the address can't be listened to, or the records were found damaged.
     """
     check_options(service, options)
     stop = Stop()
-    server = Server(make_app(service, options, stop=stop), stop)
+    server = Server(make_app(service, options, stop=stop), stop, is_broken=lambda: service.database.is_damaged)
     listening = _listening(options)
     with listening:
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         started(f"http://{shown}:{port}")
         server.run([listening])
+    if service.database.is_damaged:
+        todo = "Start the station again, which builds them from the files beside them."
+        raise DamagedError(message("records", "a database that is whole", "a damaged one", todo=todo))
 
 
 def _listening(options: WebOptions) -> socket.socket:
