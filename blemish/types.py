@@ -134,7 +134,7 @@ class GoodPatch(NamedTuple):
 
 
 def _good_patch_fields(patch: GoodPatch) -> dict[str, Any]:
-    return {"path": patch.path, "box": list(patch.box), "distance": patch.distance}
+    return {"path": patch.path, "sha256": patch.sha256, "box": list(patch.box), "distance": patch.distance}
 
 
 def outcome_of(label: bool, score: float, upper_threshold: float | None) -> Outcome:

@@ -30,7 +30,10 @@ Good = Annotated[Path | None, typer.Option(help="Good images, once, if the train
 Force = Annotated[bool, typer.Option("--force", help="Take the most anomalous region also below the threshold.")]
 ReadOnly = Annotated[
     bool,
-    typer.Option("--read-only", help="Answer from a temporary copy of the store's folder, which is not written to."),
+    typer.Option(
+        "--read-only",
+        help="Answer from a temporary copy of the store's folder; by itself where that can't be written to.",
+    ),
 ]
 Neighbors = Annotated[int, typer.Option("-k", help="Number of matches at most.")]
 
@@ -101,7 +104,7 @@ def similar(
     from blemish.search import most_anomalous_region
 
     loaded = _detector(model, None)
-    with _open(store, category, loaded, read_only=read_only) as opened_store:
+    with _open(store, category, loaded, read_only=read_only or _is_read_only(store)) as opened_store:
         encoded = opened_store.encode(image, force=force)
         region = most_anomalous_region(encoded)
         matches = opened_store.similar(region, k, label=label, since=since)
@@ -143,7 +146,7 @@ def groups(
     as_json: option.AsJson = False,
 ) -> None:
     """Show the stored defects in groups of similar ones. Example: blemish groups --store s"""
-    with _open(store, None, read_only=read_only) as opened_store:
+    with _open(store, None, read_only=read_only or _is_read_only(store)) as opened_store:
         names = [category] if category else list(opened_store.categories)
         of_category = {name: opened_store.groups(category=name, least_similarity=least_similarity) for name in names}
     lines = [
@@ -187,7 +190,7 @@ def suggest(
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
     problems: list[str] = []
-    with _open(store, category, _detector(model, None), read_only=read_only) as opened_store:
+    with _open(store, category, _detector(model, None), read_only=read_only or _is_read_only(store)) as opened_store:
         for path in images:
             try:
                 suggestion = opened_store.suggest(path, force=force)
@@ -206,6 +209,11 @@ def _detector(folder: Path, threads: int | None) -> AnyDetector:
     from blemish.detectors.registry import load
 
     return load(folder, threads=threads)
+
+
+def _is_read_only(store: str) -> bool:
+    """Return whether a store is a folder that can't be written to: for want of rights, or on a read-only disk."""
+    return Path(store).is_dir() and not os.access(store, os.W_OK)
 
 
 def _open(

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 
 import filelock
@@ -110,17 +111,17 @@ def test_a_full_disk_leaves_no_copy(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert copies() == there
 
 
-MOUNT = (
-    'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && exec "$2" -W ignore -m blemish groups --store "$1" $3'
-)
+MOUNT = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && exec "$2" -W ignore -m blemish $3 --store "$1"'
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("option", "code"), [("", 2), ("--read-only", 0)])
-def test_on_a_read_only_disk(folder: Path, option: str, code: int):
+@pytest.mark.parametrize(
+    ("command_line", "code"), [("groups", 0), ("groups --read-only", 0), (f"label --as scratch {uuid.UUID(int=1)}", 2)]
+)
+def test_on_a_read_only_disk(folder: Path, command_line: str, code: int):
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("needs the right to mount")
-    command = ["unshare", "-m", "sh", "-c", MOUNT, "sh", str(folder), sys.executable, option]
+    command = ["unshare", "-m", "sh", "-c", MOUNT, "sh", str(folder), sys.executable, command_line]
     ran = subprocess.run(command, check=False, capture_output=True, text=True)
     assert ran.returncode == code, ran.stderr
     assert ("--read-only" in ran.stderr) == bool(code)
