@@ -1,10 +1,11 @@
-"""Comparison of a detector with its update, on the images that people reviewed."""
+"""Comparison of two versions of a detector on the images that people reviewed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from blemish._io.files import file_sha256
 from blemish.evaluation.thresholds import Count
 from blemish.imaging.decode import path_of
 from blemish.types import Problem, no_progress
@@ -18,7 +19,7 @@ class Versions(NamedTuple):
     """What two versions of a detector call defective.
 
     Attributes:
-        good_before, good_after: of the reviewed good images; the update is judged by scores that leave out the part.
+        good_before, good_after: of the reviewed good images.
         defects_before, defects_after: of the reviewed defective images.
         problems: images that could not be read.
     """
@@ -66,40 +67,52 @@ def compare_versions(
     *,
     progress: Progress = no_progress,
 ) -> Versions:
-    """Return what a detector and its update call defective.
+    """Return what two versions of a detector call defective.
+
+    An image that a version was fitted on counts by its calibration score, which leaves out its part, or not at all if
+    it has none.
 
     Args:
-        before: which learnt none of these images.
-        after: its update, which learnt the good ones; their scores are those of calibration, without their own parts.
-        good: images that people found good, as files.
-        defective: images that people found defective.
+        before: such as the one in service.
+        after: such as its update.
+        good: files of images that people found good.
+        defective: files of images that people found defective.
         progress: called as progress(stage, done, total).
     """
     problems: list[Problem] = []
-    paths = {str(path_of(item)) for item in good}
-    training = after.fitted.training
-    held_out = {
-        p: score for p, score in zip(training.paths, training.scores, strict=True) if p in paths and score is not None
-    }
-    good_before = _count(before, sorted(held_out), "comparing good images", progress, problems)
-    good_after = Count(sum(score > after.threshold for score in held_out.values()), len(held_out))
-    items = list(defective)
-    defects_before = _count(before, items, "comparing defects", progress, problems)
-    defects_after = _count(after, items, "comparing defects", progress, [])
-    return Versions(good_before, good_after, defects_before, defects_after, tuple(problems))
+    counts = {}
+    for name, items in (("good", list(good)), ("defects", list(defective))):
+        known = [_held_out(version, items) for version in (before, after)]
+        common = [i for i in range(len(items)) if all(scores.get(i, 0.0) is not None for scores in known)]
+        for side, version, scores in (("before", before, known[0]), ("after", after, known[1])):
+            new = [i for i in common if i not in scores]
+            above = [score > version.threshold for i in common if (score := scores.get(i)) is not None]
+            stage = f"comparing {name}"
+            above += _labels(version, [items[i] for i in new], stage, progress, problems if side == "before" else [])
+            counts[f"{name}_{side}"] = Count(sum(above), len(above))
+    return Versions(**counts, problems=tuple(problems))
 
 
-def _count(
+def _held_out(detector: AnyDetector, items: Sequence[ImageInput]) -> dict[int, float | None]:
+    """Return the calibration score of each image that the detector was fitted on, None if it has none, by its index."""
+    training = detector.fitted.training
+    pairs = zip(training.sha256s, training.scores, strict=True)
+    scores = {sha256: score for sha256, score in pairs if sha256}
+    digests = ((i, file_sha256(str(path_of(item)))) for i, item in enumerate(items))
+    return {i: scores[digest] for i, digest in digests if digest in scores}
+
+
+def _labels(
     detector: AnyDetector, items: Sequence[ImageInput], stage: str, progress: Progress, problems: list[Problem]
-) -> Count:
-    above = []
+) -> list[bool]:
+    labels = []
     for done, prediction in enumerate(detector.predict_many(items), start=1):
         if isinstance(prediction, Problem):
             problems.append(prediction)
         else:
-            above.append(prediction.label)
+            labels.append(prediction.label)
         progress(stage, done, len(items))
-    return Count(sum(above), len(above))
+    return labels
 
 
 def _share(count: Count) -> float:

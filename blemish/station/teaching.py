@@ -1,4 +1,4 @@
-"""Fits of new models from images of good parts that people send, one at a time."""
+"""Fits of new models, one at a time: on images of good parts that people send, and on what they said of the line."""
 
 from __future__ import annotations
 
@@ -7,34 +7,41 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from blemish._io.files import atomic_write
 from blemish.data.validation import survey_dataset
 from blemish.detectors.patchcore.detector import Patchcore
 from blemish.errors import BlemishError, InputError, message
 from blemish.evaluation.thresholds import threshold_sentence
+from blemish.evaluation.versions import compare_versions
 from blemish.imaging.decode import decode, load
 from blemish.imaging.headers import read_header
+from blemish.modelfolder.folder import load_model
 from blemish.station.deployments import NAME
 from blemish.station.errors import StationError, UnknownError
 from blemish.station.files import ENDINGS, thumbnail
-from blemish.station.inspections import InspectionFilter
-from blemish.types import Problem, Sample
+from blemish.station.inspections import InspectionFilter, Verdict
+from blemish.types import Sample
 
 if TYPE_CHECKING:
     from blemish.detectors.base import AnyDetector
     from blemish.station.deployments import Deployment
+    from blemish.station.inspections import Inspection
     from blemish.station.service import InspectionService
+    from blemish.types import Progress
 
 IMAGE_ID = re.compile(r"[0-9a-f]{24}")
 MAX_IMAGES = 5000
 # Reviewed inspections on which a new model is compared with the one in service.
-MAX_COMPARED = 200
+MAX_COMPARED = 500
+TAUGHT, LEARNT = "taught", "learnt from reviews"
+Work: TypeAlias = "Callable[..., AnyDetector]"  # of progress
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,8 @@ class Teaching:
         summary = survey.summary
         facts = {"images": summary.train, "parts": summary.parts, "unreadable": summary.unreadable}
         problems = [
-            {"kind": one.kind, "text": one.text, "fatal": one.fatal, "image": _id(one)} for one in survey.problems
+            {"kind": one.kind, "text": one.text, "fatal": one.fatal, "image": _image_id(one.path)}
+            for one in survey.problems
         ]
         return {**facts, "sizes": dict(summary.sizes), "problems": problems}
 
@@ -168,11 +176,34 @@ class Teaching:
         if len(data.train) < Patchcore.least_images:
             todo = "Add images of good parts: 20 will do, 100 are better."
             raise InputError(message("images", f"at least {Patchcore.least_images}", str(len(data.train)), todo=todo))
+        threads = max(1, (os.cpu_count() or 1) // 2)  # the line goes on beside it
+        work = partial(Patchcore(threads=threads).fit, data.train)
+        return self._begin(name, work, who, reason=TAUGHT, images=len(data.train))
+
+    def learn(self, name: str, *, who: str) -> Fit:
+        """Begin to fit the model in service of a name on its own images and on all that people called good.
+
+        Raises:
+            InputError: if people called none good.
+            StationError: if another fit runs.
+            UnknownError: if no model of that name is in service.
+        """
+        present = self._service.model(name).detector
+        called_good = list(self._service.records.all(InspectionFilter(model=name, reviewed="good")))
+        if not called_good:
+            todo = "Review inspections first: the good ones as well as the false alarms."
+            raise InputError(message("reviews", "inspections that people called good", "none", todo=todo))
+        samples = [Sample(self._image(one), split="train", group=one.part_id) for one in called_good]
+        return self._begin(name, partial(present.update, samples), who, reason=LEARNT, images=len(samples))
+
+    def _begin(self, name: str, work: Work, who: str, **facts: Any) -> Fit:
         with self._lock:
             if any(fit.is_running for fit in self._fits.values()):
                 raise StationError(message("fit", "one at a time", "another that runs", todo="Wait for its end."))
             fit = self._fits[name] = Fit()
-            self._thread = threading.Thread(target=self._run, args=(name, data, fit, who), name="fit", daemon=True)
+            self._thread = threading.Thread(
+                target=self._run, args=(name, work, fit, who, facts), name="fit", daemon=True
+            )
             self._thread.start()
         return fit
 
@@ -185,7 +216,9 @@ class Teaching:
         place = self._root / name / "model"
         if not NAME.fullmatch(name) or not (place / "model.json").is_file():
             raise InputError(message("model", "one that was fitted", "none", todo="Fit it first."))
-        return self._service.put_in_service(name, place, who=who, reason="taught")
+        provenance = load_model(place).header["provenance"]
+        reason = LEARNT if "n_reviewed" in provenance else TAUGHT
+        return self._service.put_in_service(name, place, who=who, reason=reason)
 
     def close(self) -> None:
         """Stop a fit that runs."""
@@ -193,7 +226,7 @@ class Teaching:
         if self._thread is not None:
             self._thread.join()
 
-    def _run(self, name: str, data: _GoodImages, fit: Fit, who: str) -> None:
+    def _run(self, name: str, work: Work, fit: Fit, who: str, facts: Mapping[str, Any]) -> None:
         def progress(stage: str, done: int, total: int) -> None:
             if self._is_stopping:
                 raise _StoppedError
@@ -205,10 +238,9 @@ class Teaching:
             self._service.events.publish("teach", {"name": name, **fit.to_dict(), "result": None})
 
         try:
-            threads = max(1, (os.cpu_count() or 1) // 2)  # the line goes on beside it
-            detector = Patchcore(threads=threads).fit(data.train, progress=progress)
+            detector = work(progress=progress)
             detector.save(self._root / name / "model")
-            fit.result = {**_facts(detector), "comparison": self._compared(name, detector)}
+            fit.result = {**_facts(detector), "comparison": self._compared(name, detector, progress)}
         except _StoppedError:
             fit.error = "The station was stopped."
         except (BlemishError, OSError, MemoryError) as error:
@@ -217,24 +249,27 @@ class Teaching:
             fit.is_running = False
             self._service.events.publish("teach", {"name": name, **fit.to_dict()})
         with self._service.database.transaction() as connection:
-            detail = {"images": len(data.train), "error": fit.error}
-            self._service.database.record(connection, who, "fitted", name, **detail)
+            self._service.database.record(connection, who, "fitted", name, **facts, error=fit.error)
 
-    def _compared(self, name: str, detector: AnyDetector) -> dict[str, Any] | None:
+    def _compared(self, name: str, detector: AnyDetector, progress: Progress) -> dict[str, Any] | None:
         """Return how the new model and the one in service call the reviewed parts; None if there are none."""
-        reviewed = self._service.records.all(InspectionFilter(model=name, reviewed="yes"))
-        counts = {"n_good": 0, "n_defective": 0, "now": [0, 0], "new": [0, 0]}
-        n = 0
-        for one in islice(reviewed, MAX_COMPARED):
-            if one.review is None or self._is_stopping:
-                continue
-            is_good = one.review.verdict == "good"
-            labels = {"now": one.label, "new": detector.predict(self._service.pixels(one)).label}
-            n += 1
-            counts["n_good" if is_good else "n_defective"] += 1  # type: ignore[operator]
-            for side, label in labels.items():
-                counts[side][0 if is_good else 1] += label if is_good else not label  # type: ignore[index]
-        return counts if n else None
+        chosen = InspectionFilter(model=name, reviewed="yes")
+        reviewed = list(islice(self._service.records.all(chosen), MAX_COMPARED))
+        if not reviewed:
+            return None
+        good, defective = (
+            [self._image(one) for one in reviewed if one.review is not None and one.review.verdict == verdict]
+            for verdict in get_args(Verdict)
+        )
+        versions = compare_versions(self._service.model(name).detector, detector, good, defective, progress=progress)
+        found = {"now": versions.defects_before, "new": versions.defects_after}
+        alarms = {"now": versions.good_before, "new": versions.good_after}
+        counts = {"n_good": versions.good_after.n, "n_defective": versions.defects_after.n}
+        return {**counts, **{side: [alarms[side].n_above, found[side].n - found[side].n_above] for side in found}}
+
+    def _image(self, inspection: Inspection) -> Path:
+        """Return the absolute path of an inspected image, which a model keeps."""
+        return self._service.files.image(inspection.id, inspection.format).resolve()
 
     def _folder(self, name: str) -> Path:
         if not NAME.fullmatch(name):
@@ -254,8 +289,10 @@ class Teaching:
         return _GoodImages(name, tuple(Sample(path, split="train") for path in paths))
 
 
-def _id(problem: Problem) -> str:
-    return problem.path.stem if IMAGE_ID.fullmatch(problem.path.stem) else ""
+def _image_id(path: str | Path) -> str:
+    """Return the id of an image that people sent, by its path; "" if it is another."""
+    stem = Path(path).stem
+    return stem if IMAGE_ID.fullmatch(stem) else ""
 
 
 def _facts(detector: AnyDetector) -> dict[str, Any]:
@@ -266,7 +303,7 @@ def _facts(detector: AnyDetector) -> dict[str, Any]:
         "notes": [*detector.notes, *detector.training_warnings],
         "left_out": [problem.text for problem in detector.problems],
         "suspects": [
-            {"image": Path(suspect.path).stem, "score": suspect.score, "threshold": suspect.threshold}
+            {"image": _image_id(suspect.path), "score": suspect.score, "threshold": suspect.threshold}
             for suspect in detector.suspects
         ],
     }

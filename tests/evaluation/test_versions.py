@@ -28,6 +28,17 @@ def test_the_update_is_judged_by_held_out_scores(tmp_path: Path):
     assert [problem.path.name for problem in found.problems] == ["none.png"]
 
 
+@pytest.mark.slow
+def test_images_that_both_learnt_count_by_both_calibrations(tmp_path: Path):
+    paths = write_goods(tmp_path / "good", 8)
+    both = small_patchcore().fit(paths[:6]), small_patchcore().fit(paths)
+    found = compare_versions(*both, paths, [])
+    scores = [score for score in both[0].fitted.training.scores if score is not None]
+    new = sum(both[0].predict(path).label for path in paths[6:])
+    assert found.good_before == Count(sum(score > both[0].threshold for score in scores) + new, 8)
+    assert found.good_after.n == 8
+
+
 @pytest.mark.parametrize(
     ("changed", "worse"),
     [

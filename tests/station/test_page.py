@@ -12,7 +12,7 @@ import pytest
 
 from blemish.station import InspectionFilter
 from blemish.station.users import Users
-from tests.images import good, scratched, write_goods
+from tests.images import good, scratched, small_patchcore, write_goods
 from tests.station.test_service import png
 from tests.station.web_client import called
 
@@ -225,6 +225,21 @@ def test_a_model_is_taught_and_put_in_service(opened: Opened, filled: Inspection
     page.click("#put")
     page.wait_for_selector(".tabs [aria-current] >> text=fresh")
     assert filled.inspect(good(1), model="fresh").model == "fresh"
+
+
+def test_a_model_learns_from_reviews(opened: Opened, filled: InspectionService, tmp_path: Path):
+    model = small_patchcore().fit(write_goods(tmp_path / "train", 8)).save(tmp_path / "model")
+    filled.put_in_service("stripes", model, who="test")
+    for seed in range(20, 22):
+        filled.review(filled.inspect(good(seed), model="stripes").id, "good", who="eva")
+    page = opened.go("/models")
+    page.click("text=Teach or learn")
+    page.click("#learn >> text=Learn from reviews (2)")
+    page.wait_for_selector("#put:enabled", timeout=120_000)
+    assert page.locator("#new-alarms").inner_text().endswith(" of 2 good")
+    page.click("#put")
+    page.wait_for_url("**/?model=stripes")
+    assert filled.model("stripes").deployment.reason == "learnt from reviews"
 
 
 def test_people_log_in_and_see_what_their_role_may_do(filled: InspectionService, browser: Browser):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from blemish import Patchcore
 from blemish.station.users import Users
-from tests.images import good, scratched, write_goods
+from tests.images import good, scratched, small_patchcore, write_goods
 from tests.station.test_service import png
 from tests.station.web_client import called
 
@@ -138,7 +138,6 @@ def test_a_model_is_fitted_compared_and_put_in_service(
     client: httpx.Client, station: InspectionService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     from blemish.station import StationError
-    from tests.images import small_patchcore
 
     class Small(Patchcore):
         def __new__(cls, **_: object) -> Patchcore:  # type: ignore[misc]
@@ -163,3 +162,59 @@ def test_a_model_is_fitted_compared_and_put_in_service(
     assert deployment["reason"] == "taught"
     assert station.model("stripes").deployment.digest == deployment["digest"] != before
     assert [entry.action for entry in station.database.audit()][-2:] == ["fitted", "put in service"]
+
+
+# --- learning from reviews --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def learning(station: InspectionService, tmp_path: Path) -> InspectionService:
+    """A station whose model was fitted on files that are there, with four reviewed parts."""
+    model = small_patchcore().fit(write_goods(tmp_path / "train", 8)).save(tmp_path / "model")
+    station.put_in_service("stripes", model, who="eva")
+    for seed in range(20, 23):
+        found = station.inspect(good(seed), model="stripes", part_id=f"A-{seed // 2}")
+        station.review(found.id, "good", who="eva")
+    station.review(station.inspect(scratched(1)[0], model="stripes").id, "defective", who="eva")
+    return station
+
+
+def learnt(station: InspectionService, client: httpx.Client) -> dict[str, Any]:
+    assert client.post("/v1/teach/stripes:learn").status_code == 202
+    assert station.teaching._thread is not None
+    station.teaching._thread.join()
+    fit: dict[str, Any] = client.get("/v1/teach/stripes").json()["fit"]
+    return fit
+
+
+@pytest.mark.slow
+def test_a_model_learns_the_parts_that_people_called_good(learning: InspectionService, client: httpx.Client):
+    before = learning.model("stripes")
+    fit = learnt(learning, client)
+    assert fit["error"] == ""
+    assert fit["result"]["comparison"]["n_good"] == 2  # two images show one part, which is judged once
+    assert fit["result"]["comparison"]["n_defective"] == 1
+    assert learning.model("stripes") is before
+    deployment = client.post("/v1/teach/stripes:putInService").json()
+    assert deployment["reason"] == "learnt from reviews"
+    training = learning.model("stripes").detector.fitted.training
+    assert len(training.paths) == 11
+    assert training.reviews[8:] == ("confirmed",) * 3
+    assert training.groups[8] != training.groups[9] or training.groups[9] != training.groups[10]
+    again = learnt(learning, client)
+    assert "images that the model has not learnt, got 3 that it has learnt" in again["error"]
+
+
+@pytest.mark.slow
+def test_a_model_without_its_images_says_so(learning: InspectionService, client: httpx.Client, tmp_path: Path):
+    (tmp_path / "train" / "003.png").unlink()
+    fit = learnt(learning, client)
+    assert "1 of 8 that are absent or have changed, the first: " in fit["error"]
+    assert fit["result"] is None
+
+
+def test_nothing_is_learnt_without_reviews(client: httpx.Client):
+    answer = client.post("/v1/teach/stripes:learn")
+    assert answer.status_code == 422
+    assert "reviews: expected inspections that people called good, got none" in answer.json()["detail"]
+    assert client.post("/v1/teach/none:learn").status_code == 404

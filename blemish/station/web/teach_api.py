@@ -91,6 +91,12 @@ def fit(name: str, state: StationState, visitor: Admin) -> Response:
     return JSONResponse(state.teaching.fit(name, who=visitor.user.name).to_dict(), 202)
 
 
+@router.post("/{name}:learn", responses=answers(None, 401, 403, 404, 422, 503))
+def learn(name: str, state: StationState, visitor: Admin) -> Response:
+    """Begin to fit the model in service on its images and on all that people called good, followed as `:fit`."""
+    return JSONResponse(state.teaching.learn(name, who=visitor.user.name).to_dict(), 202)
+
+
 @router.post("/{name}:putInService", responses=answers(Model, 401, 403, 422, 507))
 def put_in_service(name: str, state: StationState, visitor: Admin) -> Response:
     """Put the model that was fitted last in service under its name."""

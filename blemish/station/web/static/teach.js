@@ -63,6 +63,7 @@ function showFit(fit) {
   bar.max = fit.total || 1;
   bar.value = fit.done;
   element("fit").disabled = fit.is_running || state.images.length < 2;
+  if (element("learn")) element("learn").disabled = fit.is_running;
   element("stage").textContent = fit.error ? `It could not learn: ${fit.error}`
     : fit.is_running ? `${fit.stage}: ${fit.done} of ${fit.total}${left(fit.seconds_left)}` : "Done.";
   if (fit.result) showResult(fit.result);
@@ -83,7 +84,7 @@ function showResult(result) {
   }
   element("suspects").hidden = result.suspects.length === 0;
   element("suspect-list").replaceChildren(...result.suspects.map((suspect) => {
-    const item = picture(suspect.image);
+    const item = suspect.image ? picture(suspect.image) : html("li", { className: "shot" });
     item.append(html("span", { className: "shot-text quiet", textContent: `score ${short(suspect.score)} of ${short(suspect.threshold)}` }));
     return item;
   }));
@@ -113,6 +114,7 @@ element("check").addEventListener("click", () => attempt(async () => {
   texts("problems", found.problems.map((problem) => problem.text));
 }));
 element("fit").addEventListener("click", () => attempt(async () => showFit(await call("POST", `${address}:fit`))));
+element("learn")?.addEventListener("click", () => attempt(async () => showFit(await call("POST", `${address}:learn`))));
 element("put").addEventListener("click", () => attempt(async () => {
   await call("POST", `${address}:putInService`);
   location.assign(`/?model=${encodeURIComponent(name)}`);
