@@ -71,10 +71,16 @@ class Inspection:
         digest: hash of the model in service then.
         part_id: of the part that the image shows; "" if it was not stated.
         source: where the image came from, such as "api" or the name of a watched file.
-        score, p_value, threshold, upper_threshold, pixel_threshold, drift: as of `Prediction`.
+        score: of the image; unbounded, higher is more anomalous.
+        p_value: share of good images expected to score as high.
+        threshold: of the score, in service then.
+        upper_threshold: above it the outcome is "defective"; None if there is none.
+        pixel_threshold: of the map.
+        drift: why the image may not be comparable; "" if it is.
         margin: distance of the score from the threshold, as a multiple of that between threshold and median of the
             calibration scores; the nearest are the most informative to review.
-        height, width: of the image, in pixels.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
         format: of the image's file, such as "PNG".
         sha256: of the image's file.
         n_bytes: of the image and the map on disk.
@@ -158,7 +164,8 @@ class InspectionFilter:
         reviewed: "all", "yes", "no", or the verdict "good" or "defective".
         defect_type: said in a review.
         part_id: the start of it.
-        since, until: seconds since 1970.
+        since: seconds since 1970; none before.
+        until: seconds since 1970; none from then on.
 
     Raises:
         InputError: if `outcome` or `reviewed` is none of these.
