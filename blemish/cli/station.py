@@ -48,6 +48,15 @@ def station(
     role: Annotated[str, typer.Option(help="Role of that user: viewer, operator or admin.")] = "operator",
     remove_user: Annotated[str | None, typer.Option(help="Remove a user, and end.")] = None,
     token: Annotated[str | None, typer.Option(help="Print a new token for a user, for programs, and end.")] = None,
+    export: Annotated[Path | None, typer.Option(help="New folder to write inspections to, and end.")] = None,
+    export_format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="Of that: folders (reviewed images in the layout of MVTec AD), coco (all images with the model's "
+            "regions) or csv (a table).",
+        ),
+    ] = "folders",
     insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without users.")] = False,
 ) -> None:
     """Run an inspection station with a page for operators. Example: blemish station --demo"""
@@ -72,6 +81,9 @@ def station(
         if add_user or remove_user or token:
             _change_users(service, add=add_user, role=role, remove=remove_user, token=token)
             finish()
+            return
+        if export is not None:
+            _export(service, export, export_format)
             return
         check_options(service, options)
         if demo:
@@ -140,6 +152,25 @@ def _change_users(
         print_line(f"{remove} is removed.")
     if token is not None:
         print_line(users.new_token(token, who=who))
+
+
+def _export(service: InspectionService, folder: Path, layout: str) -> None:
+    from blemish._io.files import atomic_write
+    from blemish.station import InspectionFilter
+
+    if layout == "csv":
+        table = atomic_write(folder / "inspections.csv", service.export_csv(InspectionFilter()).encode(), name="table")
+        print_line(f"Written: {table}")
+        finish()
+        return
+    if layout not in {"folders", "coco"}:
+        raise typer.BadParameter(f"{layout} is none of folders, coco, csv", param_hint="--format")
+    write = service.export_folders if layout == "folders" else service.export_coco
+    done = write(folder, InspectionFilter())
+    print_line(f"{done.n} inspections are in {folder}.")
+    for text in done.left_out:
+        complain(text)
+    finish(unread=bool(done.left_out))
 
 
 def _password(name: str) -> str:

@@ -74,6 +74,25 @@ def test_users_are_added_on_the_command_line(run: Callable[..., Any], tmp_path: 
     assert run("station", "--records", records, "--token", "eva")[0] == 2
 
 
+def test_inspections_are_exported_on_the_command_line(saved: Path, run: Callable[..., Any], tmp_path: Path):
+    from blemish.station import InspectionService
+
+    records = tmp_path / "records"
+    with InspectionService(records, {"stripes": saved}) as station:
+        station.records.review(station.inspect(good(1)).id, "good", who="eva")
+        gone = station.inspect(good(2))
+        station.files.remove(gone.id, gone.format)
+    code, out, _ = run("station", "--records", records, "--export", tmp_path / "folders")
+    assert (code, out) == (0, f"1 inspections are in {tmp_path / 'folders'}.\n")
+    assert list((tmp_path / "folders" / "stripes" / "test" / "good").glob("*.png"))
+    code, _, err = run("station", "--records", records, "--export", tmp_path / "coco", "--format", "coco")
+    assert (code, err) == (3, f"{gone.id}: its image is gone.\n")
+    assert run("station", "--records", records, "--export", tmp_path / "table", "--format", "csv")[0] == 0
+    assert (tmp_path / "table" / "inspections.csv").read_text().count("\n") == 3
+    code, _, err = run("station", "--records", records, "--export", tmp_path / "x", "--format", "xml")
+    assert (code, "none of folders, coco, csv" in err) == (2, True)
+
+
 @pytest.mark.slow
 def test_the_command_line_loads_no_web_framework():
     code = "import sys, blemish.cli; print([name for name in ('fastapi', 'uvicorn', 'argon2') if name in sys.modules])"

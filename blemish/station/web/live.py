@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,8 @@ async def event_stream(events: Events, stop: Stop) -> AsyncIterator[str]:
         queue.put_nowait((kind, content))
 
     def listener(kind: str, content: Mapping[str, Any]) -> None:
-        loop.call_soon_threadsafe(put, kind, content)
+        with contextlib.suppress(RuntimeError):  # the loop was closed: the station stops
+            loop.call_soon_threadsafe(put, kind, content)
 
     with events.listened(listener):
         yield "retry: 2000\n\n"
