@@ -17,12 +17,16 @@ from tests.contract import drawn, names, networks
 Detector: TypeAlias = "Patchcore | Padim | EfficientAd"
 Kind: TypeAlias = "type[Patchcore] | type[Padim] | type[EfficientAd]"
 GOLDEN = Path(__file__).parent / "golden"
-FROZEN: dict[str, type[Patchcore] | type[EfficientAd]] = {
+FROZEN: dict[str, Kind] = {
     "patchcore": Patchcore,
     "patchcore_patches": Patchcore,
     "patchcore_anomalib": Patchcore,
     "efficientad": EfficientAd,
     "efficientad_anomalib": EfficientAd,
+    "patchcore_format_2": Patchcore,
+    "padim_format_2": Padim,
+    "patchcore_format_3": Patchcore,
+    "padim_format_3": Padim,
 }
 
 
@@ -56,7 +60,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Frozen:
-    """A model folder that version 0.1.0 wrote, and what it predicted.
+    """A model folder that an earlier version wrote, and what it predicted.
 
     Attributes:
         name: which of them.
@@ -67,7 +71,7 @@ class Frozen:
     """
 
     name: str
-    kind: type[Patchcore] | type[EfficientAd]
+    kind: Kind
     folder: Path
     images: dict[str, drawn.Array]
     predicted: dict[str, drawn.Array]

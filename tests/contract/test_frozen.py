@@ -1,4 +1,4 @@
-"""Models that version 0.1.0 saved are read by every later version, and judge the same images the same."""
+"""Models of every earlier format version are read, and judge the same images the same."""
 
 from __future__ import annotations
 

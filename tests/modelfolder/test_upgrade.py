@@ -1,7 +1,10 @@
-"""Headers of versions 1 and 2 as the present one writes them; frozen folders of version 1 are in the contract tests."""
+"""Headers of versions 1 and 2 as the present one writes them; frozen folders of each version are in the contract tests."""
 
 from __future__ import annotations
 
+import json
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,3 +69,11 @@ def test_a_smoothed_score_is_refused_with_the_file_and_the_remedy():
 def test_a_header_of_today_is_left_as_it_is():
     header = {"format_version": FORMAT_VERSION, "settings": {"arithmetic": "x"}}
     assert upgraded(header, where="m") == header
+
+
+def test_a_model_of_each_format_version_is_frozen():
+    golden, versions = Path(__file__).parents[1] / "contract" / "golden", set()
+    for path in golden.glob("*.zip"):
+        with zipfile.ZipFile(path) as file:
+            versions.add(json.loads(file.read("model.json"))["format_version"])
+    assert versions == set(range(1, FORMAT_VERSION + 1)), f"freeze one of the present version: {golden / 'README.md'}"
