@@ -12,6 +12,8 @@ from blemish.data.datasets import open_dataset
 from blemish.data.layouts import LAYOUTS
 from blemish.data.validation import survey_dataset
 from blemish.errors import DataError
+from blemish.modelfolder.upgrade import FORMAT_VERSION
+from tests.anomalib_releases import RELEASES
 from tests.data import drawn
 from tests.data.drawn import images, masks, numbered
 
@@ -35,6 +37,7 @@ def _of(names: list[str], mask_names: tuple[str, ...] = ()) -> Callable[[Path], 
     return lambda root: masks(images(root, *names), *mask_names)
 
 
+NUMBERS = {8: "eight", 9: "nine", 10: "ten"}
 GOOD = numbered("good", 5)
 OWN: dict[str, Callable[[Path], Path]] = {
     "`good/`, `dent/`, `masks/dent/`": _of([*GOOD, "dent/0.png"], ("masks/dent/0.png",)),
@@ -111,3 +114,10 @@ def test_the_page_has_the_shape_of_each_layout() -> None:
     text = PAGE.read_text(encoding="utf-8")
     for name, layout in LAYOUTS.items():
         assert f"| `{name}` | {layout.title} | `{layout.shape}` |" in text
+
+
+def test_the_page_of_inputs_counts_what_there_is() -> None:
+    text = (PAGE.parents[1] / "reference" / "inputs.md").read_text(encoding="utf-8")
+    lines = [release.rpartition(".")[0] for release in RELEASES]
+    assert f"anomalib {lines[0]} to {lines[-1]}; model folders of format version 1 to {FORMAT_VERSION};" in text
+    assert f"{NUMBERS[len(PUBLIC)]} public layouts" in text

@@ -1,4 +1,4 @@
-"""Headers of versions 1 and 2 as the present one writes them; frozen folders of each version are in the contract tests."""
+"""Headers of versions 1 and 2 as the present one writes them; tests/contract has frozen folders."""
 
 from __future__ import annotations
 
