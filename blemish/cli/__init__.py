@@ -19,6 +19,7 @@ from blemish.cli import (
     export,
     search,
     station,
+    store,
     suspects,
     teacher,
     thresholds,
@@ -64,6 +65,7 @@ app.add_typer(teacher.app)
 app.add_typer(anomalib.app)
 app.add_typer(search.app)
 app.add_typer(station.app)
+app.add_typer(store.app, name="store")
 
 
 def repeat_categories(arguments: Sequence[str]) -> list[str]:

@@ -57,7 +57,7 @@ def index(
         raise typer.BadParameter(f"{labels} is neither none nor from-folders", param_hint="--labels")
     samples = _samples(images)
     bars, problems, rows = Bars(), [], []
-    with _open(store, category, _detector(model, threads), good, create=True) as opened_store:
+    with open_store(store, category, _detector(model, threads), good, create=True) as opened_store:
         for done, sample in enumerate(samples, start=1):
             label = sample.path.parent.name if labels == "from-folders" else None
             try:
@@ -104,7 +104,7 @@ def similar(
     from blemish.search import most_anomalous_region
 
     loaded = _detector(model, None)
-    with _open(store, category, loaded, read_only=read_only or _is_read_only(store)) as opened_store:
+    with open_store(store, category, loaded, read_only=read_only or is_read_only(store)) as opened_store:
         encoded = opened_store.encode(image, force=force)
         region = most_anomalous_region(encoded)
         matches = opened_store.similar(region, k, label=label, since=since)
@@ -130,7 +130,7 @@ def label(
 ) -> None:
     """Label stored defects. Example: blemish label --store s --as scratch ID ID"""
     labelled_by = by or os.environ.get("USER") or os.environ.get("USERNAME")
-    with _open(store, None) as opened_store:
+    with open_store(store, None) as opened_store:
         n = opened_store.label(ids, label, by=labelled_by if label is not None else None)
     say(as_json, {"labelled": n, "label": label, "by": labelled_by}, f"{n} labelled {label or '-'}.")
 
@@ -146,7 +146,7 @@ def groups(
     as_json: option.AsJson = False,
 ) -> None:
     """Show the stored defects in groups of similar ones. Example: blemish groups --store s"""
-    with _open(store, None, read_only=read_only or _is_read_only(store)) as opened_store:
+    with open_store(store, None, read_only=read_only or is_read_only(store)) as opened_store:
         names = [category] if category else list(opened_store.categories)
         of_category = {name: opened_store.groups(category=name, least_similarity=least_similarity) for name in names}
     lines = [
@@ -168,7 +168,7 @@ def reindex(
     as_json: option.AsJson = False,
 ) -> None:
     """Encode stored images again with another model; labels are kept. Example: blemish reindex model --store s"""
-    with _open(store, None, _detector(model, threads), good) as opened_store:
+    with open_store(store, None, _detector(model, threads), good) as opened_store:
         result = opened_store.reindex(category=category, progress=Bars())
         opened_store.optimise()
     lines = [f"{result.images} images encoded again, {result.regions} regions.", *result.left_out]
@@ -190,7 +190,9 @@ def suggest(
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
     problems: list[str] = []
-    with _open(store, category, _detector(model, None), read_only=read_only or _is_read_only(store)) as opened_store:
+    with open_store(
+        store, category, _detector(model, None), read_only=read_only or is_read_only(store)
+    ) as opened_store:
         for path in images:
             try:
                 suggestion = opened_store.suggest(path, force=force)
@@ -211,12 +213,12 @@ def _detector(folder: Path, threads: int | None) -> AnyDetector:
     return load(folder, threads=threads)
 
 
-def _is_read_only(store: str) -> bool:
+def is_read_only(store: str) -> bool:
     """Return whether a store is a folder that can't be written to: for want of rights, or on a read-only disk."""
     return Path(store).is_dir() and not os.access(store, os.W_OK)
 
 
-def _open(
+def open_store(
     store: str,
     category: str | None,
     model: AnyDetector | None = None,
@@ -231,9 +233,14 @@ def _open(
     images = None if good is None else _samples(good, is_good=True)
     given: dict[str, Any] = {"model": model, "category": category, "good": images}
     given |= {"create": create, "read_only": read_only}
-    if store.lower().startswith(("http:", "https:")):
+    if is_url(store):
         return DefectStore(url=store, api_key=os.environ.get("QDRANT_API_KEY"), **given)
     return DefectStore(store, **given)
+
+
+def is_url(store: str) -> bool:
+    """Return whether a store is on a server."""
+    return store.lower().startswith(("http:", "https:"))
 
 
 def _samples(images: Path, *, is_good: bool = False) -> Sequence[Sample]:

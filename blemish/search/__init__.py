@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from blemish.search.encoder import EncodedImage, EncodedRegion, RegionEncoder, most_anomalous_region
-from blemish.search.records import AddResult, Group, Match, ReindexResult, StoredDefect, Suggestion
+from blemish.search.records import AddResult, Group, Match, ReindexResult, StoreCheck, StoredDefect, Suggestion
+from blemish.search.snapshot import restore, salvage
 from blemish.search.store import DefectStore
 
 __all__ = [
@@ -15,7 +16,10 @@ __all__ = [
     "Match",
     "RegionEncoder",
     "ReindexResult",
+    "StoreCheck",
     "StoredDefect",
     "Suggestion",
     "most_anomalous_region",
+    "restore",
+    "salvage",
 ]

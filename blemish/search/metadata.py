@@ -51,6 +51,11 @@ class Metadata:
             created = cls({}, name)
             created.write(backend)
             return created
+        return cls.of(stored, name)
+
+    @classmethod
+    def of(cls, stored: dict[str, Any], name: str) -> Metadata:
+        """Return metadata as they are stored. StoreError if they are of another version or encoder, or damaged."""
         version, descriptor = stored.get("format_version"), stored.get("descriptor")
         if version != FORMAT_VERSION:
             newer = isinstance(version, int) and version > FORMAT_VERSION

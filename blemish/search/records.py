@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from blemish.errors import StoreError, message
+
 if TYPE_CHECKING:
     from blemish.search.backends.interface import StoredPoint
 
@@ -58,11 +60,19 @@ class StoredDefect:
 
     @classmethod
     def from_point(cls, point: StoredPoint) -> StoredDefect:
-        """Return the record of a stored point."""
-        payload = point.payload
+        """Return the record of a stored point. StoreError if it is not that of a region or image."""
+        try:
+            return cls.of(point.id, point.payload)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            got, todo = f"{error!r:.100}, in {point.id}", "Put back a snapshot, or index the images into a new store."
+            raise StoreError(message("store", "the fields of a region or image", got, todo=todo)) from error
+
+    @classmethod
+    def of(cls, id_: str, payload: Mapping[str, Any]) -> StoredDefect:
+        """Return the record of a payload; another error than `StoreError` if a field is missing or of another type."""
         x, y, width, height = (int(side) for side in payload["box"])
         return cls(
-            id=point.id,
+            id=id_,
             box=(x, y, width, height),
             contour=np.array([xy.split(",") for xy in payload["contour"].split()], np.int32).reshape(-1, 2),
             label=payload.get("label"),
@@ -165,6 +175,27 @@ class AddResult:
     new: int
     labelled: int = 0
     note: str = ""
+
+
+class StoreCheck(NamedTuple):
+    """Comparison of a store with what it acknowledged.
+
+    Attributes:
+        regions: number of stored regions.
+        images: number of stored images.
+        lost: ids of acknowledged regions and images that are not there; of a store on a server nothing is known.
+        changed: ids of those with another content.
+    """
+
+    regions: int
+    images: int
+    lost: tuple[str, ...]
+    changed: tuple[str, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is lost or changed."""
+        return not self.lost and not self.changed
 
 
 class ReindexResult(NamedTuple):

@@ -24,8 +24,9 @@ from blemish.search.encoder import DIMS, EncodedRegion, RegionEncoder, most_anom
 from blemish.search.metadata import Metadata
 from blemish.search.payload import check_id, check_text, check_time, label_payload, payload_filter, to_points
 from blemish.search.queries import groups, nearest, reference_distances, suggest
-from blemish.search.records import AddResult, Group, Match, ReindexResult, StoredDefect, Suggestion
+from blemish.search.records import AddResult, Group, Match, ReindexResult, StoreCheck, StoredDefect, Suggestion
 from blemish.search.reindex import reindex
+from blemish.search.snapshot import save_snapshot
 from blemish.search.voting import N_VOTERS
 from blemish.types import Float32, Float64, GoodPatch, ImageInput, Progress, no_progress
 
@@ -350,6 +351,27 @@ class DefectStore:
             return model.nearest_good_patches(image, k)
         patch = model.predict(image).nearest_good
         return () if patch is None else (patch,)
+
+    def check(self) -> StoreCheck:
+        """Read all regions and images, and compare them with what was acknowledged.
+
+        Opening a store compares less: its files with how they were closed or, after a kill, what it holds.
+        """
+        with self._locked():
+            found = self._backend.check()
+        return StoreCheck(self.count(), self.count(kind=IMAGE), found.lost, found.changed)
+
+    def snapshot(self, path: str | os.PathLike[str]) -> int:
+        """Write all regions and images with their labels into one file, from which `restore` makes a store.
+
+        Returns:
+            The number of regions and images.
+
+        Raises:
+            SaveError: if the file can't be written.
+        """
+        with self._locked():
+            return save_snapshot(self._backend, path)
 
     def optimise(self) -> None:
         """Build the index that keeps queries of a large store fast; worth it after many additions."""

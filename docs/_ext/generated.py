@@ -30,7 +30,17 @@ COMMAND_GROUPS = {
     "Detect": ("demo", "check", "fit", "suspects", "test", "predict", "thresholds", "benchmark"),
     "Backbones": ("backbones list", "backbones fetch"),
     "Inspection station": ("station",),
-    "Similar defects": ("index", "similar", "suggest", "label", "groups", "reindex"),
+    "Similar defects": (
+        "index",
+        "similar",
+        "suggest",
+        "label",
+        "groups",
+        "reindex",
+        "store check",
+        "store snapshot",
+        "store restore",
+    ),
     "anomalib": ("import", "export-anomalib", "compare"),
     "EfficientAD's teacher": ("distill", "receptive-field"),
 }

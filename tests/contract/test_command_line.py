@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "backbones", "benchmark", "check", "compare", "demo", "distill", "export", "export-anomalib", "fit", "groups",
-    "import", "index", "label", "predict", "receptive-field", "reindex", "similar", "station", "suggest", "suspects",
-    "test", "thresholds", "update", "verify",
+    "import", "index", "label", "predict", "receptive-field", "reindex", "similar", "station", "store", "suggest",
+    "suspects", "test", "thresholds", "update", "verify",
 }  # fmt: skip
+GROUPS = {"backbones": ("list", "fetch"), "store": ("check", "snapshot", "restore")}
 
 
 def done(*arguments: object) -> Any:
@@ -53,7 +54,10 @@ def test_these_are_the_commands():
     assert set(re.findall(r"^  ([a-z-]+) ", listed, re.MULTILINE)) == COMMANDS
 
 
-@pytest.mark.parametrize("command", [*sorted(COMMANDS - {"backbones"}), "backbones list", "backbones fetch"])
+@pytest.mark.parametrize(
+    "command",
+    [*sorted(COMMANDS - GROUPS.keys()), *(f"{group} {name}" for group, names in GROUPS.items() for name in names)],
+)
 def test_each_command_has_help_with_an_example(command: str):
     code, out, _ = call(*command.split(), "--help")
     assert code == 0

@@ -10,6 +10,8 @@ import pytest
 
 from blemish import DefectStore, StoreError
 from blemish.search import RegionEncoder
+from blemish.search.backends.ledger import LEDGER
+from blemish.search.backends.seal import SEAL
 from blemish.search.metadata import Metadata
 from tests.images import scratched
 
@@ -19,9 +21,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def folder(tmp_path: Path, encoder: RegionEncoder) -> Path:
-    """A folder with a store of one image."""
+    """A folder with a store of one image; its files may be changed, as it has no seal."""
     with DefectStore(tmp_path / "s", model=encoder, category="stripes") as store:
         store.add(scratched(99)[0])
+    (tmp_path / "s" / SEAL).unlink()
     return tmp_path / "s"
 
 
@@ -40,9 +43,16 @@ def test_another_version_or_encoder_is_refused(
     folder: Path, encoder: RegionEncoder, changes: dict[str, Any], error: str
 ):
     path = folder / "store.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    changed = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps(changed))
+    with pytest.raises(StoreError, match=r"store.json: expected the store's metadata, got other content than was"):
+        DefectStore(folder, model=encoder)
+    (folder / SEAL).unlink(missing_ok=True)
+    changed.pop(LEDGER)
+    path.write_text(json.dumps(changed))
     with pytest.raises(StoreError, match=error):
         DefectStore(folder, model=encoder)
+    (folder / SEAL).unlink(missing_ok=True)
     path.write_text("{")
     with pytest.raises(StoreError, match=r"store.json: expected the store's metadata.*Put it back"):
         DefectStore(folder, model=encoder)
@@ -53,6 +63,7 @@ def test_damaged_statistics_are_refused_when_they_are_needed(folder: Path, fitte
     path = folder / "store.json"
     meta = json.loads(path.read_text())
     meta["models"]["stripes"]["good"]["tensors"] = "AAAA"
+    meta.pop(LEDGER)
     path.write_text(json.dumps(meta))
     store = DefectStore(folder, model=fitted, category="stripes")
     with store, pytest.raises(StoreError, match="statistics of good images"):

@@ -6,6 +6,8 @@ points as pickles and loses some under threads.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import errno
 import json
 import os
@@ -13,27 +15,31 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from blemish._io.files import atomic_write, save_error
+from blemish._io.files import atomic_write, read_file, save_error
+from blemish._io.json_file import read_json_object
 from blemish._validation.checks import blocks
-from blemish.errors import StoreError, message
+from blemish.errors import BlemishError, ModelFileError, StoreError, message
 from blemish.runtime.forks import keep_forever
-from blemish.search.backends.interface import Filter, Point, Query, StoredPoint
+from blemish.search.backends.interface import Examination, Filter, Point, Query, StoredPoint
+from blemish.search.backends.ledger import LEDGER, Ledger, compared, digest_of
 from blemish.search.backends.process import OpenedHere, close_inherited
 from blemish.search.backends.qdrant import BATCH, CREATE_STORE, FULL_SCAN_KB, HNSW_EF, INDEXED_FIELDS, import_package
 from blemish.search.backends.read_only import not_writable, temporary_copy
 from blemish.search.backends.room import check_room, size_on_disk
+from blemish.search.backends.seal import DAMAGED, break_seal, check_seal, write_seal
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-META, SHARD = "store.json", "vectors"
+META, SHARD, CONFIG = "store.json", "vectors", "edge_config.json"
+MAX_META_BYTES = 256 << 20  # statistics of good images of one category: 1 MB
 # The lock, and the name of its holder for the error of others: some versions of filelock empty the lock file.
 LOCK, HOLDER = "lock", "holder"
 RESTORE = "Put it back from a copy, or index the images into a new folder."
@@ -47,13 +53,21 @@ class EdgeBackend:
         folder: made if absent; None for a temporary one.
         dims: name of each vector to its length, to make a new store; empty to refuse that.
         read_only: whether to work on a temporary copy of the folder.
+        damaged: whether to open a folder also where acknowledged points are lost; only with `read_only`.
 
     Raises:
-        StoreError: if the engine is not installed, the folder is in use, or what is in it can't be read.
+        StoreError: if the engine is not installed, the folder is in use, what is in it can't be read, or an
+            acknowledged point is lost or changed.
     """
 
     def __init__(
-        self, folder: Path | None, dims: Mapping[str, int], *, batch_size: int = BATCH, read_only: bool = False
+        self,
+        folder: Path | None,
+        dims: Mapping[str, int],
+        *,
+        batch_size: int = BATCH,
+        read_only: bool = False,
+        damaged: bool = False,
     ) -> None:
         self._engine = import_package("qdrant_edge", "qdrant-edge-py", extra="search")
         if folder is not None and not dims and not (folder / SHARD).exists():
@@ -63,6 +77,7 @@ class EdgeBackend:
             folder = temporary_copy(folder, lock=LOCK, without=frozenset({LOCK, HOLDER}))
         self.folder = Path(tempfile.mkdtemp(prefix="blemish-trial-")) if folder is None else folder
         self._process = OpenedHere(self.folder)
+        self._ledger, self._is_sound = Ledger(self.folder / LEDGER), True
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -71,12 +86,19 @@ class EdgeBackend:
         check_room(self.folder, n_bytes=2 * size_on_disk(self.folder / SHARD / "wal"))
         self._lock = acquire_lock(self.folder)
         try:
+            is_new = not (self.folder / SHARD / CONFIG).exists()
+            is_sealed = damaged or check_seal(self.folder)
+            if not self._is_temporary:
+                break_seal(self.folder)
             with self._errors("open"):
                 self._shard = self._open(dims)
+            self._open_ledger(is_new=is_new, is_checked=is_sealed)
         except BaseException:
             self._release()
             raise
         _OPEN.add(self)
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)  # last, to be called first: filelock releases its locks at the end too
 
     def insert(self, points: Sequence[Point]) -> None:
         """Write points and wait until the disk has them."""
@@ -85,11 +107,10 @@ class EdgeBackend:
             engine.Point(id_, {name: vector.tolist() for name, vector in vectors.items()}, dict(payload))
             for id_, vectors, payload in points
         ]
-        with self._errors("write"):
+        with self._change([point.id for point in points]):
             for block in blocks(len(converted), self._batch_size):
                 check_room(self.folder, n_points=len(converted[block]))
                 self._shard.update(engine.UpdateOperation.upsert_points(converted[block]))
-            self._shard.flush()
 
     def search(self, using: str, queries: Sequence[Query], *, exact: bool = False) -> list[list[StoredPoint]]:
         """Return the nearest points of each query by cosine, nearest first."""
@@ -108,11 +129,12 @@ class EdgeBackend:
             answers = [self._shard.query(request) for request in requests]
         return [[*map(StoredPoint.of, answer)] for answer in answers]
 
-    def get(self, ids: Sequence[str]) -> list[StoredPoint]:
-        """Return the stored points among these ids, with payload."""
+    def get(self, ids: Sequence[str], *, using: str | None = None) -> list[StoredPoint]:
+        """Return the stored points among these ids, with the vector `using` if one is named."""
+        vectors = [using] if using else False
         with self._errors("read"):
-            records = self._shard.retrieve(list(ids), with_payload=True, with_vector=False) if ids else []
-        return [*map(StoredPoint.of, records)]
+            records = self._shard.retrieve(list(ids), with_payload=True, with_vector=vectors) if ids else []
+        return [StoredPoint.of(record, using) for record in records]
 
     def scan(self, where: Filter, *, using: str | None = None) -> Iterator[StoredPoint]:
         """Yield the points that match in order of id."""
@@ -130,18 +152,14 @@ class EdgeBackend:
 
     def set_payload(self, ids: Sequence[str], payload: Mapping[str, Any]) -> None:
         """Set these payload fields of the points."""
-        with self._errors("write"):
-            check_room(self.folder, n_points=len(ids))
+        with self._change(ids):
             self._shard.update(self._engine.UpdateOperation.set_payload(list(ids), dict(payload)))
-            self._shard.flush()
 
     def delete(self, where: Filter) -> None:
         """Remove the points that match."""
-        with self._errors("write"):
-            check_room(self.folder)
+        with self._change([point.id for point in self.scan(where)], removes=True):
             chosen = self._filter(where) or self._engine.Filter()
             self._shard.update(self._engine.UpdateOperation.delete_points_by_filter(chosen))
-            self._shard.flush()
 
     def count(self, where: Filter) -> int:
         """Return the exact number of points that match."""
@@ -149,21 +167,49 @@ class EdgeBackend:
             return int(self._shard.count(self._engine.CountRequest(exact=True, filter=self._filter(where))))
 
     def read_meta(self) -> dict[str, Any] | None:
-        """Return the content of `store.json`, or None where there is none."""
+        """Return the content of `store.json`, or None where there is none. StoreError if it is damaged."""
         path = self.folder / META
         if not path.exists():
             return None
         try:
-            meta = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(meta, dict):
-                raise ValueError("no object")
-        except (OSError, ValueError) as error:
+            meta = read_json_object(read_file(path, name=META, max_bytes=MAX_META_BYTES), name=META)
+            digest = meta.pop(LEDGER, None)
+            if digest not in (None, digest_of(meta, {})):
+                raise ModelFileError("other content than was written")
+        except ModelFileError as error:
             raise StoreError(message(META, "the store's metadata", str(error), where=path, todo=RESTORE)) from error
         return meta
 
     def write_meta(self, meta: Mapping[str, Any]) -> None:
         """Replace `store.json` atomically."""
-        atomic_write(self.folder / META, (json.dumps(meta, indent=1) + "\n").encode(), name="store")
+        content = dict(meta) if self._is_temporary else {**meta, LEDGER: digest_of(meta, {})}
+        atomic_write(self.folder / META, (json.dumps(content, indent=1) + "\n").encode(), name="store")
+
+    def check(self) -> Examination:
+        """Return which acknowledged points are lost or have another content; all are read."""
+        return compared(self._ledger.read() if self._ledger.path.exists() else {}, self._digests())
+
+    def sound_ids(self) -> tuple[list[str], Examination]:
+        """Return the ids of the points that can be read and are as they were acknowledged, and what is not.
+
+        Points are read one by one where several can't be read.
+        """
+        acknowledged: dict[str, str] = {}
+        with contextlib.suppress(StoreError):
+            acknowledged = self._ledger.read()
+        ids = list(acknowledged) or [point.id for point in self.scan(Filter())]
+        digests: dict[str, str] = {}
+        for block in blocks(len(ids), self._batch_size):
+            digests |= self._readable(ids[block])
+        found = compared(acknowledged, digests)
+        return [id_ for id_ in digests if id_ not in set(found.changed)], found
+
+    def _readable(self, ids: Sequence[str]) -> dict[str, str]:
+        try:
+            with self._errors("read"):
+                return _digests(self._shard.retrieve(list(ids), with_payload=True, with_vector=True))
+        except StoreError:
+            return {} if len(ids) == 1 else {id_: d for one in ids for id_, d in self._readable([one]).items()}
 
     def optimise(self) -> None:
         """Merge segments, and build the HNSW index of a large store."""
@@ -176,8 +222,10 @@ class EdgeBackend:
         if not self._process or not self._lock.is_locked:
             return
         try:
+            n_points = self.count(Filter()) if self._is_sound else 0
             with self._errors("close"):
                 self._shard.close()
+            self._seal(n_points)
         finally:
             _OPEN.discard(self)
             self._release()
@@ -192,9 +240,93 @@ class EdgeBackend:
         keep_forever(self._shard)
         close_inherited(self.folder)
 
+    def _open_ledger(self, *, is_new: bool, is_checked: bool) -> None:
+        """Compare a store that was not closed (a kill) with its ledger, and write that anew.
+
+        A store of a version without one gets it now.
+        """
+        has_ledger, writes = self._ledger.path.exists(), not self._is_temporary
+        if has_ledger and is_checked:
+            return
+        digests: dict[str, str] = {}
+        if not is_new and (has_ledger or writes):
+            digests = self._digests()
+            self._compare(digests)
+            with self._errors("index"):
+                self._make_indexes(self._shard, again=True)
+        if writes:
+            self._ledger.rewrite(digests)
+            meta = self.read_meta()
+            if meta is not None and not has_ledger:
+                self.write_meta(meta)
+
+    def _compare(self, digests: Mapping[str, str]) -> None:
+        """Raise StoreError if an acknowledged point is not among these, or has another digest."""
+        if not self._ledger.path.exists():
+            if _states_ledger(self.folder / META):
+                raise StoreError(message("store", f"a file {LEDGER}", "none", where=self.folder, todo=DAMAGED))
+            return
+        found = compared(self._ledger.read(), digests)
+        if found.lost or found.changed:
+            first = (found.lost + found.changed)[0]
+            got = f"{len(found.lost)} lost and {len(found.changed)} changed, such as {first}"
+            expected = "all acknowledged regions and images as they were stored"
+            raise StoreError(message("store", expected, got, where=self.folder, todo=DAMAGED))
+
+    @contextmanager
+    def _change(self, ids: Sequence[str], *, removes: bool = False) -> Iterator[None]:
+        """Have a change of points on disk, and in the ledger before and after it."""
+        if self._is_temporary:
+            with self._errors("write"):
+                yield
+                self._shard.flush()
+            return
+        was_sound, self._is_sound = self._is_sound, False
+        with self._errors("write"):
+            check_room(self.folder, n_points=len(ids))
+            self._ledger.changing(ids)
+            yield
+            self._shard.flush()
+            if removes:
+                self._ledger.removed(ids)
+            else:
+                self._acknowledge(ids)
+        self._is_sound = was_sound
+
+    def _acknowledge(self, ids: Sequence[str]) -> None:
+        """Write the digests of points that were changed into the ledger, as they are read back."""
+        for block in blocks(len(ids), self._batch_size):
+            records = self._shard.retrieve(list(ids[block]), with_payload=True, with_vector=True)
+            if len(records) < len(set(ids[block])):
+                got = f"{len(records)} of {len(ids[block])} regions and images"
+                raise StoreError(message("store", "to have what was written", got, where=self.folder, todo=DAMAGED))
+            self._ledger.stored(_digests(records))
+
+    def _digests(self) -> dict[str, str]:
+        """Return the digests of all points."""
+        digests: dict[str, str] = {}
+        offset = None
+        while True:
+            request = self._engine.ScrollRequest(
+                offset=offset, limit=self._batch_size, with_payload=True, with_vector=True
+            )
+            with self._errors("read"):
+                records, offset = self._shard.scroll(request)
+            digests |= _digests(records)
+            if offset is None:
+                return digests
+
+    def _seal(self, n_points: int) -> None:
+        """Seal a closed store in which nothing failed; else the next opening reads all of it."""
+        if self._is_temporary or not self._is_sound:
+            return
+        with contextlib.suppress(BlemishError, OSError):
+            self._ledger.compact(n_points)
+            write_seal(self.folder, [SHARD, META, LEDGER])
+
     def _open(self, dims: Mapping[str, int]) -> Any:
         engine, path = self._engine, self.folder / SHARD
-        if (path / "edge_config.json").exists():
+        if (path / CONFIG).exists():
             return engine.EdgeShard.load(str(path))
         if (self.folder / META).exists():
             raise StoreError(message("store", f"a folder {SHARD}", "none", where=self.folder, todo=RESTORE))
@@ -206,12 +338,18 @@ class EdgeBackend:
         graph = engine.HnswIndexConfig(m=16, ef_construct=100, full_scan_threshold=FULL_SCAN_KB)
         config = engine.EdgeConfig(vectors=vectors, optimizers=limits, hnsw_config=graph)
         shard = engine.EdgeShard.create(str(path), config)
-        kinds = engine.PayloadSchemaType
+        self._make_indexes(shard)
+        return shard
+
+    def _make_indexes(self, shard: Any, *, again: bool = False) -> None:
+        """Make the indexes of payload fields, or make them again: a damaged one leaves points out of answers."""
+        kinds, change = self._engine.PayloadSchemaType, self._engine.UpdateOperation
         schemas = {"keyword": kinds.Keyword, "datetime": kinds.Datetime, "float": kinds.Float}
         for field, kind in INDEXED_FIELDS.items():
-            shard.update(engine.UpdateOperation.create_field_index(field, schemas[kind]))
+            if again:
+                shard.update(change.delete_field_index(field))
+            shard.update(change.create_field_index(field, schemas[kind]))
         shard.flush()
-        return shard
 
     def _filter(self, where: Filter) -> Any:
         """Return the engine's filter, or None for all points."""
@@ -239,6 +377,7 @@ class EdgeBackend:
             # A panic of the engine is raised as an exception that is no `Exception`.
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
+            self._is_sound = False
             raise self._engine_error(verb, error) from error
 
     def _engine_error(self, verb: str, error: BaseException) -> StoreError:
@@ -248,6 +387,17 @@ class EdgeBackend:
             return not_writable(self.folder, got)
         todo = "If it was copied or cut off, put it back from a copy, or index the images into a new folder."
         return StoreError(message("store", f"to {verb}", repr(got), where=self.folder, todo=todo))
+
+
+def _digests(records: Iterable[Any]) -> dict[str, str]:
+    return {str(record.id): digest_of(record.payload or {}, record.vector or {}) for record in records}
+
+
+def _states_ledger(meta: Path) -> bool:
+    """Return whether a store's metadata say that it has a ledger; not of a version without one."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return bool(json.loads(meta.read_text(encoding="utf-8")).get(LEDGER, False))
+    return False
 
 
 def acquire_lock(folder: Path) -> BaseFileLock:
@@ -284,6 +434,13 @@ def _abandon_all() -> None:
     for backend in list(_OPEN):
         backend.abandon()
     _OPEN.clear()
+
+
+def _close_all() -> None:
+    """Seal the stores that a program left open."""
+    for backend in list(_OPEN):
+        with contextlib.suppress(BlemishError):
+            backend.close()
 
 
 if hasattr(os, "register_at_fork"):

@@ -79,6 +79,20 @@ class Query(NamedTuple):
     where: Filter
 
 
+class Examination(NamedTuple):
+    """Comparison of a store with what was acknowledged.
+
+    Attributes:
+        n_points: number of points that could be read.
+        lost: ids of acknowledged points that are not there.
+        changed: ids of points with another content.
+    """
+
+    n_points: int
+    lost: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+
 class Backend(Protocol):
     """Vector database of a store. Once a method that writes has returned, its data is on disk and survives a kill."""
 
@@ -88,8 +102,8 @@ class Backend(Protocol):
     def search(self, using: str, queries: Sequence[Query], *, exact: bool = False) -> list[list[StoredPoint]]:
         """Return the nearest points of each query by cosine of the vector `using`, nearest first."""
 
-    def get(self, ids: Sequence[str]) -> list[StoredPoint]:
-        """Return the stored points among these ids, with payload."""
+    def get(self, ids: Sequence[str], *, using: str | None = None) -> list[StoredPoint]:
+        """Return the stored points among these ids, with the vector `using` if one is named."""
 
     def scan(self, where: Filter, *, using: str | None = None) -> Iterator[StoredPoint]:
         """Yield the points that match in order of id, with the vector `using` if one is named."""
@@ -108,6 +122,9 @@ class Backend(Protocol):
 
     def write_meta(self, meta: Mapping[str, Any]) -> None:
         """Replace the metadata of the store atomically."""
+
+    def check(self) -> Examination:
+        """Read all points, and return which of the acknowledged ones are lost or changed, where that is known."""
 
     def optimise(self) -> None:
         """Build the HNSW index, if the store is large enough to gain from it."""

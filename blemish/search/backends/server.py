@@ -14,7 +14,7 @@ from blemish._validation.checks import blocks
 from blemish.errors import InputError, StoreError, message
 from blemish.search.backends.address import check_address, check_key, without_key
 from blemish.search.backends.answers import limits
-from blemish.search.backends.interface import Filter, Point, Query, StoredPoint
+from blemish.search.backends.interface import IMAGE, REGION, Examination, Filter, Point, Query, StoredPoint
 from blemish.search.backends.process import OpenedHere
 from blemish.search.backends.qdrant import BATCH, CREATE_STORE, FULL_SCAN_KB, HNSW_EF, INDEXED_FIELDS, import_package
 
@@ -106,12 +106,14 @@ class ServerBackend:
             responses += self._call(partial(self._client.query_batch_points, self._collection, requests=batch))
         return [[*map(StoredPoint.of, response.points)] for response in responses]
 
-    def get(self, ids: Sequence[str]) -> list[StoredPoint]:
-        """Return the stored points among these ids, with payload."""
+    def get(self, ids: Sequence[str], *, using: str | None = None) -> list[StoredPoint]:
+        """Return the stored points among these ids, with the vector `using` if one is named."""
         records: list[Any] = []
+        vectors = [using] if using else False
         for block in blocks(len(ids), self._batch_size):
-            records += self._call(partial(self._client.retrieve, self._collection, list(ids[block]), with_payload=True))
-        return [*map(StoredPoint.of, records)]
+            retrieve = partial(self._client.retrieve, self._collection, list(ids[block]), with_vectors=vectors)
+            records += self._call(partial(retrieve, with_payload=True))
+        return [StoredPoint.of(record, using) for record in records]
 
     def scan(self, where: Filter, *, using: str | None = None) -> Iterator[StoredPoint]:
         """Yield the points that match in order of id."""
@@ -152,11 +154,19 @@ class ServerBackend:
     def read_meta(self) -> dict[str, Any] | None:
         """Return the metadata of the store; None in a new one."""
         points = self.get([META_ID])
-        return dict(points[0].payload["meta"]) if points else None
+        meta = points[0].payload.get("meta") if points else {}
+        if not isinstance(meta, dict):
+            where = f"{self._url}, collection {self._collection}"
+            raise StoreError(message("store", "metadata", type(meta).__name__, where=where, todo=CREATE_STORE))
+        return dict(meta) if points else None
 
     def write_meta(self, meta: Mapping[str, Any]) -> None:
         """Replace the metadata atomically."""
         self.insert([Point(META_ID, {}, {"kind": META, "meta": dict(meta)})])
+
+    def check(self) -> Examination:
+        """Read all points; what a server acknowledged is its own matter."""
+        return Examination(sum(1 for using in (REGION, IMAGE) for _ in self.scan(_of_kind(using), using=using)))
 
     def optimise(self) -> None:
         """Do nothing: a server optimises by itself."""
@@ -251,6 +261,10 @@ class ServerBackend:
         if type(error).__name__ == "ResourceExhaustedResponse":
             return f"status 429 ({text})", True
         return f"one of another program ({type(error).__name__}: {text})", False
+
+
+def _of_kind(kind: str) -> Filter:
+    return Filter().with_equals(kind=kind)
 
 
 def _one_line(error: Exception) -> str:

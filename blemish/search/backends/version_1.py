@@ -26,6 +26,7 @@ class _Version1Backend:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.set_payload, self.optimise, self.close = backend.set_payload, backend.optimise, backend.close
+        self.check = backend.check
 
     def insert(self, points: Sequence[Point]) -> None:
         self._backend.insert(
@@ -36,8 +37,8 @@ class _Version1Backend:
         translated = [query._replace(where=_filter(query.where)) for query in queries]
         return [[*map(_read, points)] for points in self._backend.search(_stored(using), translated, exact=exact)]
 
-    def get(self, ids: Sequence[str]) -> list[StoredPoint]:
-        return [*map(_read, self._backend.get(ids))]
+    def get(self, ids: Sequence[str], *, using: str | None = None) -> list[StoredPoint]:
+        return [*map(_read, self._backend.get(ids, using=using and _stored(using)))]
 
     def scan(self, where: Filter, *, using: str | None = None) -> Iterator[StoredPoint]:
         return map(_read, self._backend.scan(_filter(where), using=using and _stored(using)))

@@ -18,6 +18,7 @@ import pytest
 from blemish import DefectStore, SaveError, StoreError
 from blemish.search.backends.edge import EdgeBackend, acquire_lock
 from blemish.search.backends.interface import REGION, Filter, Point, Query
+from blemish.search.backends.seal import SEAL
 from blemish.search.encoder import DIMS, RegionEncoder
 from tests.images import scratched
 
@@ -88,12 +89,20 @@ def test_a_store_whose_creation_was_killed_is_created_again(tmp_path: Path):
 
 def test_a_store_without_its_vectors_is_refused_and_not_recreated_empty(folder: Path):
     shutil.rmtree(folder / "vectors")
+    with pytest.raises(
+        StoreError, match=r"store: expected its files as they were .* and \d+ others lost, new or chang"
+    ):
+        EdgeBackend(folder, DIMS)
+    (folder / SEAL).unlink()
     with pytest.raises(StoreError, match="store: expected a folder vectors, got none"):
         EdgeBackend(folder, DIMS)
 
 
 def test_a_damaged_store_is_refused(folder: Path):
     (folder / "vectors" / "edge_config.json").write_text("{")
+    with pytest.raises(StoreError, match=r"got vectors/edge_config.json lost, new or changed.*store restore"):
+        EdgeBackend(folder, {})
+    (folder / SEAL).unlink()
     with pytest.raises(StoreError, match=r"store: expected to open, got .*put it back from a copy"):
         EdgeBackend(folder, {})
     (folder / "vectors" / "edge_config.json").unlink()
