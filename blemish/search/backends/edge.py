@@ -34,6 +34,7 @@ from blemish.search.backends.qdrant import BATCH, CREATE_STORE, FULL_SCAN_KB, HN
 from blemish.search.backends.read_only import not_writable, temporary_copy
 from blemish.search.backends.room import check_room, size_on_disk
 from blemish.search.backends.seal import DAMAGED, break_seal, check_seal, write_seal
+from blemish.search.backends.trial import try_opening
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -87,12 +88,14 @@ class EdgeBackend:
         self._lock = acquire_lock(self.folder)
         try:
             is_new = not (self.folder / SHARD / CONFIG).exists()
-            is_sealed = damaged or check_seal(self.folder)
+            is_sealed = not damaged and check_seal(self.folder)
+            if not is_sealed and not is_new:
+                try_opening(self.folder / SHARD, self.folder)
             if not self._is_temporary:
                 break_seal(self.folder)
             with self._errors("open"):
                 self._shard = self._open(dims)
-            self._open_ledger(is_new=is_new, is_checked=is_sealed)
+            self._open_ledger(is_new=is_new, is_checked=is_sealed or damaged)
         except BaseException:
             self._release()
             raise

@@ -182,12 +182,21 @@ def test_a_store_that_a_program_left_open_is_sealed_at_its_end(folder: Path):
     assert (folder / SEAL).exists()
 
 
-def test_a_damaged_index_of_a_field_is_made_again(folder: Path):
+def test_a_damaged_index_of_a_field_is_made_again(tmp_path: Path):
+    folder = tmp_path / "s"
+    backend = EdgeBackend(folder, DIMS)
+    backend.write_meta({"a": 1})
+    for i in range(1, 10):
+        backend.insert(points(i))
+        backend.set_payload([str(uuid.UUID(int=i))], {"label": "x"})
+    backend.close()
+    (folder / SEAL).unlink()
     pages = list(folder.glob("vectors/segments/*/payload_index/*-kind-map/page_0.dat"))
     assert pages
     for page in pages:
         with page.open("r+b") as file:
-            file.write(bytes(4096))
+            file.seek(4)  # of the first value
+            file.write(b"\0")
     backend = EdgeBackend(folder, {})
-    assert backend.count(Filter().with_equals(kind=REGION)) == 3
+    assert backend.count(Filter().with_equals(kind=REGION)) == 9
     backend.close()
