@@ -1,6 +1,7 @@
 """Fuzz the readers: no crash, no run over 10 s, no more than 1.5 GB, every refusal a `BlemishError`.
 
     python -m fuzz.run --seconds 60                 # all targets, a minute each, by seeded mutation
+    python -m fuzz.run --seconds 3600 --jobs 4      # by hand, an hour each
     python -m fuzz.run --target network --seconds 3600 --seed 7
     python -m fuzz.run --target network --atheris   # guided by coverage; pip install atheris
 
@@ -20,6 +21,7 @@ import sys
 import time
 import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 LIMIT_BYTES = 1_500_000_000
@@ -155,6 +157,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", help="one target, in this process")
     parser.add_argument("--atheris", action="store_true")
+    parser.add_argument("--jobs", type=int, default=1, help="targets at a time")
     given = parser.parse_args()
     if given.atheris:
         run_atheris(given.target, given.seconds)
@@ -163,15 +166,16 @@ def main() -> int:
         return run_target(given.target, given.seconds, given.seed)
     from fuzz.targets import TARGETS
 
-    codes = []
-    for name in TARGETS:
+    def run(name: str) -> int:
         command = [sys.executable, "-m", "fuzz.run", "--target", name]
         command += ["--seconds", str(given.seconds), "--seed", str(given.seed)]
-        done = subprocess.run(command, check=False)
-        codes.append(done.returncode)
-        if done.returncode not in (0, 1):
-            print(json.dumps({"target": name, "crashed": done.returncode}))
-    return 1 if any(codes) else 0
+        code = subprocess.run(command, check=False).returncode
+        if code not in (0, 1):
+            print(json.dumps({"target": name, "crashed": code}), flush=True)
+        return code
+
+    with ThreadPoolExecutor(given.jobs) as pool:
+        return 1 if any(pool.map(run, TARGETS)) else 0
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fuzz.run import mutated
+from fuzz.targets import TARGETS
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,8 +25,17 @@ def test_a_second_of_each_target() -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    assert len(rows) == 8
+    assert len(rows) == 13
     assert all(row["refused"] and not row["faults"] for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TARGETS)
+def test_mutation_starts_from_files_that_are_read(name: str) -> None:
+    files = TARGETS[name].corpus()
+    assert files
+    for data in files:
+        TARGETS[name].read(data)
 
 
 def test_the_same_seed_gives_the_same_files() -> None:

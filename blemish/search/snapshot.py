@@ -54,7 +54,7 @@ def save_snapshot(backend: Backend, path: str | os.PathLike[str]) -> int:
         SaveError: if the file can't be written.
     """
     points = [point for kind in DIMS for point in backend.scan(_of_kind(kind), using=kind)]
-    return _write(backend.read_meta() or {}, points, path)
+    return write_points(backend.read_meta() or {}, points, path)
 
 
 def salvage(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> Examination:
@@ -77,7 +77,7 @@ def salvage(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> Exa
             for point in backend.get(ids[block], using=kind)
             if point.payload.get("kind") == kind
         ]
-        _write(backend.read_meta() or {}, points, path)
+        write_points(backend.read_meta() or {}, points, path)
     finally:
         edge.close()
     return found
@@ -123,7 +123,7 @@ def read_snapshot(path: str | os.PathLike[str]) -> Snapshot:
     """Return the content of a snapshot. StoreError if it is damaged or of a newer version."""
     try:
         tensors = read_tensors(read_file(path, name="snapshot"), name="snapshot", wanted=WANTED, where=path)
-        if tensors[SHA256].tobytes() != _digest(tensors):
+        if tensors[SHA256].tobytes() != digest_of_tensors(tensors):
             raise ModelFileError(message("snapshot", "the bytes that were written", "others", where=path))
         stored = read_json_object(tensors[META].tobytes(), name="snapshot", where=path)
         if stored.get("format_version") != FORMAT_VERSION:
@@ -155,7 +155,8 @@ def _points(tensors: dict[str, NDArray[Any]], path: object) -> Iterator[Point]:
         yield point
 
 
-def _write(meta: dict[str, Any], points: Sequence[StoredPoint], path: str | os.PathLike[str]) -> int:
+def write_points(meta: dict[str, Any], points: Sequence[StoredPoint], path: str | os.PathLike[str]) -> int:
+    """Write a snapshot of points with their vectors; return their number."""
     content = {"format_version": FORMAT_VERSION, "store": meta}
     lines: list[bytes] = []
     vectors: dict[str, list[Float32]] = {kind: [] for kind in DIMS}
@@ -169,12 +170,13 @@ def _write(meta: dict[str, Any], points: Sequence[StoredPoint], path: str | os.P
         PAYLOADS: np.frombuffer(b"".join(lines), np.uint8),
         **{kind: np.array(rows, np.float32).reshape(-1, DIMS[kind]) for kind, rows in vectors.items()},
     }
-    tensors[SHA256] = np.frombuffer(_digest(tensors), np.uint8)
+    tensors[SHA256] = np.frombuffer(digest_of_tensors(tensors), np.uint8)
     atomic_write(path, safetensors.numpy.save(tensors), name="snapshot")
     return len(lines)
 
 
-def _digest(tensors: dict[str, NDArray[Any]]) -> bytes:
+def digest_of_tensors(tensors: dict[str, NDArray[Any]]) -> bytes:
+    """Return the SHA-256 of a snapshot's tensors."""
     digest = hashlib.sha256()
     for name in sorted(WANTED.keys() - {SHA256}):
         digest.update(str(tensors[name].shape).encode())

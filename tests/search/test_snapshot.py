@@ -16,7 +16,7 @@ from blemish.search import restore, salvage
 from blemish.search.backends.edge import EdgeBackend
 from blemish.search.backends.ledger import LEDGER, Ledger
 from blemish.search.backends.seal import SEAL
-from blemish.search.snapshot import SHA256, _digest, read_snapshot
+from blemish.search.snapshot import SHA256, digest_of_tensors, read_snapshot
 from tests.images import scratched
 from tests.stores import Opener, filled
 
@@ -97,7 +97,7 @@ def rewritten(snapshot: Path, **changes: bytes | np.ndarray) -> None:
     tensors = dict(safetensors.numpy.load(snapshot.read_bytes()))
     for name, value in changes.items():
         tensors[name] = np.frombuffer(value, np.uint8) if isinstance(value, bytes) else value
-    tensors[SHA256] = np.frombuffer(_digest(tensors), np.uint8)
+    tensors[SHA256] = np.frombuffer(digest_of_tensors(tensors), np.uint8)
     snapshot.write_bytes(safetensors.numpy.save(tensors))
 
 
