@@ -34,6 +34,7 @@ from blemish.search.backends.qdrant import BATCH, CREATE_STORE, FULL_SCAN_KB, HN
 from blemish.search.backends.read_only import not_writable, temporary_copy
 from blemish.search.backends.room import check_room, size_on_disk
 from blemish.search.backends.seal import DAMAGED, break_seal, check_seal, write_seal
+from blemish.search.backends.sizes import check_sizes
 from blemish.search.backends.trial import try_opening
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class EdgeBackend:
             is_new = not (self.folder / SHARD / CONFIG).exists()
             is_sealed = not damaged and check_seal(self.folder)
             if not is_sealed and not is_new:
+                check_sizes(self.folder / SHARD, self.folder)
                 try_opening(self.folder / SHARD, self.folder)
             if not self._is_temporary:
                 break_seal(self.folder)

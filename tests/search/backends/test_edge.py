@@ -103,7 +103,9 @@ def test_a_damaged_store_is_refused(folder: Path):
     with pytest.raises(StoreError, match=r"got vectors/edge_config.json lost, new or changed.*store restore"):
         EdgeBackend(folder, {})
     (folder / SEAL).unlink()
-    with pytest.raises(StoreError, match=r"store: expected to open, got .*Put back a snapshot"):
+    with pytest.raises(
+        StoreError, match=r"store, vectors/edge_config.json: expected the engine's metadata, got .*Put back a snapshot"
+    ):
         EdgeBackend(folder, {})
     (folder / "vectors" / "edge_config.json").unlink()
     with pytest.raises(StoreError, match="store: expected a folder vectors"):
