@@ -10,7 +10,7 @@ import typer
 
 from blemish.cli import options as option
 from blemish.cli.console import say
-from blemish.cli.search import ReadOnly, is_url, open_store
+from blemish.cli.search import ReadOnly, is_read_only, is_url, open_store
 from blemish.errors import InputError, StoreError, message
 
 app = typer.Typer(no_args_is_help=True, help="Check, save and restore a store of defects.")
@@ -22,7 +22,7 @@ MAX_NAMED = 5
 @app.command()
 def check(store: StorePlace, read_only: ReadOnly = False, as_json: option.AsJson = False) -> None:
     """Read all of a store, and compare it with what it acknowledged. Example: blemish store check s"""
-    with open_store(store, None, read_only=read_only) as opened_store:
+    with open_store(store, None, read_only=read_only or is_read_only(store)) as opened_store:
         found = opened_store.check()
     document = {**found._asdict(), "whole": found.is_whole}
     summary = f"{found.regions} regions and {found.images} images, none lost or changed."
@@ -47,7 +47,7 @@ def snapshot(
     if damaged:
         _snapshot_damaged(store, file, as_json)
         return
-    with open_store(store, None, read_only=read_only) as opened_store:
+    with open_store(store, None, read_only=read_only or is_read_only(store)) as opened_store:
         n_points = opened_store.snapshot(file)
     say(as_json, {"saved": n_points, "file": str(file)}, f"{n_points} regions and images saved in {file}.")
 
