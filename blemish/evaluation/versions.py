@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from blemish._io.files import file_sha256
 from blemish.evaluation.thresholds import Count
 from blemish.imaging.decode import path_of
+from blemish.ops.conformal import percent
 from blemish.types import Problem, no_progress
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class Versions(NamedTuple):
     Attributes:
         good_before, good_after: of the reviewed good images.
         defects_before, defects_after: of the reviewed defective images.
+        rate: the stated false positive rate of the version after.
         problems: images that could not be read.
     """
 
@@ -28,13 +30,18 @@ class Versions(NamedTuple):
     good_after: Count
     defects_before: Count
     defects_after: Count
+    rate: float
     problems: tuple[Problem, ...] = ()
 
     @property
-    def is_worse(self) -> bool:
-        """Whether the update misses a reviewed defect more, or calls more of the reviewed good images defective."""
-        more_false = self.good_after.n > 0 and _share(self.good_after) > _share(self.good_before)
-        return more_false or self.defects_after.n_above < self.defects_before.n_above
+    def warnings(self) -> list[str]:
+        """What is worse now: fewer of the defects are found, or more good images called defective than is stated."""
+        found = []
+        if self.defects_after.n_above < self.defects_before.n_above:
+            found.append("fewer of the reviewed defects are found")
+        if _share(self.good_after) > _share(self.good_before) and self.good_after.interval[0] > self.rate:
+            found.append(f"more of the good images are called defective than the stated {percent(self.rate)}")
+        return [f"warning: {text}. Look at them before the new model goes in service." for text in found]
 
     def lines(self) -> list[str]:
         """Return sentences for the user."""
@@ -45,18 +52,13 @@ class Versions(NamedTuple):
             )
         if self.defects_after.n:
             lines.append(f"Defects found: {_text(self.defects_before)} before, {_text(self.defects_after)} now.")
-        if self.is_worse:
-            lines.append("warning: the update is worse on the reviewed images: look at them before it goes in service.")
-        return lines
+        return [*lines, *self.warnings]
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        counts = {
-            name: {"above": value.n_above, "images": value.n}
-            for name, value in self._asdict().items()
-            if name != "problems"
-        }
-        return {**counts, "is_worse": self.is_worse}
+        counts = ("good_before", "good_after", "defects_before", "defects_after")
+        values = {name: {"above": getattr(self, name).n_above, "images": getattr(self, name).n} for name in counts}
+        return {**values, "version_warnings": self.warnings}
 
 
 def compare_versions(
@@ -90,7 +92,7 @@ def compare_versions(
             stage = f"comparing {name}"
             above += _labels(version, [items[i] for i in new], stage, progress, problems if side == "before" else [])
             counts[f"{name}_{side}"] = Count(sum(above), len(above))
-    return Versions(**counts, problems=tuple(problems))
+    return Versions(**counts, rate=after.false_positive_rate, problems=tuple(problems))
 
 
 def _held_out(detector: AnyDetector, items: Sequence[ImageInput]) -> dict[int, float | None]:
