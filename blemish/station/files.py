@@ -21,7 +21,7 @@ import safetensors.numpy
 
 from blemish._io.files import atomic_write, save_error
 from blemish._io.safetensors_file import read_tensors
-from blemish.errors import ModelFileError, message
+from blemish.errors import ModelFileError, SaveError, message
 from blemish.imaging.resize import fit_inside
 from blemish.station.errors import StationError
 
@@ -74,6 +74,13 @@ class Files:
         """Return the path of a review, which is there where a person reviewed."""
         return self._path(id_, ".review.json")
 
+    def keep_thumbnail(self, id_: str, data: bytes) -> None:
+        """Write a thumbnail if that is possible: it can be made again."""
+        path = self.thumbnail(id_)
+        with contextlib.suppress(SaveError):
+            self.write(path, data, durable=False)
+            self.commit(path)
+
     def keep_review(self, id_: str, review: dict[str, Any] | None) -> None:
         """Write the review that counts beside the image, or remove it: the database can be built again from it."""
         path = self.review(id_)
@@ -91,14 +98,18 @@ class Files:
         day = datetime.fromtimestamp(int(id_[:12], 16) / 1000, tz=timezone.utc)
         return self.root / f"{day:%Y-%m-%d}" / (id_ + ending)
 
-    def write(self, path: Path, data: bytes) -> Path:
-        """Write a file under a temporary name; `commit` gives it its own."""
+    def write(self, path: Path, data: bytes, *, durable: bool = True) -> Path:
+        """Write a file under a temporary name; `commit` gives it its own.
+
+        Args:
+            durable: whether to wait for the disk, if the station does.
+        """
         temporary = path.with_name(path.name + PART)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:
                 file.write(data)
-                if self._durable:
+                if self._durable and durable:
                     file.flush()
                     os.fsync(file.fileno())
         except OSError as error:
@@ -134,7 +145,8 @@ def encoded_map(anomaly_map: Float32, record: Mapping[str, Any]) -> bytes:
     height, width = fit_inside((anomaly_map.shape[0], anomaly_map.shape[1]), MAP_SIDE_PX)
     small = anomaly_map
     if (height, width) != anomaly_map.shape:
-        small = np.asarray(cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_AREA), np.float32)
+        # A map has no detail finer than this: it was upsampled and smoothed.
+        small = np.asarray(cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
     largest = np.finfo(np.float16).max
     tensor = np.ascontiguousarray(np.clip(small, -largest, largest), np.float16)
     return bytes(safetensors.numpy.save({"map": tensor}, {"record": json.dumps(dict(record))}))

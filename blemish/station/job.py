@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blemish.imaging.decode import decode
 from blemish.imaging.headers import read_header
-from blemish.station.files import encoded_map, new_id
+from blemish.station.files import encoded_map, new_id, thumbnail
 from blemish.station.inspections import Inspection, stored_fields
 
 if TYPE_CHECKING:
     from blemish.station.deployments import ModelInService
     from blemish.station.files import Files
     from blemish.station.records import Records
-    from blemish.types import Prediction
+    from blemish.types import Prediction, UInt8
 
 
 class Job(NamedTuple):
@@ -36,30 +36,43 @@ class Job(NamedTuple):
     max_pixels: int
 
 
-def run(job: Job, files: Files, records: Records) -> Inspection:
-    """Return the inspection of an image, when image, map and record are on disk.
+class Inspecting:
+    """The inspection of an image that was accepted."""
 
-    Raises:
-        ImageError: if the image can't be decoded.
-        SaveError: if a file can't be written; nothing is stored then.
-        StationError: if the record can't be written; nothing is stored then.
-    """
-    id_, detector = new_id(), job.model.detector
-    prediction = detector.predict(decode(job.data, bit_depth=detector.bit_depth, max_pixels=job.max_pixels))
-    inspection = _inspection(job, id_, prediction)
-    record = {**stored_fields(inspection), "deployment": asdict(job.model.deployment)}
-    encoded = encoded_map(prediction.anomaly_map, record)
-    contents = {files.image(id_, inspection.format): job.data, files.map(id_): encoded}
-    inspection = replace(inspection, n_bytes=sum(map(len, contents.values())))
-    try:
-        for path, content in contents.items():
-            files.write(path, content)
-        files.commit(*contents)
-        number = records.add(inspection, job.model.deployment.number, job.who)
-    except BaseException:
-        files.discard(*contents)
-        raise
-    return replace(inspection, number=number)
+    def __init__(self, job: Job, files: Files, records: Records) -> None:
+        self._job, self._files, self._records = job, files, records
+        self._pixels: UInt8 | None = None
+
+    def run(self) -> Inspection:
+        """Return the inspection, when image, map and record are on disk.
+
+        Raises:
+            ImageError: if the image can't be decoded.
+            SaveError: if a file can't be written; nothing is stored then.
+            StationError: if the record can't be written; nothing is stored then.
+        """
+        job, files, id_, detector = self._job, self._files, new_id(), self._job.model.detector
+        self._pixels = decode(job.data, bit_depth=detector.bit_depth, max_pixels=job.max_pixels)
+        prediction = detector.predict(self._pixels)
+        inspection = _inspection(job, id_, prediction)
+        record = {**stored_fields(inspection), "deployment": asdict(job.model.deployment)}
+        encoded = encoded_map(prediction.anomaly_map, record)
+        contents = {files.image(id_, inspection.format): job.data, files.map(id_): encoded}
+        inspection = replace(inspection, n_bytes=sum(map(len, contents.values())))
+        try:
+            for path, content in contents.items():
+                files.write(path, content)
+            files.commit(*contents)
+            number = self._records.add(inspection, job.model.deployment.number, job.who)
+        except BaseException:
+            files.discard(*contents)
+            raise
+        return replace(inspection, number=number)
+
+    def keep_thumbnail(self, inspection: Inspection) -> None:
+        """Write the thumbnail from the pixels that were decoded, after the answer."""
+        assert self._pixels is not None
+        self._files.keep_thumbnail(inspection.id, thumbnail(self._pixels))
 
 
 def _inspection(job: Job, id_: str, prediction: Prediction) -> Inspection:

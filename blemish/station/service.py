@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from blemish.station.events import Events
 from blemish.station.export import Exported, to_coco, to_csv, to_folders
 from blemish.station.files import Files, read_map, thumbnail
 from blemish.station.inspections import Inspection, InspectionFilter, checked_text
-from blemish.station.job import Job, run
+from blemish.station.job import Inspecting, Job
 from blemish.station.pool import Pool
 from blemish.station.rebuild import open_or_rebuild
 from blemish.station.records import Records
@@ -126,7 +126,8 @@ class InspectionService:
         part, origin = checked_text("part_id", part_id), checked_text("source", source)
         data = self._checked_bytes(image, chosen)
         job = Job(chosen, data, part, origin, who, self.settings.max_pixels)
-        return self._pool.submit(partial(run, job, self.files, self.records), afterwards=self._answered, wait_s=wait_s)
+        inspecting = Inspecting(job, self.files, self.records)
+        return self._pool.submit(inspecting.run, afterwards=partial(self._answered, inspecting), wait_s=wait_s)
 
     def inspect(self, image: bytes | UInt8 | str | os.PathLike[str], **given: Any) -> Inspection:
         """Return the inspection of an image; arguments and errors as of `submit`, which waits for a place here.
@@ -222,22 +223,13 @@ class InspectionService:
             return path.read_bytes()
         except OSError:
             data = thumbnail(self.pixels(inspection))
-            self._keep_thumbnail(path, data)
+            self.files.keep_thumbnail(inspection.id, data)
             return data
 
-    def _keep_thumbnail(self, path: Path, data: bytes) -> None:
-        """Store a thumbnail if that is possible: it can be made again."""
-        try:
-            self.files.write(path, data)
-            self.files.commit(path)
-        except SaveError:
-            return
-
-    def _answered(self, inspection: Inspection) -> None:
-        """Tell listeners of a new inspection, and make its thumbnail before a page asks for it."""
+    def _answered(self, inspecting: Inspecting, inspection: Inspection) -> None:
+        """Make the thumbnail of a new inspection before a page asks for it, and tell listeners."""
+        inspecting.keep_thumbnail(inspection)
         self.events.publish("inspection", inspection.to_dict())
-        with suppress(ImageError, SaveError):
-            self.thumbnail(inspection)
         if inspection.number % TIDIED_EVERY == 0:
             try:
                 self.remove_old()

@@ -59,6 +59,16 @@ def test_arrays_and_paths_are_inspected_like_bytes(station: InspectionService, t
     assert len(scores) == 1
 
 
+def test_the_thumbnail_is_made_from_the_pixels_that_were_decoded(
+    station: InspectionService, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("blemish.station.service.load", None)
+    inspection = station.inspect(good(1, 400, 500))
+    station.close()
+    shown = cv2.imdecode(np.frombuffer(station.thumbnail(inspection), np.uint8), 1)
+    assert shown.shape == (205, 256, 3)
+
+
 def test_a_large_map_is_stored_small(station: InspectionService):
     inspection = station.inspect(good(1, 500, 400))
     assert (inspection.height, inspection.width) == (500, 400)
