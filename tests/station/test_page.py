@@ -105,6 +105,8 @@ def test_a_browser_that_slept_catches_up(opened: Opened, filled: InspectionServi
         filled.events._listeners, listeners = [], filled.events._listeners  # as if its connection had been silent
         for seed in range(3):
             filled.inspect(good(10 + seed), part_id=f"D-{seed}")
+        while filled.n_pending:  # events follow the answers
+            page.wait_for_timeout(10)
         filled.events._listeners = listeners
     assert page.locator("#shots .shot").count() == 6
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
