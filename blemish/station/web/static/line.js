@@ -48,14 +48,14 @@ function draw() {
 }
 
 function shot(inspection) {
-  const picture = html("img", { src: `/v1/inspections/${inspection.id}/thumbnail`, alt: "", width: 256,
+  const thumbnail = html("img", { src: `/v1/inspections/${inspection.id}/thumbnail`, alt: "", width: 256,
     height: Math.round((256 * inspection.height) / inspection.width) });
   const text = html("span", { className: "shot-text" },
     html("span", { className: `pill ${KINDS[inspection.outcome]}`, textContent: inspection.outcome.toUpperCase() }), " ",
     html("b", {}, html("bdi", { textContent: inspection.part_id || "no part id" })),
     html("span", { className: "quiet", textContent: `score ${short(inspection.score)}, threshold ${short(inspection.threshold)}` }),
     html("span", { className: "quiet" }, html("time", { dateTime: inspection.time })));
-  const item = html("li", { className: "shot new" }, html("a", { href: `/inspections/${inspection.id}` }, picture, text));
+  const item = html("li", { className: "shot new" }, html("a", { href: `/inspections/${inspection.id}` }, thumbnail, text));
   item.dataset.number = inspection.number;
   return item;
 }

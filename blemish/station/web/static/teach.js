@@ -8,7 +8,7 @@ let state = JSON.parse(element("state").textContent);
 
 const texts = (list, lines) => element(list).replaceChildren(...lines.map((textContent) => html("li", { textContent })));
 
-function picture(id) {
+function imageItem(id) {
   const remove = html("button", { type: "button", className: "plain", textContent: "Remove" });
   remove.setAttribute("aria-label", `Remove image ${id}`);
   const item = html("li", { className: "shot" }, html("img", { src: `${address}/images/${id}`, alt: `Image ${id}`, loading: "lazy" }), remove);
@@ -23,7 +23,7 @@ function picture(id) {
 function showImages() {
   const n = state.images.length;
   element("n-images").textContent = n === 1 ? "1 image" : `${n} images`;
-  element("images").replaceChildren(...state.images.map(picture));
+  element("images").replaceChildren(...state.images.map(imageItem));
   element("fit").disabled = n < 2 || state.fit?.is_running;
   element("check").disabled = n === 0;
 }
@@ -84,7 +84,7 @@ function showResult(result) {
   }
   element("suspects").hidden = result.suspects.length === 0;
   element("suspect-list").replaceChildren(...result.suspects.map((suspect) => {
-    const item = suspect.image ? picture(suspect.image) : html("li", { className: "shot" });
+    const item = suspect.image ? imageItem(suspect.image) : html("li", { className: "shot" });
     item.append(html("span", { className: "shot-text quiet", textContent: `score ${short(suspect.score)} of ${short(suspect.threshold)}` }));
     return item;
   }));
