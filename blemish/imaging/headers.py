@@ -21,19 +21,21 @@ __all__ = ["FORMATS", "Header", "read_header"]
 
 FORMATS = "PNG, JPEG, BMP, TIFF or WebP"
 READABLE = "an image that is read exactly"
+ZIP, LFS_POINTER = "a ZIP archive", "a Git LFS pointer (run `git lfs pull`)"
 OTHER_FORMATS = (
     (b"GIF8", "a GIF"),
     (b"%PDF", "a PDF"),
     (b"<svg", "an SVG drawing"),
-    (b"PK\x03\x04", "a ZIP archive"),
+    (b"PK\x03\x04", ZIP),
     (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000"),
     (b"\xff\x4f\xff\x51", "a JPEG 2000"),
     (b"\x00\x00\x00\x0cJXL ", "a JPEG XL"),
     (b"\xff\x0a", "a JPEG XL"),
     (b"II\xbc", "a JPEG XR"),
     (b"8BPS", "a Photoshop file"),
-    (b"version https://git-lfs", "a Git LFS pointer (run `git lfs pull`)"),
+    (b"version https://git-lfs", LFS_POINTER),
 )
+NO_IMAGES = (ZIP, LFS_POINTER)
 FAMILIES = {b"avif": "an AVIF", b"avis": "an AVIF", b"heic": "a HEIC", b"heix": "a HEIC", b"mif1": "a HEIF"}
 
 
@@ -57,7 +59,9 @@ def read_header(data: bytes, *, where: object = None, name: str = "image") -> He
         raise ImageError(message(name, "an image", "0 bytes", where=where))
     reader = next((reader for magic, reader in _READERS if data.startswith(magic)), None)
     if reader is None or (reader is read_webp_header and data[8:12] != b"WEBP"):
-        raise ImageError(message(name, FORMATS, _describe(data), where=where))
+        found = _format_of(data)
+        todo = "Save it as PNG." if found and found not in NO_IMAGES else ""
+        raise ImageError(message(name, FORMATS, found or _describe(data), where=where, todo=todo))
     try:
         header = reader(data)
         if header.height < 1 or header.width < 1:
@@ -71,12 +75,15 @@ def read_header(data: bytes, *, where: object = None, name: str = "image") -> He
     return header
 
 
-def _describe(data: bytes) -> str:
+def _format_of(data: bytes) -> str:
+    """Return the format of a file that is none of the five, in words; "" for one that is not known."""
     for magic, name in OTHER_FORMATS:
         if data.lstrip().startswith(magic):
             return name
-    if data[4:8] == b"ftyp" and data[8:12] in FAMILIES:
-        return FAMILIES[data[8:12]]
+    return FAMILIES.get(data[8:12], "") if data[4:8] == b"ftyp" else ""
+
+
+def _describe(data: bytes) -> str:
     if not any(data[:4096]):
         return f"{len(data)} bytes that start with zeros"
     return f"{len(data)} bytes that are none of these"

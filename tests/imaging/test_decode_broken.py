@@ -49,7 +49,8 @@ def test_a_file_that_is_no_image_is_named(content, text, tmp_path):
     with pytest.raises(ImageError, match=r"^image: expected") as caught:
         load(path)
     assert text in str(caught.value)
-    assert str(caught.value).endswith("000812.png.")
+    remedy = " Save it as PNG." if "GIF" in text else ""
+    assert str(caught.value).endswith(f"000812.png.{remedy}")
     with pytest.raises(ImageError, match=r"^mask: expected"):
         load_mask(path)
 

@@ -74,7 +74,9 @@ def test_tiff_of_both_byte_orders_and_widths(big, order):
     ],
 )
 def test_other_formats_are_named(content, name):
-    with pytest.raises(ImageError, match=rf"expected PNG, JPEG, BMP, TIFF or WebP, got {name}, in a\."):
+    with pytest.raises(
+        ImageError, match=rf"expected PNG, JPEG, BMP, TIFF or WebP, got {name}, in a\. Save it as PNG\.$"
+    ):
         read_header(content, where="a")
 
 

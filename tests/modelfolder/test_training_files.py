@@ -72,6 +72,9 @@ def test_another_folder_with_images_of_the_same_names(place: Path, monkeypatch: 
     model = Patchcore.load(place / "model")
     image = shown(model)
     assert image is not None  # found beside the model folder, by its content
+    named = model.predict(scratched(60)[0]).to_dict()["nearest_good"]
+    assert named["sha256"] == hashlib.sha256((place / named["path"]).read_bytes()).hexdigest()
+    assert named["sha256"] != hashlib.sha256(Path(named["path"]).read_bytes()).hexdigest()
     assert image.shape == good(0).shape != SECRET.shape
     assert [path.parent for path in model.fitted.training.files()] == [place / "good"] * 6
     (place / "model").rename(place / "elsewhere" / "m")
