@@ -25,7 +25,7 @@ from blemish.data.layouts import LAYOUTS, RealIAD, read, realiad_tables, recogni
 from blemish.data.manifest import MANIFEST_ENDINGS, Manifest
 from blemish.data.mask_files import assign, beside, elsewhere, with_masks
 from blemish.data.roles import fold, is_filler, split_of, tell
-from blemish.data.tree import NamedTree, check_below, unclear_name
+from blemish.data.tree import NamedTree, check_below, inside_good, unclear_name
 from blemish.errors import DataError, message
 from blemish.types import Sample
 
@@ -118,6 +118,7 @@ class MVTecAD(ListedDataSet):
         self.train, self.test = tuple(Sample(path, "train") for path in good), tuple(test)
         self.skipped = tuple(path for path in (*images, *others) if path not in used)
         self.unused_masks = tuple(masks)
+        self.notes = tuple(inside_good((path.relative_to(folder).parts[:-1], 1) for path in good))
 
     def _defect(self, folder: Path) -> str | None:
         """Return the class of a folder of test images: "good", a defect type, or None for masks."""

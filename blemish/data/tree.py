@@ -98,7 +98,8 @@ class NamedTree(ListedDataSet):
             _check_annotations(root, found)
         if not any(image.label == "good" for image in named) and plain == "good":
             raise _no_good(root, found, by_role)
-        by_role.notes += [*_several_parts(named), *_inside_good(named)]
+        stated = [(image.folders, image.level) for image in named if image.label == "good" and image.level >= 0]
+        by_role.notes += [*_several_parts(named), *inside_good(stated)]
         self._share, self._seed, self._unit_of = share, seed, unit_of
         self._list(named, masks, by_role.notes)
         used = {*by_role.black, *(mask for own in masks.values() for mask in own)}
@@ -175,13 +176,17 @@ def _several_parts(images: Sequence[Named]) -> list[str]:
     ]
 
 
-def _inside_good(images: Sequence[Named]) -> list[str]:
-    """Return a sentence if folders inside of good ones have names of which the vocabulary knows nothing."""
-    inside: dict[str, int] = defaultdict(int)
-    for image in images:
-        below = image.folders[image.level + 1 :] if image.label == "good" and image.level >= 0 else ()
-        if any(tell(name) is None and not _is_plain(name) for name in below):
-            inside["/".join(image.folders)] += 1
+def inside_good(folders: Iterable[tuple[Parts, int]]) -> list[str]:
+    """Return a sentence if folders inside of good ones have names of which the vocabulary knows nothing.
+
+    Args:
+        folders: of each good image, from the root on, and the place of the one that says that it is good.
+    """
+    inside = dict.fromkeys(
+        "/".join(names)
+        for names, level in folders
+        if any(tell(name) is None and not _is_plain(name) for name in names[level + 1 :])
+    )
     if not inside:
         return []
     listed = ", ".join(list(inside)[:3]) + (", ..." if len(inside) > 3 else "")

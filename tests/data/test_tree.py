@@ -372,6 +372,10 @@ def test_folders_inside_of_good_ones_are_named(tmp_path: Path) -> None:
     assert open_dataset(tmp_path).notes == (  # type: ignore[attr-defined]
         "Folders inside of good ones are read as good: good/viallinen. Move out what is not.",
     )
+    images(tmp_path / "a", *numbered("train/good", 3), "train/good/viallinen/0.png", "test/dent/1.png")
+    assert open_dataset(tmp_path / "a").notes == (  # type: ignore[attr-defined]
+        "Folders inside of good ones are read as good: train/good/viallinen. Move out what is not.",
+    )
 
 
 @pytest.mark.parametrize(
