@@ -4,7 +4,8 @@
     python benchmarks/defaults.py --keep FOLDER ... --only choice      # the tables of the choice alone
 
 Each set is fitted on all of its good images, on 50 and on 20. Patch distances, coarse features and descriptors of
-good images (each without its own patches) and of test images are kept in FOLDER, so that a candidate costs seconds. A
+good images and synthetic defects (each without its own part) and of test images are kept in FOLDER, so that a
+candidate costs seconds. A
 candidate is a way to score images. The choice for a set is the candidate with the highest mean AUROC over the *other*
 sets, and the rate of the threshold is the highest at which the others have at most 2 % false positives. The second part
 fits and tests the detector with its defaults. Figures are kept as well, so that a stopped run goes on.
@@ -15,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import re
 import time
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from ablation import Places
 from results import add_json_option, table, write
 
 from blemish import Engine, MVTecAD, Patchcore
-from blemish.detectors.fusion import WEIGHTS_WITH_PART
+from blemish.data.synthetic.defects import synthetic_defects
+from blemish.detectors.patchcore.position import LEAST_IMAGES, N_JUDGED
 from blemish.imaging.decode import read_image
 from blemish.metrics.classification import auroc
 from blemish.ops.conformal import Calibration
@@ -37,10 +38,9 @@ from blemish.ops.tail_probability import CENSORED, Tail, leave_one_out_neg_log_p
 DRAWS = {"all": None, "50": 50, "20": 20}
 TOP_PATCHES = (1, 4, 16, 64)  # of 1,600
 IMAGE_WEIGHTS = (0.0, 0.5, 1.0)
-MARGINS = (0.05, 0.1, 0.15)
 RATES = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03)
 MOST_FALSE_POSITIVES = 0.02
-BEFORE = "position, top 1, image 1.0, part always, conformal 1 %"  # the defaults of 0.1.0
+BEFORE = "position, top 1, image 1.0, part always 0.6, conformal 1 %"  # the defaults of 0.1.0
 
 
 # What is kept of a set
@@ -69,50 +69,66 @@ def kept_features(folder, data, draw):
 
 
 def features_of(good, test):
-    """Return patch distances, coarse features and global descriptors of good and of test images.
+    """Return patch distances, coarse features and global descriptors of good and test images, and synthetic defects.
 
-    Good images are compared with the memory bank without their own rows.
+    Good images and synthetic defects on them are compared with the memory bank without the rows of their part.
     """
     state = Patchcore().fit(good).fitted
     scorer, extractor, geometry = state.scorer, state.extractor, state.geometry
-    found = {}
-    for name, samples in (("good", good), ("test", test)):
+    groups = np.array(state.training.groups)
+
+    def features(images, origins):
         distances, parts, summaries = [], [], []
-        for i, sample in enumerate(samples):
-            image = geometry.prepare(read_image(sample, None))
-            own = state.source[:, 0] == i if name == "good" else None
+        for image, i in zip(images, origins, strict=True):
+            own = None if i is None else np.isin(state.source[:, 0], np.flatnonzero(groups == groups[i]))
             distances.append(scorer.distances(extractor.features(image), exclude=own).distances)
             parts.append(extractor.parts(image))
             summaries.append(extractor.summary(image))
-        found |= {name: np.stack(distances), f"{name}_parts": np.stack(parts), f"{name}_summaries": np.stack(summaries)}
-    found["defective"] = np.array([sample.is_defective for sample in test])
-    found["judged"] = judged(state.fusion.reason)
+        return np.stack(distances), np.stack(parts), np.stack(summaries)
+
+    inputs = [geometry.prepare(read_image(sample, None)) for sample in good]
+    tested = (geometry.prepare(read_image(sample, None)) for sample in test)
+    judged = representatives(groups)[:: -(-len(set(groups.tolist())) // N_JUDGED)]
+    defects = list(synthetic_defects([inputs[i] for i in judged], len(judged)))
+    origins = judged[[defect.image_index for defect in defects]]
+    found = {"groups": groups, "syn_of": origins, "defective": np.array([sample.is_defective for sample in test])}
+    for name, images, of in (
+        ("good", inputs, range(len(good))),
+        ("test", tested, [None] * len(test)),
+        ("syn", [defect.image for defect in defects], origins.tolist()),
+    ):
+        found |= zip((name, f"{name}_parts", f"{name}_summaries"), features(images, of), strict=True)
     return found
 
 
-def judged(reason):
-    """Return the AUROC of synthetic defects by position and by patches, NaN where there were too few good images."""
-    numbers = re.findall(r"\d\.\d{2,}", reason)
-    return np.array([float(number) for number in numbers] if numbers else [np.nan, np.nan])
+def representatives(groups):
+    """Return the first image of each group."""
+    return np.unique(groups)
 
 
 # Components and candidates
 
 
 def components(kept):
-    """Return -log p of good images, by the others, and of test images: component to (good, test)."""
-    scores = {}
+    """Return raw scores of good images, each without its part, of test images and of synthetic defects, by component.
+
+    Good images are one of each part.
+    """
+    groups = kept["groups"]
+    chosen, scores = representatives(groups), {}
     for kind in ("position", "capped"):
-        statistics, good = fit_distance_statistics(kept["good"], 1.0, border=kind == "capped")
-        test = np.stack([statistics.z_scores(distances) for distances in kept["test"]])
+        statistics, good = fit_distance_statistics(kept["good"][chosen], 1.0, border=kind == "capped")
+        others = (np.stack([statistics.z_scores(d) for d in kept[name]]) for name in ("test", "syn"))
+        maps = (good, *others)
         for n in TOP_PATCHES:
-            scores[kind, n] = top_mean(good, n), top_mean(test, n)
-    scores["part"] = part_scores(kept["good_parts"], kept["test_parts"])
-    moments = Moments()
-    moments.add(kept["good_summaries"])
-    gaussian, distances = fit_gaussian(moments, kept["good_summaries"])
-    scores["image"] = distances, np.array([gaussian.mahalanobis(summary) for summary in kept["test_summaries"]])
-    return {name: neg_log_p(*values) for name, values in scores.items()}
+            scores[kind, n] = tuple(top_mean(values, n) for values in maps)
+    scores["part"] = part_scores(kept, chosen)
+    moments, summaries = Moments(), kept["good_summaries"]
+    moments.add(summaries)
+    left_out = [summaries[groups == groups[i]] for i in chosen]
+    gaussian, distances = fit_gaussian(moments, summaries[chosen], left_out=left_out)
+    scores["image"] = distances, np.array([gaussian.mahalanobis(summary) for summary in kept["test_summaries"]]), None
+    return scores
 
 
 def top_mean(maps, n):
@@ -122,13 +138,20 @@ def top_mean(maps, n):
     return np.sort(flat, axis=1)[:, -n_top:].mean(axis=1, dtype=np.float64)
 
 
-def part_scores(good, test):
-    moments = Moments()
-    moments.add(good.reshape(-1, good.shape[-1]))
+def part_scores(kept, chosen):
+    groups, moments = kept["groups"], Moments()
+    moments.add(kept["good_parts"].reshape(-1, kept["good_parts"].shape[-1]))
     axes = moments.principal_axes(N_FEATURES)
-    good, test = ((parts @ axes.weight.T + axes.bias).astype(np.float32) for parts in (good, test))
-    gaussians, scores = PositionGaussians.fit(good)
-    return scores, np.array([gaussians.score(parts) for parts in test])
+    good, test, syn = (
+        (kept[f"{name}_parts"] @ axes.weight.T + axes.bias).astype(np.float32) for name in ("good", "test", "syn")
+    )
+    left_out = [[i, *(j for j in np.flatnonzero(groups == groups[i]).tolist() if j != i)] for i in chosen.tolist()]
+    gaussians, scores = PositionGaussians.fit(good, left_out)
+    judged = [
+        gaussians.statistics.z_scores(gaussians.mahalanobis_without(defect, good[groups == groups[i]], len(good)))
+        for defect, i in zip(syn, kept["syn_of"], strict=True)
+    ]
+    return scores, np.array([gaussians.score(parts) for parts in test]), np.array([float(z.max()) for z in judged])
 
 
 def neg_log_p(good, test):
@@ -136,23 +159,48 @@ def neg_log_p(good, test):
     return leave_one_out_neg_log_p(good, censored=CENSORED), np.array([tail.neg_log_p(score) for score in test])
 
 
+def loss(scores, patch):
+    """Return how much less of the synthetic defects position finds than patches, in AUROC; None for few images."""
+    if len(scores["part"][0]) < LEAST_IMAGES:
+        return None
+
+    def found(good, _, syn):
+        return auroc(np.r_[good, syn], np.r_[np.zeros(len(good), bool), np.ones(len(syn), bool)])
+
+    return found(*scores[patch]) - found(*scores["part"])
+
+
 def candidates():
-    """Return the ways to score an image: name to weights where position does not count, where it does, and margin."""
+    """Return the ways to score an image: name to (patches, weight of the image, rule of the part's weight)."""
     found = {}
     for kind in ("position", "capped"):
         for n in TOP_PATCHES:
             for weight in IMAGE_WEIGHTS:
-                name = f"{kind}, top {n}, image {weight}"
-                plain = {(kind, n): 1.0, "image": weight}
-                with_part = {(kind, n): WEIGHTS_WITH_PART["patch"], "part": WEIGHTS_WITH_PART["part"], "image": weight}
-                found[f"{name}, part never"] = plain, plain, 0.0
-                found[f"{name}, part always"] = with_part, with_part, 0.0
-                found |= {f"{name}, part judged {margin}": (plain, with_part, margin) for margin in MARGINS}
+                for rule, part in PART_RULES.items():
+                    found[f"{kind}, top {n}, image {weight}, part {rule}"] = (kind, n), weight, part
     return found
 
 
-def fused(scores, weights, row):
-    return sum(weight * scores[name][row] for name, weight in weights.items() if weight)
+def ramp(weight, low, high):
+    """Return the rule by which the part's weight falls from `weight` to 0 between two losses of AUROC."""
+    return lambda less: 0.0 if less is None else weight * min(max((high - less) / (high - low), 0.0), 1.0)
+
+
+def always(weight):
+    return lambda _: weight
+
+
+PART_RULES = {
+    "never": always(0.0),
+    "always 0.4": always(0.4),
+    "always 0.6": always(0.6),
+    "judged 0.6, margin 0.1": lambda less: 0.6 if less is not None and less <= 0.1 else 0.0,
+    **{
+        f"judged {weight}, {low} to {high}": ramp(weight, low, high)
+        for weight in (0.3, 0.4, 0.6)
+        for low, high in ((0.05, 0.2), (0.1, 0.2), (0.1, 0.25))
+    },
+}
 
 
 # The choice
@@ -163,21 +211,23 @@ class Fits:
 
     def __init__(self, kept):
         self.defective = {key: values["defective"] for key, values in kept.items()}
-        parts = {key: components(values) for key, values in kept.items()}
-        self.scores = {
-            name: {key: self._fused(parts[key], *rule, kept[key]["judged"]) for key in kept}
-            for name, rule in candidates().items()
-        }
-
-    @staticmethod
-    def _fused(scores, plain, with_part, margin, judged):
-        by_position, by_patches = judged
-        weights = with_part if by_position >= by_patches - margin or plain is with_part else plain
-        return fused(scores, weights, 0), fused(scores, weights, 1)
+        self.scores, self.known = {name: {} for name in candidates()}, {}
+        for key, values in kept.items():
+            raw = components(values)
+            parts = {name: neg_log_p(good, test) for name, (good, test, _) in raw.items()}
+            losses = {patch: loss(raw, patch) for patch in raw if isinstance(patch, tuple)}
+            for name, (patch, image, rule) in candidates().items():
+                part = rule(losses[patch])
+                weights = {patch: 1 - part, "part": part, "image": image}
+                self.scores[name][key] = tuple(
+                    sum(weight * parts[which][row] for which, weight in weights.items()) for row in (0, 1)
+                )
 
     def auroc(self, name, key):
         """Return the image AUROC of a candidate on a set and draw."""
-        return auroc(self.scores[name][key][1], self.defective[key])
+        if (name, key) not in self.known:
+            self.known[name, key] = auroc(self.scores[name][key][1], self.defective[key])
+        return self.known[name, key]
 
     def rates(self, name, key, rate, rule):
         """Return false positive and miss rate at a threshold."""
@@ -262,10 +312,12 @@ def table_of_candidates(fits):
 
 
 SHOWN = (
-    "position, top 1, image 1.0, part always",
+    "position, top 1, image 1.0, part always 0.6",
     "position, top 1, image 0.0, part never",
     "capped, top 1, image 0.0, part never",
     "capped, top 16, image 0.0, part never",
+    "capped, top 16, image 1.0, part never",
+    "capped, top 16, image 1.0, part judged 0.4, 0.05 to 0.2",
 )
 
 
