@@ -3,11 +3,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import time
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
