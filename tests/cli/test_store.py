@@ -23,6 +23,7 @@ def store(tmp_path: Path, encoder) -> Path:
     return tmp_path / "s"
 
 
+@pytest.mark.slow
 def test_a_whole_store_is_checked_saved_and_restored(run, store: Path, tmp_path: Path):
     code, out, _ = run("store", "check", store, "--json")
     found = json.loads(out)
@@ -39,6 +40,7 @@ def test_a_whole_store_is_checked_saved_and_restored(run, store: Path, tmp_path:
     assert (code, "expected a new one, got one that is there" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_damaged_store_is_named_and_the_rest_saved(run, store: Path, tmp_path: Path):
     ledger, lost = Ledger(store / LEDGER), str(uuid.uuid4())
     ledger.stored({lost: "0" * 32})

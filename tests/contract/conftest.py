@@ -140,7 +140,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory, good_paths: list[Path], back
     return get
 
 
-@pytest.fixture(params=["Patchcore", "Padim", "EfficientAd"])
+@pytest.fixture(params=["Patchcore", "Padim", pytest.param("EfficientAd", marks=pytest.mark.slow)])
 def case(request: pytest.FixtureRequest, cases: Callable[[str], Case]) -> Case:
     return cases(request.param)
 

@@ -214,6 +214,7 @@ def test_zstandard_is_named_where_pillow_lacks_it(monkeypatch):
         decode(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", [0, 6, 9])
 def test_lzma_with_damage_and_with_a_dictionary_that_is_too_large(preset):
     strip = lzma.compress(COLOR.tobytes(), preset=preset)

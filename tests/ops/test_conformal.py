@@ -54,6 +54,7 @@ def test_known_ranks(n, rate, promised, rank_from_above):
     assert calibration.n == n
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "rate"), [(20, 0.05), (99, 0.01), (150, 0.1), (40, 0.01)])
 @pytest.mark.parametrize("kind", ["normal", "heavy", "tied"])
 def test_the_false_positive_rate_of_new_good_images_is_the_guaranteed_one(rng, n, rate, kind):

@@ -85,6 +85,7 @@ def test_fingerprints_of_any_shape(shape: tuple[int, ...]):
     assert near_duplicates([*prints, prints[3]]).tolist() == [*range(10), 3]
 
 
+@pytest.mark.slow
 def test_the_result_is_the_same_again():
     images = [shot(part(i // 2), i) for i in range(60)]
     assert groups_of(images) == groups_of(images)

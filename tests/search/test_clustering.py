@@ -16,6 +16,7 @@ def units(rng: np.random.Generator, n: int, dim: int = 8, kinds: int = 5) -> np.
     return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 3, 40, 150])
 @pytest.mark.parametrize("least", [-0.5, 0.3, 0.7, 0.95])
 def test_clusters_are_those_of_average_linkage(rng: np.random.Generator, n: int, least: float):

@@ -28,6 +28,7 @@ def folder(tmp_path: Path, encoder: RegionEncoder) -> Path:
     return tmp_path / "s"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "error"),
     [

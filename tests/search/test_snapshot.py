@@ -138,6 +138,7 @@ def test_a_strangers_snapshot_is_checked(snapshot: Path):
     assert len(read_snapshot(snapshot).points) == lines.count(b"\n")
 
 
+@pytest.mark.slow
 def test_what_is_left_of_a_damaged_store_is_saved(folder: Path, tmp_path: Path, encoder: RegionEncoder):
     ledger, lost = Ledger(folder / LEDGER), str(uuid.uuid4())
     digests = ledger.read()

@@ -129,6 +129,7 @@ def test_what_was_acknowledged_and_is_there_opens(folder: Path):
     assert EdgeBackend(folder, {}, read_only=True).check() == (4, (), ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_loss_and_a_change_are_refused(folder: Path, read_only: bool):
     ledger = Ledger(folder / LEDGER)

@@ -72,6 +72,7 @@ def test_each_use_in_a_fork_is_an_error(opened: Opener):
     store.add(image)
 
 
+@pytest.mark.slow
 def test_a_lock_that_another_thread_held_is_not_waited_for(opened: Opener):
     store = opened()
     store._lock.acquire()

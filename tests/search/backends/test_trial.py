@@ -24,6 +24,7 @@ def shard(tmp_path: Path) -> Path:
     return tmp_path / "s" / "vectors"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "said"),
     [
