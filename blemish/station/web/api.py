@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import time
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import numpy as np
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -56,22 +57,34 @@ def document_of(inspection: Inspection) -> dict[str, Any]:
     return {**inspection.to_dict(), "links": {"self": place, **links, "page": f"/inspections/{inspection.id}"}}
 
 
-def filter_of(
-    model: str = "",
-    outcome: str = "",
-    reviewed: str = "all",
-    defect_type: str = "",
-    part_id: str = "",
-    since: str = "",
-    until: str = "",
-) -> InspectionFilter:
-    """Return the filter that the parameters of an address state; times are ISO 8601.
+@dataclass(frozen=True)
+class Asked:
+    """The parameters of an address that choose inspections; times are ISO 8601."""
 
-    Raises:
-        InputError: if one is none.
-    """
-    limits = [_time(name, text) for name, text in (("since", since), ("until", until))]
-    return InspectionFilter(model, outcome, reviewed, defect_type, part_id, *limits)
+    model: str = ""
+    outcome: str = ""
+    reviewed: str = "all"
+    defect_type: str = ""
+    part_id: str = ""
+    since: str = ""
+    until: str = ""
+
+    @property
+    def chosen(self) -> InspectionFilter:
+        """The filter that they state.
+
+        Raises:
+            InputError: if one is none.
+        """
+        limits = [_time(name, text) for name, text in (("since", self.since), ("until", self.until))]
+        return InspectionFilter(self.model, self.outcome, self.reviewed, self.defect_type, self.part_id, *limits)
+
+    def query(self, **more: object) -> str:
+        """Return them, and more, as the query of an address."""
+        return urlencode({name: value for name, value in {**vars(self), **more}.items() if value})
+
+
+Chosen = Annotated[Asked, Depends()]
 
 
 def _time(name: str, text: str) -> float | None:
@@ -165,25 +178,16 @@ def stated_bytes(request: Request, limit: int) -> int:
 def inspections(
     state: StationState,
     _: Viewer,
-    model: str = "",
-    outcome: str = "",
-    reviewed: str = "all",
-    defect_type: str = "",
-    part_id: str = "",
-    since: str = "",
-    until: str = "",
+    asked: Chosen,
     before: int | None = None,
     after: int | None = None,
     limit: int = 50,
 ) -> Response:
     """List inspections, the newest first; `next` is the address of the next page."""
-    given = {"model": model, "outcome": outcome, "reviewed": reviewed, "defect_type": defect_type, "part_id": part_id}
-    chosen = filter_of(**given, since=since, until=until)
-    page = state.service.records.page(chosen, before=before, after=after, limit=limit)
+    page = state.service.records.page(asked.chosen, before=before, after=after, limit=limit)
     following = None
     if len(page) == limit:
-        asked = {**given, "since": since, "until": until, "after": after, "limit": limit, "before": page[-1].number}
-        following = "/v1/inspections?" + urlencode({name: value for name, value in asked.items() if value})
+        following = "/v1/inspections?" + asked.query(after=after, limit=limit, before=page[-1].number)
     return JSONResponse({"inspections": [document_of(one) for one in page], "next": following})
 
 
@@ -243,21 +247,12 @@ def nearest_good(id: str, state: StationState, _: Viewer) -> Response:  # noqa: 
 
 
 @router.get("/export.csv", responses=answers(None, 401, 422, 503))
-def export_csv(
-    state: StationState,
-    _: Viewer,
-    model: str = "",
-    outcome: str = "",
-    reviewed: str = "all",
-    defect_type: str = "",
-    part_id: str = "",
-    since: str = "",
-    until: str = "",
-) -> Response:
+def export_csv(state: StationState, _: Viewer, asked: Chosen) -> Response:
     """Return the inspections of a list as a CSV file."""
-    chosen = filter_of(model, outcome, reviewed, defect_type, part_id, since, until)
     headers = {"Content-Disposition": 'attachment; filename="inspections.csv"'}
-    return Response(state.service.export_csv(chosen).encode(), media_type="text/csv; charset=utf-8", headers=headers)
+    return Response(
+        state.service.export_csv(asked.chosen).encode(), media_type="text/csv; charset=utf-8", headers=headers
+    )
 
 
 # --- reviews ----------------------------------------------------------------------------------------------------------

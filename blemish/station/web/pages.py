@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import jinja2
 from fastapi import APIRouter, Depends, Request, Response
@@ -22,7 +22,7 @@ from blemish.evaluation.report.charts import CLASSES, gauge
 from blemish.ops.conformal import percent
 from blemish.station.inspections import Inspection, InspectionFilter, iso_time
 from blemish.station.web.access import Visitor
-from blemish.station.web.api import filter_of
+from blemish.station.web.api import Chosen
 from blemish.station.web.problems import TITLES, of_validation, status_of
 from blemish.station.web.state import State, StationState, state_of
 from blemish.station.web.words import among, why
@@ -157,21 +157,12 @@ def history(
     request: Request,
     state: StationState,
     visitor: PageViewer,
-    model: str = "",
-    outcome: str = "",
-    reviewed: str = "all",
-    defect_type: str = "",
-    part_id: str = "",
-    since: str = "",
-    until: str = "",
+    asked: Chosen,
     before: int | None = None,
 ) -> Response:
     """Show inspections by a filter, the newest first."""
-    asked = {"model": model, "outcome": outcome, "reviewed": reviewed, "defect_type": defect_type, "part_id": part_id}
-    asked |= {"since": since, "until": until}
-    chosen, records = filter_of(**asked), state.service.records
+    chosen, records, query = asked.chosen, state.service.records, asked.query()
     page = records.page(chosen, before=before, limit=2 * N_SHOTS)
-    query = urlencode({name: value for name, value in asked.items() if value})
     is_full = len(page) == 2 * N_SHOTS
     context: dict[str, Any] = {
         "title": "History",
