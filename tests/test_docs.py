@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import json
 import os
@@ -50,6 +51,7 @@ def commands_of(text: str) -> list[str]:
     return [part for part in [*parts, *re.findall(r"`(blemish [^`\n]+)`", text)] if re.match(r"blemish [a-z]", part)]
 
 
+COMMAND_LINE = generated.command_line()
 COMMANDS = sorted({command for page, text in TEXTS.items() if page != "CHANGELOG.md" for command in commands_of(text)})
 
 
@@ -137,9 +139,10 @@ def test_python_that_is_shown_is_python(page: str):
         ast.parse("\n".join(session))
 
 
-def shown_help(command: list[str]) -> str:
-    shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"})
-    assert shown.exit_code == 0, f"no command {' '.join(command)}"
+@functools.cache
+def shown_help(command: str) -> str:
+    shown = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, f"no command {command}"
     return shown.output
 
 
@@ -149,16 +152,16 @@ def test_commands_have_the_options_that_are_shown(command: str):
     if words == ["--version"]:
         return
     names = words[:2] if words[0] in {"backbones", "store"} else words[:1]
-    shown = shown_help(names)
+    shown = shown_help(" ".join(names))
     for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", command):
         assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", shown), f"{names} has no {option}"
 
 
 @pytest.mark.parametrize("name", generated.commands())
 def test_command_line_reference_is_the_real_help(name: str):
-    section = generated.command_line().split(f"### blemish {name}\n")[1].split("\n### ")[0]
+    section = COMMAND_LINE.split(f"### blemish {name}\n")[1].split("\n### ")[0]
     documented = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", "\n".join(re.findall(r"^`-.*`$", section, re.M))))
-    shown = shown_help(name.split())
+    shown = shown_help(name)
     assert documented == set(re.findall(r"(?<=^  )--?[a-z][a-z-]*", shown, re.M)) - {"--help"}
     said = " ".join(re.sub(r"[`\\]", "", section).split())
     for line in re.findall(r"^  -\S.*?  +(\S.*)$", shown, re.M):

@@ -55,7 +55,7 @@ class Case:
 
     @property
     def other(self) -> Kind:
-        return EfficientAd if self.kind is Patchcore else Patchcore
+        return Padim if self.kind is Patchcore else Patchcore
 
 
 @dataclass(frozen=True)
