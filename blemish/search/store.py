@@ -141,6 +141,16 @@ class DefectStore:
         where = replace(where, empty=("label",)) if unlabelled else where
         return map(StoredDefect.from_point, self._backend.scan(where))
 
+    def regions(self, *, category: str | None = None) -> Iterator[tuple[StoredDefect, Float32]]:
+        """Yield the stored regions of a category's present model, each with its (D,) unit vector, in order of id.
+
+        Args:
+            category: None for the store's own.
+        """
+        for point in self._backend.scan(self._comparable(REGION, category or self.category), using=REGION):
+            assert point.vector is not None
+            yield StoredDefect.from_point(point), point.vector
+
     def get(self, ids: Iterable[str]) -> list[StoredDefect]:
         """Return the stored defects of these ids, in their order.
 

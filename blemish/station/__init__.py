@@ -1,5 +1,6 @@
 """Inspection station: a service beside the line that inspects images, keeps records and takes reviews."""
 
+from blemish.station.defect_groups import DefectGroup, DefectGroups
 from blemish.station.errors import BusyError, StationError, UnknownError
 from blemish.station.inspections import Inspection, InspectionFilter, Review
 from blemish.station.service import InspectionService
@@ -7,6 +8,8 @@ from blemish.station.settings import StationSettings
 
 __all__ = [
     "BusyError",
+    "DefectGroup",
+    "DefectGroups",
     "Inspection",
     "InspectionFilter",
     "InspectionService",

@@ -12,11 +12,15 @@ from blemish.search import DefectStore, most_anomalous_region
 from blemish.station.inspections import InspectionFilter
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from blemish.station.deployments import Deployments, ModelInService
     from blemish.station.files import Files
     from blemish.station.inspections import Inspection
     from blemish.station.records import Records
+    from blemish.types import Float32
 
+REGION, IMAGE = "region", "image"
 # Reviewed defects that a store of another model is filled with.
 MAX_REFILLED = 2000
 
@@ -106,6 +110,46 @@ class Defects:
             return
         label = review.defect_type or None
         store.add(self._path(inspection), label=label, labelled_by=review.who if label else None, force=True)
+
+    def relabel(self, name: str, labels: Mapping[str, str], by: str) -> Future[str]:
+        """Give stored images other types, in a thread; the result is "", or why it could not.
+
+        Args:
+            name: of the model.
+            labels: SHA-256 of an image's file to the type; "" for none.
+            by: the person who says so.
+        """
+        return self._later.submit(self._relabel, name, labels, by)
+
+    def _relabel(self, name: str, labels: Mapping[str, str], by: str) -> str:
+        try:
+            store = self._store(self._deployments[name])
+            ids: dict[str, list[str]] = {}
+            for kind in (REGION, IMAGE):
+                for defect in store.defects(kind=kind):
+                    if defect.sha256 in labels:
+                        ids.setdefault(labels[defect.sha256], []).append(defect.id)
+            for label, chosen in ids.items():
+                store.label(chosen, label or None, by=by if label else None)
+        except BlemishError as error:  # the types in the records count; only suggestions lack them
+            return str(error)
+        return ""
+
+    def vectors(self, name: str) -> dict[str, Float32]:
+        """Return the unit vector of the most anomalous region of each confirmed defect of a model, by SHA-256 of the
+        image's file.
+
+        Raises:
+            BlemishError: if the model is not in service, or `blemish[search]` is not installed.
+        """
+        return self._later.submit(self._vectors, name).result()  # after the reviews before it
+
+    def _vectors(self, name: str) -> dict[str, Float32]:
+        best: dict[str, tuple[float, Float32]] = {}
+        for defect, vector in self._store(self._deployments[name]).regions():
+            if defect.sha256 not in best or defect.score > best[defect.sha256][0]:
+                best[defect.sha256] = defect.score, vector
+        return {sha256: vector for sha256, (_, vector) in best.items()}
 
     def _path(self, inspection: Inspection) -> Path:
         return self._files.image(inspection.id, inspection.format)

@@ -166,6 +166,7 @@ class InspectionFilter:
         part_id: the start of it.
         since: seconds since 1970; none before.
         until: seconds since 1970; none from then on.
+        group: number of a group of similar defects.
 
     Raises:
         InputError: if `outcome` or `reviewed` is none of these.
@@ -178,6 +179,7 @@ class InspectionFilter:
     part_id: str = ""
     since: float | None = None
     until: float | None = None
+    group: int | None = None
 
     def __post_init__(self) -> None:
         """Check the words."""
@@ -200,6 +202,10 @@ class InspectionFilter:
             if moment is not None:
                 conditions.append(f"i.time {sign} ?")
                 arguments.append(moment)
+        if self.group is not None:
+            members = "SELECT inspection FROM defect_members WHERE defect_group = ?"
+            conditions.append(f"i.verdict = 'defective' AND i.id IN ({members})")
+            arguments.append(self.group)
         if self.reviewed in get_args(Verdict):
             conditions.append("i.verdict = ?")
             arguments.append(self.reviewed)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("blemish.station")
 WHO = "station"
 # Tables of which every row that can be read is kept; the audit only up to the first gap.
-SALVAGED = ("users", "deployments", "audit")
+SALVAGED = ("users", "deployments", "audit", "defect_groups")
 
 
 def open_or_rebuild(path: Path, files: Files, *, durable: bool) -> Database:
@@ -56,6 +56,7 @@ def open_or_rebuild(path: Path, files: Files, *, durable: bool) -> Database:
         for table in SALVAGED:
             _insert_all(connection, table, _readable(aside, table))
         n_inspections, n_reviews = _restore(connection, files)
+        _insert_all(connection, "defect_members", _readable(aside, "defect_members"))  # those without a type
         counts = {"inspections": n_inspections, "reviews": n_reviews}
         database.record(connection, WHO, "rebuilt", "records", damaged=aside.name, **counts)
     LOG.warning("The records were built again: %d inspections, %d reviews.", n_inspections, n_reviews)
@@ -63,7 +64,7 @@ def open_or_rebuild(path: Path, files: Files, *, durable: bool) -> Database:
 
 
 def _readable(path: Path, table: str) -> list[sqlite3.Row]:
-    """Return the rows of a damaged database up to the first that can't be read."""
+    """Return the rows of a damaged database, or of an earlier version, up to the first that can't be read."""
     rows = list[sqlite3.Row]()
     try:
         with closing(sqlite3.connect(path)) as connection:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from blemish.errors import InputError, message
+from blemish.station.defect_groups import follow_review
 from blemish.station.errors import UnknownError
 from blemish.station.inspections import (
     MAX_COMMENT,
@@ -184,7 +185,7 @@ class Records:
             )
             last, *rest = connection.execute(query, (id_,)).fetchall()
             connection.execute("UPDATE reviews SET active = 0 WHERE number = ?", (last["number"],))
-            _set_review(connection, id_, tuple(rest[0]) if rest else (None, None, None))
+            _set_review(connection, id_, tuple(rest[0]) if rest else (None, None, None), who)
             self._database.record(connection, who, "review taken back", id_, verdict=last["verdict"])
         return self.get(id_).review
 
@@ -238,9 +239,10 @@ def insert_review(connection: sqlite3.Connection, id_: str, review: Review) -> N
     insert = """INSERT INTO reviews (verdict, defect_type, comment, who, time, inspection)
         VALUES (?, ?, ?, ?, ?, ?)"""
     number = connection.execute(insert, (*review, id_)).lastrowid
-    _set_review(connection, id_, (number, review.verdict, review.defect_type))
+    _set_review(connection, id_, (number, review.verdict, review.defect_type), review.who)
 
 
-def _set_review(connection: sqlite3.Connection, id_: str, values: Sequence[Any]) -> None:
+def _set_review(connection: sqlite3.Connection, id_: str, values: Sequence[Any], who: str) -> None:
     connection.execute("UPDATE inspections SET review = ?, verdict = ?, defect_type = ? WHERE id = ?", (*values, id_))
     connection.execute("DELETE FROM claims WHERE inspection = ?", (id_,))
+    follow_review(connection, id_, who)

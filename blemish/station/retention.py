@@ -81,7 +81,8 @@ class Retention:
                 break
             with self._database.transaction() as connection:
                 ids = [(row["id"],) for row in chosen]
-                connection.executemany("DELETE FROM claims WHERE inspection = ?", ids)
+                for table in ("claims", "defect_members"):
+                    connection.executemany(f"DELETE FROM {table} WHERE inspection = ?", ids)
                 connection.executemany("DELETE FROM inspections WHERE id = ?", ids)
                 detail = {"reason": reason, "ids": [id_ for (id_,) in ids]}
                 self._database.record(connection, who, "removed", f"{len(ids)} inspections", **detail)

@@ -54,6 +54,20 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE sessions (
         key TEXT PRIMARY KEY, user TEXT NOT NULL, csrf TEXT NOT NULL, until REAL NOT NULL);
     """,
+    """
+    CREATE TABLE defect_groups (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, name TEXT NOT NULL, time REAL NOT NULL,
+        who TEXT NOT NULL);
+    CREATE UNIQUE INDEX defect_groups_name ON defect_groups(model, name) WHERE name <> '';
+    CREATE TABLE defect_members (inspection TEXT PRIMARY KEY, defect_group INTEGER NOT NULL);
+    CREATE INDEX defect_members_group ON defect_members(defect_group);
+    INSERT INTO defect_groups (model, name, time, who)
+        SELECT DISTINCT model, defect_type, 0.0, 'station' FROM inspections
+        WHERE verdict = 'defective' AND defect_type <> '';
+    INSERT INTO defect_members
+        SELECT i.id, g.number FROM inspections i JOIN defect_groups g ON g.model = i.model AND g.name = i.defect_type
+        WHERE i.verdict = 'defective';
+    """,
 )
 
 

@@ -19,6 +19,7 @@ from blemish._io.lock import exclusive
 from blemish.errors import BlemishError, ImageError, InputError, SaveError, message
 from blemish.imaging.decode import check_image, load
 from blemish.imaging.headers import read_header
+from blemish.station.defect_groups import DefectGroups
 from blemish.station.defects import Defects
 from blemish.station.deployments import Deployments
 from blemish.station.errors import StationError
@@ -59,6 +60,9 @@ class InspectionService:
             another one under its name takes its place.
         settings: limits and places.
 
+    Attributes:
+        groups: groups of similar confirmed defects.
+
     Raises:
         InputError: if the name of a model is none.
         ModelFileError: if a model can't be loaded.
@@ -92,6 +96,7 @@ class InspectionService:
             opening.callback(self._pool.close)
             self.retention = Retention(self.database, self.files, self.settings)
             self.events = Events()
+            self.groups = DefectGroups(self.database, self.records, self.files, self.defects, self.events)
             self.teaching = Teaching(self, self.folder / "teach")
             opening.callback(self.teaching.close)
             self._open = opening.pop_all()

@@ -21,7 +21,8 @@ Opener = Callable[..., InspectionService]
 def _no_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the store of defects alone in quick tests: encoding takes a second."""
     if request.node.get_closest_marker("slow") is None:
-        monkeypatch.setattr("blemish.station.defects.Defects._learn", lambda *_: "")
+        for name in ("_learn", "_relabel"):
+            monkeypatch.setattr(f"blemish.station.defects.Defects.{name}", lambda *_: "")
 
 
 @pytest.fixture

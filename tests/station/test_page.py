@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from blemish.station import InspectionFilter
@@ -25,7 +26,10 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # axe.min.js of npm's axe-core, which looks for what keeps people with a screen reader out.
 AXE = os.environ.get("BLEMISH_AXE", "")
 PASSWORD = "correct horse battery"
-PAGES = ("/", "/inspections", "/inspections/{id}", "/review", "/models", "/models/stripes", "/teach", "/teach?name=new")
+PAGES = (
+    "/", "/inspections", "/inspections/{id}", "/review", "/defects", "/defects/1", "/models", "/models/stripes",
+    "/teach", "/teach?name=new",
+)  # fmt: skip
 SIZES = ((390, 844), (1280, 800), (2560, 1440))
 SERIOUS = {"serious", "critical"}
 pytestmark = pytest.mark.slow
@@ -172,6 +176,42 @@ def test_the_review_queue_is_worked_off_by_keys(opened: Opened, filled: Inspecti
         page.wait_for_load_state()
     page.wait_for_selector("text=Every part was reviewed.")
     assert filled.records.counts(InspectionFilter(reviewed="good"))["total"] == 5
+
+
+def test_groups_of_defects_are_named_split_moved_and_merged(
+    opened: Opened, filled: InspectionService, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("blemish.station.defects.Defects._learn", lambda *_: "")
+    monkeypatch.setattr("blemish.station.defects.Defects._relabel", lambda *_: "")
+    bad = [filled.inspect(scratched(seed)[0], part_id=f"E-{seed}") for seed in range(10, 14)]
+    for inspection in bad:
+        filled.review(inspection.id, "defective", who="eva")
+    looks = {one.sha256: np.array([i < 3, i == 3], np.float32) for i, one in enumerate(bad)}
+    monkeypatch.setattr("blemish.station.defects.Defects._vectors", lambda *_: looks)
+    page = opened.go("/defects")
+    page.wait_for_selector(".group >> nth=2")  # the four were sorted into two groups, beside that of the type
+    page.click(".group >> text=3 defects")
+    page.wait_for_selector("h1 >> text=No name yet")
+    page.fill("#name", "dent")
+    page.click("text=Name them")
+    page.wait_for_selector("h1 >> text=dent")
+    assert review_of(filled, "E-10").defect_type == "dent"
+    page.check(f'#members input[value="{bad[0].id}"]')
+    page.fill("#new-name", "deep dent")
+    page.click("#split")
+    page.wait_for_selector("h1 >> text=deep dent")
+    page.check(f'#members input[value="{bad[0].id}"]')
+    page.select_option("#target", label="scratch")
+    page.click("#move")
+    page.wait_for_selector("h1 >> text=scratch")
+    assert page.locator("#members .shot").count() == 2
+    page.click("#propose")
+    page.wait_for_selector("#toast.shown")
+    page.select_option("#into", label="dent (2)")
+    page.click("#merge button")
+    page.wait_for_selector("h1 >> text=dent")
+    assert review_of(filled, "E-10").defect_type == "dent"
+    assert page.locator("#members .shot").count() == 4
 
 
 def test_history_is_filtered_without_a_script(opened: Opened, filled: InspectionService, browser: Browser):

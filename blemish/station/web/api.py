@@ -21,7 +21,7 @@ from blemish.imaging.decode import load
 from blemish.station.inspections import Inspection, InspectionFilter
 from blemish.station.web import schema
 from blemish.station.web.bodies import Part, read_parts, source_of, texts
-from blemish.station.web.drawing import map_png, overlay_jpeg, patch_jpeg
+from blemish.station.web.drawing import defect_jpeg, map_png, overlay_jpeg, patch_jpeg
 from blemish.station.web.live import event_stream
 from blemish.station.web.problems import status_of
 from blemish.station.web.schema import answers
@@ -53,13 +53,15 @@ FORM = {
 def document_of(inspection: Inspection) -> dict[str, Any]:
     """Return an inspection as the API shows it: with the addresses of its images."""
     place = f"/v1/inspections/{inspection.id}"
-    links = {name: f"{place}/{name}" for name in ("image", "map", "overlay", "thumbnail", "review", "similar")}
+    links = {
+        name: f"{place}/{name}" for name in ("image", "map", "overlay", "defect", "thumbnail", "review", "similar")
+    }
     return {**inspection.to_dict(), "links": {"self": place, **links, "page": f"/inspections/{inspection.id}"}}
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The parameters of an address that choose inspections; times are ISO 8601."""
+    """The parameters of an address that choose inspections; times are ISO 8601, a group is one of similar defects."""
 
     model: str = ""
     outcome: str = ""
@@ -68,6 +70,7 @@ class Asked:
     part_id: str = ""
     since: str = ""
     until: str = ""
+    group: int | None = None
 
     @property
     def chosen(self) -> InspectionFilter:
@@ -76,8 +79,9 @@ class Asked:
         Raises:
             InputError: if one is none.
         """
-        limits = [_time(name, text) for name, text in (("since", self.since), ("until", self.until))]
-        return InspectionFilter(self.model, self.outcome, self.reviewed, self.defect_type, self.part_id, *limits)
+        since, until = _time("since", self.since), _time("until", self.until)
+        texts = (self.model, self.outcome, self.reviewed, self.defect_type, self.part_id)
+        return InspectionFilter(*texts, since, until, self.group)
 
     def query(self, **more: object) -> str:
         """Return them, and more, as the query of an address."""
@@ -234,6 +238,13 @@ def overlay(id: str, state: StationState, _: Viewer) -> Response:  # noqa: A002
     found = state.service.records.get(id)
     drawn = overlay_jpeg(found, state.service.pixels(found), state.service.anomaly_map(found))
     return Response(drawn, media_type="image/jpeg", headers=FOREVER)
+
+
+@router.get("/inspections/{id}/defect", responses=answers(None, 401, 404, 503))
+def defect(id: str, state: StationState, _: Viewer) -> Response:  # noqa: A002
+    """Return the surroundings of the most anomalous region, as a JPEG file of 192 px a side."""
+    found = state.service.records.get(id)
+    return Response(defect_jpeg(found, state.service.pixels(found)), media_type="image/jpeg", headers=FOREVER)
 
 
 @router.get("/inspections/{id}/nearest-good", responses=answers(None, 401, 404, 503))

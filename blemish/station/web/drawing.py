@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from blemish.types import Bool, Float32, UInt8
 
 PATCH_IMAGE_PX = 512
+# A small defect is shown with so much of the part, as a share of the shorter side.
+DEFECT_PX, LEAST_SHARE = 192, 0.25
 
 
 def map_png(inspection: Inspection, anomaly_map: Float32) -> bytes:
@@ -43,6 +45,20 @@ def patch_jpeg(image: UInt8, box: tuple[int, int, int, int]) -> bytes:
     x, y, box_width, box_height = (round(scale * value) for value in box)
     mask[y : y + max(1, box_height), x : x + max(1, box_width)] = True
     return to_jpeg(contours(small, mask, MARKED))
+
+
+def defect_jpeg(inspection: Inspection, image: UInt8) -> bytes:
+    """Return the most anomalous region in a square twice its size, as a JPEG file of 192 px a side."""
+    regions = inspection.details["regions"]
+    peak_x, peak_y = inspection.details["peak_xy"]
+    x, y, width, height = regions[0]["box"] if regions else (peak_x, peak_y, 1, 1)
+    shorter = min(image.shape[:2])
+    side = min(shorter, max(2 * max(width, height), round(LEAST_SHARE * shorter)))
+    left = min(max(0, round(x + width / 2 - side / 2)), image.shape[1] - side)
+    top = min(max(0, round(y + height / 2 - side / 2)), image.shape[0] - side)
+    crop = image[top : top + side, left : left + side]
+    way = cv2.INTER_AREA if side > DEFECT_PX else cv2.INTER_CUBIC
+    return to_jpeg(np.asarray(cv2.resize(crop, (DEFECT_PX, DEFECT_PX), interpolation=way), np.uint8))
 
 
 def _scale(inspection: Inspection, anomaly_map: Float32) -> tuple[float, float]:

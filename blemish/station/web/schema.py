@@ -137,6 +137,61 @@ class Similar(BaseModel):
     is_novel: bool = Field(description="whether even the nearest one is far", examples=[False])
 
 
+class Group(BaseModel):
+    """A group of similar confirmed defects."""
+
+    number: int = Field(examples=[7])
+    model: str = Field(examples=["grid"])
+    name: str = Field(description="the type of its defects; empty while nobody named it", examples=["scratch"])
+    title: str = Field(description="the name, or a stand-in", examples=["scratch"])
+    n: int = Field(description="its members", examples=[12])
+    ids: list[str] = Field(description="inspections of its newest members, at most 4", examples=[[ID]])
+
+
+class Groups(BaseModel):
+    """The groups of a model, the largest first."""
+
+    groups: list[Group]
+    n_unsorted: int = Field(description="confirmed defects without a type that are in no group yet", examples=[0])
+
+
+class AlikeGroup(BaseModel):
+    """A group that looks like another one."""
+
+    group: Group
+    similarity: float = Field(description="cosine of the mean vectors, at most 1", examples=[0.71])
+
+
+class NameBody(BaseModel):
+    """The name of a group."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(examples=["scratch"])
+
+
+class IntoBody(BaseModel):
+    """The group that another one is merged into."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    into: int = Field(examples=[3])
+
+
+class IdsBody(BaseModel):
+    """Inspections of defects."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: list[str] = Field(min_length=1, max_length=5000, examples=[[ID]])
+
+
+class SplitBody(IdsBody):
+    """Inspections that are put into a new group."""
+
+    name: str = Field("", description="of the new group", examples=["deep scratch"])
+
+
 class Problem(BaseModel):
     """An error (RFC 9457)."""
 
