@@ -151,7 +151,7 @@ def test_commands_have_the_options_that_are_shown(command: str):
     words = shlex.split(command)[1:]
     if words == ["--version"]:
         return
-    names = words[:2] if words[0] in {"backbones", "store"} else words[:1]
+    names = words[:2] if words[0] in {"backbones", "cluster", "store"} else words[:1]
     shown = shown_help(" ".join(names))
     for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", command):
         assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", shown), f"{names} has no {option}"

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 toml = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli", reason="needs blemish[docs]")
 requirements = pytest.importorskip("packaging.requirements", reason="needs blemish[dev]")
-EXTRAS = ("search", "server", "openvino", "station")
+EXTRAS = ("search", "server", "openvino", "station", "cluster")
 
 
 def pinned() -> dict[str, str]:

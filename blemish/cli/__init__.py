@@ -14,6 +14,7 @@ from blemish._version import __version__
 from blemish.cli import (
     anomalib,
     backbones,
+    cluster,
     data,
     detect,
     export,
@@ -66,6 +67,7 @@ app.add_typer(anomalib.app)
 app.add_typer(search.app)
 app.add_typer(station.app)
 app.add_typer(store.app, name="store")
+app.add_typer(cluster.app, name="cluster")
 
 
 def repeat_categories(arguments: Sequence[str]) -> list[str]:

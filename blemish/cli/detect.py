@@ -47,7 +47,7 @@ def fit(
     from blemish.evaluation.thresholds import threshold_fields, threshold_sentence
     from blemish.modelfolder.folder import check_target
 
-    dataset = _opened(data, category, layout, group_by)
+    dataset = opened(data, category, layout, group_by)
     check_target(out)
     model = make()
     complain(_expected(model, dataset.train))
@@ -111,7 +111,7 @@ def test(
     from blemish.imaging.drift import not_comparable as drift_sentence
 
     detector = registry.load(model, threads=threads)
-    result = Engine(progress=Bars()).evaluate(detector, _opened(data, category, layout))
+    result = Engine(progress=Bars()).evaluate(detector, opened(data, category, layout))
     overlap = training_overlap(detector, result)
     if overlap is not None:
         complain(f"warning: {overlap}")
@@ -212,7 +212,7 @@ def _left_out_texts(problems: Sequence[Problem]) -> list[str]:
     ]
 
 
-def _opened(data: Path, category: str | None, layout: str | None, group_by: str | None = None) -> DataSet:
+def opened(data: Path, category: str | None, layout: str | None, group_by: str | None = None) -> DataSet:
     """Return the data set; how it was read, and files that are not used, go to stderr."""
     from blemish.data.datasets import open_dataset
 

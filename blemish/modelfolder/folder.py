@@ -135,6 +135,12 @@ def write_model(
 ) -> str:
     """Write a model folder as `save_model` does; return the digest in its `model.json`, which tells it from others."""
     contents = _contents(header, network, tensors or {})
+    write_files(folder, contents)
+    return str(json.loads(contents[HEADER])["digest"])
+
+
+def write_files(folder: str | os.PathLike[str], contents: Mapping[str, bytes]) -> None:
+    """Write the files of a model folder that was saved elsewhere, as `save_model` does; SaveError if it can't be."""
     target = Path(os.path.realpath(folder))
     try:
         _replace_folder(target, contents)
@@ -142,7 +148,6 @@ def write_model(
         raise
     except OSError as error:
         raise save_error("model", target, error) from error
-    return str(json.loads(contents[HEADER])["digest"])
 
 
 def check_target(folder: str | os.PathLike[str]) -> None:

@@ -30,6 +30,7 @@ COMMAND_GROUPS = {
     "Detect": ("demo", "check", "fit", "suspects", "test", "predict", "thresholds", "benchmark"),
     "Backbones": ("backbones list", "backbones fetch"),
     "Inspection station": ("station",),
+    "Many machines": ("cluster fit",),
     "Similar defects": (
         "index",
         "similar",

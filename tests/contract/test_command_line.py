@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from tests.contract.conftest import Case, Frozen
 
 COMMANDS = {
-    "backbones", "benchmark", "check", "compare", "demo", "distill", "export", "export-anomalib", "fit", "groups",
-    "import", "index", "label", "predict", "receptive-field", "reindex", "similar", "station", "store", "suggest",
-    "suspects", "test", "thresholds", "update", "verify",
+    "backbones", "benchmark", "check", "cluster", "compare", "demo", "distill", "export", "export-anomalib", "fit",
+    "groups", "import", "index", "label", "predict", "receptive-field", "reindex", "similar", "station", "store",
+    "suggest", "suspects", "test", "thresholds", "update", "verify",
 }  # fmt: skip
-GROUPS = {"backbones": ("list", "fetch"), "store": ("check", "snapshot", "restore")}
+GROUPS = {"backbones": ("list", "fetch"), "cluster": ("fit",), "store": ("check", "snapshot", "restore")}
 
 
 def done(*arguments: object) -> Any:

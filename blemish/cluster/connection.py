@@ -1,0 +1,224 @@
+"""Connection to a Ray cluster, its nodes, and the checks that they can do the work: versions, and files that they see.
+
+Ray is never started or joined unasked, sends no usage statistics, and serves no dashboard.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from blemish._version import __version__
+from blemish.cluster.errors import ClusterError
+from blemish.errors import InputError, install, message
+
+NEEDED = ("ray", "pyarrow", "fsspec")
+ANSWER_S = 5.0
+REPORT_S = 120.0
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of a cluster that runs tasks.
+
+    Attributes:
+        address: for people: the IP address, with the first digits of the node's id, since several may share a machine.
+    """
+
+    id: str
+    address: str
+    n_cpus: int
+    memory_bytes: int
+
+
+class NodeReport(NamedTuple):
+    """What a node says of itself.
+
+    Attributes:
+        versions: of Python and of Blemish; "none" where it is not installed.
+        unseen: the files out of those asked for that it does not have, or has with another size.
+    """
+
+    versions: tuple[str, str]
+    unseen: list[str]
+
+
+def check_installed() -> None:
+    """Raise InputError unless Ray and what reads and writes files for it are installed."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        todo = f"{install('blemish[cluster]')}, on every node."
+        raise InputError(message("cluster", "its packages", f"no {', '.join(missing)}", todo=todo))
+
+
+def versions() -> tuple[str, str]:
+    """Return the versions of Python and of Blemish, which all nodes must share."""
+    return ".".join(platform.python_version_tuple()[:2]), __version__
+
+
+@contextmanager
+def connected(address: str | None, *, n_cpus: int | None = None) -> Iterator[list[Node]]:
+    """Connect to a cluster for the time of a context; yield its nodes.
+
+    Args:
+        address: HOST:PORT of a cluster; "auto" for the one that this machine belongs to; None to start Ray on this
+            machine alone, which is stopped at the end. A program that called `ray.init` itself keeps its connection.
+        n_cpus: tasks at once where Ray is started here; one per core by default.
+
+    Raises:
+        InputError: if Ray is not installed.
+        ClusterError: if no cluster answers there, or it is of another version of Ray or Python.
+    """
+    check_installed()
+    import ray
+
+    if ray.is_initialized():
+        yield nodes()
+        return
+    _start(address, n_cpus)
+    try:
+        yield nodes()
+    finally:
+        ray.shutdown()
+
+
+def _start(address: str | None, n_cpus: int | None) -> None:
+    import ray
+
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # no data leaves the machine unasked
+        common |= {"address": "local", "num_cpus": n_cpus, "include_dashboard": False}
+    else:
+        check_address(address)
+        common["address"] = address
+    try:
+        ray.init(**common)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        got = " ".join(str(error).split())[:300]
+        todo = "Start one with `ray start --head`, and use the same versions of Python and Ray on each node."
+        raise ClusterError(message("cluster", "one that can be joined", got, where=address, todo=todo)) from error
+
+
+def check_address(address: str) -> None:
+    """Raise ClusterError unless a program listens at the address: Ray itself would try for a minute."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        todo = "Run the command on a machine of the cluster, or with `ray job submit`."
+        raise ClusterError(message("address", "HOST:PORT or auto", repr(address), todo=todo))
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        todo = "Check the address, or start Ray there with `ray start --head`."
+        raise ClusterError(message("cluster", "an answer", repr(str(error)), where=address, todo=todo)) from error
+
+
+def nodes() -> list[Node]:
+    """Return the nodes that run tasks now, of the cluster that is connected."""
+    import ray
+
+    found = [
+        Node(
+            id=node["NodeID"],
+            address=f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})",
+            n_cpus=int(node["Resources"].get("CPU", 0)),
+            memory_bytes=int(node["Resources"].get("memory", 0)),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    return sorted((node for node in found if node.n_cpus), key=lambda node: node.id)
+
+
+def check_nodes(given: Sequence[Node], files: Mapping[str, int]) -> None:
+    """Raise unless every node has these versions, and sees these files.
+
+    Args:
+        files: path to size in bytes.
+
+    Raises:
+        ClusterError: if there is no node, or one differs; the text names it.
+    """
+    if not given:
+        todo = "Add one: `ray start --address=HOST:PORT`."
+        raise ClusterError(message("cluster", "a node with a CPU", "none", todo=todo))
+    check_reports(dict(zip((node.address for node in given), _reports(given, files), strict=True)))
+
+
+def check_reports(reports: Mapping[str, NodeReport]) -> None:
+    """Raise ClusterError if a node's versions are not those here, or it does not see a file.
+
+    Args:
+        reports: by the address of the node.
+    """
+    own = versions()
+    for address, report in reports.items():
+        if report.versions != own:
+            expected, got = (f"Python {python} and Blemish {blemish}" for python, blemish in (own, report.versions))
+            todo = "Install the same on each node."
+            raise ClusterError(message("node", expected, got, where=address, todo=todo))
+    lines = [_unseen(address, report.unseen) for address, report in reports.items() if report.unseen]
+    if lines:
+        todo = "Mount the same folder at the same path on each node."
+        raise ClusterError(message("files", "to be seen by each node", "; ".join(lines), todo=todo))
+
+
+def _unseen(address: str, paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+    return f"none of {', '.join(paths[:SHOWN])}{more} on {address}"
+
+
+def _reports(given: Sequence[Node], files: Mapping[str, int]) -> list[NodeReport]:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    asked = ray.put(dict(files))
+    remote = ray.remote(num_cpus=0, max_retries=1)(_reporter())
+    started = [
+        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(asked)
+        for node in given
+    ]
+    return [_answer(node, reference) for node, reference in zip(given, started, strict=True)]
+
+
+def _answer(node: Node, reference: Any) -> NodeReport:
+    import ray
+
+    try:
+        return NodeReport(*ray.get(reference, timeout=REPORT_S))
+    except ray.exceptions.RayError as error:
+        got = " ".join(str(error).split())[:300]
+        raise ClusterError(message("node", "an answer", got, where=node.address)) from error
+
+
+def _reporter() -> Callable[[Mapping[str, int]], tuple[tuple[str, str], list[str]]]:
+    """Return the function that a node runs; it is sent as code, since Blemish may be absent there."""
+
+    def report(files: Mapping[str, int]) -> tuple[tuple[str, str], list[str]]:
+        import os
+        import platform
+
+        try:
+            from blemish._version import __version__ as version
+        except ImportError:
+            version = "none"
+
+        def is_seen(path: str, size: int) -> bool:
+            try:
+                return os.stat(path).st_size == size  # noqa: PTH116  # no import of ours
+            except OSError:
+                return False
+
+        python = ".".join(platform.python_version_tuple()[:2])
+        return (python, version), [path for path, size in files.items() if not is_seen(path, size)]
+
+    return report

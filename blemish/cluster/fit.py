@@ -1,0 +1,320 @@
+"""Fits of many categories: one task of Ray for each, with its memory reserved on a node.
+
+A task reads the images of one category, fits, and returns the files of the model folder; they are written here, so that
+nodes need to see the images alone, and a model is whole or absent whatever dies.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from blemish.cluster.connection import check_nodes, connected, versions
+from blemish.cluster.ledger import Entry, Ledger, hashes_of, inputs_digest
+from blemish.cluster.plan import FitPlan, check_images, plan_fits
+from blemish.detectors.pickling import restored
+from blemish.detectors.registry import detector_type
+from blemish.errors import BlemishError, InputError, SaveError, message
+from blemish.imaging.decode import path_of
+from blemish.modelfolder.folder import check_target, load_model, write_files
+from blemish.types import Sample, no_progress
+
+if TYPE_CHECKING:
+    from blemish.detectors.base import AnyDetector
+    from blemish.detectors.settings import Settings
+    from blemish.types import ImageInput, Progress
+
+# Deaths of its process or of its node that a fit is started again after.
+MAX_RETRIES = 2
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The fit of one category.
+
+    Attributes:
+        status: "fitted"; "unchanged" where the model of an earlier run is of the same images and settings; "failed".
+        model: the model folder; None where it failed.
+        error: why it failed.
+        left_out: sentences on images that could not be read.
+        seconds: of the fit.
+        node: name of the machine that fitted it; "" where none did.
+        peak_bytes: highest memory of the process that fitted it; it may have fitted others before.
+    """
+
+    category: str
+    status: Literal["fitted", "unchanged", "failed"]
+    model: Path | None = None
+    error: str = ""
+    left_out: tuple[str, ...] = ()
+    seconds: float = 0.0
+    node: str = ""
+    peak_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a node needs to fit one category.
+
+    Attributes:
+        inputs: digest of the inputs of the model that is there; "" if there is none.
+    """
+
+    category: str
+    detector: str
+    settings: Settings
+    samples: tuple[Sample, ...]
+    inputs: str
+    versions: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a node returns: the files of the model, none if it is unchanged; or an error."""
+
+    node: str
+    files: Mapping[str, bytes] | None = None
+    inputs: str = ""
+    left_out: tuple[str, ...] = ()
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    error: str = ""
+
+
+def fit_many(
+    data: Mapping[str, Sequence[ImageInput]],
+    out: str | os.PathLike[str],
+    *,
+    detector: AnyDetector,
+    address: str | None = None,
+    progress: Progress | None = None,
+    each: Callable[[FitResult], None] | None = None,
+) -> list[FitResult]:
+    """Fit one detector for each category, on all nodes of a Ray cluster; write each model to OUT/CATEGORY.
+
+    The models are those of `detector.fit` on one machine, but for the stated time. A category that fails is reported,
+    and the rest go on. A second call goes on where the first one stopped: it leaves alone what was fitted on the same
+    images with the same settings. Nodes must see the images at the same paths.
+
+    Args:
+        data: category to its good images: samples or paths. Relative paths are of the working directory here.
+        out: the folder of models; it is on this machine.
+        detector: not fitted; its settings are those of each. `threads` of them are the CPUs of a task, one by default.
+        address: HOST:PORT of a cluster, "auto" for the one that this machine belongs to, None to start Ray here.
+        progress: called as progress(stage, done, total) with images.
+        each: called with each result as it comes.
+
+    Returns:
+        One result for each category, in the order given.
+
+    Raises:
+        ClusterError: if the cluster can't be joined, or a node has other versions or does not see a category.
+        InputError: if Ray is not installed, or an image is no file.
+        SaveError: if the ledger of finished fits can't be written.
+    """
+    images = {category: absolute_samples(given) for category, given in data.items()}
+    folder = Path(out)
+    for category in images:
+        if category in {"", ".", ".."} or Path(category).name != category:
+            raise InputError(message("category", "a name that a folder can have", repr(category)))
+    n_cpus = detector.settings.threads or 1
+    with connected(address) as nodes:
+        check_nodes(nodes, first_files(images, detector.settings))
+        plan = plan_fits(images, detector, nodes, n_cpus=n_cpus, timed=False)
+        results: dict[str, FitResult | None] = dict.fromkeys(images)
+        for failed in _impossible(images, plan, folder):
+            results[failed.category] = failed
+            (each or _ignore)(failed)
+        possible = {name: images[name] for name, result in results.items() if result is None}
+        jobs = _jobs(possible, detector, Ledger(folder))
+        done, total = 0, sum(map(len, possible.values()))
+        for result in _run(jobs, plan, folder):
+            results[result.category] = result
+            (each or _ignore)(result)
+            done += len(images[result.category])
+            (progress or no_progress)("fitting", done, total)
+    return [result for result in results.values() if result is not None]
+
+
+def absolute_samples(images: Sequence[ImageInput]) -> tuple[Sample, ...]:
+    """Return images as samples with absolute paths, since nodes have other working directories.
+
+    Raises:
+        InputError: if one is no file.
+    """
+    check_images({"": images})
+    samples = (image if isinstance(image, Sample) else Sample(Path(path_of(image) or ""), "train") for image in images)
+    return tuple(replace(sample, path=Path(os.path.abspath(sample.path))) for sample in samples)  # noqa: PTH100  # keeps links
+
+
+def first_files(images: Mapping[str, Sequence[Sample]], settings: Settings) -> dict[str, int]:
+    """Return the files by which a node shows that it sees the data: path to size; and files that settings name."""
+    named = [getattr(settings, name, None) for name in ("weights", "backbone", settings.weights_argument)]
+    paths = [str(samples[0].path) for samples in images.values() if samples]
+    paths += [str(path) for path in named if path and Path(path).is_file()]
+    return {path: Path(path).stat().st_size for path in paths if Path(path).is_file()}
+
+
+def _ignore(result: FitResult) -> None:
+    del result
+
+
+def _impossible(images: Mapping[str, object], plan: FitPlan, folder: Path) -> Iterator[FitResult]:
+    """Yield a result for each category that no node has room for, or whose model could not be written."""
+    planned = {fit.category: fit for fit in plan.fits}
+    for category in images:
+        if category in plan.no_room:
+            expected = f"a node with {plan.n_cpus} CPUs and {planned[category].n_bytes / 2**20:.0f} MB"
+            todo = "Add a larger node, or use smaller images or fewer of them."
+            yield FitResult(category, "failed", error=message("cluster", expected, "none", todo=todo))
+            continue
+        try:
+            check_target(folder / category)
+        except SaveError as error:
+            yield FitResult(category, "failed", error=str(error))
+
+
+def _jobs(images: Mapping[str, tuple[Sample, ...]], detector: AnyDetector, ledger: Ledger) -> list[_Job]:
+    """Return the jobs, the largest first: the last ones to end are then short."""
+    settings = replace(detector.settings, threads=detector.settings.threads or 1)
+    known = {category: ledger.finished(category) for category in images}
+    inputs = {category: "" if entry is None else entry.inputs for category, entry in known.items()}
+    jobs = [
+        _Job(category, detector.name, settings, samples, inputs[category], versions())
+        for category, samples in images.items()
+    ]
+    return sorted(jobs, key=lambda job: -len(job.samples))
+
+
+def _run(jobs: Sequence[_Job], plan: FitPlan, folder: Path) -> Iterator[FitResult]:
+    """Yield the result of each job as it ends; those that run are cancelled where the loop is left early."""
+    import ray
+
+    n_bytes = {fit.category: fit.n_bytes for fit in plan.fits}
+    task = _task(_fit)
+    waiting: dict[Any, _Job] = {}
+    ledger = Ledger(folder)
+    try:
+        for job in jobs:
+            options = task.options(num_cpus=plan.n_cpus, memory=n_bytes[job.category], name=f"fit {job.category}")
+            waiting[options.remote(job)] = job
+        while waiting:
+            for reference in ray.wait(list(waiting), num_returns=1)[0]:
+                job = waiting.pop(reference)
+                yield _collected(job, _outcome(reference), folder, ledger)
+    finally:
+        for reference in waiting:
+            ray.cancel(reference, force=True)
+
+
+def _task(function: Callable[..., Any]) -> Any:
+    """Return the function as a task that is started again after the death of its process or node."""
+    import ray
+
+    return ray.remote(max_retries=MAX_RETRIES)(function)
+
+
+def _outcome(reference: Any) -> _Outcome:
+    """Return what a node returned, or why it returned nothing."""
+    import ray
+
+    try:
+        outcome: _Outcome = ray.get(reference)
+    except ray.exceptions.OutOfMemoryError:
+        todo = "Use nodes with more memory, smaller images or fewer of them."
+        return _Outcome("", error=message("memory", "enough for the fit", "less, and Ray ended it", todo=todo))
+    except ray.exceptions.RayTaskError as error:
+        last = str(error).strip().splitlines()[-1]
+        return _Outcome("", error=message("fit", "a result", last[:300], todo="This is a fault of Blemish: report it."))
+    except ray.exceptions.RayError as error:
+        got = f"a process or node that died {MAX_RETRIES + 1} times: {' '.join(str(error).split())[:200]}"
+        todo = "The logs of Ray on the node say more."
+        return _Outcome("", error=message("fit", "a result", got, todo=todo))
+    return outcome
+
+
+def _collected(job: _Job, outcome: _Outcome, folder: Path, ledger: Ledger) -> FitResult:
+    """Write the model of a category, and then the ledger; return the result."""
+    name, path = job.category, folder / job.category
+    if outcome.error:
+        return FitResult(name, "failed", error=outcome.error, seconds=outcome.seconds, node=outcome.node)
+    if outcome.files is None:
+        entry = ledger.finished(name)
+        left_out = () if entry is None else entry.left_out
+        return FitResult(name, "unchanged", path, left_out=left_out, node=outcome.node)
+    try:
+        write_files(path, outcome.files)
+    except SaveError as error:
+        return FitResult(name, "failed", error=str(error), seconds=outcome.seconds, node=outcome.node)
+    digest = str(load_model(path).header["digest"])
+    ledger.add(name, Entry(outcome.inputs, digest, outcome.seconds, outcome.left_out))
+    return FitResult(
+        name,
+        "fitted",
+        path,
+        left_out=outcome.left_out,
+        seconds=outcome.seconds,
+        node=outcome.node,
+        peak_bytes=outcome.peak_bytes,
+    )
+
+
+def _fit(job: _Job) -> _Outcome:
+    """Fit one category on a node."""
+    node, start = socket.gethostname(), time.perf_counter()
+    try:
+        return _fitted(job, node, start)
+    except (BlemishError, MemoryError, OSError) as error:
+        text = str(error) if isinstance(error, BlemishError) else f"{type(error).__name__}: {error}"
+        return _Outcome(node, error=text, seconds=time.perf_counter() - start)
+
+
+def _fitted(job: _Job, node: str, start: float) -> _Outcome:
+    _check_here(job, node)
+    kind, samples = detector_type(job.detector), job.samples
+    detector = restored(kind, job.settings, None, {})
+    weights = "" if detector.pretrained is None else detector.pretrained.weights_sha256
+    if job.inputs and job.inputs == inputs_digest(job.detector, job.settings, weights, samples, hashes_of(samples)):
+        return _Outcome(node, inputs=job.inputs)
+    detector.fit(samples)
+    training = detector.fitted.training
+    sha256s = hashes_of(samples, dict(zip(training.paths, training.sha256s, strict=True)))
+    with tempfile.TemporaryDirectory(prefix="blemish-fit-") as parent:
+        saved = detector.save(Path(parent) / "model")
+        files = {path.name: path.read_bytes() for path in saved.iterdir()}
+    return _Outcome(
+        node,
+        files,
+        inputs_digest(job.detector, job.settings, weights, samples, sha256s),
+        tuple(problem.text for problem in detector.problems),
+        time.perf_counter() - start,
+        peak_bytes(),
+    )
+
+
+def peak_bytes() -> int:
+    """Return the highest memory that this process had so far; 0 where the system does not say."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _check_here(job: _Job, node: str) -> None:
+    """Raise InputError if this node, which may have joined late, has other versions or does not see an image."""
+    if versions() != job.versions:
+        expected, got = (f"Python {python} and Blemish {blemish}" for python, blemish in (job.versions, versions()))
+        raise InputError(message("node", expected, got, where=node, todo="Install the same on each node."))
+    unseen = [str(sample.path) for sample in job.samples if not sample.path.exists()]
+    if unseen:
+        got = f"{len(unseen)} of {len(job.samples)} that it does not see, the first: {unseen[0]}"
+        todo = "Mount the same folder at the same path on each node."
+        raise InputError(message("images", "to be seen by the node", got, where=node, todo=todo))

@@ -1,0 +1,143 @@
+"""The plan of fits on a cluster: images, memory and time of each, before anything is fitted."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from blemish.errors import DataError, InputError, message
+from blemish.imaging.decode import path_of
+
+if TYPE_CHECKING:
+    from blemish.cluster.connection import Node
+    from blemish.detectors.base import AnyDetector
+    from blemish.types import ImageInput
+
+# Measured: a process of Ray that has loaded Blemish, beyond what a detector's own estimate counts.
+WORKER_BYTES = 150 * 2**20
+# Images of the fit that is timed where no category is large enough for the detector's own estimate.
+TIMED_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class PlannedFit:
+    """The fit of one category.
+
+    Attributes:
+        n_bytes: peak memory, estimated; the node is asked for it.
+        seconds: of one task, estimated; None where it is not known.
+    """
+
+    category: str
+    n_images: int
+    n_bytes: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """The fits of many categories on some nodes.
+
+    Attributes:
+        fits: in the order of the data.
+        n_cpus: of each task.
+        n_at_once: the most fits that run at the same time.
+        seconds: from the first to the last, estimated; None where it is not known.
+        no_room: categories that no node has room for.
+    """
+
+    fits: tuple[PlannedFit, ...]
+    n_cpus: int
+    n_at_once: int
+    seconds: float | None
+    no_room: tuple[str, ...]
+
+
+def plan_fits(
+    data: Mapping[str, Sequence[ImageInput]],
+    detector: AnyDetector,
+    nodes: Sequence[Node],
+    *,
+    n_cpus: int = 1,
+    timed: bool = True,
+) -> FitPlan:
+    """Return the plan of fits of many categories on some nodes.
+
+    The time is that of one category here, by the detector's own estimate or a fit of a few of its images, scaled by the
+    number of images.
+
+    Args:
+        data: category to its good images.
+        n_cpus: of each task.
+        timed: whether to estimate the time, which takes seconds.
+
+    Raises:
+        InputError: if there is no category.
+    """
+    if not data:
+        raise InputError(message("data", "at least one category", "none"))
+    image_s = _image_s(data, detector) if timed else None
+    fits = tuple(
+        PlannedFit(
+            category,
+            len(images),
+            WORKER_BYTES + detector.estimated_bytes(max(1, len(images))),
+            None if image_s is None else image_s * len(images),
+        )
+        for category, images in data.items()
+    )
+    no_room = tuple(fit.category for fit in fits if not any(has_room(node, fit.n_bytes, n_cpus) for node in nodes))
+    seconds, n_at_once = schedule([fit for fit in fits if fit.category not in no_room], nodes, n_cpus)
+    return FitPlan(fits, n_cpus, n_at_once, None if image_s is None else seconds, no_room)
+
+
+def has_room(node: Node, n_bytes: int, n_cpus: int) -> bool:
+    """Return whether an idle node has room for a task."""
+    return node.n_cpus >= n_cpus and node.memory_bytes >= n_bytes
+
+
+def _image_s(data: Mapping[str, Sequence[ImageInput]], detector: AnyDetector) -> float | None:
+    """Return the seconds that fitting takes for each image of the category of median size; None if it can't be read."""
+    middle = sorted(data.values(), key=len)[len(data) // 2]
+    try:
+        seconds = detector.estimated_seconds(middle)
+        if seconds is not None:
+            return seconds / len(middle)
+        few = middle[:TIMED_IMAGES]
+        start = time.perf_counter()
+        copy(detector).fit(few)
+        return (time.perf_counter() - start) / len(few)
+    except DataError:
+        return None
+
+
+def schedule(fits: Sequence[PlannedFit], nodes: Sequence[Node], n_cpus: int) -> tuple[float, int]:
+    """Return the time of all fits, started in their order as soon as a node has room, and the most at once."""
+    free = {node.id: [node.n_cpus, node.memory_bytes] for node in nodes}
+    running: list[tuple[float, str, int]] = []
+    now, most = 0.0, 0
+    for fit in fits:
+        while (place := _place(free, fit.n_bytes, n_cpus)) is None:
+            now, done, n_bytes = heapq.heappop(running)
+            free[done][0] += n_cpus
+            free[done][1] += n_bytes
+        free[place][0] -= n_cpus
+        free[place][1] -= fit.n_bytes
+        heapq.heappush(running, (now + (fit.seconds or 1.0), place, fit.n_bytes))
+        most = max(most, len(running))
+    return max((end for end, _, _ in running), default=now), most
+
+
+def _place(free: Mapping[str, Sequence[int]], n_bytes: int, n_cpus: int) -> str | None:
+    return next((node for node, (cpus, room) in free.items() if cpus >= n_cpus and room >= n_bytes), None)
+
+
+def check_images(data: Mapping[str, Sequence[ImageInput]]) -> None:
+    """Raise InputError if an image is no file: nodes read files."""
+    for category, images in data.items():
+        if any(path_of(image) is None for image in images):
+            raise InputError(message("data", "files", "an array", where=category, todo="Save the images as files."))
