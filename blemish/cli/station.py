@@ -35,6 +35,10 @@ def station(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any.")] = 8470,
     watch: Annotated[Path | None, typer.Option(help="Folder whose new images are inspected.")] = None,
     watch_model: Annotated[str | None, typer.Option(help="Model for the watched folder, if there are several.")] = None,
+    shadow: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FOLDER: run this model beside the one in service as NAME, without changing answers."),
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Images inspected at once; two by default.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of each worker; the cores by default.")] = None,
     max_days: Annotated[
@@ -85,6 +89,8 @@ def station(
         if export is not None:
             _export(service, export, export_format)
             return
+        for name, path in _folders(shadow or []).items():
+            service.shadows.start(name, path, who="command line")
         check_options(service, options)
         if demo:
             _demo_line(stack, service, folder)

@@ -5,15 +5,19 @@ from blemish.station.errors import BusyError, StationError, UnknownError
 from blemish.station.inspections import Inspection, InspectionFilter, Review
 from blemish.station.service import InspectionService
 from blemish.station.settings import StationSettings
+from blemish.station.shadow import Candidate, Shadows, ShadowSummary
 
 __all__ = [
     "BusyError",
+    "Candidate",
     "DefectGroup",
     "DefectGroups",
     "Inspection",
     "InspectionFilter",
     "InspectionService",
     "Review",
+    "ShadowSummary",
+    "Shadows",
     "StationError",
     "StationSettings",
     "UnknownError",

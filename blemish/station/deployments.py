@@ -93,6 +93,28 @@ class ModelInService:
         return _stated_digest(Path(self.deployment.source)) != self.deployment.digest
 
 
+@dataclass(frozen=True, eq=False)
+class CopiedModel:
+    """The station's copy of a model folder, loaded.
+
+    Attributes:
+        folder: of the copy.
+        source: the folder that it was copied from.
+        digest: hash of the model folder.
+        detector: loaded from the copy.
+    """
+
+    folder: str
+    source: str
+    digest: str
+    detector: AnyDetector
+
+    def facts(self) -> dict[str, str]:
+        """Return the fields of a deployment that say which model it is."""
+        place = {"digest": self.digest, "folder": self.folder, "source": self.source}
+        return {**place, "detector": self.detector.name}
+
+
 class Deployments:
     """The models of a station by name. Threads may share it.
 
@@ -154,14 +176,41 @@ class Deployments:
             before = self._in_service.get(name)
             if before is not None and before.deployment.digest == _stated_digest(Path(source)):
                 return before.deployment
-            copied, model = self._copied(Path(source))
-            digest, detector = digest_of(model), str(model.header["detector"])
-            loaded = _detector(model, source, self._threads)
-            place = {"model": name, "digest": digest, "folder": str(copied), "source": source, "detector": detector}
+            return self.put(name, self.copy_of(source), who=who, reason=reason)
+
+    def put(self, name: str, copied: CopiedModel, *, who: str, reason: str) -> Deployment:
+        """Put a copy of a model in service under a name."""
+        with self._lock:
+            before = self._in_service.get(name)
+            place = {"model": name, **copied.facts()}
             previous = None if before is None else before.deployment.number
-            deployment = self._stored(loaded, place, who, reason, previous)
-            self._in_service[name] = ModelInService(loaded, deployment)
+            deployment = self._stored(copied.detector, place, who, reason, previous)
+            self._in_service[name] = ModelInService(copied.detector, deployment)
             return deployment
+
+    def copy_of(self, folder: str | os.PathLike[str]) -> CopiedModel:
+        """Return the station's own copy of a model folder, loaded.
+
+        Raises:
+            ModelFileError: if the folder holds no model that can be loaded.
+            SaveError: if it can't be copied.
+        """
+        source = os.path.realpath(folder)
+        copied, model = self._copied(Path(source))
+        return CopiedModel(str(copied), source, digest_of(model), _detector(model, source, self._threads))
+
+    def load_copy(self, folder: str, source: str, digest: str) -> CopiedModel:
+        """Return a copy that was made before, loaded.
+
+        Raises:
+            ModelFileError: if it is gone or damaged.
+        """
+        model = load_model(folder)
+        if digest_of(model) != digest:
+            todo = "Fit it again, or put another model in service."
+            expected, got = f"the model of hash {digest:.16}...", f"{digest_of(model):.16}..."
+            raise ModelFileError(message("model", expected, got, where=folder, todo=todo))
+        return CopiedModel(folder, source, digest, _detector(model, source, self._threads))
 
     def move(self, name: str, false_positive_rate: float, *, who: str) -> Deployment:
         """Move the thresholds of a model in service to another false positive rate; its folder is not changed.
@@ -200,12 +249,7 @@ class Deployments:
             return deployment
 
     def _loaded(self, deployment: Deployment) -> ModelInService:
-        model = load_model(deployment.folder)
-        if digest_of(model) != deployment.digest:
-            todo = "Fit it again, or put another model in service."
-            expected, got = f"the model of hash {deployment.digest:.16}...", f"{digest_of(model):.16}..."
-            raise ModelFileError(message("model", expected, got, where=deployment.folder, todo=todo))
-        detector = _detector(model, deployment.source, self._threads)
+        detector = self.load_copy(deployment.folder, deployment.source, deployment.digest).detector
         if detector.false_positive_rate != deployment.false_positive_rate:
             detector.set_false_positive_rate(deployment.false_positive_rate)
         return ModelInService(detector, deployment)

@@ -69,6 +69,11 @@ class Inspecting:
             raise
         return replace(inspection, number=number)
 
+    @property
+    def data(self) -> bytes:
+        """The bytes of the image's file."""
+        return self._job.data
+
     def keep_thumbnail(self, inspection: Inspection) -> None:
         """Write the thumbnail from the pixels that were decoded, after the answer."""
         assert self._pixels is not None

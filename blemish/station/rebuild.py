@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("blemish.station")
 WHO = "station"
 # Tables of which every row that can be read is kept; the audit only up to the first gap.
-SALVAGED = ("users", "deployments", "audit", "defect_groups")
+SALVAGED = ("users", "deployments", "audit", "defect_groups", "candidates")
 
 
 def open_or_rebuild(path: Path, files: Files, *, durable: bool) -> Database:
@@ -56,7 +56,8 @@ def open_or_rebuild(path: Path, files: Files, *, durable: bool) -> Database:
         for table in SALVAGED:
             _insert_all(connection, table, _readable(aside, table))
         n_inspections, n_reviews = _restore(connection, files)
-        _insert_all(connection, "defect_members", _readable(aside, "defect_members"))  # those without a type
+        for table in ("defect_members", "candidate_results"):  # of inspections that are there again
+            _insert_all(connection, table, _readable(aside, table))
         counts = {"inspections": n_inspections, "reviews": n_reviews}
         database.record(connection, WHO, "rebuilt", "records", damaged=aside.name, **counts)
     LOG.warning("The records were built again: %d inspections, %d reviews.", n_inspections, n_reviews)

@@ -68,6 +68,18 @@ MIGRATIONS: tuple[str, ...] = (
         SELECT i.id, g.number FROM inspections i JOIN defect_groups g ON g.model = i.model AND g.name = i.defect_type
         WHERE i.verdict = 'defective';
     """,
+    """
+    CREATE TABLE candidates (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, digest TEXT NOT NULL, folder TEXT NOT NULL,
+        source TEXT NOT NULL, detector TEXT NOT NULL, false_positive_rate REAL NOT NULL, threshold REAL NOT NULL,
+        time REAL NOT NULL, who TEXT NOT NULL, n_dropped INTEGER NOT NULL DEFAULT 0,
+        n_failed INTEGER NOT NULL DEFAULT 0, is_running INTEGER NOT NULL DEFAULT 1, end TEXT NOT NULL DEFAULT '');
+    CREATE UNIQUE INDEX candidates_running ON candidates(model) WHERE is_running;
+    CREATE TABLE candidate_results (
+        candidate INTEGER NOT NULL, inspection TEXT NOT NULL, score REAL NOT NULL, outcome TEXT NOT NULL,
+        PRIMARY KEY (candidate, inspection));
+    CREATE INDEX candidate_results_inspection ON candidate_results(inspection);
+    """,
 )
 
 

@@ -33,6 +33,7 @@ from blemish.station.rebuild import open_or_rebuild
 from blemish.station.records import Records
 from blemish.station.retention import Removed, Retention
 from blemish.station.settings import StationSettings
+from blemish.station.shadow import Shadows
 from blemish.station.teaching import Teaching
 from blemish.station.threshold_preview import Preview, histogram, preview
 
@@ -62,6 +63,7 @@ class InspectionService:
 
     Attributes:
         groups: groups of similar confirmed defects.
+        shadows: candidates that run beside models in service.
 
     Raises:
         InputError: if the name of a model is none.
@@ -96,6 +98,8 @@ class InspectionService:
             opening.callback(self._pool.close)
             self.retention = Retention(self.database, self.files, self.settings)
             self.events = Events()
+            self.shadows = Shadows(self.database, self.deployments, self._pool, self.settings)
+            opening.callback(self.shadows.close)
             self.groups = DefectGroups(self.database, self.records, self.files, self.defects, self.events)
             self.teaching = Teaching(self, self.folder / "teach")
             opening.callback(self.teaching.close)
@@ -235,6 +239,7 @@ class InspectionService:
         """Make the thumbnail of a new inspection before a page asks for it, and tell listeners."""
         inspecting.keep_thumbnail(inspection)
         self.events.publish("inspection", inspection.to_dict())
+        self.shadows.offer(inspection, inspecting.data)
         if inspection.number % TIDIED_EVERY == 0:
             try:
                 self.remove_old()
@@ -308,7 +313,12 @@ class InspectionService:
         """Put what was in service before the newest change in service again; see `Deployments.roll_back`."""
         return self._published(self.deployments.roll_back(name, who=who))
 
+    def put_candidate_in_service(self, name: str, *, who: str) -> Deployment:
+        """Put the candidate beside a model in service in its place; see `Shadows.put_in_service`."""
+        return self._published(self.shadows.put_in_service(name, who=who))
+
     def _published(self, deployment: Deployment) -> Deployment:
+        self.shadows.follow(deployment)
         self.events.publish("model", deployment.to_dict())
         return deployment
 

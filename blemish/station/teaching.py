@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from blemish.station.deployments import Deployment
     from blemish.station.inspections import Inspection
     from blemish.station.service import InspectionService
+    from blemish.station.shadow import Candidate
     from blemish.types import Progress
 
 IMAGE_ID = re.compile(r"[0-9a-f]{24}")
@@ -207,15 +208,28 @@ class Teaching:
             self._thread.start()
         return fit
 
+    def run_beside(self, name: str, *, who: str) -> Candidate:
+        """Run the model that was fitted last beside the one in service under its name; see `Shadows.start`.
+
+        Raises:
+            InputError: if none was fitted.
+            UnknownError: if no model of that name is in service.
+        """
+        return self._service.shadows.start(name, self._fitted(name), who=who)
+
+    def _fitted(self, name: str) -> Path:
+        place = self._root / name / "model"
+        if not NAME.fullmatch(name) or not (place / "model.json").is_file():
+            raise InputError(message("model", "one that was fitted", "none", todo="Fit it first."))
+        return place
+
     def put_in_service(self, name: str, *, who: str) -> Deployment:
         """Put the model that was fitted last in service under its name.
 
         Raises:
             InputError: if none was fitted.
         """
-        place = self._root / name / "model"
-        if not NAME.fullmatch(name) or not (place / "model.json").is_file():
-            raise InputError(message("model", "one that was fitted", "none", todo="Fit it first."))
+        place = self._fitted(name)
         provenance = load_model(place).header["provenance"]
         reason = LEARNT if "n_reviewed" in provenance else TAUGHT
         return self._service.put_in_service(name, place, who=who, reason=reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from tests.station.web_client import called
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+    from blemish import Patchcore
     from blemish.station import InspectionService
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -28,7 +30,7 @@ AXE = os.environ.get("BLEMISH_AXE", "")
 PASSWORD = "correct horse battery"
 PAGES = (
     "/", "/inspections", "/inspections/{id}", "/review", "/defects", "/defects/1", "/models", "/models/stripes",
-    "/teach", "/teach?name=new",
+    "/models/stripes/shadow", "/teach", "/teach?name=new",
 )  # fmt: skip
 SIZES = ((390, 844), (1280, 800), (2560, 1440))
 SERIOUS = {"serious", "critical"}
@@ -86,6 +88,14 @@ def opened(filled: InspectionService, browser: Browser) -> Iterator[Opened]:
 def review_of(station: InspectionService, part_id: str) -> Any:
     (found,) = station.records.page(InspectionFilter(part_id=part_id))
     return found.review
+
+
+def serious(page: Page, place: str) -> None:
+    """Look for what keeps people with a screen reader out, where axe-core is there."""
+    if AXE:
+        page.evaluate(Path(AXE).read_text(encoding="utf-8"))
+        violations = page.evaluate("axe.run()")["violations"]
+        assert [(one["id"], one["nodes"][0]["html"]) for one in violations if one["impact"] in SERIOUS] == [], place
 
 
 def test_the_line_shows_parts_as_they_come(opened: Opened, filled: InspectionService):
@@ -286,6 +296,35 @@ def test_a_model_learns_from_reviews(opened: Opened, filled: InspectionService, 
     assert filled.model("stripes").deployment.reason == "learnt from reviews"
 
 
+def test_a_new_version_runs_beside_the_one_in_service(
+    opened: Opened, filled: InspectionService, fitted: Patchcore, tmp_path: Path
+):
+    loose = copy.copy(fitted)
+    loose.set_false_positive_rate(0.9)
+    loose.save(filled.folder / "teach" / "stripes" / "model")
+    assert "No new version has run" in opened.go("/models/stripes/shadow").locator(".card").inner_text()
+    assert opened.page.request.post(f"{opened.address}/v1/models/stripes/shadow:start").ok
+    page = opened.go("/models")
+    page.click("text=New version runs beside it")
+    page.wait_for_selector("#n >> text=0")
+    for seed in range(100, 104):
+        filled.inspect(good(seed), part_id=f"F-{seed}")
+        while filled.shadows._is_busy or filled.n_pending:
+            page.wait_for_timeout(5)
+    summary = filled.shadows.summary("stripes")
+    assert summary is not None
+    assert summary.n_different
+    page.wait_for_selector(f"#n-more >> text={summary.n_different}", state="attached")
+    page.click("#reload")
+    page.wait_for_selector(".shot")
+    assert page.locator(".shot").count() == summary.n_different
+    serious(page, "shadow mode")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    page.click("#put")
+    page.wait_for_selector("text=put in service after shadow mode")
+    assert filled.inspect(good(1)).digest == summary.candidate.digest
+
+
 def test_people_log_in_and_see_what_their_role_may_do(filled: InspectionService, browser: Browser):
     users = Users(filled.database)
     users.add("vera", PASSWORD, "viewer", who="test")
@@ -325,12 +364,9 @@ def test_no_page_keeps_a_screen_reader_out(opened: Opened, filled: InspectionSer
     found = filled.records.page(InspectionFilter(part_id="B-1"))[0]
     for place in PAGES:
         page = opened.go(place.format(id=found.id))
-        page.evaluate(Path(AXE).read_text(encoding="utf-8"))
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-            violations = page.evaluate("axe.run()")["violations"]
-            serious = [(one["id"], one["nodes"][0]["html"]) for one in violations if one["impact"] in SERIOUS]
-            assert serious == [], f"{place} {scheme}"
+            serious(page, f"{place} {scheme}")
 
 
 def test_raw_and_page_agree(opened: Opened):

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from blemish._version import __version__
 from blemish.station.users import Users
-from blemish.station.web import api, defects_api, defects_pages, health, login, pages, teach_api
+from blemish.station.web import api, defects_api, defects_pages, health, login, pages, shadow_api, teach_api
 from blemish.station.web.access import Access
 from blemish.station.web.live import Stop
 from blemish.station.web.metrics import Metrics
@@ -57,6 +57,7 @@ def make_app(service: InspectionService, options: WebOptions | None = None, *, s
     app.state.station = state
     app.include_router(api.router)
     app.include_router(defects_api.router)
+    app.include_router(shadow_api.router)
     app.include_router(teach_api.router)
     app.include_router(health.router)
     app.include_router(login.router)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Coroutine
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 from urllib.parse import quote
 
 import jinja2
@@ -26,6 +26,7 @@ from blemish.station.web.api import Chosen
 from blemish.station.web.problems import TITLES, of_validation, status_of
 from blemish.station.web.state import State, StationState, state_of
 from blemish.station.web.words import among, why
+from blemish.types import Outcome
 from blemish.visualization.primitives import short_number
 
 N_SHOTS, N_POINTS, DAY_S = 24, 200, 86_400.0
@@ -227,7 +228,14 @@ def _among(state: State, found: Inspection) -> str:
 @router.get("/models")
 def models(request: Request, state: StationState, visitor: PageViewer) -> Response:
     """Show the models in service."""
-    return rendered(request, "models.html.j2", visitor, title="Models", models=list(state.service.deployments))
+    return rendered(
+        request,
+        "models.html.j2",
+        visitor,
+        title="Models",
+        models=list(state.service.deployments),
+        shadowed=state.service.shadows.names,
+    )
 
 
 @router.get("/models/{name}")
@@ -241,6 +249,21 @@ def threshold(request: Request, name: str, state: StationState, visitor: PageVie
         "bins": state.service.histogram(name),
     }
     return rendered(request, "threshold.html.j2", visitor, **context)
+
+
+@router.get("/models/{name}/shadow")
+def shadow(request: Request, name: str, state: StationState, visitor: PageViewer) -> Response:
+    """Show the candidate beside a model, and where it differs."""
+    service = state.service
+    summary = service.shadows.summary(name)
+    context: dict[str, Any] = {
+        "title": f"Shadow mode of {name}",
+        "deployment": service.model(name).deployment,
+        "summary": summary,
+        "different": service.shadows.different(name, limit=N_SHOTS),
+        "outcomes": get_args(Outcome),
+    }
+    return rendered(request, "shadow.html.j2", visitor, **context)
 
 
 @router.get("/teach")

@@ -192,6 +192,59 @@ class SplitBody(IdsBody):
     name: str = Field("", description="of the new group", examples=["deep scratch"])
 
 
+class Candidate(BaseModel):
+    """A model that runs, or ran, beside the one in service."""
+
+    number: int = Field(description="over all models", examples=[2])
+    model: str = Field(examples=["grid"])
+    digest: str = Field(examples=[DIGEST])
+    detector: str = Field(examples=["patchcore"])
+    false_positive_rate: float = Field(examples=[0.02])
+    threshold: float = Field(description="its own", examples=[2.91])
+    time: str = Field(description="when it was started", examples=[TIME])
+    who: str = Field(examples=["eva"])
+    n_dropped: int = Field(description="images that it did not see because the station was busy", examples=[12])
+    n_failed: int = Field(description="images for which it gave no result", examples=[0])
+    is_running: bool = Field(examples=[True])
+    end: str = Field(description="why it ended", examples=[""])
+
+
+class OutcomePair(BaseModel):
+    """Number of images by the outcomes of both versions."""
+
+    now: str = Field(description="of the model in service", examples=["defective"])
+    new: str = Field(description="of the candidate", examples=["good"])
+    n: int = Field(examples=[7])
+
+
+class Wrong(BaseModel):
+    """Wrong results on reviewed parts."""
+
+    false_positives: int = Field(description="good parts that are not called good", examples=[3])
+    missed: int = Field(description="defective parts that are called good", examples=[0])
+
+
+class ShadowSummary(BaseModel):
+    """Results of a candidate beside those of the model in service."""
+
+    candidate: Candidate
+    n: int = Field(description="images that both saw", examples=[1200])
+    n_different: int = Field(description="of those, with another outcome", examples=[9])
+    outcomes: list[OutcomePair]
+    n_good: int = Field(description="of those, called good by a person", examples=[40])
+    n_defective: int = Field(description="of those, called defective by a person", examples=[12])
+    now: Wrong
+    new: Wrong
+
+
+class Difference(BaseModel):
+    """An image with another outcome of the candidate."""
+
+    inspection: Inspection
+    score: float = Field(description="of the candidate", examples=[2.5])
+    outcome: str = Field(description="of the candidate", examples=["good"])
+
+
 class Problem(BaseModel):
     """An error (RFC 9457)."""
 

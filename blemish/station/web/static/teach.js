@@ -72,6 +72,7 @@ function showFit(fit) {
 function showResult(result) {
   element("result").hidden = false;
   element("put").disabled = false;
+  if (element("beside")) element("beside").disabled = false;
   element("sentence").textContent = result.sentence;
   texts("notes", [...result.notes, ...result.left_out]);
   const compared = result.comparison;
@@ -118,6 +119,11 @@ element("learn")?.addEventListener("click", () => attempt(async () => showFit(aw
 element("put").addEventListener("click", () => attempt(async () => {
   await call("POST", `${address}:putInService`);
   location.assign(`/?model=${encodeURIComponent(name)}`);
+}));
+
+element("beside")?.addEventListener("click", () => attempt(async () => {
+  await call("POST", `/v1/models/${encodeURIComponent(name)}/shadow:start`);
+  location.assign(`/models/${encodeURIComponent(name)}/shadow`);
 }));
 
 const events = new EventSource("/v1/events");
