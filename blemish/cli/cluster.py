@@ -1,4 +1,4 @@
-"""Commands that work on many machines: cluster fit."""
+"""Commands that work on many machines: cluster fit, cluster predict."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Work on many machines, with Ray: needs `pip install 'blemish[cluster]'` on each of them.")
 
+# Images without a prediction that JSON lists, of millions; the Parquet file has all.
+MAX_LISTED = 1000
 Address = Annotated[
     str | None,
     typer.Option(
@@ -64,6 +66,46 @@ def fit(
     if failed:
         raise typer.Exit(int(ExitCode.ERROR))
     finish(unread=any(result.left_out for result in results))
+
+
+@app.command()
+def predict(
+    model: Path,
+    images: Annotated[
+        list[str], typer.Argument(help="Folders and images: paths, or URLs such as s3://bucket/folder, of fsspec.")
+    ],
+    out: Annotated[Path, typer.Option(help="Parquet file to write, one row per image.")],
+    address: Address = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each worker, which are its cores.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print images, memory and time; predict none.")] = False,
+    as_json: option.AsJson = False,
+) -> None:
+    """Predict many images, on all nodes. Example: blemish cluster predict model images/ --out results.parquet"""
+    from blemish.cluster.connection import check_installed, connected
+    from blemish.cluster.predictions import plan_predictions
+    from blemish.cluster.predictions import predict as predict_many
+
+    check_installed()
+    if dry_run:
+        with connected(address) as nodes:
+            plan = plan_predictions(model, images, nodes, threads=threads)
+        taken = "" if plan.seconds is None else f", about {plan.seconds:.0f} s"
+        at_once = f"{plan.n_at_once} workers of {plan.n_bytes / 2**20:.0f} MB on {len(nodes)} nodes"
+        say(as_json, asdict(plan), f"{plan.n_images} images, {at_once}{taken}. Nothing was predicted.")
+        return
+    unread: dict[str, str] = {}
+
+    def name(path: str, error: str) -> None:
+        complain(f"error: {error}")
+        if len(unread) < MAX_LISTED:
+            unread[path] = error
+
+    result = predict_many(model, images, out, address=address, threads=threads, progress=Bars(), unread=name)
+    rate = f" in {result.seconds:.0f} s" if result.n_new else ""
+    line = f"{result.n_images} rows in {out}: {result.n_new} new{rate}, {result.n_defective} of them defective"
+    document = {**asdict(result), "path": str(result.path), "left_out": unread}
+    say(as_json, document, f"{line}, {result.n_unread} not read.")
+    finish(unread=bool(result.n_unread))
 
 
 def _categories(data: Sequence[Path], layout: str | None, group_by: str | None) -> dict[str, tuple[Sample, ...]]:

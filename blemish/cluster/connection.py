@@ -139,11 +139,12 @@ def nodes() -> list[Node]:
     return sorted((node for node in found if node.n_cpus), key=lambda node: node.id)
 
 
-def check_nodes(given: Sequence[Node], files: Mapping[str, int]) -> None:
+def check_nodes(given: Sequence[Node], files: Mapping[str, int], *, storage: Mapping[str, Any] | None = None) -> None:
     """Raise unless every node has these versions, and sees these files.
 
     Args:
-        files: path to size in bytes.
+        files: path or URL to size in bytes; -1 where it is not known.
+        storage: options of the file systems of URLs.
 
     Raises:
         ClusterError: if there is no node, or one differs; the text names it.
@@ -151,7 +152,7 @@ def check_nodes(given: Sequence[Node], files: Mapping[str, int]) -> None:
     if not given:
         todo = "Add one: `ray start --address=HOST:PORT`."
         raise ClusterError(message("cluster", "a node with a CPU", "none", todo=todo))
-    check_reports(dict(zip((node.address for node in given), _reports(given, files), strict=True)))
+    check_reports(dict(zip((node.address for node in given), _reports(given, files, storage or {}), strict=True)))
 
 
 def check_reports(reports: Mapping[str, NodeReport]) -> None:
@@ -177,12 +178,12 @@ def _unseen(address: str, paths: Sequence[str]) -> str:
     return f"none of {', '.join(paths[:SHOWN])}{more} on {address}"
 
 
-def _reports(given: Sequence[Node], files: Mapping[str, int]) -> list[NodeReport]:
+def _reports(given: Sequence[Node], files: Mapping[str, int], storage: Mapping[str, Any]) -> list[NodeReport]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     asked = ray.put(dict(files))
-    remote = ray.remote(num_cpus=0, max_retries=1)(_reporter())
+    remote = ray.remote(num_cpus=0, max_retries=1)(_reporter(storage))
     started = [
         remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(asked)
         for node in given
@@ -200,7 +201,7 @@ def _answer(node: Node, reference: Any) -> NodeReport:
         raise ClusterError(message("node", "an answer", got, where=node.address)) from error
 
 
-def _reporter() -> Callable[[Mapping[str, int]], tuple[tuple[str, str], list[str]]]:
+def _reporter(storage: Mapping[str, Any]) -> Callable[[Mapping[str, int]], tuple[tuple[str, str], list[str]]]:
     """Return the function that a node runs; it is sent as code, since Blemish may be absent there."""
 
     def report(files: Mapping[str, int]) -> tuple[tuple[str, str], list[str]]:
@@ -212,10 +213,18 @@ def _reporter() -> Callable[[Mapping[str, int]], tuple[tuple[str, str], list[str
         except ImportError:
             version = "none"
 
+        def size_of(path: str) -> int:
+            if "://" not in path and "::" not in path:
+                return os.stat(path).st_size  # noqa: PTH116  # no import of ours
+            import fsspec
+
+            system, name = fsspec.core.url_to_fs(path, **storage)
+            return int(system.size(name))
+
         def is_seen(path: str, size: int) -> bool:
             try:
-                return os.stat(path).st_size == size  # noqa: PTH116  # no import of ours
-            except OSError:
+                return size in (-1, size_of(path))
+            except Exception:  # of any file system
                 return False
 
         python = ".".join(platform.python_version_tuple()[:2])

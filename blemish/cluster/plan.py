@@ -1,4 +1,4 @@
-"""The plan of fits on a cluster: images, memory and time of each, before anything is fitted."""
+"""The plan of work on a cluster, before it starts: images, memory and time."""
 
 from __future__ import annotations
 
@@ -141,3 +141,19 @@ def check_images(data: Mapping[str, Sequence[ImageInput]]) -> None:
     for category, images in data.items():
         if any(path_of(image) is None for image in images):
             raise InputError(message("data", "files", "an array", where=category, todo="Save the images as files."))
+
+
+@dataclass(frozen=True)
+class PredictPlan:
+    """Predictions of many images on some nodes.
+
+    Attributes:
+        n_bytes: of each worker, estimated; the node is asked for it.
+        n_at_once: workers that the nodes have room for.
+        seconds: estimated from a few images on this machine; None if none of them can be read, or there is no room.
+    """
+
+    n_images: int
+    n_bytes: int
+    n_at_once: int
+    seconds: float | None

@@ -49,4 +49,9 @@ def is_output(path: Path) -> bool:
             start = file.read(_HEADER_BYTES + len(_CHUNK))
     except OSError:
         return False
-    return start.startswith(_SIGNATURE) and start[_HEADER_BYTES:] == _CHUNK
+    return has_mark(start)
+
+
+def has_mark(data: bytes) -> bool:
+    """Return whether the bytes of a file are of one that `save_output` wrote."""
+    return data.startswith(_SIGNATURE) and data[_HEADER_BYTES:].startswith(_CHUNK)

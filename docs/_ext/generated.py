@@ -30,7 +30,7 @@ COMMAND_GROUPS = {
     "Detect": ("demo", "check", "fit", "suspects", "test", "predict", "thresholds", "benchmark"),
     "Backbones": ("backbones list", "backbones fetch"),
     "Inspection station": ("station",),
-    "Many machines": ("cluster fit",),
+    "Many machines": ("cluster fit", "cluster predict"),
     "Similar defects": (
         "index",
         "similar",

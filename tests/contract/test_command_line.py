@@ -28,7 +28,7 @@ COMMANDS = {
     "groups", "import", "index", "label", "predict", "receptive-field", "reindex", "similar", "station", "store",
     "suggest", "suspects", "test", "thresholds", "update", "verify",
 }  # fmt: skip
-GROUPS = {"backbones": ("list", "fetch"), "cluster": ("fit",), "store": ("check", "snapshot", "restore")}
+GROUPS = {"backbones": ("list", "fetch"), "cluster": ("fit", "predict"), "store": ("check", "snapshot", "restore")}
 
 
 def done(*arguments: object) -> Any:
