@@ -142,6 +142,11 @@ class Records:
                 return
             number = rows[-1]["number"]
 
+    def good_images(self, model: str) -> list[tuple[str, str]]:
+        """Return part id and SHA-256 of the images of a model that people called good."""
+        query = "SELECT part_id, sha256 FROM inspections WHERE model = ? AND verdict = 'good'"
+        return [(row["part_id"], row["sha256"]) for row in self._database.rows(query, (model,))]
+
     def all(self, chosen: InspectionFilter) -> Iterator[Inspection]:
         """Yield all inspections, the newest first."""
         before: int | None = None

@@ -23,6 +23,8 @@ class StationSettings:
         durable: whether the disk is waited for (fsync) before the answer. Without it a process that is killed loses
             nothing, a power cut the last seconds.
         max_age_days: inspections without a review are removed when they are older; None for never.
+        keep_every: of the parts that people call good, one in so many is kept to compare versions of a model, and never
+            learnt from; None for none. The images of one part id stay together.
         max_total_bytes: the oldest inspections without a review are removed while all files take more; None for any.
 
     Raises:
@@ -37,6 +39,7 @@ class StationSettings:
     durable: bool = True
     max_age_days: float | None = None
     max_total_bytes: int | None = None
+    keep_every: int | None = 5
 
     def __post_init__(self) -> None:
         """Check that each number is above 0."""

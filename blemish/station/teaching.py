@@ -7,26 +7,26 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from blemish._io.files import atomic_write
 from blemish.data.validation import survey_dataset
 from blemish.detectors.patchcore.detector import Patchcore
 from blemish.errors import BlemishError, InputError, message
 from blemish.evaluation.thresholds import threshold_sentence
-from blemish.evaluation.versions import compare_versions
 from blemish.imaging.decode import decode, load
 from blemish.imaging.headers import read_header
 from blemish.modelfolder.folder import load_model
 from blemish.station.deployments import NAME
 from blemish.station.errors import StationError, UnknownError
 from blemish.station.files import ENDINGS, thumbnail
-from blemish.station.inspections import InspectionFilter, Verdict
+from blemish.station.inspections import InspectionFilter
+from blemish.station.kept import compared, is_kept
 from blemish.types import Sample
 
 if TYPE_CHECKING:
@@ -37,9 +37,10 @@ if TYPE_CHECKING:
     from blemish.station.shadow import Candidate
     from blemish.types import Progress
 
-IMAGE_ID = re.compile(r"[0-9a-f]{24}")
+N_DIGITS = 24
+IMAGE_ID = re.compile(rf"[0-9a-f]{{{N_DIGITS}}}")
 MAX_IMAGES = 5000
-# Reviewed inspections on which a new model is compared with the one in service.
+# Inspections of each kind on which a new model is compared with the one in service.
 MAX_COMPARED = 500
 TAUGHT, LEARNT = "taught", "learnt from reviews"
 Work: TypeAlias = "Callable[..., AnyDetector]"  # of progress
@@ -125,19 +126,39 @@ class Teaching:
         if len(self.images(name)) >= MAX_IMAGES:
             raise InputError(message("images", f"at most {MAX_IMAGES:,}", "one more"))
         decode(data, max_pixels=limits.max_pixels)
-        id_ = hashlib.sha256(data).hexdigest()[:24]
+        id_ = hashlib.sha256(data).hexdigest()[:N_DIGITS]
         atomic_write(folder / (id_ + ENDINGS[read_header(data).format]), data, name="image")
         return id_
 
     def take_from_line(self, name: str, *, model: str, n: int) -> int:
-        """Keep the newest images of a model that a person called good; return their number.
+        """Keep the newest images of a model that a person called good, but for those that are kept to compare versions;
+        return their number.
 
         Raises:
             InputError: if the name is none.
         """
-        called_good = self._service.records.all(InspectionFilter(model=model, reviewed="good"))
-        taken = [self.add(name, self._service.image(one)) for one in islice(called_good, n)]
+        taken = [self.add(name, self._service.image(one)) for one in islice(self._good(model, kept=False), n)]
         return len(taken)
+
+    def kept(self, name: str) -> list[Inspection]:
+        """Return the inspections that people called good and that are never learnt from, the newest first: versions of
+        a model are compared on them.
+        """
+        return list(self._good(name, kept=True))
+
+    def n_good(self, name: str) -> tuple[int, int]:
+        """Return the number of inspections of a model that people called good and that may be learnt from, and of those
+        that are kept.
+        """
+        every = self._service.settings.keep_every
+        are_kept = [is_kept(*one, every) for one in self._service.records.good_images(name)]
+        return are_kept.count(False), are_kept.count(True)
+
+    def _good(self, name: str, *, kept: bool) -> Iterator[Inspection]:
+        every = self._service.settings.keep_every
+        for one in self._service.records.all(InspectionFilter(model=name, reviewed="good")):
+            if is_kept(one.part_id, one.sha256, every) == kept:
+                yield one
 
     def remove(self, name: str, id_: str) -> None:
         """Remove an image.
@@ -167,30 +188,35 @@ class Teaching:
         return {**facts, "sizes": dict(summary.sizes), "problems": problems}
 
     def fit(self, name: str, *, who: str) -> Fit:
-        """Begin to fit a PatchCore model on the images of a name; `state` follows it.
+        """Begin to fit a PatchCore model on the images of a name; `state` follows it. Images that are kept to compare
+        versions are left out.
 
         Raises:
             InputError: if there are too few images.
             StationError: if another fit runs.
         """
-        data = self._data(name)
-        if len(data.train) < Patchcore.least_images:
+        left_out = {one.sha256[:N_DIGITS] for one in self._good(name, kept=True)}
+        given = self._data(name).train
+        samples = [sample for sample in given if Path(str(sample.path)).stem not in left_out]
+        if len(samples) < Patchcore.least_images:
             todo = "Add images of good parts: 20 will do, 100 are better."
-            raise InputError(message("images", f"at least {Patchcore.least_images}", str(len(data.train)), todo=todo))
+            raise InputError(message("images", f"at least {Patchcore.least_images}", str(len(samples)), todo=todo))
         threads = max(1, (os.cpu_count() or 1) // 2)  # the line goes on beside it
-        work = partial(Patchcore(threads=threads).fit, data.train)
-        return self._begin(name, work, who, reason=TAUGHT, images=len(data.train))
+        work = partial(Patchcore(threads=threads).fit, samples)
+        facts = {"images": len(samples), "kept_apart": len(given) - len(samples)}
+        return self._begin(name, work, who, reason=TAUGHT, **facts)
 
     def learn(self, name: str, *, who: str) -> Fit:
-        """Begin to fit the model in service of a name on its own images and on all that people called good.
+        """Begin to fit the model in service of a name on its own images and on those that people called good, but for
+        the ones that are kept to compare versions.
 
         Raises:
-            InputError: if people called none good.
+            InputError: if people called none good, but for those.
             StationError: if another fit runs.
             UnknownError: if no model of that name is in service.
         """
         present = self._service.model(name).detector
-        called_good = list(self._service.records.all(InspectionFilter(model=name, reviewed="good")))
+        called_good = list(self._good(name, kept=False))
         if not called_good:
             todo = "Review inspections first: the good ones as well as the false alarms."
             raise InputError(message("reviews", "inspections that people called good", "none", todo=todo))
@@ -255,6 +281,9 @@ class Teaching:
             detector = work(progress=progress)
             detector.save(self._root / name / "model")
             fit.result = {**_facts(detector), "comparison": self._compared(name, detector, progress)}
+            if facts.get("kept_apart"):
+                note = f"{facts['kept_apart']} images were left out: they are kept to compare versions."
+                fit.result["notes"].append(note)
         except _StoppedError:
             fit.error = "The station was stopped."
         except (BlemishError, OSError, MemoryError) as error:
@@ -266,20 +295,14 @@ class Teaching:
             self._service.database.record(connection, who, "fitted", name, **facts, error=fit.error)
 
     def _compared(self, name: str, detector: AnyDetector, progress: Progress) -> dict[str, Any] | None:
-        """Return how the new model and the one in service call the reviewed parts; None if there are none."""
-        chosen = InspectionFilter(model=name, reviewed="yes")
-        reviewed = list(islice(self._service.records.all(chosen), MAX_COMPARED))
-        if not reviewed:
+        """Return how the new model and the one in service call the reviewed and the kept parts; None without any."""
+        bad = self._service.records.all(InspectionFilter(model=name, reviewed="defective"))
+        sources = (self._good(name, kept=False), bad, self._good(name, kept=True))
+        images = [[self._image(one) for one in islice(source, MAX_COMPARED)] for source in sources]
+        if not any(images):
             return None
-        good, defective = (
-            [self._image(one) for one in reviewed if one.review is not None and one.review.verdict == verdict]
-            for verdict in get_args(Verdict)
-        )
-        versions = compare_versions(self._service.model(name).detector, detector, good, defective, progress=progress)
-        found = {"now": versions.defects_before, "new": versions.defects_after}
-        alarms = {"now": versions.good_before, "new": versions.good_after}
-        counts = {"n_good": versions.good_after.n, "n_defective": versions.defects_after.n}
-        return {**counts, **{side: [alarms[side].n_above, found[side].n - found[side].n_above] for side in found}}
+        good, defective, kept = images
+        return compared(self._service.model(name).detector, detector, good, defective, kept, progress=progress)
 
     def _image(self, inspection: Inspection) -> Path:
         """Return the absolute path of an inspected image, which a model keeps."""

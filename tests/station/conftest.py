@@ -33,7 +33,8 @@ def opened_station(tmp_path: Path, saved: Path) -> Iterator[Opener]:
     def make(**settings: Any) -> InspectionService:
         for station in stations:
             station.close()
-        chosen = StationSettings(**{"n_workers": 2, "threads": 1, "durable": False, **settings})
+        # Tests of learning name the parts that they keep apart.
+        chosen = StationSettings(**{"n_workers": 2, "threads": 1, "durable": False, "keep_every": None, **settings})
         stations.append(InspectionService(tmp_path / "station", {"stripes": saved}, settings=chosen))
         return stations[-1]
 

@@ -6,6 +6,7 @@ import copy
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from blemish.station import InspectionFilter
+from blemish.station.kept import is_kept
 from blemish.station.users import Users
 from tests.images import good, scratched, small_patchcore, write_goods
 from tests.station.test_service import png
@@ -283,14 +285,18 @@ def test_a_model_is_taught_and_put_in_service(opened: Opened, filled: Inspection
 def test_a_model_learns_from_reviews(opened: Opened, filled: InspectionService, tmp_path: Path):
     model = small_patchcore().fit(write_goods(tmp_path / "train", 8)).save(tmp_path / "model")
     filled.put_in_service("stripes", model, who="test")
-    for seed in range(20, 22):
-        filled.review(filled.inspect(good(seed), model="stripes").id, "good", who="eva")
+    filled.settings = replace(filled.settings, keep_every=2)
+    sides = [is_kept(part_id, "", 2) for part_id in map(str, range(20))]
+    for part_id in (sides.index(True), *[number for number, kept in enumerate(sides) if not kept][:2]):
+        found = filled.inspect(good(20 + part_id), model="stripes", part_id=str(part_id))
+        filled.review(found.id, "good", who="eva")
     page = opened.go("/models")
     page.click("text=Teach or learn")
     page.wait_for_selector("#n-images >> text=0 images")  # the script of the page listens by then
     page.click("#learn >> text=Learn from reviews (2)")
     page.wait_for_selector("#put:enabled", timeout=120_000)
     assert page.locator("#new-alarms").inner_text().endswith(" of 2 good")
+    assert page.locator("#new-kept").inner_text().endswith(" of 1 good")
     page.click("#put")
     page.wait_for_url("**/?model=stripes")
     assert filled.model("stripes").deployment.reason == "learnt from reviews"

@@ -155,7 +155,10 @@ def test_a_model_is_fitted_compared_and_put_in_service(
     assert station.teaching._thread is not None
     station.teaching._thread.join()
     result = client.get("/v1/teach/stripes").json()["fit"]["result"]
-    assert result["comparison"] == {"n_good": 0, "n_defective": 1, "now": [0, 0], "new": [0, 0]}
+    assert result["comparison"] == {
+        "n_good": 0, "n_defective": 1, "n_kept": 0, "now": [0, 0], "new": [0, 0], "kept": {"now": 0, "new": 0},
+        "worse": [],
+    }  # fmt: skip
     assert "false positives" in result["sentence"]
     assert station.model("stripes").deployment.digest == before
     deployment = client.post("/v1/teach/stripes:putInService").json()

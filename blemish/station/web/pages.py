@@ -21,6 +21,7 @@ from blemish.errors import BlemishError, visible
 from blemish.evaluation.report.charts import CLASSES, gauge
 from blemish.ops.conformal import percent
 from blemish.station.inspections import Inspection, InspectionFilter, iso_time
+from blemish.station.kept import is_kept
 from blemish.station.web.access import Visitor
 from blemish.station.web.api import Chosen
 from blemish.station.web.problems import TITLES, of_validation, status_of
@@ -213,6 +214,9 @@ def _shown(
         "why": why(found),
         "meter": gauge(found.score, found.threshold, found.upper_threshold),
         "among": _among(state, found),
+        "is_kept": found.review is not None
+        and found.review.verdict == "good"
+        and is_kept(found.part_id, found.sha256, state.service.settings.keep_every),
         "has_nearest": state.service.nearest_good(found) is not None,
     }
     return rendered(request, "inspection.html.j2", visitor, **facts, **context)
@@ -277,10 +281,8 @@ def teach(request: Request, state: StationState, visitor: PageAdmin, name: str =
         "in_service": in_service,
         "name": name,
         "state": state.teaching.state(name) if name else None,
-        "n_called_good": {
-            one: state.service.records.counts(InspectionFilter(model=one, reviewed="good"))["total"]
-            for one in in_service
-        },
+        "n_good": {one: state.teaching.n_good(one) for one in in_service},
+        "keep_every": state.service.settings.keep_every,
     }
     return rendered(request, "teach.html.j2", visitor, **context)
 

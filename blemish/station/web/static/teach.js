@@ -81,7 +81,10 @@ function showResult(result) {
     for (const side of ["now", "new"]) {
       element(`${side}-alarms`).textContent = `${compared[side][0]} of ${compared.n_good} good`;
       element(`${side}-missed`).textContent = `${compared[side][1]} of ${compared.n_defective} defective`;
+      element(`${side}-kept`).textContent = `${compared.kept[side]} of ${compared.n_kept} good`;
     }
+    element("worse").hidden = compared.worse.length === 0;
+    element("worse").textContent = compared.worse.join(" ");
   }
   element("suspects").hidden = result.suspects.length === 0;
   element("suspect-list").replaceChildren(...result.suspects.map((suspect) => {
