@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from blemish.data.datasets import DataSet
     from blemish.types import UInt8
 
-# From here on the 90 % interval of a false positive rate of 2 % ends below 5 %, and position can count.
+# From here on the 90 % interval of a false positive rate of 2 % ends below 7 %, and position can count.
 ENOUGH_GOOD = 50
 FEW_GOOD = 10
 UNUSED_MASK = "This mask belongs to no defective image. It is not used; is its image missing or named otherwise?"

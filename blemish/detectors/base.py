@@ -462,6 +462,7 @@ class Detector(ABC, Generic[SettingsT, StateT]):
                 "pixel": pixel.threshold,
                 "image_scores": image.scores,
                 "pixel_scores": pixel.scores,
+                "censored": image.censored,
             },
             "provenance": dict(state.provenance),
             "training": state.training.to_json(),

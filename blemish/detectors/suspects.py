@@ -26,7 +26,7 @@ LEAST_IMAGES = 3
 LEAST_GROUPED = 20
 # Share of the variance that the best split of a uniform distribution explains.
 UNIFORM = 0.75
-# So many defective images are censored (`ops.tail_probability`); more of them move the threshold.
+# So many defective images hardly move the threshold; more of them do (benchmarks/contamination.py).
 MANY = 0.05
 # Least share of the smaller of two groups of scores.
 LEAST_GROUP = 0.1

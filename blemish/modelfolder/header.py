@@ -26,6 +26,8 @@ Read = TypeVar("Read")
 # Scores are float32 distances, and maps are compared with thresholds as float32.
 LARGEST_SCORE = float(np.finfo(np.float32).max)
 LARGEST_SIDE_PX = 2**31 - 1
+# Share of the scores above the median that are censored, in folders that do not state it.
+CENSORED_BEFORE = 0.1
 # Images of one group, at most, that are listed, dropped and confirmed together.
 MOST_SHOTS = 5
 REVIEWS = ("", "confirmed", "dropped")
@@ -184,7 +186,9 @@ def read_calibration(header: Mapping[str, Any], name: str) -> Calibration:
     """
     stored, rate = header["thresholds"], header["settings"]["false_positive_rate"]
     rule = header["settings"]["calibration"]
-    calibration = Calibration.from_scores(stored[f"{name}_scores"], stored["false_positive_rate"], rule)
+    censored = check_number("thresholds.censored", stored.get("censored", CENSORED_BEFORE), low=0, high=0.9)
+    scores, stated = stored[f"{name}_scores"], stored["false_positive_rate"]
+    calibration = Calibration.from_scores(scores, stated, rule, censored=float(censored))
     for score in calibration.scores[[0, -1]]:
         check_number(f"thresholds.{name}_scores", float(score), low=-LARGEST_SCORE, high=LARGEST_SCORE)
     if rate != calibration.false_positive_rate:

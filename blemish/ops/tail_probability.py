@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 # Least mean excess over the median, as a share of the median: copies of one image have none.
 MIN_EXCESS = 0.01
 TINY = 1e-6
-# Share of the scores above the median that are censored: up to one defective image among twenty good ones then counts
-# as no more than a high score.
-CENSORED = 0.1
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def test_a_prediction_follows_from_score_and_map():
 
 
 def test_up_to_the_upper_threshold_an_image_is_to_be_looked_at_again():
-    image = Calibration.from_scores(np.arange(1.0, 101.0), 0.25, "tail")
+    image = Calibration.from_scores(np.arange(1.0, 81.0), 0.25, "tail")
     detector = calibrated(image)
     for value, outcome in ((10, "good"), (int(image.threshold) + 1, "look again"), (255, "defective")):
         found = detector.predict(np.full((6, 8, 3), value, np.uint8))

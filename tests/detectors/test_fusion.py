@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from blemish import Patchcore
-from blemish.detectors.fusion import COMPONENTS, WEIGHTS, ScoreFusion, weights_with_part
+from blemish.detectors.fusion import CENSORED, COMPONENTS, WEIGHTS, ScoreFusion, weights_with_part
 from blemish.detectors.patchcore import position
 from blemish.errors import InputError, ModelFileError
 from blemish.ops.gaussian import fit_gaussian
@@ -45,7 +45,9 @@ def test_each_component_has_its_own_tail(weights: dict[str, float]):
     scores = {"patch": 1.5, "part": PositionGaussians.fit(PARTS)[0].score(parts)}
     scores["image"] = fusion.gaussian.mahalanobis(summary)
     tails = {
-        name: Tail.from_scores(row, censored=0.1) for name, row in zip(fusion.weights, fusion.good_scores, strict=True)
+        name: Tail.from_scores(row, censored=CENSORED)
+        for name, row in zip(fusion.weights, fusion.good_scores, strict=True)
+        for name, row in zip(fusion.weights, fusion.good_scores, strict=True)
     }
     expected = {name: weights[name] * tail.neg_log_p(scores[name]) for name, tail in tails.items()}
     components = fusion.components(1.5, parts, summary)
@@ -69,7 +71,7 @@ def test_good_images_are_scored_without_themselves():
         others.add(np.delete(summaries, i, axis=0))
         alone = fit_gaussian(others, summaries)[0].mahalanobis(summaries[i])
         assert fusion.good_scores[2, i] == pytest.approx(alone, rel=0.02)  # the shrinkage alone is that of all
-        tails = [Tail.from_scores(np.delete(row, i), censored=0.1) for row in fusion.good_scores]
+        tails = [Tail.from_scores(np.delete(row, i), censored=CENSORED) for row in fusion.good_scores]
         terms = [tail.neg_log_p(score) for tail, score in zip(tails, fusion.good_scores[:, i], strict=True)]
         assert scores[i] == pytest.approx(np.dot(list(fusion.weights.values()), terms))
 

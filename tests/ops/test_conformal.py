@@ -152,15 +152,17 @@ def test_the_tails_false_positive_rate_is_the_stated_one(rng, n, rate):
         calibration = Calibration.from_scores(rng.gamma(2, size=n), rate, "tail")
         rates.append(np.exp(-calibration.threshold) * (1 + calibration.threshold))  # of a gamma distribution of shape 2
         assert calibration.false_positive_rate_promised == rate
-    assert np.mean(rates) == pytest.approx(rate, rel=0.35)
+    # With few scores the mean excess is estimated from six; with many, the tail of a gamma distribution is lighter.
+    assert np.mean(rates) == pytest.approx(rate, rel=0.45)
 
 
-def test_a_defective_image_among_twenty_good_ones_hardly_moves_the_tail(rng):
-    good = rng.exponential(size=95)
-    defective = np.r_[good, 100 + rng.exponential(size=5)]
+@pytest.mark.parametrize(("n_defective", "most"), [(5, 1.25), (10, 1.5), (19, 2.2)])
+def test_defective_images_among_good_ones_move_the_tail_little(rng, n_defective: int, most: float):
+    good = rng.exponential(size=100)
+    defective = np.r_[good[n_defective:], 100 + rng.exponential(size=n_defective)]
     tail, conformal = ([Calibration.from_scores(s, 0.02, rule).threshold for s in (good, defective)]
                        for rule in ("tail", "conformal"))  # fmt: skip
-    assert tail[1] < 1.5 * tail[0]
+    assert tail[1] < most * tail[0]
     assert conformal[1] > 10 * conformal[0]
 
 
@@ -181,7 +183,7 @@ def test_few_scores_say_how_sure_the_tail_is(rng):
     assert few.warning.startswith(
         "The threshold is extrapolated from 10 good images: 2 % false positives are expected,"
     )
-    assert "and up to 14 % are possible. 50 or more" in few.warning
+    assert "and up to 21 % are possible. 50 or more" in few.warning
     assert Calibration.from_scores(rng.exponential(size=50), 0.02, "tail").warning == ""
 
 

@@ -11,7 +11,6 @@ from blemish.detectors.fusion import ScoreFusion
 from blemish.detectors.patchcore.scoring import Scorer
 from blemish.detectors.patchcore.state import UNKNOWN, PatchcoreState
 from blemish.errors import InputError, message
-from blemish.ops.conformal import Calibration
 from blemish.ops.neighbors import MemoryIndex
 
 if TYPE_CHECKING:
@@ -57,14 +56,13 @@ def without_images(state: PatchcoreState, settings: PatchcoreSettings, dropped: 
         by_index = dict(zip(training.chosen, scores, strict=True))
         training = replace(training, scores=tuple(by_index.get(i) for i in range(len(training.paths))))
     peaks = [peak for peak in training.map_peaks if peak is not None]
-    rate, rule = settings.false_positive_rate, settings.calibration
     index = MemoryIndex(state.scorer.index.memory_bank[kept_rows])
     return replace(
         state,
         scorer=Scorer(index, settings.num_neighbors, state.scorer.statistics, top_share=settings.top_share),
         source=state.source[kept_rows],
         fusion=fusion,
-        image_calibration=Calibration.from_scores(scores, rate, rule),
-        pixel_calibration=Calibration.from_scores(peaks, rate, rule),
+        image_calibration=state.image_calibration.with_scores(scores),
+        pixel_calibration=state.pixel_calibration.with_scores(peaks),
         training=training,
     )
