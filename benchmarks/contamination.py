@@ -5,7 +5,8 @@
 Of each set some good images are drawn for fitting, and some good and defective ones for testing. Then a share of the
 good images is replaced: by images with a black or grey lower half, as truncated JPEGs have; by images of another set;
 by defective ones of the same set, which are not among those tested. "Missed" is measured at the threshold as it was
-fitted, and "dropped" after `without(suspects)`. The rows of the last table are sets that no threshold should rest on.
+fitted, and "dropped" after `without(suspects)`. The first table has the means over the sets, the second the misses of
+each set. The rows of the last table are sets that no threshold should rest on.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ def of_set(name, parts, foreign, shares):
             row = {
                 "set": name,
                 "bad images": kind,
-                "share": len(bad) / len(parts["train"]),
-                "bad listed": f"{sum(i < len(bad) for i in listed)} of {len(bad)}",
+                "stated share": share,
+                "n bad": len(bad),
+                "bad listed": sum(i < len(bad) for i in listed),
                 "good listed": sum(i >= len(bad) for i in listed),
                 "missed": missed(model, tested),
                 "missed, dropped": missed(left, tested),
@@ -105,13 +107,47 @@ def drawn(data, n_train, n_test, seed):
     return {part: [load(sample.path) for sample in samples] for part, samples in chosen.items()}
 
 
+SHARES = ("missed", "missed, dropped", "false positives")
+
+
+def kind_of(row):
+    """Return the kind and the share of bad images in words."""
+    return row["bad images"] if row["bad images"] == "clean" else f"{row['bad images']}, {row['stated share']:.1%}"
+
+
+def by_kind(rows):
+    """Return the means over the sets, a row for each kind and share of bad images."""
+    kinds = {}
+    for row in rows:
+        kinds.setdefault(kind_of(row), []).append(row)
+    return [
+        {
+            "bad images": kind,
+            "bad listed": f"{sum(row['bad listed'] for row in of)} of {sum(row['n bad'] for row in of)}",
+            "good listed": sum(row["good listed"] for row in of),
+            **{column: float(np.mean([row[column] for row in of])) for column in SHARES},
+            "warned": f"{sum(row['warning'] == 'yes' for row in of)} of {len(of)}",
+        }
+        for kind, of in kinds.items()
+    ]
+
+
+def by_set(rows):
+    """Return the misses of each set by kind and share of bad images."""
+    sets = {}
+    for row in rows:
+        sets.setdefault(row["set"], {"set": row["set"]})[kind_of(row)] = row["missed"]
+    return list(sets.values())
+
+
 def save(asked, rows, answers):
     """Write the results so far."""
-    shares = ("share", "missed", "missed, dropped", "false positives")
-    formats = {"good listed": ["d"]} | {column: ["%"] for column in shares}
     notes = f"At most {asked.train} good images and {asked.test} test images of each set, seed {asked.seed}."
+    kinds, sets = by_kind(rows), by_set(rows)
+    missed_formats = {kind["bad images"]: ["%"] for kind in kinds}
     tables = [
-        table("Bad images among the good ones", rows, formats=formats, notes=notes),
+        table("Bad images among the good ones", kinds, formats={column: ["%"] for column in SHARES}, notes=notes),
+        table("Missed by set", sets, formats=missed_formats, notes=notes),
         table("Training sets that no threshold should rest on", answers, notes=notes),
     ]
     write(asked.json, tables, {"rows": rows, "answers": answers})
@@ -123,7 +159,7 @@ def main():
     parser.add_argument("--categories", nargs="+", dest="places", action=Places)
     parser.add_argument("--train", type=int, default=40)
     parser.add_argument("--test", type=int, default=30)
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.025, 0.05])
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.025, 0.05, 0.1])
     parser.add_argument("--seed", type=int, default=0)
     add_json_option(parser, __file__)
     asked = parser.parse_args()
