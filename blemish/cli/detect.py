@@ -99,6 +99,7 @@ def test(
     """Test a model on images whose defects are known. Example: blemish test model images/ --report report.html"""
     from blemish.detectors import registry
     from blemish.evaluation.engine import Engine
+    from blemish.evaluation.report.text import missed_caution
     from blemish.evaluation.results import (
         numbers,
         problem_fields,
@@ -123,7 +124,7 @@ def test(
         write_html(report, [detector], [result])
     row, left_out = numbers(result), problem_fields(result.problems)
     lines = [*table({result.category: row}), *(problem.text for problem in result.problems)]
-    lines += [line for line in [drift_sentence(drifts)] if line]
+    lines += [line for line in (missed_caution(result), drift_sentence(drifts)) if line]
     drifted = {str(tested.sample.path): tested.drift for tested in result.tested if tested.drift}
     say(as_json, {**row, "left_out": left_out, "drift": drifted}, *lines)
     finish(unread=bool(left_out), not_comparable=fail_on_drift and bool(drifted))

@@ -18,6 +18,7 @@ from blemish.evaluation.report.text import (
     headline,
     look_again,
     measure,
+    missed_caution,
     observed,
     reason_absent,
     three_decimals,
@@ -122,12 +123,17 @@ def _overview(reports: Sequence[Report]) -> Table:
     return Table(("Category", "Found", "False positives", *(METRICS[name][0] for name in names)), rows)
 
 
+def _cautions(report: Report) -> str:
+    drift = drift_of_most([result.drift for result in report.tested])
+    return " ".join(filter(None, (caution(report), missed_caution(report), drift)))
+
+
 def _category(report: Report, figures: Sequence[Figure], max_images_listed: int) -> Category:
     scores, roc = _charts(report)
     return Category(
         report=report,
         headline=headline(report),
-        caution=" ".join(filter(None, (caution(report), drift_of_most([result.drift for result in report.tested])))),
+        caution=_cautions(report),
         tiles=_tiles(report),
         scores=scores,
         roc=roc,

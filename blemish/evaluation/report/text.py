@@ -37,6 +37,9 @@ TIMINGS = {
     "predict_ms": "Per image",
 }
 
+# With fewer, the difference may be chance.
+LEAST_MISSED = 3
+
 _UNITS = {"_ms": "ms", "_s": "s", "_mb": "MB", "_gb": "GB", "_px": "px"}
 
 
@@ -213,6 +216,30 @@ def caution(report: Report) -> str:
         needed = f"{math.ceil(3 / rate):,}".replace(",", NO_BREAK)  # the rule of three, at 95 %
         return f"{n_good} good images are too few to check that rate; it takes about {needed}."
     return ""
+
+
+def missed_caution(report: Report) -> str:
+    """Return that another threshold would find many more defects, and what to do; "" if none would.
+
+    It would with half of the misses at most, and no more false positives among the good test images than the rate that
+    is stated, or than there are.
+    """
+    n_defective, n_found, n_good, n_alarms = counts(report)
+    n_missed = n_defective - n_found
+    if not n_good or n_missed < max(LEAST_MISSED, n_defective / 4):
+        return ""
+    good = sorted(result.score for result in report.tested if not result.sample.is_defective)
+    n_allowed = max(n_alarms, math.floor(report.false_positive_rate_set * n_good))
+    lower = good[max(n_good - 1 - n_allowed, 0)]
+    n_left = sum(result.score <= lower for result in report.tested if result.sample.is_defective)
+    if 2 * n_left > n_missed:
+        return ""
+    return (
+        f"{n_missed} of {n_defective} defective images are below the threshold {report.threshold:.4g}; with one of "
+        f"{lower:.4g} it would be {n_left}, and no more false positives among these {n_good} good images. Defective or "
+        "odd images among the good ones of the fit raise the threshold: `blemish suspects` lists them. `blemish "
+        "thresholds` weighs other rates."
+    )
 
 
 def reason_absent(report: Report, metric: str) -> str:

@@ -9,6 +9,7 @@ from blemish.evaluation.report.text import (
     counts,
     headline,
     measure,
+    missed_caution,
     path_tail,
     percent,
     reason_absent,
@@ -78,6 +79,28 @@ def test_caution_is_a_binomial_test(good: int, alarms: int, rate: float, text: s
     sentence = caution(report_of(good, alarms, 1, 1, rate=rate))
     assert text in sentence
     assert bool(sentence) == bool(text)
+
+
+@pytest.mark.parametrize(
+    ("good", "alarms", "defective", "found", "text"),
+    [
+        ([10, 11, 12], 0, [15.0] * 7, 0, "7 of 7 defective images are below the threshold 20; with one of 12 it would"),
+        ([10, 11, 12], 0, [15.0, 15, 9, 25], 1, "3 of 4 defective images are below the threshold 20; with one of 12"),
+        ([10, 11, 19], 0, [15.0] * 7, 0, ""),  # it would cost a false positive
+        ([10, 11, 25], 1, [15.0] * 7, 0, "with one of 11 it"),  # one is there already
+        ([10, 11, 12], 0, [15.0, 15], 0, ""),
+        ([10, 11, 12], 0, [25.0] * 10 + [15.0] * 3, 10, ""),
+        ([], 0, [15.0] * 7, 0, ""),
+    ],
+)  # fmt: skip
+def test_a_threshold_that_misses_what_another_finds_is_told(
+    good: list[float], alarms: int, defective: list[float], found: int, text: str
+) -> None:
+    tested = [records.Tested(Sample(Path("good/1.png")), score, score > 20, 0.5, 0.05) for score in good]
+    tested += [records.Tested(Sample(Path("cut/1.png"), defect="cut"), s, s > 20, 0.5, 0.05) for s in defective]
+    report = Report("part", {}, {}, {}, 20.0, 0.02, tuple(tested))
+    assert counts(report) == (len(defective), found, len(good), alarms)
+    assert (text in missed_caution(report)) if text else not missed_caution(report)
 
 
 @pytest.mark.parametrize("n_hits", [0, 1, 3, 20])
