@@ -85,11 +85,12 @@ def file_sha256(name: str) -> str:
         is_local = not name.startswith(("\\\\", "//")) and not os.path.realpath(path).startswith(SYSTEM)
         if is_local and _is_image_sized(path):
             with path.open("rb") as file:
-                return _sha256_of(file)
+                return sha256_of(file)
     return ""
 
 
-def _sha256_of(file: BinaryIO) -> str:
+def sha256_of(file: BinaryIO) -> str:
+    """Return the SHA-256 of the rest of an open file."""
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)

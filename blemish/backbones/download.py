@@ -6,7 +6,6 @@ package is installed, imported or run.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import re
@@ -20,7 +19,7 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
-from blemish._io.files import ADVICE
+from blemish._io.files import ADVICE, sha256_of
 from blemish.backbones.registry import Source, WeightFile, cache_folder, source
 from blemish.errors import FetchError, InputError, is_frozen, message
 from blemish.types import Progress, no_progress
@@ -140,7 +139,4 @@ def _reason(error: Exception, timeout_s: float) -> str:
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+        return sha256_of(file)

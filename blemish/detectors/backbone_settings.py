@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from blemish.data.training_images import TrainingImages
     from blemish.imaging.geometry import Geometry
 
+# Measured: interpreter, libraries, the embedded network and the images decoded ahead.
+BASE_BYTES = 300 * 2**20
+# More scores would not move the threshold at a false positive rate of 1 %, and each costs a search or a pass.
+MAX_CALIBRATION = 1000
+# With fewer images a fit takes seconds, and an estimate of its time is not worth a pilot.
+LEAST_TIMED = 100
+
 Own = TypeVar("Own", bound="BackboneSettings")
 
 

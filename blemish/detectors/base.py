@@ -26,6 +26,7 @@ from blemish.imaging.anomaly_map import peak, regions
 from blemish.imaging.decode import path_of, read_image
 from blemish.modelfolder.folder import ModelFolder, load_model, write_model
 from blemish.modelfolder.header import (
+    CONFIRMED,
     Training,
     read_calibration,
     read_fitted,
@@ -356,7 +357,7 @@ class Detector(ABC, Generic[SettingsT, StateT]):
             InputError: if a path is of no training image.
         """
         state = self.fitted
-        training = state.training.reviewed(state.training.alike(indices_of(state.training, paths)), "confirmed")
+        training = state.training.reviewed(state.training.alike(indices_of(state.training, paths)), CONFIRMED)
         return self.from_state(self.settings, replace(state, training=training))
 
     def without(self: Own, paths: Iterable[str | os.PathLike[str]]) -> Own:

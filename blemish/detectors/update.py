@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 from blemish._io.files import file_sha256
 from blemish.errors import InputError, message
 from blemish.imaging.decode import path_of, read_image
+from blemish.modelfolder.header import CONFIRMED, DROPPED
 from blemish.types import ImageInput, Sample
 
 if TYPE_CHECKING:
     from blemish.modelfolder.header import Training
-
-DROPPED, CONFIRMED = "dropped", "confirmed"
 
 
 def learnt_images(training: Training, provenance: Mapping[str, object]) -> list[Sample]:

@@ -30,7 +30,8 @@ LARGEST_SIDE_PX = 2**31 - 1
 CENSORED_BEFORE = 0.1
 # Images of one group, at most, that are listed, dropped and confirmed together.
 MOST_SHOTS = 5
-REVIEWS = ("", "confirmed", "dropped")
+CONFIRMED, DROPPED = "confirmed", "dropped"
+REVIEWS = ("", CONFIRMED, DROPPED)
 # Fields of a training image in `model.json`: the attribute of `Training`, and the value where it is unknown.
 UNKNOWN: dict[str, tuple[str, Any]] = {
     "score": ("scores", None),
@@ -121,7 +122,7 @@ class Training:
             return tuple(value if i in changed else old for i, old in enumerate(values))
 
         result = replace(self, reviews=column(self.reviews, review))
-        if review != "dropped":
+        if review != DROPPED:
             return result
         scores, map_peaks, rarities = (column(values, None) for values in (self.scores, self.map_peaks, self.rarities))
         return replace(result, scores=scores, map_peaks=map_peaks, rarities=rarities)
@@ -212,7 +213,7 @@ def read_training(header: Mapping[str, Any]) -> Training:
     sizes = ((check_whole("height_width", side, 1, LARGEST_SIDE_PX) for side in row["height_width"]) for row in rows)
     sizes_hw = tuple((height, width) for height, width in sizes)
     for row in rows:
-        if row["review"] not in REVIEWS or (row["review"] == "dropped" and row["score"] is not None):
+        if row["review"] not in REVIEWS or (row["review"] == DROPPED and row["score"] is not None):
             got = f"{row['review']!r}, score {row['score']!r}"
             raise InputError(message("training.review", "'', confirmed, or dropped without a score", got))
     scores, peaks, rarities = (_numbers(rows, name) for name in ("score", "map_peak", "rarity"))

@@ -10,7 +10,7 @@ import numpy as np
 from blemish._validation.checks import check_whole
 from blemish.backbones.embedding import Extractor, embedding_graph
 from blemish.data.training_images import TrainingImages
-from blemish.detectors.backbone_settings import provenance_of
+from blemish.detectors.backbone_settings import BASE_BYTES, LEAST_TIMED, MAX_CALIBRATION, provenance_of
 from blemish.detectors.padim.state import PadimState, PositionGaussians
 from blemish.errors import DataError
 from blemish.modelfolder.header import Training
@@ -27,13 +27,8 @@ if TYPE_CHECKING:
     from blemish.types import ImageInput
 
 EPSILON = 0.01  # added to the diagonal of each covariance: Defard et al. 2021, section 3.2
-# More scores would not move the threshold at a false positive rate of 1 %.
-MAX_CALIBRATION = 1000
-# Measured: interpreter, libraries, the embedded network and the images decoded ahead.
-BASE_BYTES = 300 * 2**20
-# Images of the two pilot fits, and fewest images for which they are worth their while.
+# Images of the two pilot fits.
 PILOT_IMAGES = (4, 12)
-LEAST_TIMED = 100
 
 
 def fit(settings: PadimSettings, backbone: Backbone, images: TrainingImages, *, progress: Progress) -> PadimState:

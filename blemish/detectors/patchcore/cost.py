@@ -10,8 +10,9 @@ import numpy as np
 
 from blemish._validation.checks import check_whole
 from blemish.data.training_images import TrainingImages
+from blemish.detectors.backbone_settings import BASE_BYTES, LEAST_TIMED, MAX_CALIBRATION
 from blemish.detectors.fusion import multi_scale_bytes
-from blemish.detectors.patchcore.fit import MAX_CALIBRATION, first_pass, raw_extractor
+from blemish.detectors.patchcore.fit import first_pass, raw_extractor
 from blemish.detectors.patchcore.memory_bank import collection_bytes
 from blemish.detectors.patchcore.position import N_JUDGED
 from blemish.errors import DataError
@@ -26,11 +27,7 @@ if TYPE_CHECKING:
     from blemish.detectors.patchcore.settings import PatchcoreSettings
     from blemish.types import Float32, ImageInput
 
-# Measured: interpreter, libraries, the embedded network and the images decoded ahead.
-BASE_BYTES = 300 * 2**20
-# Images of the pilot, and fewest images for which it is worth its while: a fit of fewer takes seconds.
 PILOT_IMAGES = 8
-LEAST_IMAGES = 100
 # Share of the pilot's patches that its coreset keeps.
 PILOT_SHARE = 0.04
 
@@ -50,7 +47,7 @@ def estimated_bytes(settings: PatchcoreSettings, backbone: Backbone, n_images: i
 
 
 def estimated_seconds(
-    settings: PatchcoreSettings, backbone: Backbone, samples: Sequence[ImageInput], *, least: int = LEAST_IMAGES
+    settings: PatchcoreSettings, backbone: Backbone, samples: Sequence[ImageInput], *, least: int = LEAST_TIMED
 ) -> float | None:
     """Return about how long fitting on these images takes here, in seconds; None for fewer than `least`.
 

@@ -11,6 +11,7 @@ from blemish.detectors.fusion import ScoreFusion
 from blemish.detectors.patchcore.scoring import Scorer
 from blemish.detectors.patchcore.state import UNKNOWN, PatchcoreState
 from blemish.errors import InputError, message
+from blemish.modelfolder.header import DROPPED
 from blemish.ops.neighbors import MemoryIndex
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def without_images(state: PatchcoreState, settings: PatchcoreSettings, dropped: 
             message("without", "a model fitted by this version", got, todo="Fit again without these images.")
         )
     dropped = state.training.alike(dropped)
-    training = state.training.reviewed(dropped, "dropped")
+    training = state.training.reviewed(dropped, DROPPED)
     kept_rows = ~np.isin(state.source[:, 0], dropped)
     kept = np.isin(before, training.chosen)
     if kept.sum() < LEAST_CALIBRATION or kept_rows.sum() < settings.num_neighbors:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from blemish.backbones.embedding import Extractor, embedding_graph
-from blemish.detectors.backbone_settings import provenance_of
+from blemish.detectors.backbone_settings import MAX_CALIBRATION, provenance_of
 from blemish.detectors.fusion import MultiScaleFeatures
 from blemish.detectors.patchcore.memory_bank import PatchCollection
 from blemish.detectors.patchcore.position import PositionJudge
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from blemish.detectors.patchcore.settings import PatchcoreSettings
     from blemish.imaging.geometry import Geometry
     from blemish.types import Bool, Int64, Progress
-
-# More scores would not move the threshold at a false positive rate of 1 %, and each costs a search.
-MAX_CALIBRATION = 1000
 
 FeatureMaps = Iterable[tuple[int, Float32]]
 

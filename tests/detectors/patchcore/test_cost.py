@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from blemish import InputError
+from blemish.detectors.backbone_settings import BASE_BYTES
 from blemish.detectors.patchcore import cost
-from blemish.detectors.patchcore.cost import BASE_BYTES, PILOT_IMAGES, PILOT_SHARE, estimated_seconds
+from blemish.detectors.patchcore.cost import PILOT_IMAGES, PILOT_SHARE, estimated_seconds
 from blemish.ops.merge_reduce import compared_pairs, coreset_bytes
 from tests.images import goods, small_patchcore
 
