@@ -34,6 +34,7 @@ def test_the_graph_is_deterministic():
     assert backbones.build().model.SerializeToString() == backbones.build().model.SerializeToString()
 
 
+@pytest.mark.slow
 def test_a_palace_is_classified_as_palace():
     """scikit-learn's china.jpg shows a Chinese palace."""
     running = runtime.load(backbones.build(layers=["logits"]).model)

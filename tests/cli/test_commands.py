@@ -77,6 +77,7 @@ def test_fit_test_and_predict(root: Path, run, tmp_path: Path):
     assert set(np.unique(load(mask))) <= {0, 255}
 
 
+@pytest.mark.slow
 def test_every_option_of_fit_reaches_the_detector(run, tmp_path: Path):
     write_goods(tmp_path / "good")
     options = {

@@ -74,6 +74,7 @@ def test_users_are_added_on_the_command_line(run: Callable[..., Any], tmp_path: 
     assert run("station", "--records", records, "--token", "eva")[0] == 2
 
 
+@pytest.mark.slow
 def test_inspections_are_exported_on_the_command_line(saved: Path, run: Callable[..., Any], tmp_path: Path):
     from blemish.station import InspectionService
 

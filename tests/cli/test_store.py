@@ -54,6 +54,7 @@ def test_a_damaged_store_is_named_and_the_rest_saved(run, store: Path, tmp_path:
     assert run("store", "check", tmp_path / "t")[0] == 0
 
 
+@pytest.mark.slow
 def test_what_is_found_by_reading_all_is_an_error(run, store: Path, monkeypatch: pytest.MonkeyPatch):
     found = Examination(2, ("a",), ("b",))
     monkeypatch.setattr(EdgeBackend, "check", lambda _: found)

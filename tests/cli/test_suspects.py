@@ -50,6 +50,7 @@ def test_they_are_listed_and_drawn(run, model: Path, images: Path, tmp_path: Pat
     assert row["p_value"] < 0.001
 
 
+@pytest.mark.slow
 def test_they_are_dropped(run, model: Path, images: Path):
     threshold = Patchcore.load(model).threshold
     code, out, _ = run("suspects", model, "--drop")

@@ -25,6 +25,7 @@ def reviewed(tmp_path: Path) -> Path:
     return tmp_path / "reviewed"
 
 
+@pytest.mark.slow
 def test_good_images_are_learnt_and_defective_ones_compared(run, model: Path, reviewed: Path, tmp_path: Path):
     before = (model / "model.json").read_bytes()
     code, out, _ = run("update", model, reviewed, "--out", tmp_path / "next", "--json")
@@ -37,6 +38,7 @@ def test_good_images_are_learnt_and_defective_ones_compared(run, model: Path, re
     assert (model / "model.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_it_says_what_changed(run, model: Path, reviewed: Path, tmp_path: Path):
     code, out, _ = run("update", model, reviewed, "--out", tmp_path / "next")
     assert code == 0
@@ -51,6 +53,7 @@ def test_the_model_itself_is_not_replaced(run, model: Path, reviewed: Path):
     assert "out: expected another folder than the model's" in err
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_told(run, model: Path, reviewed: Path, tmp_path: Path):
     (reviewed / "good" / "x.png").write_bytes(b"no image")
     code, out, err = run("update", model, reviewed, "--out", tmp_path / "next")

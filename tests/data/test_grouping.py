@@ -97,6 +97,7 @@ def test_a_column_of_a_manifest_states_groups(tmp_path: Path):
         Manifest(tmp_path / "list.jsonl")
 
 
+@pytest.mark.slow
 def test_stated_groups_count_once(tmp_path: Path):
     """Images that show one part without being alike: the user knows."""
     drawn(tmp_path, [f"part{i}_{side}.png" for i in range(8) for side in "ab"])

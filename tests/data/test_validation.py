@@ -266,6 +266,7 @@ def test_masks_of_one_image_of_two_sizes(root):
     assert "expected (6, 8) as " in problem.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", ["8", "16", "grey", "alpha"])
 def test_images_of_one_part_count_once(tmp_path, depth):
     """Each of 12 parts twice, with noise of its own: near-duplicates in any kind of pixels."""

@@ -84,6 +84,7 @@ def test_a_score_or_map_that_is_no_number_is_an_error(score: float, value: float
         model.predict(good(1))
 
 
+@pytest.mark.slow
 def test_images_that_do_not_fit_into_memory_are_left_out(saved: Path, monkeypatch):
     from blemish.detectors import base
 

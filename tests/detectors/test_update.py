@@ -82,6 +82,7 @@ def test_stated_parts_stay_parts(folder: Path):
     assert updated.fitted.training.groups == (0, 0, 2, 2, 4, 5, 6, 7, 8, 9)
 
 
+@pytest.mark.slow
 def test_images_that_it_has_learnt_are_left_out(fitted: Patchcore, folder: Path, tmp_path: Path):
     again = shutil.copy(folder / "good" / "000.png", tmp_path / "other-name.png")
     new = folder / "reviewed" / "20.png"

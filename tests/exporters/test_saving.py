@@ -48,6 +48,7 @@ def assert_same(result: dict[str, Any], predictions: list[Prediction]) -> None:
         assert (result["mask"][i] != expected.mask).mean() < 0.001
 
 
+@pytest.mark.slow
 def test_an_exported_model_predicts_in_plain_onnx_runtime(exported: Path, fitted: Patchcore):
     for images in (
         [good(50), scratched(51)[0], good(52)],
@@ -163,6 +164,7 @@ def test_other_predictions_are_told(fitted: Patchcore, changed: str, message: st
     assert re.search(message, str(result)), str(result)
 
 
+@pytest.mark.slow
 def test_the_integer_search_chooses_the_nearest_rows(fitted: Patchcore, saved: Path, tmp_path: Path):
     images = np.stack([good(50), scratched(51)[0], good(2)])
     assert_same(outputs(exported_graph(fitted, int8=True), images), [fitted.predict(image) for image in images])

@@ -37,6 +37,7 @@ def test_is_pillows_antialiased_bilinear_within_one_grey_level(from_hw, to_hw, k
     assert np.abs(resize(image, to_hw).astype(int) - expected).max() <= 1
 
 
+@pytest.mark.slow
 @given(value=st.integers(0, 255), from_hw=st.tuples(SIZES, SIZES), to_hw=st.tuples(SIZES, SIZES))
 def test_a_constant_stays(value, from_hw, to_hw):
     out = resize(np.full((*from_hw, 3), value, np.uint8), to_hw)
@@ -44,6 +45,7 @@ def test_a_constant_stays(value, from_hw, to_hw):
     assert (out == value).all()
 
 
+@pytest.mark.slow
 @given(from_hw=st.tuples(SIZES, SIZES), to_hw=st.tuples(SIZES, SIZES), seed=st.integers(0, 99))
 def test_rotation_by_180_degrees_commutes_with_resizing(from_hw, to_hw, seed):
     # Not for the transpose: rows are rounded to 1/8 level before columns are taken.

@@ -34,6 +34,7 @@ class TestScores:
         assert metrics.auroc(scores, labels) == pytest.approx(reference.auroc(scores, labels), abs=1e-14)
         assert metrics.auroc(scores, labels) == pytest.approx(sk.roc_auc_score(labels, scores), abs=1e-12)
 
+    @pytest.mark.slow
     @few
     @given(scored())
     def test_average_precision_equals_scikit_learn(self, case):

@@ -203,6 +203,7 @@ def test_bad_input_is_named(rng):
             counted(maps, masks).aupro(limit)
 
 
+@pytest.mark.slow
 def test_mask_counts_are_those_of_pixels(rng):
     counts, pairs = MaskCounts(), []
     for share in (0.2, 0.7):

@@ -53,6 +53,7 @@ def point_to(folder: Path, path: str, sha256: str | None = "kept") -> None:
     rewrite(folder, change)
 
 
+@pytest.mark.slow
 def test_the_image_that_was_learnt_is_shown(place: Path):
     image = shown(Patchcore.load("model"))
     assert image is not None
@@ -62,6 +63,7 @@ def test_the_image_that_was_learnt_is_shown(place: Path):
     assert rows[0]["sha256"] == hashlib.sha256((place / "good" / "0.png").read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_another_folder_with_images_of_the_same_names(place: Path, monkeypatch: pytest.MonkeyPatch):
     """The fault: `good/3.png` of the working directory was shown, which is an image of another part."""
     other = place / "elsewhere" / "deep"
@@ -82,6 +84,7 @@ def test_another_folder_with_images_of_the_same_names(place: Path, monkeypatch: 
     assert shown(Patchcore.load(place / "elsewhere" / "m")) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sha256", ["kept", None, ""])
 def test_a_strangers_model_shows_no_other_file(place: Path, sha256: str | None):
     for path in ("secret.png", str(place / "secret.png"), "../secret.png", "good/../secret.png"):
@@ -92,12 +95,14 @@ def test_a_strangers_model_shows_no_other_file(place: Path, sha256: str | None):
         assert model.fitted.training.files(hashes) == [None] * 6
 
 
+@pytest.mark.slow
 def test_a_changed_image_is_not_shown(place: Path):
     for i in range(6):
         save(place / "good" / f"{i}.png", SECRET)
     assert shown(Patchcore.load("model")) is None
 
 
+@pytest.mark.slow
 def test_models_without_hashes_know_their_images_by_the_hash_of_all(place: Path):
     rewrite(place / "model", lambda header: [row.pop("sha256") for row in header["training"]])
     training = Patchcore.load("model").fitted.training
@@ -108,6 +113,7 @@ def test_models_without_hashes_know_their_images_by_the_hash_of_all(place: Path)
     assert training.files(sha256) == [None] * 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sha256", [3, None, "A" * 64, "0" * 63, ["0" * 64]])
 def test_hashes_that_are_none_are_refused(place: Path, sha256: object):
     rewrite(place / "model", lambda header: header["training"][2].update(sha256=sha256))
@@ -115,6 +121,7 @@ def test_hashes_that_are_none_are_refused(place: Path, sha256: object):
         Patchcore.load("model")
 
 
+@pytest.mark.slow
 def test_nothing_is_learnt_from_files_that_a_stranger_names(place: Path):
     from blemish.errors import DataError
     from blemish.search.encoder import RegionEncoder
@@ -125,6 +132,7 @@ def test_nothing_is_learnt_from_files_that_a_stranger_names(place: Path):
         encoder.fit()
 
 
+@pytest.mark.slow
 def test_no_synthetic_defects_on_files_that_a_stranger_names(place: Path, monkeypatch: pytest.MonkeyPatch):
     from blemish.evaluation import thresholds
 

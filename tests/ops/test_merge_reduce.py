@@ -60,6 +60,7 @@ def test_many_rows_are_covered_within_the_radius(n, k, d, small_chunks):
     assert covering_radius(features, features[found.indices]) <= found.radius * (1 + 1e-6)
 
 
+@pytest.mark.slow
 def test_the_radius_is_near_that_of_the_exact_traversal(small_chunks):
     features = gaussian(8000, 24)
     radius = covering_radius(features, features[greedy_coreset(features, 160)])

@@ -44,6 +44,7 @@ def test_parts_that_look_alike_are_no_near_duplicates(kind: str):
     assert groups_of(shot(part(i, kind), i) for i in range(30)) == list(range(30))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, 1.0, 4.0])
 @pytest.mark.parametrize("kind", ["texture", "ring", "lattice"])
 def test_shots_of_one_part_are_one_group(kind: str, shift: float):
@@ -51,6 +52,7 @@ def test_shots_of_one_part_are_one_group(kind: str, shift: float):
     assert groups_of(images) == [3 * (i // 3) for i in range(36)]
 
 
+@pytest.mark.slow
 def test_shots_that_are_far_apart_in_the_list_are_found():
     images = [shot(part(i), 100 * k + i) for k in range(2) for i in range(40)]
     assert groups_of(images) == [i % 40 for i in range(80)]
@@ -61,6 +63,7 @@ def test_the_light_does_not_matter():
     assert groups_of(images) == [2 * (i // 2) for i in range(24)]
 
 
+@pytest.mark.slow
 def test_few_shots_among_many_parts_are_found():
     images = [shot(part(i), i) for i in range(30)]
     images[20] = shot(part(4), 99)

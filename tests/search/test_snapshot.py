@@ -65,6 +65,7 @@ def test_a_store_comes_back_from_its_snapshot(
         restore(tmp_path / "x", **place)
 
 
+@pytest.mark.slow
 def test_a_snapshot_that_cannot_be_written_or_read_is_an_error(folder: Path, snapshot: Path, tmp_path: Path):
     with DefectStore(folder) as store, pytest.raises(SaveError, match="snapshot: expected to be written"):
         store.snapshot(tmp_path)
@@ -80,6 +81,7 @@ def test_a_snapshot_that_cannot_be_written_or_read_is_an_error(folder: Path, sna
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "s", "x.snapshot"]
 
 
+@pytest.mark.slow
 def test_each_damaged_byte_of_a_snapshot_is_seen(snapshot: Path, tmp_path: Path):
     data = snapshot.read_bytes()
     for at in (*range(12), *range(12, len(data), 997), len(data) - 1):
@@ -156,6 +158,7 @@ def test_what_is_left_of_a_damaged_store_is_saved(folder: Path, tmp_path: Path, 
         assert {one["id"] for one in content(store)} == digests.keys() - {changed}
 
 
+@pytest.mark.slow
 def test_points_are_read_one_by_one_where_some_cannot_be(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     digests = Ledger(folder / LEDGER).read()
     broken = sorted(digests)[1]

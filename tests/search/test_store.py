@@ -35,6 +35,7 @@ def test_an_added_image_is_stored_with_all_fields(store: DefectStore, fitted: Pa
     assert store.count(kind="image") == 1
 
 
+@pytest.mark.slow
 def test_adding_twice_changes_nothing_but_a_new_label(store: DefectStore):
     image = scratched(99)[0]
     first = store.add(image, label="scratch")
@@ -46,6 +47,7 @@ def test_adding_twice_changes_nothing_but_a_new_label(store: DefectStore):
     assert {one.label for one in store.defects()} == {"scuff"}
 
 
+@pytest.mark.slow
 def test_an_image_without_a_region_has_a_note_and_can_be_forced(store: DefectStore):
     image = next(p for p in map(good, range(100, 130)) if not store.encode(p).regions)
     added = store.add(image)
@@ -84,6 +86,7 @@ def test_a_region_and_a_stored_defect_are_queries(store: DefectStore):
     assert stored.sha256 not in {one.defect.sha256 for one in found}
 
 
+@pytest.mark.slow
 def test_queries_can_be_filtered(store: DefectStore):
     filled(store, 2)
     image = scratched(300)[0]
@@ -133,6 +136,7 @@ def test_groups_take_the_name_of_one_labelled_member(store: DefectStore):
         assert any({m.id for m in one.members} <= kind for kind in kinds.values())
 
 
+@pytest.mark.slow
 def test_near_duplicates_are_found(store: DefectStore):
     image = scratched(99)[0]
     store.add(image)
@@ -169,6 +173,7 @@ def test_labels_of_any_script_come_back(store: DefectStore, label: str):
     assert [one.id for one in store.defects(unlabelled=True)] == list(added.ids[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["", "  ", "a\nb", "\udce9", "a\u202eb", "x" * 201])
 def test_unreadable_labels_are_refused(store: DefectStore, label: str):
     with pytest.raises(InputError, match="label: expected"):
@@ -241,6 +246,7 @@ def test_a_vector_that_is_not_finite_is_refused(store: DefectStore):
     assert store.count(kind="image") == 0
 
 
+@pytest.mark.slow
 def test_a_store_is_created_only_on_request(tmp_path: Path, encoder: RegionEncoder):
     with pytest.raises(StoreError, match="nothing there"):
         DefectStore(tmp_path / "s", model=encoder, create=False)

@@ -52,6 +52,7 @@ def refused(answer: Any, status: int) -> str:
     return str(document["detail"])
 
 
+@pytest.mark.slow
 def test_the_answer_over_http_is_the_one_in_process(client: httpx.Client, station: InspectionService):
     image = scratched(1)[0]
     over_http = sent(client, image, part_id="A-17")
@@ -69,6 +70,7 @@ def test_raw_bytes_are_inspected(client: httpx.Client):
     assert client.get(answer.json()["links"]["image"]).content == data
 
 
+@pytest.mark.slow
 def test_image_map_overlay_and_thumbnail(client: httpx.Client, station: InspectionService):
     links = sent(client, scratched(1, 200, 300)[0])["links"]
     shapes = {}
@@ -160,6 +162,7 @@ def test_a_full_queue_is_429_with_a_time_to_come_again(opened_station: Opener, m
         assert [future.result().number for future in accepted] == [1, 2]
 
 
+@pytest.mark.slow
 def test_an_answer_that_takes_too_long_is_stored_all_the_same(opened_station: Opener, monkeypatch: pytest.MonkeyPatch):
     station, may_run, predict = opened_station(n_workers=1), threading.Event(), Patchcore.predict
     monkeypatch.setattr(Patchcore, "predict", lambda self, image: may_run.wait(30) and predict(self, image))
@@ -170,6 +173,7 @@ def test_an_answer_that_takes_too_long_is_stored_all_the_same(opened_station: Op
     assert station.n_pending == 0
 
 
+@pytest.mark.slow
 def test_lists_are_filtered_and_paged(client: httpx.Client):
     for seed in range(5):
         sent(client, good(seed), part_id=f"A{seed}")
@@ -184,6 +188,7 @@ def test_lists_are_filtered_and_paged(client: httpx.Client):
     assert [row["part_id"] for row in rows] == ["A3"]
 
 
+@pytest.mark.slow
 def test_reviews_and_their_undo(client: httpx.Client):
     links = sent(client, scratched(1)[0])["links"]
     said = client.post(links["review"], json={"verdict": "defective", "defect_type": "scratch"})
@@ -198,6 +203,7 @@ def test_reviews_and_their_undo(client: httpx.Client):
     assert client.post("/v1/review:next").json()["inspection"]["number"] == 1
 
 
+@pytest.mark.slow
 def test_thresholds_are_tried_moved_and_rolled_back(client: httpx.Client):
     sent(client, good(1))
     (before,) = client.get("/v1/models").json()
@@ -217,6 +223,7 @@ def test_thresholds_are_tried_moved_and_rolled_back(client: httpx.Client):
     assert [entry["action"] for entry in client.get("/v1/audit?after=2").json()] == ["put in service"] * 2
 
 
+@pytest.mark.slow
 def test_health_and_metrics(client: httpx.Client, station: InspectionService, monkeypatch: pytest.MonkeyPatch):
     assert client.get("/healthz").json() == {"status": "alive"}
     assert client.get("/readyz").json() == {"ready": True, "problems": []}
@@ -232,6 +239,7 @@ def test_health_and_metrics(client: httpx.Client, station: InspectionService, mo
     assert "free some space" in answer.json()["problems"][0]
 
 
+@pytest.mark.slow
 def test_the_document_of_the_api_has_examples(client: httpx.Client):
     document = client.get("/openapi.json").json()
     paths = document["paths"]
@@ -245,6 +253,7 @@ def test_the_document_of_the_api_has_examples(client: httpx.Client):
     assert "example" in paths["/v1/models/{name}:predict"]["post"]["requestBody"]["content"]["multipart/form-data"]
 
 
+@pytest.mark.slow
 def test_pages_may_load_nothing_from_elsewhere_and_other_sites_change_nothing(client: httpx.Client):
     headers = client.get("/healthz").headers
     assert "default-src 'none'" in headers["content-security-policy"]
@@ -294,6 +303,7 @@ def test_events_are_streamed_and_the_stream_ends_when_the_station_stops(station:
     assert station.events.n_listeners == 0
 
 
+@pytest.mark.slow
 def test_a_client_that_is_gone_or_slow_is_no_fault(opened_station: Opener, caplog: pytest.LogCaptureFixture):
     import socket
 

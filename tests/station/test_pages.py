@@ -32,6 +32,7 @@ def client(station: InspectionService) -> Iterator[httpx.Client]:
         yield made
 
 
+@pytest.mark.slow
 def test_pages_have_no_inline_script_or_style_and_escape_what_they_show(client: httpx.Client):
     id_ = client.get("/v1/inspections").json()["inspections"][0]["id"]
     for place in ("/", "/inspections", f"/inspections/{id_}", "/review", "/models", "/models/stripes", "/teach?name=x"):
@@ -48,6 +49,7 @@ def test_pages_have_no_inline_script_or_style_and_escape_what_they_show(client: 
     assert "&lt;script&gt;" in client.get("/").text
 
 
+@pytest.mark.slow
 def test_errors_are_pages_for_people(client: httpx.Client):
     for place, status, text in (
         ("/inspections/none", 404, "expected an id that is in the records"),
@@ -62,6 +64,7 @@ def test_errors_are_pages_for_people(client: httpx.Client):
         assert text in page.text
 
 
+@pytest.mark.slow
 def test_who_has_to_log_in_is_led_there_and_back(station: InspectionService, monkeypatch: pytest.MonkeyPatch):
     from argon2 import PasswordHasher
 
@@ -75,6 +78,7 @@ def test_who_has_to_log_in_is_led_there_and_back(station: InspectionService, mon
             assert 'data-next="/"' in client.get("/login", params={"next": foreign}).text
 
 
+@pytest.mark.slow
 def test_a_station_without_a_model_says_so(tmp_path: Path):
     from blemish.station import InspectionService
 
@@ -88,6 +92,7 @@ def test_a_station_without_a_model_says_so(tmp_path: Path):
 # --- teaching, without a fit ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_images_are_added_checked_and_removed(client: httpx.Client, station: InspectionService, tmp_path: Path):
     paths = write_goods(tmp_path, 3)
     files = [("image", (path.name, path.read_bytes())) for path in [*paths, paths[0]]]
@@ -108,6 +113,7 @@ def test_images_are_added_checked_and_removed(client: httpx.Client, station: Ins
     assert client.get("/v1/teach").json() == ["new"]
 
 
+@pytest.mark.slow
 def test_parts_that_were_called_good_are_taken_from_the_line(client: httpx.Client, station: InspectionService):
     for seed in range(3):
         station.review(station.inspect(good(seed)).id, "good", who="eva")
@@ -115,6 +121,7 @@ def test_parts_that_were_called_good_are_taken_from_the_line(client: httpx.Clien
     assert (answer["taken"], len(answer["images"])) == (2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "place", "status", "detail"),
     [
@@ -216,6 +223,7 @@ def test_a_model_without_its_images_says_so(learning: InspectionService, client:
     assert fit["result"] is None
 
 
+@pytest.mark.slow
 def test_nothing_is_learnt_without_reviews(client: httpx.Client):
     answer = client.post("/v1/teach/stripes:learn")
     assert answer.status_code == 422

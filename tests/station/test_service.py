@@ -127,6 +127,7 @@ def test_a_closed_station_accepts_nothing(station: InspectionService):
     station.close()
 
 
+@pytest.mark.slow
 def test_many_threads_get_each_their_own_answer(station: InspectionService, fitted: Patchcore):
     images = [good(seed) if seed % 2 else scratched(seed)[0] for seed in range(40, 60)]
     with ThreadPoolExecutor(8) as clients:

@@ -83,6 +83,7 @@ def test_users_are_refused_with_a_reason(users: Users):
         users.new_token("nobody", who="test")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("role", "status"),
     [("viewer", [200, 403, 403, 403]), ("operator", [200, 200, 403, 403]), ("admin", [200, 200, 200, 200])],
@@ -98,6 +99,7 @@ def test_each_role_may_do_its_part(client: httpx.Client, users: Users, role: str
     assert [answer.status_code for answer in answers] == status
 
 
+@pytest.mark.slow
 def test_without_a_user_nothing_is_shown(client: httpx.Client):
     for path in ("/v1/models", "/v1/inspections", "/v1/events", "/metrics", "/v1/export.csv"):
         assert "expected a token or a session" in refused(client.get(path), 401)
@@ -106,6 +108,7 @@ def test_without_a_user_nothing_is_shown(client: httpx.Client):
     assert client.get("/healthz").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_session_needs_its_csrf_token_for_changes(client: httpx.Client, users: Users, station: InspectionService):
     key = users.start_session(users.list()[1])
     session = users.session(key)
@@ -140,6 +143,7 @@ def test_a_browser_logs_in_and_out(client: httpx.Client):
     assert refused(client.get("/v1/models"), 401)
 
 
+@pytest.mark.slow
 def test_five_wrong_passwords_and_the_next_has_to_wait(client: httpx.Client):
     for _ in range(5):
         answer = client.post("/v1/login", json={"name": "admin", "password": "wrong"})

@@ -56,6 +56,7 @@ def test_a_scratch_scores_higher_where_it_is(trained: EfficientAd):
     assert json.loads(json.dumps(found.to_dict()))["label"] == found.label
 
 
+@pytest.mark.slow
 def test_many_are_predicted_as_one_and_broken_ones_are_named(trained: EfficientAd, tmp_path: Path):
     paths = [
         write(tmp_path / "a.png", good(50)),

@@ -97,12 +97,14 @@ def test_the_explained_variance_is_between_0_and_1(model: EfficientAd, monkeypat
     assert made.autoencoder.training
 
 
+@pytest.mark.slow
 def test_a_step_lowers_its_loss(model: EfficientAd):
     made = training(model)
     first = [made.step(0, 1e-3).total for _ in range(4)]
     assert first[-1] < first[0]
 
 
+@pytest.mark.slow
 def test_a_step_is_the_same_again_and_another_is_not(model: EfficientAd):
     made = training(model, crop=4)
     before = torch.random.get_rng_state()

@@ -33,6 +33,7 @@ def fitted(paths: list[Path]) -> Patchcore:
     return small_patchcore(score_fusion=True, calibration="tail").fit(paths)
 
 
+@pytest.mark.slow
 def test_alike_images_are_listed_dropped_and_gone(fitted: Patchcore, paths: list[Path], tmp_path: Path):
     bad = [str(path) for path in paths[:N_BAD]]
     assert sorted(suspect.path for suspect in fitted.suspects) == bad
@@ -102,6 +103,7 @@ def test_copies_and_black_images_are_a_warning(image: np.ndarray):
     assert model.suspects == ()
 
 
+@pytest.mark.slow
 def test_dropping_a_part_drops_all_its_images(tmp_path: Path):
     paths = [write(tmp_path / f"{i}{shot}.png", good(i)) for i in range(12) for shot in "ab"]
     model = small_patchcore().fit(paths)
@@ -111,6 +113,7 @@ def test_dropping_a_part_drops_all_its_images(tmp_path: Path):
     assert left.image_calibration.n == 11
 
 
+@pytest.mark.slow
 def test_suspects_of_one_part_are_listed_and_confirmed_together(tmp_path: Path):
     images = goods(24)
     for i in (4, 5):

@@ -46,6 +46,7 @@ def test_features_are_whitened_by_the_good_images(fitted: Patchcore):
     assert variances.max() > 0.9
 
 
+@pytest.mark.slow
 def test_calibration_leaves_each_images_own_rows_and_map_out(fitted: Patchcore):
     inside = fitted.fitted
     bank, source = inside.scorer.index.memory_bank, inside.source
@@ -71,6 +72,7 @@ def test_pixel_scores_are_the_highest_of_each_map(fitted: Patchcore):
     assert (scores < 0.999 * fitted.fitted.image_calibration.scores).all()
 
 
+@pytest.mark.slow
 def test_nine_neighbours_weigh_the_score(good_paths: list[Path]):
     nine = small_patchcore(num_neighbors=9).fit(good_paths)
     image, mask = scratched(99)
@@ -84,6 +86,7 @@ def test_nine_neighbours_weigh_the_score(good_paths: list[Path]):
     assert mask[found.peak_xy[1], found.peak_xy[0]]
 
 
+@pytest.mark.slow
 def test_nine_neighbours_weigh_the_calibration_too(good_paths: list[Path]):
     nine = small_patchcore(num_neighbors=9, position_sigma=None).fit(good_paths)
     inside = nine.fitted
@@ -94,6 +97,7 @@ def test_nine_neighbours_weigh_the_calibration_too(good_paths: list[Path]):
     np.testing.assert_allclose(inside.image_calibration.scores, sorted(scores), rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_crop_sees_the_middle_alone(good_paths: list[Path]):
     model = small_patchcore(center_crop=64).fit(good_paths)
     assert model.fitted.source[:, 1:].max() < 8
@@ -116,6 +120,7 @@ def test_the_bank_keeps_the_share_asked_for(ratio: float):
     assert model.fitted.scorer.index.n_rows == max(1, int(ratio * 4 * 144))
 
 
+@pytest.mark.slow
 def test_identical_images_are_fitted():
     model = small_patchcore().fit([good(0)] * 4)
     assert model.predict(good(0)).score == pytest.approx(0, abs=1e-2) or not model.predict(good(0)).label
@@ -304,6 +309,7 @@ def test_progress_never_runs_over():
 # Several images of one part
 
 
+@pytest.mark.slow
 def test_thresholds_count_parts_and_not_images():
     """With every image twice, the threshold is about the same as with each once, and new good images are good."""
     once, twice = (small_patchcore().fit([image for image in goods(16) for _ in range(n)]) for n in (1, 2))
@@ -314,6 +320,7 @@ def test_thresholds_count_parts_and_not_images():
     assert len(once.notes) == len(twice.notes) - 1
 
 
+@pytest.mark.slow
 def test_a_part_is_scored_without_all_its_images():
     """The copies have no noise of their own: with one of them in the bank, the distance would be nearly 0."""
     model = small_patchcore(score_fusion=False).fit([image for image in goods(12) for _ in range(3)])

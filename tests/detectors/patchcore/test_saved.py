@@ -53,6 +53,7 @@ def test_a_saved_model_predicts_bit_for_bit(changes: dict[str, Any], tmp_path: P
         assert path.read_bytes() == (again / path.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_same_images_and_seed_give_the_same_bytes(saved: Path, good_paths: list[Path], tmp_path: Path):
     again = small_patchcore().fit(good_paths).save(tmp_path / "again")
     assert sorted(p.name for p in again.iterdir()) == ["bank.safetensors", "model.json", "network.onnx"]
@@ -65,6 +66,7 @@ def test_same_images_and_seed_give_the_same_bytes(saved: Path, good_paths: list[
     assert headers[0] == headers[1]
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_bank(saved: Path, good_paths: list[Path], tmp_path: Path):
     other = small_patchcore(seed=1).fit(good_paths).save(tmp_path / "other")
     assert (other / "bank.safetensors").read_bytes() != (saved / "bank.safetensors").read_bytes()
@@ -91,6 +93,7 @@ def test_saving_over_strangers_files_is_refused(fitted: Patchcore, tmp_path: Pat
     assert (tmp_path / "holiday.jpg").read_bytes() == b"mine"
 
 
+@pytest.mark.slow
 def test_a_loaded_detector_can_be_fitted_again_and_says_what_it_takes(saved: Path, fitted: Patchcore):
     loaded = Patchcore.load(saved)
     assert loaded.estimated_bytes(100) == fitted.estimated_bytes(100)

@@ -69,6 +69,7 @@ def test_weights_of_every_kind_of_graph(size: Any, padding: bool):
         np.testing.assert_array_equal(array, state[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_border_that_anomalib_lacks_is_refused(model: EfficientAd, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(model, "settings", dataclasses.replace(model.settings, border="edge"))
     with pytest.raises(

@@ -49,6 +49,7 @@ def test_a_fitted_detector_round_trips_but_for_resizing_and_borders(fitted_here:
         assert np.corrcoef(prediction.anomaly_map.ravel(), expected.anomaly_map.ravel())[0, 1] > 0.9
 
 
+@pytest.mark.slow
 def test_an_imported_detector_round_trips(model: Patchcore):
     again = round_trip(patchcore_checkpoint(model))
     for seed in range(3):
@@ -60,6 +61,7 @@ def test_an_imported_detector_round_trips(model: Patchcore):
     assert again.settings.layers == model.settings.layers
 
 
+@pytest.mark.slow
 def test_early_layers_come_back_with_the_later_blocks_that_anomalib_loads():
     # A small memory bank and few weights: the blocks that no layer uses are the larger part of the checkpoint.
     fitted = small_patchcore(**{**SETTINGS, "layers": ("blocks.2", "blocks.4")}).fit(goods(4))

@@ -64,6 +64,7 @@ def test_an_import_is_saved_and_loaded_like_any_model(tree: dict[str, Any], tmp_
     assert again.fitted.geometry.map_rule == ("nearest", 4.0)
 
 
+@pytest.mark.slow
 def test_thresholds_are_the_checkpoints_without_good_images(tree: dict[str, Any]):
     model = imported(tree)
     assert model.threshold == pytest.approx(float(tree["state_dict"]["post_processor._image_threshold"]))
@@ -71,6 +72,7 @@ def test_thresholds_are_the_checkpoints_without_good_images(tree: dict[str, Any]
     assert model.header()["provenance"]["thresholds_from"] == "the checkpoint"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_thresholds_asks_for_good_images(tree: dict[str, Any]):
     tree["state_dict"]["post_processor._image_threshold"] = np.array(np.nan, np.float32)
     with pytest.raises(ModelFileError, match=r"thresholds: .*none yet, in model.ckpt\. Give good images.*--good"):
@@ -126,12 +128,14 @@ def test_an_unfitted_model_is_refused(tree: dict[str, Any]):
         imported(tree)
 
 
+@pytest.mark.slow
 def test_a_bank_of_other_features_is_refused(tree: dict[str, Any]):
     tree["state_dict"][MEMORY_BANK] = tree["state_dict"][MEMORY_BANK][:, 1:]
     with pytest.raises(ModelFileError, match=r"memory_bank: expected \(n, \d+\) as the network gives"):
         imported(tree)
 
 
+@pytest.mark.slow
 def test_a_path_scores_like_its_array(path: Path, tmp_path: Path):
     from tests.images import write
 

@@ -116,6 +116,7 @@ def test_a_point_in_change_may_be_anything():
 # Stores
 
 
+@pytest.mark.slow
 def test_what_was_acknowledged_and_is_there_opens(folder: Path):
     backend = EdgeBackend(folder, {})
     assert backend.check() == (3, (), ())
@@ -143,6 +144,7 @@ def test_a_loss_and_a_change_are_refused(folder: Path, read_only: bool):
         EdgeBackend(folder, {}, read_only=read_only)
 
 
+@pytest.mark.slow
 def test_a_lost_ledger_is_refused_and_one_of_an_older_version_made(folder: Path):
     (folder / LEDGER).unlink()
     with pytest.raises(StoreError, match="store: expected a file acknowledged, got none"):
@@ -157,6 +159,7 @@ def test_a_lost_ledger_is_refused_and_one_of_an_older_version_made(folder: Path)
         EdgeBackend(folder, {})
 
 
+@pytest.mark.slow
 def test_a_store_in_which_something_failed_gets_no_seal(folder: Path):
     backend = EdgeBackend(folder, {})
     with pytest.raises(StoreError, match="to write"):
@@ -183,6 +186,7 @@ def test_a_store_that_a_program_left_open_is_sealed_at_its_end(folder: Path):
     assert (folder / SEAL).exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_index_of_a_field_is_made_again(tmp_path: Path):
     folder = tmp_path / "s"
     backend = EdgeBackend(folder, DIMS)

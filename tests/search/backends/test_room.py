@@ -47,6 +47,7 @@ def test_the_size_on_disk_has_no_holes(tmp_path: Path):
     assert 1 << 16 <= size_on_disk(tmp_path) < 1 << 20
 
 
+@pytest.mark.slow
 def test_each_change_needs_room_and_answers_do_not(
     tmp_path: Path, encoder: RegionEncoder, monkeypatch: pytest.MonkeyPatch
 ):

@@ -59,6 +59,7 @@ def test_a_server_that_is_slow_is_given_up():
     assert waits == [0.2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "tries"), [(503, 3), (400, 1)])
 def test_only_passing_problems_are_tried_again(status: int, tries: int):
     requests, waits = [], []

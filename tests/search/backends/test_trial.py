@@ -45,6 +45,7 @@ def test_each_bad_end_is_an_error(shard: Path, program: str, said: str, monkeypa
         EdgeBackend(shard.parent, {})
 
 
+@pytest.mark.slow
 def test_a_whole_store_opens(shard: Path):
     trial.try_opening(shard, shard.parent)
     EdgeBackend(shard.parent, {}).close()

@@ -143,6 +143,7 @@ def test_a_checkpoint_of_other_settings_is_refused(photographs, work, tmp_path):
         made(photographs, tmp_path / "t.safetensors")
 
 
+@pytest.mark.slow
 def test_divergence_stops_and_keeps_the_checkpoint(photographs, work, tmp_path):
     made(photographs, tmp_path / "t.safetensors")
     path = work / "checkpoint.safetensors"
