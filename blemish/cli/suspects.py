@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blemish.cli import options as option
-from blemish.cli.console import complain, say
+from blemish.cli.console import Bars, complain, say
 from blemish.cli.exit_codes import finish
 
 if TYPE_CHECKING:
@@ -27,7 +27,18 @@ def suspects(
     images: Annotated[
         list[str] | None, typer.Argument(help="Training images to drop or confirm; all that are listed by default.")
     ] = None,
-    drop: Annotated[bool, typer.Option("--drop", help="Remove them from the model, without a new fit.")] = False,
+    drop: Annotated[
+        bool,
+        typer.Option(
+            "--drop", help="Fit again without them; without the files of the others, remove their patches and scores."
+        ),
+    ] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="With --drop: remove their patches and scores without a new fit, in a second; PatchCore."
+        ),
+    ] = False,
     confirm: Annotated[bool, typer.Option("--confirm", help="Mark them as good: they are listed no more.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder to write a figure of each listed image to.")] = None,
     as_json: option.AsJson = False,
@@ -38,6 +49,8 @@ def suspects(
 
     if drop and confirm:
         raise InputError(message("suspects", "--drop or --confirm", "both", todo="Drop some, then confirm others."))
+    if quick and not drop:
+        raise InputError(message("suspects", "--drop with --quick", "--quick alone"))
     if images and not (drop or confirm):
         raise InputError(message("suspects", "--drop or --confirm", "images alone", todo="Say which."))
     detector = registry.load(model)
@@ -47,18 +60,32 @@ def suspects(
     document = {"threshold": detector.threshold, "suspects": [suspect._asdict() for suspect in listed]}
     chosen = images or [suspect.path for suspect in listed]
     if (drop or confirm) and chosen:
-        changed = detector.without(chosen) if drop else detector.confirmed(chosen)
+        changed, how = dropped(detector, chosen, quick=quick) if drop else (detector.confirmed(chosen), "")
         changed.save(model)
         count = "1 image" if len(chosen) == 1 else f"{len(chosen)} images"
         done = "Dropped" if drop else "Confirmed"
         lines.append(
-            f"{done} {count}. Threshold {changed.threshold:.3f}, was {detector.threshold:.3f}. Saved in {model}."
+            f"{done} {count}{how}. Threshold {changed.threshold:.3f}, was {detector.threshold:.3f}. Saved in {model}."
         )
         lines += lines_of(changed.suspects, SHOWN)
         remaining = [suspect._asdict() for suspect in changed.suspects]
         document |= {done.lower(): chosen, "threshold": changed.threshold, "suspects": remaining}
     say(as_json, document | {"not_drawn": not_drawn}, *lines)
     finish(unread=bool(not_drawn))
+
+
+def dropped(detector: AnyDetector, chosen: Sequence[str], *, quick: bool) -> tuple[AnyDetector, str]:
+    """Return the detector without some training images, and how: fitted again where the files of the others are."""
+    from blemish.errors import InputError
+
+    if not quick:
+        try:
+            return detector.update(without=chosen, progress=Bars()), " and fitted again"
+        except InputError as error:
+            if detector.name != "patchcore":
+                raise
+            complain(f"warning: not fitted again: {error}")
+    return detector.without(chosen), ": their patches and scores; statistics of all images stay"
 
 
 def lines_of(listed: Sequence[Suspect], most: int) -> list[str]:

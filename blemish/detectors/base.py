@@ -363,35 +363,46 @@ class Detector(ABC, Generic[SettingsT, StateT]):
     def without(self: Own, paths: Iterable[str | os.PathLike[str]]) -> Own:
         """Return the detector without some training images, and with the thresholds of the others; `Patchcore` only.
 
+        It takes no files and a second, but what all images have in common stays; `update` with `without` fits again.
+
         Raises:
             InputError: if a path is of no training image, the detector can't forget one, or too little would be left.
         """
         indices_of(self.fitted.training, paths)
-        todo = "Move these images away and fit again."
+        todo = "Fit again without them: detector.update(without=paths)."
         raise InputError(
             message("without", "a PatchCore model, whose memory bank knows its images", self.name, todo=todo)
         )
 
-    def update(self: Own, good: Iterable[ImageInput], *, progress: Progress | None = None) -> Own:
-        """Return the detector fitted on its training images and on more good ones; this one stays as it is.
+    def update(
+        self: Own,
+        good: Iterable[ImageInput] = (),
+        *,
+        without: Iterable[str | os.PathLike[str]] = (),
+        progress: Progress | None = None,
+    ) -> Own:
+        """Return the detector fitted again, with more good images or without some; this one stays as it is.
 
-        For images that people looked at and found good, whatever the detector had called them: they become confirmed
-        training images. Each image is scored without its own part, and the thresholds follow. Dropped images stay out.
+        Images that people looked at and found good, whatever the detector had called them, become confirmed training
+        images. Each image is scored without its own part, and the thresholds follow. Dropped images stay out.
         Give all reviewed good images, not only those called defective: they stand for the parts to come, and
         thresholds rest on them.
 
         Args:
             good: samples, paths or arrays.
+            without: paths of training images that are not learnt from any more, nor others of the same part.
             progress: called as progress(stage, done, total).
 
         Raises:
             DataError: if too few can be read.
-            InputError: if the files of the training images are absent or others now, or there is no new image.
+            InputError: if the files of the training images are absent or others now, there is no new image, or a path
+                is of no training image.
             ModelFileError: if the detector's weights are not on this machine.
         """
-        before = self.fitted
-        known = learnt_images(before.training, before.provenance)
-        new = new_images(before.training, good, self.bit_depth)
+        before, good = self.fitted, list(good)
+        left_out = before.training.alike(indices_of(before.training, without))
+        known = learnt_images(before.training, before.provenance, left_out)
+        new = new_images(before.training, good, self.bit_depth) if good or not left_out else []
         updated = copy(self)
         updated.fit([*known, *new], progress=progress)
         state = updated.fitted

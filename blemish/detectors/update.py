@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,14 +18,19 @@ if TYPE_CHECKING:
     from blemish.modelfolder.header import Training
 
 
-def learnt_images(training: Training, provenance: Mapping[str, object]) -> list[Sample]:
+def learnt_images(training: Training, provenance: Mapping[str, object], left_out: Collection[int] = ()) -> list[Sample]:
     """Return the training images that were not dropped, with their parts, from where their files are now.
+
+    Args:
+        training: of the detector.
+        provenance: of the detector.
+        left_out: indices of further training images that are left out.
 
     Raises:
         InputError: if the file of one is absent, or another one now.
     """
     files = training.files(str(provenance.get("training_sha256", "")))
-    kept = [i for i, review in enumerate(training.reviews) if review != DROPPED]
+    kept = [i for i, review in enumerate(training.reviews) if review != DROPPED and i not in left_out]
     lost = [training.paths[i] for i in kept if files[i] is None]
     if lost or not kept:
         got = f"{len(lost)} of {len(kept)} that are absent or have changed, the first: {lost[0]}" if lost else "none"

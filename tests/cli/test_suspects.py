@@ -56,10 +56,29 @@ def test_they_are_dropped(run, model: Path, images: Path):
     code, out, _ = run("suspects", model, "--drop")
     assert code == 0
     left = Patchcore.load(model)
-    assert f"Dropped 1 image. Threshold {left.threshold:.3f}, was {threshold:.3f}." in out
-    assert left.fitted.image_calibration.n == 19
+    said = f"Dropped 1 image and fitted again. Threshold {left.threshold:.3f}, was {threshold:.3f}."
+    assert said in out
+    assert len(left.fitted.training.paths) == left.fitted.image_calibration.n == 19
+    assert str(images / "003.png") not in left.fitted.training.paths
     assert left.predict(images / "003.png").label
     assert run("suspects", model)[1] == "No good image looks defective.\n"
+
+
+def test_they_are_dropped_without_a_new_fit(run, model: Path, images: Path, tmp_path: Path):
+    code, out, err = run("suspects", model, "--drop", "--quick")
+    assert (code, err) == (0, "")
+    assert "Dropped 1 image: their patches and scores; statistics of all images stay. Threshold" in out
+    left = Patchcore.load(model)
+    assert (len(left.fitted.training.paths), left.fitted.image_calibration.n) == (20, 19)
+
+
+def test_without_the_files_there_is_no_new_fit(run, model: Path, images: Path, tmp_path: Path):
+    moved = shutil.move(images / "005.png", tmp_path / "x.png")
+    code, out, err = run("suspects", model, "--drop")
+    shutil.move(moved, images / "005.png")
+    assert code == 0
+    assert err.startswith("warning: not fitted again: training images: expected those that the model was fitted on")
+    assert "Dropped 1 image: their patches and scores" in out
 
 
 def test_they_are_confirmed(run, model: Path, images: Path):
@@ -86,6 +105,7 @@ def test_what_is_gone_is_not_drawn(run, model: Path, images: Path, tmp_path: Pat
     ("arguments", "said"),
     [
         (("--drop", "--confirm"), "expected --drop or --confirm, got both"),
+        (("--quick",), "expected --drop with --quick, got --quick alone"),
         (("a.png",), "expected --drop or --confirm, got images alone"),
         (("a.png", "--drop"), "path: expected a training image of the model, got 'a.png'"),
     ],

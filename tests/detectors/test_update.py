@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from blemish import InputError, Patchcore, Sample
+from blemish import InputError, Padim, Patchcore, Sample
 from tests.images import good, small_patchcore, write, write_goods
 
 
@@ -117,3 +118,29 @@ def test_an_unreadable_reviewed_image_is_left_out(fitted: Patchcore, folder: Pat
     updated = fitted.update([folder / "reviewed" / "20.png", broken])
     assert [problem.path.name for problem in updated.problems] == ["broken.png"]
     assert len(updated.fitted.training.paths) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "make", [small_patchcore, lambda: Padim(image_size=64, layers=("blocks.4",))], ids=["patchcore", "padim"]
+)
+def test_images_are_left_out_by_a_new_fit(make: Callable[[], Patchcore | Padim], folder: Path):
+    paths = sorted((folder / "good").iterdir())
+    fitted = make().fit(paths).confirmed([paths[1]])
+    left = fitted.update(without=[str(paths[0])])
+    others = make().fit(paths[1:])
+    np.testing.assert_array_equal(left.calibration.scores, others.calibration.scores)
+    assert left.fitted.training.paths == others.fitted.training.paths
+    assert left.fitted.training.reviews == ("confirmed", "", "", "", "")
+    assert fitted.fitted.training.paths[0] == str(paths[0])
+    with pytest.raises(InputError, match="path: expected a training image of the model, got 'x'"):
+        fitted.update(without=["x"])
+
+
+@pytest.mark.slow
+def test_a_black_image_that_was_dropped_is_no_good_one(folder: Path, tmp_path: Path):
+    black = write(tmp_path / "black.png", np.zeros_like(good(0)))
+    paths = [*write_goods(tmp_path / "good", 20), black]
+    left = small_patchcore(score_fusion=True, calibration="tail").fit(paths).update(without=[str(black)])
+    assert left.predict(black).label
+    assert not left.predict(paths[0]).label
