@@ -3,6 +3,7 @@
 from blemish.station.defect_groups import DefectGroup, DefectGroups
 from blemish.station.errors import BusyError, StationError, UnknownError
 from blemish.station.inspections import Inspection, InspectionFilter, Review
+from blemish.station.review_queue import ReviewQueue, ToReview
 from blemish.station.service import InspectionService
 from blemish.station.settings import StationSettings
 from blemish.station.shadow import Candidate, Shadows, ShadowSummary
@@ -16,9 +17,11 @@ __all__ = [
     "InspectionFilter",
     "InspectionService",
     "Review",
+    "ReviewQueue",
     "ShadowSummary",
     "Shadows",
     "StationError",
     "StationSettings",
+    "ToReview",
     "UnknownError",
 ]

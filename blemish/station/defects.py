@@ -135,6 +135,19 @@ class Defects:
             return str(error)
         return ""
 
+    def look(self, inspection: Inspection) -> Float32:
+        """Return the unit vector of the most anomalous region of an inspection; nothing is stored.
+
+        Raises:
+            BlemishError: as of `similar`.
+        """
+        store = self._store(self._deployments[inspection.model])
+        return most_anomalous_region(store.encode(self._path(inspection), force=True)).vector
+
+    def has_image(self, inspection: Inspection) -> bool:
+        """Return whether the image of an inspection is there."""
+        return self._path(inspection).is_file()
+
     def vectors(self, name: str) -> dict[str, Float32]:
         """Return the unit vector of the most anomalous region of each confirmed defect of a model, by SHA-256 of the
         image's file.

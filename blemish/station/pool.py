@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -13,8 +15,18 @@ from blemish.errors import message
 from blemish.station.errors import BusyError
 
 T = TypeVar("T")
+# Added to the niceness of a thread that others go before, where threads have their own (Linux). No more, since a thread
+# that hardly runs would hold the interpreter's lock for long.
+NICENESS = 5
 # Weight of the newest duration in the running mean.
 NEWEST = 0.1
+
+
+def lower_priority() -> None:
+    """Let the workers go before the thread that calls this, where the system allows it."""
+    with contextlib.suppress(AttributeError, OSError):
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
 
 
 class Pool:

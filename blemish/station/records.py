@@ -198,18 +198,35 @@ class Records:
         """Return the inspection without a review whose score is nearest to the threshold; no one else gets it for two
         minutes. None if there is none left.
         """
+        while rows := self.waiting(who, model=model, limit=1):
+            if self.claim(rows[0]["id"], who):
+                return self.get(rows[0]["id"])
+        return None
+
+    def waiting(self, who: str, *, model: str = "", limit: int) -> list[sqlite3.Row]:
+        """Return id, model, margin, outcome, and whether the person has it, of inspections without a review that nobody
+        else has, the nearest to the threshold first.
+        """
+        now = time.time()
+        # A time far ahead was set before the clock went back.
+        query = f"""SELECT i.id, i.model, i.margin, i.outcome, c.who IS NOT NULL AS is_mine FROM inspections i
+            LEFT JOIN claims c ON c.inspection = i.id AND c.until BETWEEN ? AND ?
+            WHERE i.verdict IS NULL AND (c.who IS NULL OR c.who = ?) {"AND i.model = ?" if model else ""}
+            ORDER BY i.margin LIMIT ?"""
+        arguments = [now, now + 2 * CLAIM_S, who, *([model] if model else []), limit]
+        return self._database.rows(query, arguments)
+
+    def claim(self, id_: str, who: str) -> bool:
+        """Give an inspection without a review to one person for two minutes; return whether nobody else has it."""
         now = time.time()
         with self._database.transaction() as connection:
-            # A time far ahead was set before the clock went back.
             connection.execute("DELETE FROM claims WHERE until < ? OR until > ?", (now, now + 2 * CLAIM_S))
-            query = """SELECT i.id FROM inspections i LEFT JOIN claims c ON c.inspection = i.id
-                WHERE i.verdict IS NULL AND (c.who IS NULL OR c.who = ?) AND (? = '' OR i.model = ?)
-                ORDER BY i.margin LIMIT 1"""
-            row = connection.execute(query, (who, model, model)).fetchone()
-            if row is None:
-                return None
-            connection.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (row["id"], who, now + CLAIM_S))
-        return self.get(row["id"])
+            query = """SELECT 1 FROM inspections i LEFT JOIN claims c ON c.inspection = i.id
+                WHERE i.id = ? AND i.verdict IS NULL AND (c.who IS NULL OR c.who = ?)"""
+            if connection.execute(query, (id_, who)).fetchone() is None:
+                return False
+            connection.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (id_, who, now + CLAIM_S))
+        return True
 
     def last_time_of(self, who: str) -> float | None:
         """Return the time of the newest inspection that someone asked for; None if there was none."""

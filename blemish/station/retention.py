@@ -81,7 +81,7 @@ class Retention:
                 break
             with self._database.transaction() as connection:
                 ids = [(row["id"],) for row in chosen]
-                for table in ("claims", "defect_members", "candidate_results"):
+                for table in ("claims", "defect_members", "candidate_results", "looks"):
                     connection.executemany(f"DELETE FROM {table} WHERE inspection = ?", ids)
                 connection.executemany("DELETE FROM inspections WHERE id = ?", ids)
                 detail = {"reason": reason, "ids": [id_ for (id_,) in ids]}

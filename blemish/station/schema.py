@@ -80,6 +80,10 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (candidate, inspection));
     CREATE INDEX candidate_results_inspection ON candidate_results(inspection);
     """,
+    """
+    CREATE TABLE looks (inspection TEXT PRIMARY KEY, digest TEXT NOT NULL, vector BLOB NOT NULL);
+    CREATE INDEX inspections_waiting_of_model ON inspections(model, margin) WHERE verdict IS NULL;
+    """,
 )
 
 

@@ -32,6 +32,7 @@ from blemish.station.pool import Pool
 from blemish.station.rebuild import open_or_rebuild
 from blemish.station.records import Records
 from blemish.station.retention import Removed, Retention
+from blemish.station.review_queue import ReviewQueue
 from blemish.station.settings import StationSettings
 from blemish.station.shadow import Shadows
 from blemish.station.teaching import Teaching
@@ -64,6 +65,7 @@ class InspectionService:
     Attributes:
         groups: groups of similar confirmed defects.
         shadows: candidates that run beside models in service.
+        queue: inspections that wait for a review, the most informative first.
 
     Raises:
         InputError: if the name of a model is none.
@@ -100,6 +102,8 @@ class InspectionService:
             self.events = Events()
             self.shadows = Shadows(self.database, self.deployments, self._pool, self.settings)
             opening.callback(self.shadows.close)
+            self.queue = ReviewQueue(self.database, self.records, self.deployments, self.defects, self._pool)
+            opening.callback(self.queue.close)
             self.groups = DefectGroups(self.database, self.records, self.files, self.defects, self.events)
             self.teaching = Teaching(self, self.folder / "teach")
             opening.callback(self.teaching.close)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from blemish.errors import BlemishError, InputError, message
 from blemish.imaging.decode import decode
 from blemish.station.inspections import Inspection, iso_time
+from blemish.station.pool import lower_priority
 from blemish.station.records import SELECT
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from blemish.types import Outcome
 
 LOG = logging.getLogger("blemish.station")
-# Added to the niceness of the candidate's thread, where threads have their own (Linux): the workers go first. No more,
-# since a thread that hardly runs would hold the interpreter's lock for long.
-NICENESS = 5
 # Results that are written at once.
 AT_ONCE = 16
 
@@ -152,7 +150,7 @@ class Shadows:
         self._database, self._deployments, self._pool, self._settings = database, deployments, pool, settings
         self._changing, self._lock, self._running = threading.RLock(), threading.Lock(), dict[str, _Running]()
         self._is_busy = False
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="shadow", initializer=_lower_priority)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="shadow", initializer=lower_priority)
         self._restore()
 
     def start(self, name: str, folder: str | os.PathLike[str], *, who: str) -> Candidate:
@@ -377,10 +375,3 @@ def _summary(candidate: Candidate, rows: list[sqlite3.Row]) -> ShadowSummary:
     now, new = (Wrong(wrong[side, "good"], wrong[side, "defective"]) for side in ("now", "new"))
     n = sum(outcomes.values())
     return ShadowSummary(candidate, n, n_different, outcomes, reviewed["good"], reviewed["defective"], now, new)
-
-
-def _lower_priority() -> None:
-    """Let the threads of the workers go before this one, where the system allows it."""
-    with contextlib.suppress(AttributeError, OSError):
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from blemish.station import InspectionService, StationSettings
+from blemish.station import InspectionService, StationError, StationSettings
 
 if TYPE_CHECKING:
     from blemish import Patchcore
@@ -23,6 +23,12 @@ def _no_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     if request.node.get_closest_marker("slow") is None:
         for name in ("_learn", "_relabel"):
             monkeypatch.setattr(f"blemish.station.defects.Defects.{name}", lambda *_: "")
+        monkeypatch.setattr("blemish.station.defects.Defects.look", no_look)
+
+
+def no_look(*_: object) -> None:
+    """Stand in for the vector of an inspection where there is no store."""
+    raise StationError("no store in quick tests")
 
 
 @pytest.fixture

@@ -213,7 +213,7 @@ def test_records_of_a_newer_version_are_refused(station: InspectionService):
     with sqlite3.connect(station.folder / "station.sqlite") as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(StationError, match="records: expected records of version 3 or earlier, got version 99"):
+    with pytest.raises(StationError, match="records: expected records of version 4 or earlier, got version 99"):
         InspectionService(station.folder)
 
 

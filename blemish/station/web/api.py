@@ -287,9 +287,11 @@ def undo_review(id: str, state: StationState, visitor: Operator) -> Response:  #
 
 @router.post("/review:next", responses=answers(None, 401, 403, 503))
 def next_to_review(state: StationState, visitor: Operator, model: str = "") -> Response:
-    """Return the most informative inspection without a review; nobody else gets it for two minutes."""
-    found = state.service.records.next_to_review(visitor.user.name, model=model)
-    return JSONResponse({"inspection": None if found is None else document_of(found)})
+    """Return the most informative inspection without a review, and why; nobody else gets it for two minutes."""
+    found = state.service.queue.next(visitor.user.name, model=model)
+    if found is None:
+        return JSONResponse({"inspection": None})
+    return JSONResponse({**found.to_dict(), "inspection": document_of(found.inspection)})
 
 
 @router.get("/inspections/{id}/similar", responses=answers(schema.Similar, 401, 404, 409, 503))

@@ -191,16 +191,17 @@ def inspection(request: Request, id: str, state: StationState, visitor: PageView
 def review(request: Request, state: StationState, visitor: PageOperator, last: str = "", model: str = "") -> Response:
     """Show the most informative inspection without a review."""
     records = state.service.records
-    found = records.next_to_review(visitor.user.name, model=model)
+    found = state.service.queue.next(visitor.user.name, model=model)
     counts = records.counts(InspectionFilter(model=model))
     context: dict[str, Any] = {
         "waiting": counts["total"] - counts["reviewed"],
         "done": counts["reviewed"],
         "last": records.get(last) if last else None,
+        "sentence": "" if found is None else found.sentence,
     }
     if found is None:
         return rendered(request, "inspection.html.j2", visitor, title="Review", inspection=None, queue=True, **context)
-    return _shown(request, state, visitor, found, newer=None, older=None, queue=True, **context)
+    return _shown(request, state, visitor, found.inspection, newer=None, older=None, queue=True, **context)
 
 
 def _shown(
