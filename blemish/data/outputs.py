@@ -34,12 +34,25 @@ def save_output(path: str | os.PathLike[str], image: UInt8 | Bool) -> Path:
     """
     if Path(path).suffix.lower() != ".png":
         return save(path, image)
+    return atomic_write(path, output_png(image, where=path), name="image")
+
+
+def output_png(image: UInt8 | Bool, *, where: object = None) -> bytes:
+    """Return the bytes of the PNG file that `save_output` writes.
+
+    Args:
+        image: as of `save_output`.
+        where: named in an error.
+
+    Raises:
+        SaveError: if the image can't be encoded.
+    """
     pixels = image.astype(np.uint8) * np.uint8(255) if image.dtype == np.bool_ else image[..., ::-1]
     done, encoded = cv2.imencode(".png", np.ascontiguousarray(pixels))
     if not done:
-        raise SaveError(message("image", "to be written as .png", f"an array {image.shape}", where=path))
+        raise SaveError(message("image", "to be written as .png", f"an array {image.shape}", where=where))
     data = encoded.tobytes()
-    return atomic_write(path, data[:_HEADER_BYTES] + _CHUNK + data[_HEADER_BYTES:], name="image")
+    return data[:_HEADER_BYTES] + _CHUNK + data[_HEADER_BYTES:]
 
 
 def is_output(path: Path) -> bool:

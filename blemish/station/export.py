@@ -6,16 +6,18 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from blemish._io.files import atomic_write, save_error
+from blemish._io.files import save_error
 from blemish._io.text import csv_text
-from blemish.data.outputs import save_output
+from blemish.data.outputs import output_png
 from blemish.errors import SaveError, message
 from blemish.station.inspections import iso_time
 
@@ -69,36 +71,8 @@ def to_coco(folder: str | os.PathLike[str], inspections: Iterable[Inspection], f
     Raises:
         SaveError: if it is neither, or can't be written.
     """
-    root = _new_folder(folder)
-    images, annotations, left_out = list[dict[str, Any]](), list[dict[str, Any]](), list[str]()
-    kinds: dict[str, int] = {}
-    for inspection in inspections:
-        name = _copied(inspection, files, root / "images", left_out)
-        if name is None:
-            continue
-        images.append(_coco_image(inspection, f"images/{name}", len(images) + 1))
-        if inspection.review is not None and inspection.review.verdict == "good":
-            continue
-        kind = inspection.review.defect_type if inspection.review is not None else ""
-        category = kinds.setdefault(kind or NO_TYPE, len(kinds) + 1)
-        for region in inspection.details["regions"]:
-            annotations.append(_coco_annotation(region, len(annotations) + 1, len(images), category))
-    categories = [{"id": number, "name": name, "supercategory": NO_TYPE} for name, number in kinds.items()]
-    document = {"images": images, "annotations": annotations, "categories": categories}
-    atomic_write(root / "annotations.json", json.dumps(document, indent=1).encode(), name="annotations")
-    return Exported(len(images), tuple(left_out))
-
-
-def _coco_image(inspection: Inspection, name: str, number: int) -> dict[str, Any]:
-    shape = {"width": inspection.width, "height": inspection.height}
-    facts = {"inspection": inspection.id, "score": inspection.score, "outcome": inspection.outcome}
-    return {"id": number, "file_name": name, **shape, "date_captured": iso_time(inspection.time), **facts}
-
-
-def _coco_annotation(region: dict[str, Any], number: int, image: int, category: int) -> dict[str, Any]:
-    polygon = [value for point in region["contour"] for value in point]
-    shape = {"bbox": region["box"], "area": region["area_px"], "segmentation": [polygon], "iscrowd": 0}
-    return {"id": number, "image_id": image, "category_id": category, **shape, "score": region["score"]}
+    export = CocoExport(inspections, files)
+    return _written(folder, export, export.entries())
 
 
 def to_folders(folder: str | os.PathLike[str], inspections: Iterable[Inspection], files: Files) -> Exported:
@@ -112,20 +86,148 @@ def to_folders(folder: str | os.PathLike[str], inspections: Iterable[Inspection]
     Raises:
         SaveError: if it is neither, or can't be written.
     """
-    root, n, left_out = _new_folder(folder), 0, list[str]()
-    for inspection in inspections:
-        if inspection.review is None:
-            continue
-        is_good = inspection.review.verdict == "good"
-        kind = "good" if is_good else _folder_name(inspection.review.defect_type)
-        name = _copied(inspection, files, root / inspection.model / "test" / kind, left_out)
-        if name is None:
-            continue
-        n += 1
-        if not is_good and inspection.details["regions"]:
-            masks = root / inspection.model / "ground_truth" / kind
-            save_output(masks / f"{inspection.id}_mask.png", _mask(inspection))
-    return Exported(n, tuple(left_out))
+    export = FolderExport(inspections, files)
+    return _written(folder, export, export.entries())
+
+
+class Export(ABC):
+    """The files of an export, one after the other: whoever writes them needs the memory of one.
+
+    Attributes:
+        n: inspections so far.
+        left_out: those so far whose image is gone, and why.
+    """
+
+    def __init__(self, inspections: Iterable[Inspection], files: Files) -> None:
+        self._inspections, self._files = inspections, files
+        self.n, self.left_out = 0, list[str]()
+
+    @abstractmethod
+    def entries(self) -> Iterator[tuple[str, Path | bytes]]:
+        """Yield the name of each file, with slashes, and the file to be copied or its content."""
+
+    def _image(self, inspection: Inspection, folder: str) -> tuple[str, Path] | None:
+        source = self._files.image(inspection.id, inspection.format)
+        if not source.is_file():
+            self.left_out.append(f"{inspection.id}: its image is gone.")
+            return None
+        self.n += 1
+        return f"{folder}/{source.name}", source
+
+
+class CocoExport(Export):
+    """Images and `annotations.json`, as `to_coco` writes them."""
+
+    def entries(self) -> Iterator[tuple[str, Path | bytes]]:
+        """Yield the name of each file, with slashes, and the file to be copied or its content."""
+        images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
+        kinds: dict[str, int] = {}
+        for inspection in self._inspections:
+            image = self._image(inspection, "images")
+            if image is None:
+                continue
+            yield image
+            images.append(_coco_image(inspection, image[0], len(images) + 1))
+            if inspection.review is not None and inspection.review.verdict == "good":
+                continue
+            kind = inspection.review.defect_type if inspection.review is not None else ""
+            category = kinds.setdefault(kind or NO_TYPE, len(kinds) + 1)
+            for region in inspection.details["regions"]:
+                annotations.append(_coco_annotation(region, len(annotations) + 1, len(images), category))
+        categories = [{"id": number, "name": name, "supercategory": NO_TYPE} for name, number in kinds.items()]
+        document = {"images": images, "annotations": annotations, "categories": categories}
+        yield "annotations.json", json.dumps(document, indent=1).encode()
+
+
+class FolderExport(Export):
+    """Reviewed images and masks in the layout of MVTec AD, as `to_folders` writes them."""
+
+    def entries(self) -> Iterator[tuple[str, Path | bytes]]:
+        """Yield the name of each file, with slashes, and the file to be copied or its content."""
+        for inspection in self._inspections:
+            if inspection.review is None:
+                continue
+            is_good = inspection.review.verdict == "good"
+            kind = "good" if is_good else _folder_name(inspection.review.defect_type)
+            image = self._image(inspection, f"{inspection.model}/test/{kind}")
+            if image is None:
+                continue
+            yield image
+            if not is_good and inspection.details["regions"]:
+                name = f"{inspection.model}/ground_truth/{kind}/{inspection.id}_mask.png"
+                yield name, output_png(_mask(inspection))
+
+
+EXPORTS: dict[str, type[Export]] = {"coco": CocoExport, "folders": FolderExport}
+
+
+def to_zip(export: Export) -> Iterator[bytes]:
+    """Yield the pieces of a zip file of an export, made as it is read; what was left out stands in `left-out.txt`.
+
+    Images are not compressed again. A file that goes while it is read is left out too.
+    """
+    sink = _Sink()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
+        for name, source in export.entries():
+            try:
+                content = source if isinstance(source, bytes) else source.read_bytes()
+            except OSError as error:
+                export.left_out.append(f"{name}: {error.strerror}.")
+                continue
+            archive.writestr(zipfile.ZipInfo(name), content)
+            yield sink.taken()
+        if export.left_out:
+            archive.writestr(zipfile.ZipInfo("left-out.txt"), "\n".join(export.left_out) + "\n")
+    yield sink.taken()
+
+
+class _Sink:
+    """A file that can't be wound back, of which what was written is taken."""
+
+    def __init__(self) -> None:
+        self._pieces = list[bytes]()
+
+    def write(self, data: bytes) -> int:
+        self._pieces.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def taken(self) -> bytes:
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        return data
+
+
+def _written(folder: str | os.PathLike[str], export: Export, entries: Iterator[tuple[str, Path | bytes]]) -> Exported:
+    root = _new_folder(folder)
+    for name, source in entries:
+        path = root / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(source, bytes):
+                path.write_bytes(source)
+            else:
+                shutil.copyfile(source, path)
+        except OSError as error:
+            raise save_error("export", path, error) from error
+    return Exported(export.n, tuple(export.left_out))
+
+
+def _coco_image(inspection: Inspection, name: str, number: int) -> dict[str, Any]:
+    shape = {"width": inspection.width, "height": inspection.height}
+    facts = {"inspection": inspection.id, "score": inspection.score, "outcome": inspection.outcome}
+    return {"id": number, "file_name": name, **shape, "date_captured": iso_time(inspection.time), **facts}
+
+
+def _coco_annotation(region: dict[str, Any], number: int, image: int, category: int) -> dict[str, Any]:
+    polygon = [value for point in region["contour"] for value in point]
+    shape = {"bbox": region["box"], "area": region["area_px"], "segmentation": [polygon], "iscrowd": 0}
+    return {"id": number, "image_id": image, "category_id": category, **shape, "score": region["score"]}
 
 
 def _mask(inspection: Inspection) -> Bool:
@@ -157,17 +259,3 @@ def _new_folder(folder: str | os.PathLike[str]) -> Path:
     if not is_empty:
         raise SaveError(message("export", "a new or empty folder", "one that holds files", where=root))
     return root
-
-
-def _copied(inspection: Inspection, files: Files, folder: Path, left_out: list[str]) -> str | None:
-    """Copy an image and return its name; None, and a sentence in `left_out`, if it is gone."""
-    source = files.image(inspection.id, inspection.format)
-    if not source.is_file():
-        left_out.append(f"{inspection.id}: its image is gone.")
-        return None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, folder / source.name)
-    except OSError as error:
-        raise save_error("export", folder / source.name, error) from error
-    return source.name

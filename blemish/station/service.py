@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from blemish.station.defects import Defects
 from blemish.station.deployments import Deployments
 from blemish.station.errors import StationError
 from blemish.station.events import Events
-from blemish.station.export import Exported, to_coco, to_csv, to_folders
+from blemish.station.export import EXPORTS, Exported, to_coco, to_csv, to_folders, to_zip
 from blemish.station.files import Files, read_map, thumbnail
 from blemish.station.inspections import Inspection, InspectionFilter, checked_text
 from blemish.station.job import Inspecting, Job
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 SELF = "station"
 # Inspections after which old ones are looked for.
 TIDIED_EVERY = 100
+MAX_ZIPPED = 20_000
 LOG = logging.getLogger("blemish.station")
 
 
@@ -337,6 +339,26 @@ class InspectionService:
     def export_folders(self, folder: str | os.PathLike[str], chosen: InspectionFilter) -> Exported:
         """Write reviewed inspections in the layout of MVTec AD; see `export.to_folders`."""
         return to_folders(folder, self.records.reviewed(chosen), self.files)
+
+    def export_zip(self, layout: str, chosen: InspectionFilter) -> Iterator[bytes]:
+        """Return the pieces of a zip file of an export, made as they are read.
+
+        Args:
+            layout: "folders" or "coco", as of `export_folders` and `export_coco`.
+            chosen: at most 20,000 inspections.
+
+        Raises:
+            InputError: if `layout` is none, or there are more.
+        """
+        if layout not in EXPORTS:
+            raise InputError(message("layout", " or ".join(EXPORTS), repr(layout)[:80]))
+        if layout == "folders" and chosen.reviewed in ("all", "no"):
+            chosen = replace(chosen, reviewed="yes")
+        n = self.records.counts(chosen)["total"]
+        if n > MAX_ZIPPED:
+            todo = "State since and until, or use blemish station --export."
+            raise InputError(message("export", f"at most {MAX_ZIPPED:,} inspections", f"{n:,}", todo=todo))
+        return to_zip(EXPORTS[layout](self.records.all(chosen), self.files))
 
     def remove_old(self, *, who: str = SELF, reviewed_too: bool = False) -> Removed:
         """Remove inspections by age and size, as the settings state; see `Retention.apply`."""

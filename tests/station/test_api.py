@@ -5,7 +5,9 @@ import io
 import json
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from blemish import Patchcore
-from blemish.station import StationError
+from blemish.station import InspectionFilter, StationError
 from tests.images import good, scratched
 from tests.station.test_service import png
 from tests.station.web_client import called
@@ -371,3 +373,58 @@ def test_images_that_arrive_in_a_folder_are_inspected_once(
     watch.close()
     page = watch._service.records.page(InspectionFilter())
     assert sorted(one.source for one in page) == ["half.png", "one.png", "three.png", "two.png"]
+
+
+def test_exports_come_as_zip_files_like_the_folders(client: httpx.Client, station: InspectionService, tmp_path: Path):
+    for seed in range(2):
+        station.review(station.inspect(good(seed)).id, "good", who="eva")
+    bad = station.inspect(scratched(1)[0])
+    station.review(bad.id, "defective", who="eva", defect_type="deep/scratch")
+    station.inspect(good(5))
+    for layout, write in (("folders", station.export_folders), ("coco", station.export_coco)):
+        answer = client.get("/v1/export.zip", params={"layout": layout})
+        assert answer.headers["content-type"] == "application/zip"
+        write(tmp_path / layout, InspectionFilter())
+        expected = {
+            path.relative_to(tmp_path / layout).as_posix(): path.read_bytes()
+            for path in (tmp_path / layout).rglob("*")
+            if path.is_file()
+        }
+        with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+            assert archive.testzip() is None
+            assert {name: archive.read(name) for name in archive.namelist()} == expected
+    only = client.get("/v1/export.zip", params={"defect_type": "deep/scratch"})
+    with zipfile.ZipFile(io.BytesIO(only.content)) as archive:
+        assert {name.split("/")[-2] for name in archive.namelist()} == {"deep_scratch"}
+    station.files.image(bad.id, bad.format).unlink()
+    gone = client.get("/v1/export.zip")
+    with zipfile.ZipFile(io.BytesIO(gone.content)) as archive:
+        assert archive.read("left-out.txt").decode() == f"{bad.id}: its image is gone.\n"
+
+
+def test_exports_are_bounded(client: httpx.Client, station: InspectionService, monkeypatch: pytest.MonkeyPatch):
+    for seed in range(3):
+        station.inspect(good(seed))
+    with monkeypatch.context() as few:
+        few.setattr("blemish.station.service.MAX_ZIPPED", 2)
+        text = refused(client.get("/v1/export.zip?layout=coco"), 422)
+        assert "export: expected at most 2 inspections, got 3. State since and until" in text
+    assert "folders" in refused(client.get("/v1/export.zip?layout=xml"), 422)
+    held, may_go = threading.Event(), threading.Event()
+
+    def slow(_: object) -> Iterator[bytes]:
+        held.set()
+        may_go.wait(20)
+        yield b"x"
+
+    monkeypatch.setattr("blemish.station.service.to_zip", slow)
+    with ThreadPoolExecutor(2) as clients:
+        first = clients.submit(client.get, "/v1/export.zip")
+        assert held.wait(20)
+        held.clear()
+        second = clients.submit(client.get, "/v1/export.zip")
+        assert held.wait(20)
+        assert "at most 2 at once" in refused(client.get("/v1/export.zip"), 429)
+        may_go.set()
+        assert (first.result().content, second.result().content) == (b"x", b"x")
+    assert client.get("/v1/export.zip").status_code == 200  # the places are free again

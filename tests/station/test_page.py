@@ -238,7 +238,7 @@ def test_history_is_filtered_without_a_script(opened: Opened, filled: Inspection
     assert page.locator(".shot").count() == 1
     assert page.locator(".headline").inner_text().startswith("1 part:")
     with page.expect_download() as download:
-        page.click("text=Save as a table")
+        page.click("text=a table (CSV)")
     assert "scratch" in Path(download.value.path()).read_text()
     with browser.new_context(java_script_enabled=False) as context:
         plain = context.new_page()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import numpy as np
@@ -25,9 +27,14 @@ from blemish.station.web.drawing import defect_jpeg, map_png, overlay_jpeg, patc
 from blemish.station.web.live import event_stream
 from blemish.station.web.problems import status_of
 from blemish.station.web.schema import answers
-from blemish.station.web.state import Admin, Operator, State, StationState, Viewer
+from blemish.station.web.state import MAX_EXPORTS, Admin, Operator, State, StationState, Viewer
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 router = APIRouter(prefix="/v1")
+# A client that reads its export more slowly is cut off.
+EXPORT_S = 3600.0
 # An image, its map and its overlay never change under one id.
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "BMP": "image/bmp", "TIFF": "image/tiff", "WebP": "image/webp"}
@@ -57,6 +64,21 @@ def document_of(inspection: Inspection) -> dict[str, Any]:
         name: f"{place}/{name}" for name in ("image", "map", "overlay", "defect", "thumbnail", "review", "similar")
     }
     return {**inspection.to_dict(), "links": {"self": place, **links, "page": f"/inspections/{inspection.id}"}}
+
+
+class ReleasingResponse(StreamingResponse):
+    """A stream that gives its place free at its end, also where the client has gone."""
+
+    def __init__(self, pieces: Iterator[bytes], places: threading.Semaphore, **given: Any) -> None:
+        super().__init__(pieces, **given)
+        self._places = places
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream."""
+        try:
+            await asyncio.wait_for(super().__call__(scope, receive, send), EXPORT_S)
+        finally:
+            self._places.release()
 
 
 @dataclass(frozen=True)
@@ -264,6 +286,21 @@ def export_csv(state: StationState, _: Viewer, asked: Chosen) -> Response:
     return Response(
         state.service.export_csv(asked.chosen).encode(), media_type="text/csv; charset=utf-8", headers=headers
     )
+
+
+@router.get("/export.zip", responses=answers(None, 401, 422, 429, 503))
+def export_zip(
+    state: StationState, _: Viewer, asked: Chosen, layout: Literal["folders", "coco"] = "folders"
+) -> Response:
+    """Return inspections of a list with their images as a zip file: reviewed ones in the layout of MVTec AD, or all in
+    COCO's format. At most 20,000, for two clients at once.
+    """
+    pieces = state.service.export_zip(layout, asked.chosen)
+    if not state.exports.acquire(blocking=False):
+        text = message("export", f"at most {MAX_EXPORTS} at once", "one more", todo="Wait until another has ended.")
+        raise HTTPException(429, text, {"Retry-After": "30"})
+    headers = {"Content-Disposition": f'attachment; filename="inspections-{layout}.zip"'}
+    return ReleasingResponse(pieces, state.exports, media_type="application/zip", headers=headers)
 
 
 # --- reviews ----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Semaphore
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -17,7 +18,7 @@ from blemish.station.web.live import Stop
 from blemish.station.web.metrics import Metrics
 from blemish.station.web.options import WebOptions
 from blemish.station.web.problems import add_handlers, of_http
-from blemish.station.web.state import Budget, State
+from blemish.station.web.state import MAX_EXPORTS, Budget, State
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -53,7 +54,8 @@ def make_app(service: InspectionService, options: WebOptions | None = None, *, s
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
     )
-    state = State(service, service.teaching, chosen, access, Metrics(service), stop or Stop(), Budget())
+    metrics, exports = Metrics(service), Semaphore(MAX_EXPORTS)
+    state = State(service, service.teaching, chosen, access, metrics, stop or Stop(), Budget(), exports)
     app.state.station = state
     app.include_router(api.router)
     app.include_router(defects_api.router)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Bodies of requests in memory, all together.
 MAX_BODIES_BYTES = 512 * 2**20
+# Zip files that are made at once.
+MAX_EXPORTS = 2
 
 
 class Budget:
@@ -61,6 +63,7 @@ class State:
     metrics: Metrics
     stop: Stop
     budget: Budget
+    exports: threading.Semaphore
 
 
 def state_of(request: Request) -> State:
