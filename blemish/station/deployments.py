@@ -29,6 +29,7 @@ from blemish.station.inspections import iso_time
 if TYPE_CHECKING:
     from blemish.detectors.base import AnyDetector
     from blemish.modelfolder.folder import ModelFolder
+    from blemish.ops.conformal import Calibration
     from blemish.station.database import Database
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -184,7 +185,8 @@ class Deployments:
             before = self._in_service.get(name)
             place = {"model": name, **copied.facts()}
             previous = None if before is None else before.deployment.number
-            deployment = self._stored(copied.detector, place, who, reason, previous)
+            upper = check_upper(copied.detector.calibration, None)
+            deployment = self._stored(copied.detector, place, who, reason, previous, upper=upper)
             self._in_service[name] = ModelInService(copied.detector, deployment)
             return deployment
 
@@ -212,11 +214,21 @@ class Deployments:
             raise ModelFileError(message("model", expected, got, where=folder, todo=todo))
         return CopiedModel(folder, source, digest, _detector(model, source, self._threads))
 
-    def move(self, name: str, false_positive_rate: float, *, who: str) -> Deployment:
+    def move(
+        self, name: str, false_positive_rate: float, *, who: str, upper_threshold: float | None = None
+    ) -> Deployment:
         """Move the thresholds of a model in service to another false positive rate; its folder is not changed.
 
+        Args:
+            name: of the model.
+            false_positive_rate: of the threshold.
+            who: the person.
+            upper_threshold: above it parts are called defective, and looked at again between both; None for that of the
+                calibration.
+
         Raises:
-            InputError: if the rate is not between 0 and 1.
+            InputError: if the rate is not between 0 and 1, or the upper threshold is below the threshold, or the model
+                has none.
             UnknownError: if there is no such model.
         """
         with self._lock:
@@ -224,7 +236,8 @@ class Deployments:
             detector = copy.copy(before.detector)
             detector.set_false_positive_rate(false_positive_rate)
             fixed = _fixed(before.deployment)
-            deployment = self._stored(detector, fixed, who, "threshold moved", before.deployment.number)
+            upper = check_upper(detector.calibration, upper_threshold)
+            deployment = self._stored(detector, fixed, who, "threshold moved", before.deployment.number, upper=upper)
             self._in_service[name] = ModelInService(detector, deployment)
             return deployment
 
@@ -244,7 +257,8 @@ class Deployments:
             target = Deployment(**dict(row))
             loaded = self._loaded(target).detector
             reason = f"rolled back to {target.number}"
-            deployment = self._stored(loaded, _fixed(target), who, reason, target.previous)
+            upper = target.upper_threshold
+            deployment = self._stored(loaded, _fixed(target), who, reason, target.previous, upper=upper)
             self._in_service[name] = ModelInService(loaded, deployment)
             return deployment
 
@@ -271,14 +285,20 @@ class Deployments:
         return target, load_model(target)
 
     def _stored(
-        self, detector: AnyDetector, fixed: Mapping[str, Any], who: str, reason: str, previous: int | None
+        self,
+        detector: AnyDetector,
+        fixed: Mapping[str, Any],
+        who: str,
+        reason: str,
+        previous: int | None,
+        *,
+        upper: float | None,
     ) -> Deployment:
-        calibration = detector.calibration
         values = {
             **fixed,
             "false_positive_rate": detector.false_positive_rate,
             "threshold": detector.threshold,
-            "upper_threshold": calibration.upper_threshold if calibration.rule == "tail" else None,
+            "upper_threshold": upper,
             "pixel_threshold": detector.pixel_threshold,
             "time": time.time(),
             "who": who,
@@ -287,9 +307,26 @@ class Deployments:
         }
         with self._database.transaction() as connection:
             number = _insert(connection, values)
-            facts = {name: values[name] for name in ("digest", "false_positive_rate", "threshold", "reason")}
+            names = ("digest", "false_positive_rate", "threshold", "upper_threshold", "reason")
+            facts = {name: values[name] for name in names}
             self._database.record(connection, who, "put in service", str(values["model"]), **facts)
         return Deployment(number=number, **values)
+
+
+def check_upper(calibration: Calibration, upper_threshold: float | None) -> float | None:
+    """Return an upper threshold, by default that of the calibration; None if it has none.
+
+    Raises:
+        InputError: if it is below the threshold, or the calibration has none.
+    """
+    if upper_threshold is None:
+        return calibration.upper_threshold if calibration.rule == "tail" else None
+    if calibration.rule != "tail":
+        raise InputError(message("upper_threshold", "none, as of this model's calibration", f"{upper_threshold:.4g}"))
+    if not upper_threshold >= calibration.threshold or not np.isfinite(upper_threshold):
+        expected = f"a number of at least the threshold {calibration.threshold:.4g}"
+        raise InputError(message("upper_threshold", expected, f"{upper_threshold:.4g}"))
+    return upper_threshold
 
 
 def _stated_digest(folder: Path) -> str:

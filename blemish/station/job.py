@@ -94,7 +94,7 @@ def _inspection(job: Job, id_: str, prediction: Prediction) -> Inspection:
         score=prediction.score,
         p_value=prediction.p_value,
         threshold=prediction.threshold,
-        upper_threshold=prediction.upper_threshold,
+        upper_threshold=deployment.upper_threshold,  # a person may have moved it
         pixel_threshold=prediction.pixel_threshold,
         drift=prediction.drift,
         margin=abs(prediction.score - prediction.threshold) / job.model.spread,

@@ -22,7 +22,7 @@ from blemish.imaging.decode import check_image, load
 from blemish.imaging.headers import read_header
 from blemish.station.defect_groups import DefectGroups
 from blemish.station.defects import Defects
-from blemish.station.deployments import Deployments
+from blemish.station.deployments import Deployments, check_upper
 from blemish.station.errors import StationError
 from blemish.station.events import Events
 from blemish.station.export import EXPORTS, Exported, to_coco, to_csv, to_folders, to_zip
@@ -273,20 +273,27 @@ class InspectionService:
         return self.defects.similar(inspection, k)
 
     def preview_threshold(
-        self, name: str, *, false_positive_rate: float | None = None, threshold: float | None = None
+        self,
+        name: str,
+        *,
+        false_positive_rate: float | None = None,
+        threshold: float | None = None,
+        upper_threshold: float | None = None,
     ) -> Preview:
-        """Return what a threshold would have done to the stored inspections of a model.
+        """Return what thresholds would have done to the stored inspections of a model.
 
         Args:
             name: of the model.
             false_positive_rate: of the threshold; or
             threshold: itself: the rate of the nearest threshold that the calibration has follows from it.
+            upper_threshold: above it parts are called defective; None for that of the calibration.
 
         Raises:
-            InputError: if neither or both are given, or the rate is not between 0 and 1.
+            InputError: if neither or both are given, the rate is not between 0 and 1, or the upper threshold is below
+                the threshold.
             UnknownError: if there is no such model.
         """
-        detector = self.deployments[name].detector
+        detector, deployment = self.deployments[name].detector, self.deployments[name].deployment
         if (false_positive_rate is None) == (threshold is None):
             raise InputError(message("threshold", "a threshold or a false positive rate", "neither, or both"))
         rate = false_positive_rate
@@ -295,7 +302,10 @@ class InspectionService:
             # The share of good images strictly above: at the threshold itself an image is good.
             above = float(np.nextafter(threshold, np.inf))
             rate = min(max(detector.calibration.p_value(above), 1e-9), 1 - 1e-9)
-        return preview(detector.calibration.with_rate(rate), detector.threshold, self.records.scores(name))
+        calibration = detector.calibration.with_rate(rate)
+        upper = check_upper(calibration, upper_threshold)
+        present = (deployment.threshold, deployment.upper_threshold)
+        return preview(calibration, upper, present, self.records.scores(name))
 
     def histogram(self, name: str) -> dict[str, Any]:
         """Return the scores of a model's calibration set and of its inspections, in bins; see `histogram`.
@@ -303,11 +313,15 @@ class InspectionService:
         Raises:
             UnknownError: if there is no such model.
         """
-        return histogram(self.deployments[name].detector.calibration, self.records.scores(name))
+        model = self.deployments[name]
+        return histogram(model.detector.calibration, model.deployment.upper_threshold, self.records.scores(name))
 
-    def move_threshold(self, name: str, false_positive_rate: float, *, who: str) -> Deployment:
+    def move_threshold(
+        self, name: str, false_positive_rate: float, *, who: str, upper_threshold: float | None = None
+    ) -> Deployment:
         """Move the thresholds of a model to another false positive rate; see `Deployments.move`."""
-        return self._published(self.deployments.move(name, false_positive_rate, who=who))
+        moved = self.deployments.move(name, false_positive_rate, who=who, upper_threshold=upper_threshold)
+        return self._published(moved)
 
     def put_in_service(self, name: str, folder: str | os.PathLike[str], *, who: str, reason: str = "") -> Deployment:
         """Put the model in a folder in service; see `Deployments.put_in_service`."""

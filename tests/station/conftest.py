@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from blemish.station import InspectionService, StationError, StationSettings
+from tests.images import small_patchcore
 
 if TYPE_CHECKING:
     from blemish import Patchcore
@@ -61,3 +62,10 @@ def other_model(fitted: Patchcore, tmp_path_factory: pytest.TempPathFactory) -> 
     other = copy.copy(fitted)
     other.set_false_positive_rate(0.3)
     return other.save(tmp_path_factory.mktemp("other") / "model")
+
+
+@pytest.fixture(scope="session")
+def two_lines(good_paths: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with an upper threshold."""
+    model = small_patchcore(calibration="tail").fit(good_paths)
+    return model.save(tmp_path_factory.mktemp("two-lines") / "model")

@@ -220,7 +220,7 @@ def test_thresholds_are_tried_moved_and_rolled_back(client: httpx.Client):
         "rolled back to 1", "threshold moved", "started with it",
     ]  # fmt: skip
     assert set(client.get("/v1/models/stripes/histogram").json()) == {
-        "edges", "calibration", "good", "defective", "not reviewed",
+        "edges", "is_cut", "calibration", "good", "defective", "not reviewed",
     }  # fmt: skip
     assert [entry["action"] for entry in client.get("/v1/audit?after=2").json()] == ["put in service"] * 2
 

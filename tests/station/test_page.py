@@ -265,6 +265,43 @@ def test_a_threshold_is_tried_applied_and_rolled_back(opened: Opened, filled: In
     assert filled.model("stripes").deployment.threshold == first.threshold
 
 
+def test_both_lines_are_moved_with_the_mouse_and_with_keys(opened: Opened, filled: InspectionService, two_lines: Path):
+    filled.put_in_service("stripes", two_lines, who="test")
+    faint = (0.94 * good(1) + 0.06 * scratched(1)[0]).astype(np.uint8)  # a little above the upper line
+    for image in (*map(good, range(5)), faint):
+        filled.inspect(image)
+    page = opened.go("/models/stripes")
+    page.wait_for_selector("#words >> text=As it is now: of 6 parts")
+    first = filled.model("stripes").deployment
+    low, high = (float(page.locator("#slider").get_attribute(name) or "") for name in ("min", "max"))
+    box = page.locator("#histogram").bounding_box()
+    assert box is not None
+
+    def x(score: float) -> float:
+        return box["x"] + box["width"] * (10 + 980 * (score - low) / (high - low)) / 1000
+
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(x(first.upper_threshold or 0), middle)
+    page.mouse.down()
+    page.mouse.move(x(high), middle, steps=4)
+    page.mouse.up()
+    assert float(page.locator("#upper").input_value()) == pytest.approx(high, abs=(high - low) / 100)
+    assert float(page.locator("#slider").input_value()) == pytest.approx(first.threshold, abs=(high - low) / 100)
+    page.wait_for_selector("#words >> text=1 part would change between “look again” and “defective”")
+    page.locator("#slider").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")
+    page.locator("#upper").focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_timeout(300)
+    page.click("#apply")
+    page.wait_for_selector("text=threshold moved")
+    moved = filled.model("stripes").deployment
+    assert moved.threshold < first.threshold
+    assert moved.upper_threshold == pytest.approx(high - (high - low) / 400, abs=(high - low) / 200)
+    assert filled.inspect(faint).outcome == "look again"
+
+
 def test_a_model_is_taught_and_put_in_service(opened: Opened, filled: InspectionService, tmp_path: Path):
     paths = write_goods(tmp_path / "images", 6)
     (tmp_path / "images" / "none.png").write_bytes(b"no image")

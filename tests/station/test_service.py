@@ -21,6 +21,7 @@ from blemish.station import BusyError, InspectionFilter, InspectionService, Stat
 from tests.images import cut_off, good, scratched, write
 
 if TYPE_CHECKING:
+    from blemish.station.deployments import Deployment
     from tests.station.conftest import Opener
 
 PNG = ".png"
@@ -342,8 +343,50 @@ def test_a_threshold_is_tried_on_the_records_before_it_is_moved(station: Inspect
     bins = station.histogram("stripes")
     assert sum(bins["calibration"]) == len(station.model(None).detector.calibration.scores)
     assert (sum(bins["good"]), sum(bins["defective"]), sum(bins["not reviewed"])) == (1, 1, 9)
+    assert bins["is_cut"]  # at the scratched ones, whose scores are many times those of good parts
+    assert bins["edges"][-1] < bad[0].score
     with pytest.raises(InputError, match="threshold: expected a threshold or a false positive rate"):
         station.preview_threshold("stripes")
+
+
+def test_the_upper_line_is_moved_and_holds(opened_station: Opener, two_lines: Path):
+    station = opened_station()
+    with pytest.raises(InputError, match="upper_threshold: expected none, as of this model's calibration, got 9"):
+        station.move_threshold("stripes", 0.1, who="eva", upper_threshold=9.0)
+    station.put_in_service("stripes", two_lines, who="eva")
+    first, image = station.model(None).deployment, scratched(1)[0]
+    before = station.inspect(image)
+    assert first.upper_threshold is not None
+    assert before.outcome == "defective"
+    rate, high = first.false_positive_rate, before.score + 1
+    shown = station.preview_threshold("stripes", threshold=first.threshold, upper_threshold=high)
+    assert (shown.threshold, shown.upper_threshold) == (pytest.approx(first.threshold), high)
+    assert (shown.n_changed, shown.n_above, shown.n_look_again) == (1, 1, 1)
+    assert (shown.n_now_good, shown.n_now_defective) == (0, 0)
+    station.review(before.id, "defective", who="eva")
+    shown = station.preview_threshold("stripes", threshold=first.threshold, upper_threshold=high)
+    assert (shown.n_defective, shown.n_missed, shown.n_defective_doubtful) == (1, 0, 1)
+    moved = station.move_threshold("stripes", rate, who="eva", upper_threshold=high)
+    assert (moved.threshold, moved.upper_threshold) == (pytest.approx(first.threshold), high)
+    again = station.inspect(image)
+    assert (again.outcome, again.upper_threshold) == ("look again", high)
+    assert station.records.get(again.id) == again
+    assert station.records.get(before.id).outcome == "defective"
+    assert station.preview_threshold("stripes", threshold=first.threshold).n_changed == 2
+    assert station.move_threshold("stripes", rate, who="eva").upper_threshold == first.upper_threshold
+    assert station.roll_back("stripes", who="eva").upper_threshold == high
+    station.close()
+    with InspectionService(station.folder) as opened:  # without the model that the fixture puts in service
+        assert opened.model(None).deployment.upper_threshold == high
+        assert opened.inspect(image).outcome == "look again"
+        check_wrong_upper(opened, first)
+
+
+def check_wrong_upper(station: InspectionService, first: Deployment) -> None:
+    rate = first.false_positive_rate
+    for wrong in (first.threshold - 1, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="upper_threshold: expected a number of at least the threshold"):
+            station.move_threshold("stripes", rate, who="eva", upper_threshold=wrong)
 
 
 # --- similar defects --------------------------------------------------------------------------------------------------

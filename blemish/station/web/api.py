@@ -373,9 +373,12 @@ def preview(
     _: Viewer,
     false_positive_rate: float | None = None,
     threshold: float | None = None,
+    upper_threshold: float | None = None,
 ) -> Response:
     """Return what another threshold, or the one of a false positive rate, would have done to the records."""
-    shown = state.service.preview_threshold(name, false_positive_rate=false_positive_rate, threshold=threshold)
+    shown = state.service.preview_threshold(
+        name, false_positive_rate=false_positive_rate, threshold=threshold, upper_threshold=upper_threshold
+    )
     return JSONResponse(shown._asdict())
 
 
@@ -387,8 +390,10 @@ def histogram(name: str, state: StationState, _: Viewer) -> Response:
 
 @router.post("/models/{name}/threshold", responses=answers(schema.Model, 401, 403, 404, 422, 503))
 def move(name: str, body: schema.RateBody, state: StationState, visitor: Admin) -> Response:
-    """Move the thresholds of a model to another false positive rate."""
-    moved = state.service.move_threshold(name, body.false_positive_rate, who=visitor.user.name)
+    """Move the thresholds of a model to another false positive rate, and the upper one to another score."""
+    moved = state.service.move_threshold(
+        name, body.false_positive_rate, who=visitor.user.name, upper_threshold=body.upper_threshold
+    )
     return JSONResponse(moved.to_dict())
 
 

@@ -95,11 +95,14 @@ class Model(BaseModel):
 
 
 class RateBody(BaseModel):
-    """Another false positive rate of a model."""
+    """Another false positive rate of a model, and another upper threshold."""
 
     model_config = ConfigDict(extra="forbid")
 
     false_positive_rate: float = Field(gt=0, lt=1, examples=[0.01])
+    upper_threshold: float | None = Field(
+        None, description="above it parts are called defective; that of the calibration if none", examples=[3.65]
+    )
 
 
 class Preview(BaseModel):
@@ -110,12 +113,16 @@ class Preview(BaseModel):
     upper_threshold: float | None = Field(examples=[3.65])
     n: int = Field(description="inspections", examples=[2000])
     n_above: int = Field(description="above this threshold", examples=[41])
+    n_look_again: int = Field(description="of those, not above the upper threshold", examples=[9])
     n_now_good: int = Field(description="above the present threshold and not above this one", examples=[12])
     n_now_defective: int = Field(description="above this threshold alone", examples=[0])
+    n_changed: int = Field(description="with another outcome than by the present thresholds", examples=[12])
     n_good: int = Field(description="called good by a person", examples=[60])
     n_false_positives: int = Field(description="of those, above this threshold", examples=[1])
+    n_good_stopped: int = Field(description="of those, called defective outright", examples=[0])
     n_defective: int = Field(description="called defective by a person", examples=[22])
     n_missed: int = Field(description="of those, not above this threshold", examples=[1])
+    n_defective_doubtful: int = Field(description="of the defective ones, to be looked at again", examples=[4])
     rate_interval: tuple[float, float] = Field(description="90 % interval of the rate", examples=[[0.004, 0.02]])
 
 
