@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -272,6 +272,10 @@ def benchmark(
     make: Callable[[], AnyDetector],
     root: Annotated[Path, typer.Option(help="Folder of categories in MVTec AD's layout.")],
     categories: Annotated[list[str] | None, typer.Option(help="Names of categories; all by default.")] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster to work on: HOST:PORT, auto for this machine's, or local to start one here."),
+    ] = None,
     json_out: option.JsonOut = None,
     csv_out: option.CsvOut = None,
     report: option.ReportOut = None,
@@ -279,23 +283,74 @@ def benchmark(
     """Fit and test each category, and the average. Example: blemish benchmark --root R --categories grid bottle"""
     from blemish.data.datasets import categories as all_categories
     from blemish.detectors.registry import Trained
-    from blemish.evaluation.engine import Engine
 
     first = make()  # wrong options are refused before an image is read
     if isinstance(first, Trained) and first.hint:
         complain(first.hint)
-    engine, models, reports, failed = Engine(progress=Bars()), [], [], {}
-    for name in [name for part in categories or () for name in part.split(",")] or all_categories(root):
-        detector = make()
-        try:
-            reports.append(_fit_and_test(engine, detector, root, name))
-        except BlemishError as error:
-            failed[name] = str(error)
+    names = [name for part in categories or () for name in part.split(",")] or all_categories(root)
+    results: dict[str, Report] = {}
+    models: dict[str, AnyDetector] = {}
+    failed: dict[str, str] = {}
+    rows = _tested_here(make, root, names) if cluster is None else _tested_on(cluster, first, root, names, report)
+    for name, result, model, error in rows:
+        if result is None:
+            failed[name] = error
             complain(f"error: {name}: {error}")
         else:
-            models.append(detector)
-        _write_results(reports, failed, json_out, csv_out)
-    _finish(models, reports, report, failed)
+            results[name] = result
+        if model is not None:
+            models[name] = model
+        _write_results([results[name] for name in names if name in results], failed, json_out, csv_out)
+    ordered = [name for name in names if name in results]
+    _finish([models[name] for name in ordered if name in models], [results[name] for name in ordered], report, failed)
+
+
+def _tested_here(
+    make: Callable[[], AnyDetector], root: Path, names: Sequence[str]
+) -> Iterator[tuple[str, Report | None, AnyDetector | None, str]]:
+    """Yield name, report, model and error of each category, in order."""
+    from blemish.evaluation.engine import Engine
+
+    engine = Engine(progress=Bars())
+    for name in names:
+        detector = make()
+        try:
+            result = _fit_and_test(engine, detector, root, name)
+        except BlemishError as error:
+            yield name, None, None, str(error)
+        else:
+            yield name, result, detector, ""
+
+
+def _tested_on(
+    cluster: str, detector: AnyDetector, root: Path, names: Sequence[str], report: Path | None
+) -> Iterator[tuple[str, Report | None, AnyDetector | None, str]]:
+    """Yield name, report, model (if there is a page to write) and error of each category, as they end on a cluster."""
+    from blemish.cluster import evaluate_many
+    from blemish.cluster.connection import check_installed
+
+    check_installed()
+    data = {}
+    for name in names:
+        dataset, error = _opened_or_error(root, name)
+        if dataset is None:
+            yield name, None, None, error
+        else:
+            data[name] = dataset
+    address, bars = None if cluster == "local" else cluster, Bars()
+    evaluated = evaluate_many(data, detector=detector, address=address, with_models=report is not None)
+    for done, row in enumerate(evaluated if data else (), start=1):
+        yield row.category, row.report, row.model, row.error
+        bars("testing", done, len(data))
+
+
+def _opened_or_error(root: Path, category: str) -> tuple[DataSet | None, str]:
+    from blemish.data.datasets import open_dataset
+
+    try:
+        return open_dataset(root, category=category), ""
+    except BlemishError as error:
+        return None, str(error)
 
 
 def _fit_and_test(engine: Engine, model: AnyDetector, root: Path, category: str) -> Report:

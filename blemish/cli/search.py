@@ -11,13 +11,13 @@ import typer
 from blemish.cli import options as option
 from blemish.cli.console import Bars, complain, say
 from blemish.cli.exit_codes import finish
-from blemish.errors import ImageError, InputError
+from blemish.errors import ImageError, InputError, message
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from blemish.detectors.base import AnyDetector
-    from blemish.search import DefectStore, EncodedImage, Match, Suggestion
+    from blemish.search import AddResult, DefectStore, EncodedImage, Match, Suggestion
     from blemish.types import Sample
 
 app = typer.Typer()
@@ -49,6 +49,12 @@ def index(
     ] = "none",
     good: Good = None,
     force: Force = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray cluster to work on, for a store on a server: HOST:PORT, auto, or local to start one here."
+        ),
+    ] = None,
     threads: option.Threads = None,
     as_json: option.AsJson = False,
 ) -> None:
@@ -56,14 +62,20 @@ def index(
     if labels not in {"none", "from-folders"}:
         raise typer.BadParameter(f"{labels} is neither none nor from-folders", param_hint="--labels")
     samples = _samples(images)
-    bars, problems, rows = Bars(), [], []
+    bars = Bars()
+    rows: list[AddResult] = []
+    problems: list[str] = []
     with open_store(store, category, _detector(model, threads), good, create=True) as opened_store:
-        for done, sample in enumerate(samples, start=1):
-            label = sample.path.parent.name if labels == "from-folders" else None
-            try:
-                rows.append(opened_store.add(sample, label=label, labelled_by="folder" if label else None, force=force))
-            except ImageError as error:
-                problems.append(str(error))
+        labelled = [(sample, sample.path.parent.name if labels == "from-folders" else None) for sample in samples]
+        if cluster is None:
+            results = _added_here(opened_store, labelled, force)
+        else:
+            results = _added_on(cluster, opened_store, store, model, labelled, force, threads)
+        for done, added in enumerate(results, start=1):
+            if isinstance(added, str):
+                problems.append(added)
+            else:
+                rows.append(added)
             bars("indexing", done, len(samples))
         opened_store.optimise()
         n_regions = opened_store.count(category=opened_store.category)
@@ -84,6 +96,44 @@ def index(
         )
     say(as_json, document, *lines, *problems)
     finish(unread=bool(problems))
+
+
+def _added_here(
+    store: DefectStore, images: Sequence[tuple[Sample, str | None]], force: bool
+) -> Iterator[AddResult | str]:
+    """Yield what was added of each image, or why nothing was."""
+    for sample, label in images:
+        try:
+            added: AddResult | str = store.add(
+                sample, label=label, labelled_by="folder" if label else None, force=force
+            )
+        except ImageError as error:
+            added = str(error)
+        yield added
+
+
+def _added_on(
+    cluster: str,
+    store: DefectStore,
+    place: str,
+    model: Path,
+    images: Sequence[tuple[Sample, str | None]],
+    force: bool,
+    threads: int | None,
+) -> Iterator[AddResult | str]:
+    """Yield the same from all nodes of a cluster."""
+    from blemish.cluster import index_many
+    from blemish.cluster.connection import check_installed
+
+    check_installed()
+    if not is_url(place):
+        todo = "Give the URL of a Qdrant server."
+        raise InputError(message("store", "one that all nodes reach", "a folder", where=place, todo=todo))
+    paths = [(sample.path, label) for sample, label in images]
+    address, key = None if cluster == "local" else cluster, os.environ.get("QDRANT_API_KEY")
+    yield from index_many(
+        store, model, paths, url=place, api_key=key, force=force, address=address, threads=threads or 1
+    )
 
 
 @app.command()

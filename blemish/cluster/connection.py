@@ -63,6 +63,17 @@ def versions() -> tuple[str, str]:
     return ".".join(platform.python_version_tuple()[:2]), __version__
 
 
+def check_versions(expected: tuple[str, str]) -> None:
+    """Raise InputError if this machine, which may have joined late, has other versions than the driver's."""
+    if versions() != expected:
+        python, blemish = expected
+        got = "Python {} and Blemish {}".format(*versions())
+        todo = "Install the same on each node."
+        raise InputError(
+            message("node", f"Python {python} and Blemish {blemish}", got, where=socket.gethostname(), todo=todo)
+        )
+
+
 @contextmanager
 def connected(address: str | None, *, n_cpus: int | None = None) -> Iterator[list[Node]]:
     """Connect to a cluster for the time of a context; yield its nodes.
@@ -152,7 +163,7 @@ def check_nodes(given: Sequence[Node], files: Mapping[str, int], *, storage: Map
     if not given:
         todo = "Add one: `ray start --address=HOST:PORT`."
         raise ClusterError(message("cluster", "a node with a CPU", "none", todo=todo))
-    check_reports(dict(zip((node.address for node in given), _reports(given, files, storage or {}), strict=True)))
+    check_reports(_reports(given, files, storage or {}))
 
 
 def check_reports(reports: Mapping[str, NodeReport]) -> None:
@@ -178,25 +189,32 @@ def _unseen(address: str, paths: Sequence[str]) -> str:
     return f"none of {', '.join(paths[:SHOWN])}{more} on {address}"
 
 
-def _reports(given: Sequence[Node], files: Mapping[str, int], storage: Mapping[str, Any]) -> list[NodeReport]:
+def _reports(given: Sequence[Node], files: Mapping[str, int], storage: Mapping[str, Any]) -> dict[str, NodeReport]:
+    """Return the reports by address, without nodes that died meanwhile."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     asked = ray.put(dict(files))
-    remote = ray.remote(num_cpus=0, max_retries=1)(_reporter(storage))
+    remote = ray.remote(num_cpus=0, max_retries=3)(_reporter(storage))
     started = [
         remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(asked)
         for node in given
     ]
-    return [_answer(node, reference) for node, reference in zip(given, started, strict=True)]
+    answers = {node.address: _answer(node, reference) for node, reference in zip(given, started, strict=True)}
+    return {address: answer for address, answer in answers.items() if answer is not None}
 
 
-def _answer(node: Node, reference: Any) -> NodeReport:
+def _answer(node: Node, reference: Any) -> NodeReport | None:
+    """Return the report of a node; None if it died."""
     import ray
 
     try:
         return NodeReport(*ray.get(reference, timeout=REPORT_S))
+    except ray.exceptions.TaskUnschedulableError:
+        return None
     except ray.exceptions.RayError as error:
+        if node.id not in {alive.id for alive in nodes()}:
+            return None
         got = " ".join(str(error).split())[:300]
         raise ClusterError(message("node", "an answer", got, where=node.address)) from error
 

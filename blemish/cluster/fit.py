@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from blemish.cluster.connection import check_nodes, connected, versions
+from blemish.cluster.connection import check_nodes, check_versions, connected, versions
 from blemish.cluster.ledger import Entry, Ledger, hashes_of, inputs_digest
-from blemish.cluster.plan import FitPlan, check_images, plan_fits
+from blemish.cluster.plan import FitPlan, check_images, no_room, plan_fits
+from blemish.cluster.tasks import TaskError, peak_bytes, run_tasks
 from blemish.detectors.pickling import restored
 from blemish.detectors.registry import detector_type
 from blemish.errors import BlemishError, InputError, SaveError, message
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from blemish.detectors.base import AnyDetector
     from blemish.detectors.settings import Settings
     from blemish.types import ImageInput, Progress
-
-# Deaths of its process or of its node that a fit is started again after.
-MAX_RETRIES = 2
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class FitResult:
 
 
 @dataclass(frozen=True)
-class _Job:
+class FitJob:
     """What a node needs to fit one category.
 
     Attributes:
@@ -76,7 +74,7 @@ class _Job:
 
 
 @dataclass(frozen=True)
-class _Outcome:
+class FitOutcome:
     """What a node returns: the files of the model, none if it is unchanged; or an error."""
 
     node: str
@@ -135,11 +133,14 @@ def fit_many(
         possible = {name: images[name] for name, result in results.items() if result is None}
         jobs = _jobs(possible, detector, Ledger(folder))
         done, total = 0, sum(map(len, possible.values()))
-        for result in _run(jobs, plan, folder):
-            results[result.category] = result
-            (each or _ignore)(result)
-            done += len(images[result.category])
-            (progress or no_progress)("fitting", done, total)
+        ledger = Ledger(folder)
+        with closing(run_tasks(fit_here, jobs, plan)) as ended:
+            for job, outcome in ended:
+                result = _collected(job, _completed(outcome), folder, ledger)
+                results[result.category] = result
+                (each or _ignore)(result)
+                done += len(images[result.category])
+                (progress or no_progress)("fitting", done, total)
     return [result for result in results.values() if result is not None]
 
 
@@ -168,12 +169,9 @@ def _ignore(result: FitResult) -> None:
 
 def _impossible(images: Mapping[str, object], plan: FitPlan, folder: Path) -> Iterator[FitResult]:
     """Yield a result for each category that no node has room for, or whose model could not be written."""
-    planned = {fit.category: fit for fit in plan.fits}
     for category in images:
         if category in plan.no_room:
-            expected = f"a node with {plan.n_cpus} CPUs and {planned[category].n_bytes / 2**20:.0f} MB"
-            todo = "Add a larger node, or use smaller images or fewer of them."
-            yield FitResult(category, "failed", error=message("cluster", expected, "none", todo=todo))
+            yield FitResult(category, "failed", error=no_room(plan, category))
             continue
         try:
             check_target(folder / category)
@@ -181,66 +179,23 @@ def _impossible(images: Mapping[str, object], plan: FitPlan, folder: Path) -> It
             yield FitResult(category, "failed", error=str(error))
 
 
-def _jobs(images: Mapping[str, tuple[Sample, ...]], detector: AnyDetector, ledger: Ledger) -> list[_Job]:
+def _jobs(images: Mapping[str, tuple[Sample, ...]], detector: AnyDetector, ledger: Ledger) -> list[FitJob]:
     """Return the jobs, the largest first: the last ones to end are then short."""
     settings = replace(detector.settings, threads=detector.settings.threads or 1)
     known = {category: ledger.finished(category) for category in images}
     inputs = {category: "" if entry is None else entry.inputs for category, entry in known.items()}
     jobs = [
-        _Job(category, detector.name, settings, samples, inputs[category], versions())
+        FitJob(category, detector.name, settings, samples, inputs[category], versions())
         for category, samples in images.items()
     ]
     return sorted(jobs, key=lambda job: -len(job.samples))
 
 
-def _run(jobs: Sequence[_Job], plan: FitPlan, folder: Path) -> Iterator[FitResult]:
-    """Yield the result of each job as it ends; those that run are cancelled where the loop is left early."""
-    import ray
-
-    n_bytes = {fit.category: fit.n_bytes for fit in plan.fits}
-    task = _task(_fit)
-    waiting: dict[Any, _Job] = {}
-    ledger = Ledger(folder)
-    try:
-        for job in jobs:
-            options = task.options(num_cpus=plan.n_cpus, memory=n_bytes[job.category], name=f"fit {job.category}")
-            waiting[options.remote(job)] = job
-        while waiting:
-            for reference in ray.wait(list(waiting), num_returns=1)[0]:
-                job = waiting.pop(reference)
-                yield _collected(job, _outcome(reference), folder, ledger)
-    finally:
-        for reference in waiting:
-            ray.cancel(reference, force=True)
+def _completed(outcome: FitOutcome | TaskError) -> FitOutcome:
+    return FitOutcome("", error=outcome.text) if isinstance(outcome, TaskError) else outcome
 
 
-def _task(function: Callable[..., Any]) -> Any:
-    """Return the function as a task that is started again after the death of its process or node."""
-    import ray
-
-    return ray.remote(max_retries=MAX_RETRIES)(function)
-
-
-def _outcome(reference: Any) -> _Outcome:
-    """Return what a node returned, or why it returned nothing."""
-    import ray
-
-    try:
-        outcome: _Outcome = ray.get(reference)
-    except ray.exceptions.OutOfMemoryError:
-        todo = "Use nodes with more memory, smaller images or fewer of them."
-        return _Outcome("", error=message("memory", "enough for the fit", "less, and Ray ended it", todo=todo))
-    except ray.exceptions.RayTaskError as error:
-        last = str(error).strip().splitlines()[-1]
-        return _Outcome("", error=message("fit", "a result", last[:300], todo="This is a fault of Blemish: report it."))
-    except ray.exceptions.RayError as error:
-        got = f"a process or node that died {MAX_RETRIES + 1} times: {' '.join(str(error).split())[:200]}"
-        todo = "The logs of Ray on the node say more."
-        return _Outcome("", error=message("fit", "a result", got, todo=todo))
-    return outcome
-
-
-def _collected(job: _Job, outcome: _Outcome, folder: Path, ledger: Ledger) -> FitResult:
+def _collected(job: FitJob, outcome: FitOutcome, folder: Path, ledger: Ledger) -> FitResult:
     """Write the model of a category, and then the ledger; return the result."""
     name, path = job.category, folder / job.category
     if outcome.error:
@@ -266,30 +221,30 @@ def _collected(job: _Job, outcome: _Outcome, folder: Path, ledger: Ledger) -> Fi
     )
 
 
-def _fit(job: _Job) -> _Outcome:
+def fit_here(job: FitJob) -> FitOutcome:
     """Fit one category on a node."""
     node, start = socket.gethostname(), time.perf_counter()
     try:
         return _fitted(job, node, start)
     except (BlemishError, MemoryError, OSError) as error:
         text = str(error) if isinstance(error, BlemishError) else f"{type(error).__name__}: {error}"
-        return _Outcome(node, error=text, seconds=time.perf_counter() - start)
+        return FitOutcome(node, error=text, seconds=time.perf_counter() - start)
 
 
-def _fitted(job: _Job, node: str, start: float) -> _Outcome:
+def _fitted(job: FitJob, node: str, start: float) -> FitOutcome:
     _check_here(job, node)
     kind, samples = detector_type(job.detector), job.samples
     detector = restored(kind, job.settings, None, {})
     weights = "" if detector.pretrained is None else detector.pretrained.weights_sha256
     if job.inputs and job.inputs == inputs_digest(job.detector, job.settings, weights, samples, hashes_of(samples)):
-        return _Outcome(node, inputs=job.inputs)
+        return FitOutcome(node, inputs=job.inputs)
     detector.fit(samples)
     training = detector.fitted.training
     sha256s = hashes_of(samples, dict(zip(training.paths, training.sha256s, strict=True)))
     with tempfile.TemporaryDirectory(prefix="blemish-fit-") as parent:
         saved = detector.save(Path(parent) / "model")
         files = {path.name: path.read_bytes() for path in saved.iterdir()}
-    return _Outcome(
+    return FitOutcome(
         node,
         files,
         inputs_digest(job.detector, job.settings, weights, samples, sha256s),
@@ -299,20 +254,9 @@ def _fitted(job: _Job, node: str, start: float) -> _Outcome:
     )
 
 
-def peak_bytes() -> int:
-    """Return the highest memory that this process had so far; 0 where the system does not say."""
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _check_here(job: _Job, node: str) -> None:
+def _check_here(job: FitJob, node: str) -> None:
     """Raise InputError if this node, which may have joined late, has other versions or does not see an image."""
-    if versions() != job.versions:
-        expected, got = (f"Python {python} and Blemish {blemish}" for python, blemish in (job.versions, versions()))
-        raise InputError(message("node", expected, got, where=node, todo="Install the same on each node."))
+    check_versions(job.versions)
     unseen = [str(sample.path) for sample in job.samples if not sample.path.exists()]
     if unseen:
         got = f"{len(unseen)} of {len(job.samples)} that it does not see, the first: {unseen[0]}"

@@ -100,6 +100,14 @@ def has_room(node: Node, n_bytes: int, n_cpus: int) -> bool:
     return node.n_cpus >= n_cpus and node.memory_bytes >= n_bytes
 
 
+def no_room(plan: FitPlan, category: str) -> str:
+    """Return the error of a category that no node has room for."""
+    n_bytes = next(fit.n_bytes for fit in plan.fits if fit.category == category)
+    expected = f"a node with {plan.n_cpus} CPUs and {n_bytes / 2**20:.0f} MB"
+    todo = "Add a larger node, or use smaller images or fewer of them."
+    return message("cluster", expected, "none", todo=todo)
+
+
 def _image_s(data: Mapping[str, Sequence[ImageInput]], detector: AnyDetector) -> float | None:
     """Return the seconds that fitting takes for each image of the category of median size; None if it can't be read."""
     middle = sorted(data.values(), key=len)[len(data) // 2]

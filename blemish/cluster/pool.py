@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from blemish.cluster.errors import ClusterError
-from blemish.errors import message
+from blemish.errors import BlemishError, message
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -92,11 +92,12 @@ class ActorPool(Generic[Item, Result]):
         self._n_taken = self._failed_starts = 0
         self._grown_s = self._alive_s = float("-inf")
 
-    def map(self, chunks: Iterator[Sequence[Item]]) -> Iterator[list[Result | Dead]]:
+    def map(self, chunks: Iterator[Sequence[Item]]) -> Generator[list[Result | Dead], None, None]:
         """Yield the results of each chunk, in order; the actors end where the loop is left.
 
         Raises:
-            ClusterError: if no actor can be started.
+            ClusterError: if no actor can be started, or one returns no results.
+            BlemishError: that an actor raised.
         """
         self._alive_s = time.monotonic()
         first = 0
@@ -166,6 +167,13 @@ class ActorPool(Generic[Item, Result]):
             ray.kill(actor)
             self._lost(piece, error)
             return
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, BlemishError):
+                raise error.cause from error
+            got = last_line(error)
+            raise ClusterError(
+                message("worker", "results", got, todo="This is a fault of Blemish: report it.")
+            ) from error
         self._failed_starts = 0
         self._idle.append(actor)
         if piece is not None:

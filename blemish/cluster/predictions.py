@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from blemish._io.lock import exclusive
 from blemish._io.prefetch import prefetch
 from blemish._validation.checks import check_whole
 from blemish._version import __version__
-from blemish.cluster.connection import check_nodes, connected, nodes, versions
+from blemish.cluster.connection import check_nodes, check_versions, connected, nodes, versions
 from blemish.cluster.listing import ImageFile, Listing, find_files, is_url
 from blemish.cluster.plan import TIMED_IMAGES, WORKER_BYTES, PredictPlan
 from blemish.cluster.pool import ActorPool, Dead
@@ -110,7 +110,7 @@ def predict(
     """
     start = time.perf_counter()
     check_whole("threads", threads, 1, 256)
-    spec, metadata = _spec(model, threads, storage or {})
+    spec, metadata = spec_of(model, threads, storage or {})
     target = Path(os.path.realpath(out))
     with connected(address) as found, working_folder(target) as folder, tempfile.TemporaryFile(dir=folder) as spool:
         parts = Parts(target, metadata)
@@ -122,7 +122,7 @@ def predict(
         check_nodes(found, {file.path: file.size for file in first}, storage=spec.storage)
         tally = _Tally(int(np.isin(listing.keys, done, invert=True).sum()), progress or no_progress, unread)
         if first:
-            _run(actors_of(spec), listing.chunks(CHUNK, without=done), parts, tally)
+            _run(pool_of(Inspector, spec, spec), listing.chunks(CHUNK, without=done), parts, tally)
         n_rows = parts.merge(listing.keys)
     assert n_rows == len(listing), "one row for each image"
     seconds = time.perf_counter() - start
@@ -143,7 +143,7 @@ def plan_predictions(
         InputError: if there is no image.
         ModelFileError: if the model can't be loaded.
     """
-    spec, _ = _spec(model, threads, storage or {})
+    spec, _ = spec_of(model, threads, storage or {})
     few, n_images = list[ImageFile](), 0
     for file in find_files([os.fspath(place) for place in images], spec.storage):
         n_images += 1
@@ -179,7 +179,9 @@ class WorkerSpec:
         return WORKER_BYTES + PREDICT_BYTES + 3 * sum(map(len, self.files.values()))
 
 
-def _spec(model: str | os.PathLike[str], threads: int, storage: Mapping[str, Any]) -> tuple[WorkerSpec, dict[str, str]]:
+def spec_of(
+    model: str | os.PathLike[str], threads: int, storage: Mapping[str, Any]
+) -> tuple[WorkerSpec, dict[str, str]]:
     """Return what workers need, and what the results say of the model."""
     folder = load_model(model)
     header, names = folder.header, (HEADER, *folder.header["files"])
@@ -198,11 +200,7 @@ class Inspector:
     """A worker: loads the model once, and predicts the images that it is given."""
 
     def __init__(self, spec: WorkerSpec) -> None:
-        if versions() != spec.versions:
-            expected, got = (
-                f"Python {python} and Blemish {blemish}" for python, blemish in (spec.versions, versions())
-            )
-            raise InputError(message("node", expected, got, where=socket.gethostname()))
+        check_versions(spec.versions)
         self._spec = spec
         with tempfile.TemporaryDirectory(prefix="blemish-model-") as folder:
             for name, data in spec.files.items():
@@ -261,14 +259,24 @@ def read_bytes(file: ImageFile, storage: Mapping[str, Any]) -> bytes:
         raise ImageError(message("image", "a file that can be read", got, where=file.path)) from error
 
 
-def actors_of(spec: WorkerSpec, kind: type = Inspector) -> ActorPool[ImageFile, dict[str, Any]]:
-    """Return a pool of workers, one for each place that the nodes have room for."""
+def pool_of(kind: Callable[[Any], Any], spec: object, worker: WorkerSpec) -> ActorPool[Any, Any]:
+    """Return a pool of actors, one for each place that the nodes have room for.
+
+    Args:
+        kind: class of the actors, made with `spec`.
+        worker: states the CPUs and the memory of each.
+    """
     import ray
 
-    n_cpus, n_bytes = spec.threads, spec.n_bytes
+    n_cpus, n_bytes = worker.threads, worker.n_bytes
     actor = ray.remote(num_cpus=n_cpus, memory=n_bytes, max_restarts=0, max_task_retries=0)(kind)
     shared = ray.put(spec)
     return ActorPool(lambda: actor.remote(shared), lambda: n_places(nodes(), n_cpus, n_bytes))
+
+
+def died(path: str) -> str:
+    """Return the error of an image whose process died each time."""
+    return message("image", "a prediction", DIED, where=path)
 
 
 def n_places(found: Sequence[Node], n_cpus: int, n_bytes: int) -> int:
@@ -318,22 +326,21 @@ def _run(
             yield chunk
 
     try:
-        for results in pool.map(remembered()):
-            files = waiting.popleft()
-            new = [
-                named(error_row(message("image", "a prediction", DIED, where=file.path)), file)
-                if isinstance(row, Dead)
-                else row
-                for file, row in zip(files, results, strict=True)
-            ]
-            rows += new
-            tally.add(new)
-            if len(rows) >= PART_ROWS or time.monotonic() - written_s > PART_S:
-                parts.write(rows)
-                rows, written_s = [], time.monotonic()
+        with closing(pool.map(remembered())) as mapped:
+            for results in mapped:
+                new = [_row(file, result) for file, result in zip(waiting.popleft(), results, strict=True)]
+                rows += new
+                tally.add(new)
+                if len(rows) >= PART_ROWS or time.monotonic() - written_s > PART_S:
+                    parts.write(rows)
+                    rows, written_s = [], time.monotonic()
     finally:
         if rows:
             parts.write(rows)
+
+
+def _row(file: ImageFile, result: dict[str, Any] | Dead) -> dict[str, Any]:
+    return named(error_row(died(file.path)), file) if isinstance(result, Dead) else result
 
 
 @contextmanager

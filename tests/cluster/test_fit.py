@@ -1,4 +1,4 @@
-"""Fits of many categories on real nodes of Ray, and what is refused before."""
+"""Fits and tests of many categories on real nodes of Ray, and what is refused before."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from blemish.cluster import ClusterError, FitResult, PlannedFit, connection, fit, fit_many, plan_fits
+from blemish import load
+from blemish.cluster import ClusterError, FitResult, PlannedFit, connection, fit_many, plan_fits, tasks
 from blemish.cluster.connection import Node, NodeReport, check_address, check_nodes, check_reports, versions
 from blemish.cluster.plan import schedule
+from blemish.data.synthetic.demo import make_demo
 from blemish.errors import InputError
 from tests.contract.command_line import call
 from tests.images import good, small_patchcore, write, write_goods
@@ -159,15 +163,15 @@ def test_packages_that_are_missing_are_named_with_the_extra(monkeypatch: pytest.
 @pytest.mark.slow
 def test_a_process_that_dies_twice_is_started_again(nodes: Any, tmp_path: Path):
     """The process ends itself while a mark is absent, as a native crash would end it."""
-    task = fit._task(dying_once)
+    task = tasks.task_of(dying_once)
     ray = pytest.importorskip("ray")
     assert ray.get(task.remote(str(tmp_path / "mark"))) == "alive"
 
 
 @pytest.mark.slow
 def test_a_process_that_always_dies_is_a_failure_that_is_named(nodes: Any, tmp_path: Path):
-    outcome = fit._outcome(fit._task(dying).remote())
-    assert outcome.error.startswith("fit: expected a result, got a process or node that died 3 times: ")
+    outcome = tasks.outcome_of(tasks.task_of(dying).remote())
+    assert outcome.text.startswith("fit: expected a result, got a process or node that died 3 times: ")
 
 
 def dying_once(mark: str) -> str:
@@ -179,6 +183,41 @@ def dying_once(mark: str) -> str:
 
 def dying() -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_costs_no_category(nodes: Any, data: dict[str, list[Path]], tmp_path: Path):
+    extra = [nodes.add_node(num_cpus=1, memory=2 << 30, object_store_memory=80 << 20)]
+
+    def kill(result: FitResult) -> None:
+        if extra:
+            nodes.remove_node(extra.pop(), allow_graceful=False)
+
+    many = {f"{name}{i}": data[name] for name in "abc" for i in range(3)}
+    results = fit_many(many, tmp_path / "models", detector=small(), each=kill)
+    assert set(by_category(results).values()) == {"fitted"}
+    assert not extra
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_ray_that_was_started_here_and_leaves_whole_models(data: dict[str, list[Path]], tmp_path: Path):
+    pytest.importorskip("ray", reason="ray is not installed: nothing runs on a cluster")
+    for i in range(9):
+        shutil.copytree(data["a"][0].parent, tmp_path / "data" / f"c{i}" / "train" / "good")
+    command = [sys.executable, "-m", "blemish", "cluster", "fit", "data", "--out", "models", "--image-size", "96"]
+    lines: list[str] = []
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("c") and not lines:
+                os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+            lines.append(line)
+    assert process.returncode == 130
+    assert lines[-1] == "interrupted\n"
+    models = [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
+    assert 1 <= len(models) < 9
+    for model in models:
+        load(model)
 
 
 @pytest.mark.slow
@@ -201,3 +240,41 @@ def test_the_command_plans_fits_and_reports(nodes: Any, data: dict[str, list[Pat
     code, _, err = call("cluster", "fit", root / "a", root / "a", "--out", tmp_path / "m")
     assert code == 2
     assert "category: expected one of the name a, got two" in err
+
+
+TIMES = {"fit_s", "test_s", "predict_ms"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two drawn categories, and one without an image to test on."""
+    root = tmp_path_factory.mktemp("benchmark")
+    make_demo(root, image_size=96, n_train=6, n_test=2, n_defective=1, categories=("grid", "tile"))
+    shutil.copytree(root / "tile", root / "untested")
+    for folder in (root / "untested" / "test").iterdir():
+        shutil.rmtree(folder)
+    return root
+
+
+def without_times(path: Path) -> dict[str, Any]:
+    document = json.loads(path.read_text())
+    for row in [*document["categories"].values(), document["average"]]:
+        for name in TIMES & row.keys():
+            del row[name]
+    return document
+
+
+@pytest.mark.slow
+def test_benchmark_on_a_cluster_has_the_numbers_of_one_machine(nodes: Any, root: Path, tmp_path: Path):
+    options = ("--root", root, "--image-size", 96, "--layers", "blocks.4,blocks.10")
+    codes = {}
+    for name, cluster in (("one", ()), ("many", ("--cluster", nodes.address))):
+        files = ("--json", tmp_path / f"{name}.json", "--report", tmp_path / f"{name}.html")
+        codes[name], printed, err = call("benchmark", *options, *cluster, *files)
+        assert "grid" in printed
+        assert "error: untested: test images: expected at least one, got none" in err
+        assert "data:image/jpeg" in (tmp_path / f"{name}.html").read_text()
+    assert codes == {"one": 2, "many": 2}
+    one, many = (without_times(tmp_path / f"{name}.json") for name in ("one", "many"))
+    assert many == one
+    assert list(many["categories"]) == ["grid", "tile"]

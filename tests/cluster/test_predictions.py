@@ -1,4 +1,4 @@
-"""Predictions of many images on real nodes of Ray: one row for each image, whatever dies."""
+"""Predictions and defects of many images on real nodes of Ray: each once, whatever dies."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -17,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from blemish import Patchcore
-from blemish.cluster import predict, predictions
+from blemish import DefectStore, Patchcore
+from blemish.cluster import index_many, predict, predictions
 from blemish.cluster.listing import ImageFile, find_files, outermost
 from blemish.cluster.pool import ActorPool, Dead
 from blemish.cluster.rows import MERGED, Parts, error_row, named
@@ -282,3 +283,39 @@ def test_two_runs_into_one_file_are_refused(tmp_path: Path):
         predictions.working_folder(tmp_path),
     ):
         pass
+
+
+def test_a_store_in_a_folder_is_refused(saved: Path, tmp_path: Path):
+    pytest.importorskip("ray", reason="ray is not installed: nothing runs on a cluster")
+    image = write(tmp_path / "images" / "0.png", scratched(0)[0])
+    code, _, err = call("index", saved, image.parent, "--store", tmp_path / "store", "--cluster", "auto")
+    assert code == 2
+    assert "store: expected one that all nodes reach, got a folder" in err
+
+
+@pytest.mark.slow
+def test_regions_are_those_of_one_machine_and_come_once(nodes: Any, qdrant_url: str, saved: Path, tmp_path: Path):
+    images = []
+    for i in range(20):
+        label = ("scratch", "dent")[i % 2]
+        images.append((write(tmp_path / label / f"{i}.png", scratched(i)[0]), label))
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    images.insert(0, (tmp_path / "broken.png", None))
+    found = {}
+    for name in ("one", "many"):
+        collection = f"t{uuid.uuid4().hex}"
+        with DefectStore(
+            url=qdrant_url, model=Patchcore.load(saved), category="stripes", collection=collection
+        ) as store:
+            if name == "one":
+                for path, label in images[1:]:
+                    store.add(path, label=label, labelled_by="folder")
+            else:
+                added = list(index_many(store, saved, images, url=qdrant_url, collection=collection))
+                assert "8 bytes that are none of these" in str(added[0])
+                assert [Path(row.path).name for row in added[1:]] == [path.name for path, _ in images[1:]]
+                assert sum(row.new for row in added[1:]) == store.count() > 0
+                again = list(index_many(store, saved, images, url=qdrant_url, collection=collection))
+                assert sum(row.new for row in again[1:]) == 0
+            found[name] = {(defect.id, defect.label, Path(defect.path).name) for defect in store.defects()}
+    assert found["many"] == found["one"]
