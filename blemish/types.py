@@ -176,7 +176,7 @@ class Prediction:
         threshold: the calibrated image threshold.
         p_value: share of good images expected to score at least as high, in (0, 1].
         anomaly_map: (H, W) float32 at the size of the image; higher is more anomalous.
-        mask: (H, W) bool, where `anomaly_map` is above `pixel_threshold`.
+        mask: (H, W) bool, where `anomaly_map` is above `pixel_threshold`; empty where PatchCore calls the image good.
         pixel_threshold: the calibrated threshold of the map.
         regions: the connected parts of `mask`, most anomalous first.
         peak_xy: (x, y) in pixels, where the map is highest.
@@ -184,7 +184,7 @@ class Prediction:
         path: the image's file, if it came from one.
         score_components: terms of the score by name: weighted -log p among good images of the most anomalous "patch",
             the most anomalous "part" and the whole "image"; empty if the score is that of the patch alone.
-        good_peak: lower quartile of the highest map values of the calibration images, where the colours of a heat map
+        good_peak: lower quartile of the pixel scores of the calibration images, where the colours of a heat map
             start; None if it is unknown.
         upper_threshold: the score above which no good image of a thousand is expected; None where the calibration
             has no such level (rule "conformal", or another program's thresholds).

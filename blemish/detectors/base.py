@@ -32,6 +32,7 @@ from blemish.modelfolder.header import (
     read_fitted,
     read_geometry,
     read_good_range,
+    read_pixel_share,
     read_training,
 )
 from blemish.types import GoodPatch, Prediction, Problem, Suspect, no_progress
@@ -56,7 +57,9 @@ class DetectorState(ABC):
     Attributes:
         geometry: from an image to the network's input, and from the patch grid back to the image.
         image_calibration: of image scores.
-        pixel_calibration: of the highest value of each calibration image's map.
+        pixel_calibration: of the value of each calibration image's map that `pixel_share` of its pixels exceed.
+        pixel_share: 0 for the highest value. Above 0 a good image has pixels above the threshold: those that are called
+            good have no mask and no regions then.
         training: path and size of each training image.
         provenance: seed, hashes, counts and times, for `model.json`.
         good_range: of the training images' statistics; None if an earlier version or another program fitted it.
@@ -68,6 +71,7 @@ class DetectorState(ABC):
     training: Training
     provenance: Mapping[str, str | int | float] = field(repr=False)
     good_range: GoodRange | None = None
+    pixel_share: float = 0.0
 
     @property
     @abstractmethod
@@ -475,6 +479,7 @@ class Detector(ABC, Generic[SettingsT, StateT]):
                 "image_scores": image.scores,
                 "pixel_scores": pixel.scores,
                 "censored": image.censored,
+                "pixel_share": state.pixel_share,
             },
             "provenance": dict(state.provenance),
             "training": state.training.to_json(),
@@ -542,6 +547,7 @@ class Detector(ABC, Generic[SettingsT, StateT]):
             "geometry": read_geometry(header),
             "image_calibration": read_calibration(header, "image"),
             "pixel_calibration": read_calibration(header, "pixel"),
+            "pixel_share": read_pixel_share(header),
             "training": replace(read_training(header), root=os.path.realpath(model.path)),
             "good_range": read_good_range(header),
             "provenance": dict(header["provenance"]),
@@ -581,15 +587,18 @@ def _prediction(scored: Scored, state: DetectorState, path: Path | None) -> Pred
     """Return score and map of an image with the thresholds applied."""
     image, pixel = state.image_calibration, state.pixel_calibration
     limit = pixel.threshold
+    label = scored.score > image.threshold
+    has_regions = label or not state.pixel_share
+    mask = scored.anomaly_map > np.float32(limit)
     return Prediction(
         score=scored.score,
-        label=scored.score > image.threshold,
+        label=label,
         threshold=image.threshold,
         p_value=image.p_value(scored.score),
         anomaly_map=scored.anomaly_map,
-        mask=scored.anomaly_map > np.float32(limit),
+        mask=mask if has_regions else np.zeros_like(mask),
         pixel_threshold=limit,
-        regions=regions(scored.anomaly_map, limit),
+        regions=regions(scored.anomaly_map, limit) if has_regions else (),
         peak_xy=peak(scored.anomaly_map),
         nearest_good=scored.nearest_good,
         path=path,

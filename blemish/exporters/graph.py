@@ -60,12 +60,16 @@ def exported_graph(
     tensors = add_scores(graph, state, _network_input(graph, state.geometry, image_hw))
     anomaly_map = _at_image_size(graph, state.geometry, tensors.network_map, image_hw)
     image, pixel = state.image_calibration, state.pixel_calibration
+    label = graph.add("Greater", [tensors.score, graph.number(image.threshold)])
+    mask = graph.add("Greater", [anomaly_map, graph.number(pixel.threshold)])
+    if state.pixel_share:
+        mask = graph.add("And", [mask, graph.add("Unsqueeze", [label, graph.integers(1, 2)])])
     outputs = {
         "score": tensors.score,
-        "label": graph.add("Greater", [tensors.score, graph.number(image.threshold)]),
+        "label": label,
         "p_value": _p_value(graph, tensors.score, image),
         "anomaly_map": anomaly_map,
-        "mask": graph.add("Greater", [anomaly_map, graph.number(pixel.threshold)]),
+        "mask": mask,
     }
     shapes = {name: [_size(graph, image_hw, axis) for axis in axes] for name, (_, axes) in OUTPUTS.items()}
     model = graph.model(outputs, shapes=shapes)

@@ -55,7 +55,7 @@ class Training:
         paths: path of each, or "array i".
         sizes_hw: (height, width) of each.
         scores: leave-one-out image score of each; None outside the calibration set.
-        map_peaks: highest value of each one's leave-one-out map; None with `scores`.
+        map_peaks: value of each one's leave-one-out map for the pixel threshold; None with `scores`.
         rarities: distance of each one's global descriptor to the k-th nearest (`ops.outliers`); None where unknown.
         reviews: "confirmed" (good, though it scores high), "dropped" from the detector, or "".
         sha256s: SHA-256 of each file, by which alone it may be shown or learnt from; "" in folders of 0.1.
@@ -200,6 +200,11 @@ def read_calibration(header: Mapping[str, Any], name: str) -> Calibration:
         expected = f"{calibration.threshold}, which follows from its scores"
         raise InputError(message(f"thresholds.{name}", expected, repr(stored[name]), todo=todo))
     return calibration
+
+
+def read_pixel_share(header: Mapping[str, Any]) -> float:
+    """Return the share of pixels that the pixel scores are exceeded by; 0, the highest, where it is not stated."""
+    return float(check_number("thresholds.pixel_share", header["thresholds"].get("pixel_share", 0.0), low=0, high=1))
 
 
 def read_training(header: Mapping[str, Any]) -> Training:

@@ -148,7 +148,8 @@ def most_anomalous_region(encoded: EncodedImage) -> EncodedRegion:
     """Return the most anomalous region of an encoded image, or raise InputError if it has none."""
     if not encoded.regions:
         prediction = encoded.prediction
-        got = f"none: its highest value is {prediction.anomaly_map.max():.3g} of {prediction.pixel_threshold:.3g}"
+        highest, limit = float(prediction.anomaly_map.max()), prediction.pixel_threshold
+        got = f"none: its highest value is {highest:.3g} of {limit:.3g}" if highest <= limit else "a good image"
         todo = "Take its most anomalous region below the threshold with force=True (--force)."
         raise InputError(message("image", "an anomalous region", got, where=encoded.path, todo=todo))
     return encoded.regions[0]

@@ -105,6 +105,19 @@ def test_a_prediction_follows_from_score_and_map():
     assert calibrated().predict(np.full((6, 8, 3), 4, np.uint8)).label is True
 
 
+def test_with_a_pixel_share_good_images_have_no_regions():
+    image = np.zeros((6, 8, 3), np.uint8)
+    image[2, 3:5] = 4
+    detector = calibrated()
+    shared = Brightness.from_state(detector.settings, replace(detector.fitted, pixel_share=0.01))
+    for bright, label in ((image, False), (np.maximum(image, 3) + 1, True)):
+        found, before = shared.predict(bright), detector.predict(bright)
+        assert found.label == before.label == label
+        assert before.mask.any()
+        assert (found.mask.any(), bool(found.regions)) == (label, label)
+        np.testing.assert_array_equal(found.anomaly_map, before.anomaly_map)
+
+
 def test_up_to_the_upper_threshold_an_image_is_to_be_looked_at_again():
     image = Calibration.from_scores(np.arange(1.0, 81.0), 0.25, "tail")
     detector = calibrated(image)

@@ -49,6 +49,17 @@ def assert_same(result: dict[str, Any], predictions: list[Prediction]) -> None:
 
 
 @pytest.mark.slow
+def test_images_called_good_have_no_mask(good_paths: list[Path], tmp_path: Path):
+    model = small_patchcore(top_share=0.05, score_fusion=True, calibration="tail").fit(good_paths)
+    images = np.stack([good(60 + i) for i in range(6)] + [scratched(99)[0]])
+    result = outputs(blemish.export(model, tmp_path / "m.onnx", threads=1).path, images)
+    assert_same(result, [model.predict(image) for image in images])
+    assert result["label"].tolist() == [False] * 6 + [True]
+    assert result["mask"].any(axis=(1, 2)).tolist() == [False] * 6 + [True]
+    assert (result["anomaly_map"] > model.pixel_threshold).any(axis=(1, 2))[:6].any()
+
+
+@pytest.mark.slow
 def test_an_exported_model_predicts_in_plain_onnx_runtime(exported: Path, fitted: Patchcore):
     for images in (
         [good(50), scratched(51)[0], good(52)],

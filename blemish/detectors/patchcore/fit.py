@@ -71,8 +71,9 @@ def fit(
         source=bank.source,
         fusion=fusion,
         image_calibration=Calibration.from_scores(scores, rate, rule),
-        pixel_calibration=Calibration.from_scores(calibrated.map_maxima, rate, rule),
-        training=_training(images, first, scores, calibrated.map_maxima),
+        pixel_calibration=Calibration.from_scores(calibrated.map_levels, rate, rule),
+        pixel_share=settings.top_share,
+        training=_training(images, first, scores, calibrated.map_levels),
         provenance={
             **provenance_of(settings, backbone, images, time.perf_counter() - start),
             "covering_radius": round(bank.radius, 4),
@@ -80,11 +81,11 @@ def fit(
     )
 
 
-def _training(images: TrainingImages, first: FirstPass, scores: Float64, maxima: list[float]) -> Training:
+def _training(images: TrainingImages, first: FirstPass, scores: Float64, levels: list[float]) -> Training:
     """Return the training images, those of the calibration set with their scores."""
     rarities = () if first.multi_scale is None else first.multi_scale.rarities()
     names, sizes_hw, chosen = images.names, images.sizes_hw, first.chosen
-    return Training.calibrated(names, sizes_hw, chosen=chosen, scores=scores, map_peaks=maxima, rarities=rarities)
+    return Training.calibrated(names, sizes_hw, chosen=chosen, scores=scores, map_peaks=levels, rarities=rarities)
 
 
 def raw_extractor(settings: PatchcoreSettings, backbone: Backbone) -> Extractor:
@@ -141,12 +142,12 @@ class Calibrated(NamedTuple):
     Attributes:
         scorer: of new images.
         scores: the image score of each.
-        map_maxima: the highest value of each one's map.
+        map_levels: the value that `top_share` of the pixels of each one's map exceed; the highest for none.
     """
 
     scorer: Scorer
     scores: list[float]
-    map_maxima: list[float]
+    map_levels: list[float]
 
 
 def calibrate(
@@ -181,7 +182,8 @@ def calibrate(
         statistics, patch_maps = fit_distance_statistics(stacked, settings.position_sigma, border=True)
     scorer = Scorer(index, settings.num_neighbors, statistics, top_share=settings.top_share)
     scores = [scorer.image_score(m, found.weight) for m, found in zip(patch_maps, nearest, strict=True)]
-    return Calibrated(scorer, scores, [float(geometry.network_map(m).max()) for m in patch_maps])
+    levels = [float(np.quantile(geometry.network_map(m), 1 - settings.top_share)) for m in patch_maps]
+    return Calibrated(scorer, scores, levels)
 
 
 def _own_rows(settings: PatchcoreSettings, source: NDArray[np.int32], groups: Int64, image: int) -> Bool:

@@ -91,7 +91,7 @@ def test_a_detector_that_cannot_forget_says_what_to_do():
     model = Padim(**{name: SETTINGS[name] for name in names}, n_features=4).fit(goods(4))
     assert model.fitted.training.scores == tuple(model.fitted.training.map_peaks)
     assert sorted(filter(None, model.fitted.training.scores)) == model.calibration.scores.tolist()
-    with pytest.raises(InputError, match=r"without: expected a PatchCore model.* Move these images away and fit again"):
+    with pytest.raises(InputError, match=r"without: expected a PatchCore model.* Fit again without them"):
         model.without(["array 0"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,26 @@ def test_pixel_scores_are_the_highest_of_each_map(fitted: Patchcore):
     assert (scores < fitted.fitted.image_calibration.scores * 1.0001).all()  # smoothing lowers a maximum
     assert fitted.pixel_threshold in scores
     assert (scores < 0.999 * fitted.fitted.image_calibration.scores).all()
+
+
+@pytest.mark.slow
+def test_pixel_scores_are_exceeded_by_a_share_of_each_map(good_paths: list[Path], tmp_path: Path):
+    share = 0.05
+    model = small_patchcore(top_share=share, score_fusion=True, calibration="tail").fit(good_paths)
+    lower = small_patchcore().fit(good_paths).fitted.pixel_calibration.scores
+    assert (np.array(model.fitted.pixel_calibration.scores) < lower).all()
+    for _ in range(2):
+        assert model.fitted.pixel_share == share
+        good_maps = [model.predict(good(60 + i)) for i in range(6)]
+        assert not any(found.label or found.mask.any() or found.regions for found in good_maps)
+        assert any((found.anomaly_map > found.pixel_threshold).any() for found in good_maps)
+        found = model.predict(scratched(99)[0])
+        assert found.label
+        np.testing.assert_array_equal(found.mask, found.anomaly_map > np.float32(found.pixel_threshold))
+        assert found.regions
+        model = Patchcore.load(model.save(tmp_path / "m"))
+    header = json.loads((tmp_path / "m" / "model.json").read_text())
+    assert header["thresholds"]["pixel_share"] == share
 
 
 @pytest.mark.slow
