@@ -176,7 +176,8 @@ class Prediction:
         threshold: the calibrated image threshold.
         p_value: share of good images expected to score at least as high, in (0, 1].
         anomaly_map: (H, W) float32 at the size of the image; higher is more anomalous.
-        mask: (H, W) bool, where `anomaly_map` is above `pixel_threshold`; empty where PatchCore calls the image good.
+        mask: (H, W) bool, where `anomaly_map` is above `pixel_threshold`. Where the detector has a pixel share
+            (PatchCore), it is empty in images called good, and in others above 35 % of the highest value too.
         pixel_threshold: the calibrated threshold of the map.
         regions: the connected parts of `mask`, most anomalous first.
         peak_xy: (x, y) in pixels, where the map is highest.

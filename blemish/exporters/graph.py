@@ -15,6 +15,7 @@ from onnx import TensorProto
 from blemish._graphs.builder import Graph
 from blemish._graphs.exact_resize import exact_resize
 from blemish._version import __version__
+from blemish.detectors.base import PEAK_SHARE
 from blemish.detectors.graph_parts import survival
 from blemish.detectors.registry import DETECTORS
 from blemish.errors import InputError, message
@@ -63,7 +64,12 @@ def exported_graph(
     label = graph.add("Greater", [tensors.score, graph.number(image.threshold)])
     mask = graph.add("Greater", [anomaly_map, graph.number(pixel.threshold)])
     if state.pixel_share:
-        mask = graph.add("And", [mask, graph.add("Unsqueeze", [label, graph.integers(1, 2)])])
+        limit = graph.add(
+            "Mul", [graph.reduce("ReduceMax", anomaly_map, 1, 2, keepdims=True), graph.number(PEAK_SHARE)]
+        )
+        is_near_peak = graph.add("Greater", [anomaly_map, limit])
+        is_called = graph.add("Unsqueeze", [label, graph.integers(1, 2)])
+        mask = graph.add("And", [graph.add("And", [mask, is_near_peak]), is_called])
     outputs = {
         "score": tensors.score,
         "label": label,

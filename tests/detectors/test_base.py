@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from blemish import EfficientAd, Padim, Patchcore, Prediction
-from blemish.detectors.base import Detector, DetectorState, Scored, constructor
+from blemish.detectors.base import Detector, DetectorState, Scored
+from blemish.detectors.constructor import constructor
 from blemish.detectors.settings import Settings, describe_settings, number, options, setting
 from blemish.errors import InputError, NotFittedError
 from blemish.imaging.geometry import Geometry
@@ -116,6 +117,20 @@ def test_with_a_pixel_share_good_images_have_no_regions():
         assert before.mask.any()
         assert (found.mask.any(), bool(found.regions)) == (label, label)
         np.testing.assert_array_equal(found.anomaly_map, before.anomaly_map)
+
+
+def test_with_a_pixel_share_the_blur_of_a_strong_defect_is_no_region():
+    image = np.full((6, 8, 3), 10, np.uint8)
+    image[2, 3:5] = 40
+    image[2, 5] = 13  # above the pixel threshold of 3, and below .35 of the highest value
+    detector = calibrated()
+    shared = Brightness.from_state(detector.settings, replace(detector.fitted, pixel_share=0.01))
+    assert detector.predict(image).mask.all()
+    found = shared.predict(image)
+    assert found.label
+    assert [region.box for region in found.regions] == [(3, 2, 2, 1)]
+    assert found.mask.sum() == 2
+    assert found.pixel_threshold == detector.pixel_threshold
 
 
 def test_up_to_the_upper_threshold_an_image_is_to_be_looked_at_again():

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from blemish._validation.checks import check_whole
-from blemish.detectors.base import Detector, Scored, constructor
+from blemish.detectors.base import Detector, Scored
+from blemish.detectors.constructor import constructor
 from blemish.detectors.efficientad.devices import training_device
 from blemish.detectors.efficientad.fit import Run, fit
 from blemish.detectors.efficientad.pdn import output_hw

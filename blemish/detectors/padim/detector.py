@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blemish.detectors.base import Detector, Scored, constructor
+from blemish.detectors.base import Detector, Scored
+from blemish.detectors.constructor import constructor
 from blemish.detectors.padim.fit import estimated_bytes, estimated_seconds, fit
 from blemish.detectors.padim.settings import PadimSettings
 from blemish.detectors.padim.state import PadimState, read_state

@@ -5,7 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blemish.detectors.base import Detector, Scored, constructor
+from blemish.detectors.base import Detector, Scored
+from blemish.detectors.constructor import constructor
 from blemish.detectors.patchcore.cost import estimated_bytes, estimated_seconds
 from blemish.detectors.patchcore.drop import without_images
 from blemish.detectors.patchcore.fit import fit
