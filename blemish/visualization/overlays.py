@@ -28,6 +28,7 @@ MARKED: Colour = (86, 180, 233)
 EDGE: Colour = (16, 16, 20)
 # Of Inferno's 256 colours the first in use, crimson: the black and purple below are invisible on a dark part.
 _FIRST_COLOUR = 102
+ALPHA = 0.85
 
 
 def colour_scale(prediction: Prediction) -> tuple[float, float]:
@@ -46,7 +47,7 @@ def colour_scale(prediction: Prediction) -> tuple[float, float]:
     return threshold - (below or 1.0), threshold + (below or 1.0)
 
 
-def overlay(image: UInt8, anomaly_map: Float32, low: float, high: float, *, alpha: float = 0.85) -> UInt8:
+def overlay(image: UInt8, anomaly_map: Float32, low: float, high: float, *, alpha: float = ALPHA) -> UInt8:
     """Return the image in grey, blended with the colours of the anomaly map: red, orange, yellow.
 
     The opacity rises from 0 at `low` to `alpha` in the middle of the scale. The colours are the upper part of Inferno,
@@ -57,7 +58,8 @@ def overlay(image: UInt8, anomaly_map: Float32, low: float, high: float, *, alph
         image: (H, W, 3) uint8 RGB.
         anomaly_map: (H, W) float32.
         low: value from which on colours start; see `colour_scale`.
-        high: value of the last colour, above `low`; larger values are clipped.
+        high: value three quarters up the colours, above `low`. They rise evenly to their middle, half way to `high`,
+            and ever more slowly above it: what lies far above keeps its shape.
         alpha: opacity of the highest values, 0 to 1.
 
     Returns:
@@ -74,11 +76,27 @@ def overlay(image: UInt8, anomaly_map: Float32, low: float, high: float, *, alph
     check_number("high", high, low=-1e30, high=1e30)
     if not low < high:
         raise InputError(message("high", f"a number above low ({low})", repr(high)))
-    position = np.clip((anomaly_map.astype(np.float64) - low) / (high - low), 0, 1).astype(np.float32)
-    colours = _inferno()[np.rint(_FIRST_COLOUR + (255 - _FIRST_COLOUR) * position).astype(np.uint8)]
+    return _blended(image, _position(anomaly_map, low, high), alpha)
+
+
+def _position(anomaly_map: Float32, low: float, high: float) -> Float32:
+    """Return the place of each value on the colours, 0 to 1: its rise over the half scale x, x / 2 to the middle and
+    1 - 1 / (2 x) above it.
+    """
+    rise = np.maximum((anomaly_map.astype(np.float64) - low) / ((high - low) / 2), 0)
+    return np.where(rise <= 1, rise / 2, 1 - 0.5 / np.maximum(rise, 1)).astype(np.float32)
+
+
+def _colours(position: Float32) -> UInt8:
+    colours: UInt8 = _inferno()[np.rint(_FIRST_COLOUR + (255 - _FIRST_COLOUR) * position).astype(np.uint8)]
+    return colours
+
+
+def _blended(image: UInt8, position: Float32, alpha: float) -> UInt8:
+    """Return the image in grey under the colours of some positions."""
     opacity = np.minimum(2 * position, 1)[..., None] * np.float32(alpha)
     grey = _grey(image).astype(np.float32)
-    return np.asarray(np.rint(grey + opacity * (colours - grey)), np.uint8)
+    return np.asarray(np.rint(grey + opacity * (_colours(position) - grey)), np.uint8)
 
 
 def heat_layer(anomaly_map: Float32, low: float, high: float) -> UInt8:
@@ -94,16 +112,15 @@ def heat_layer(anomaly_map: Float32, low: float, high: float) -> UInt8:
     check_array("anomaly_map", anomaly_map, dtype=np.float32, shape=("H", "W"))
     if not low < high:
         raise InputError(message("high", f"a number above low ({low})", repr(high)))
-    position = np.clip((anomaly_map - np.float32(low)) / np.float32(high - low), 0, 1)
-    colours = _inferno()[np.rint(_FIRST_COLOUR + (255 - _FIRST_COLOUR) * position).astype(np.uint8)]
+    position = _position(anomaly_map, low, high)
     opacity = np.rint(255 * np.minimum(2 * position, 1)).astype(np.uint8)
-    return np.dstack([colours, opacity])
+    return np.dstack([_colours(position), opacity])
 
 
 def colour_bar(n_colours: int) -> UInt8:
-    """Return the colours of `overlay` on medium grey from low to high, (1, n, 3) uint8 RGB."""
+    """Return the colours of `overlay` on medium grey from the first to the last, (1, n, 3) uint8 RGB."""
     rising = np.linspace(0, 1, n_colours, dtype=np.float32)[None]
-    return overlay(np.full((1, n_colours, 3), 128, np.uint8), rising, 0.0, 1.0)
+    return _blended(np.full((1, n_colours, 3), 128, np.uint8), rising, ALPHA)
 
 
 def contours(image: UInt8, mask: Bool, colour: Colour = FOUND, *, thickness: int | None = None) -> UInt8:

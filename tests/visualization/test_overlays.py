@@ -11,7 +11,8 @@ from tests.visualization.predictions import blob, image_of, prediction_of
 
 
 def test_the_lightness_of_the_colours_rises_and_the_last_is_light_yellow() -> None:
-    bar = overlay(image_of(1, 401, 0), np.linspace(-50, 150, 401, dtype=np.float32)[None], 0.0, 100.0)
+    values = np.r_[np.linspace(-50, 100, 301), np.geomspace(100, 1e5, 100)].astype(np.float32)[None]
+    bar = overlay(image_of(1, 401, 0), values, 0.0, 100.0)
     lightness = cv2.cvtColor(bar, cv2.COLOR_RGB2LAB)[0, :, 0].astype(int)
     assert (np.diff(lightness) >= -1).all()
     assert lightness[100] == 0
@@ -25,7 +26,13 @@ def test_a_value_has_one_colour_in_each_map() -> None:
     rising = np.linspace(-50, 150, 401, dtype=np.float32)[None]
     drawn = overlay(image_of(1, 401), rising, 0.0, 100.0)
     np.testing.assert_array_equal(overlay(image_of(1, 10), rising[:, 150:160], 0.0, 100.0), drawn[:, 150:160])
-    np.testing.assert_array_equal(drawn[0, 300:], np.repeat(drawn[:1, 300], 101, axis=0))
+    np.testing.assert_array_equal(overlay(image_of(1, 401), 10 * rising, 0.0, 1000.0), drawn)
+
+
+def test_values_far_above_the_threshold_keep_their_differences() -> None:
+    values = np.array([[50, 100, 200, 400, 800]], np.float32)
+    lightness = cv2.cvtColor(overlay(image_of(1, 5, 0), values, 0.0, 100.0), cv2.COLOR_RGB2LAB)[0, :, 0].astype(int)
+    assert (np.diff(lightness) >= 5).all()
 
 
 @pytest.mark.parametrize("background", [0, 40, 128, 255])
