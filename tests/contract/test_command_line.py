@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import importlib.util
 import json
 import re
@@ -17,6 +18,7 @@ import pytest
 
 import blemish
 from blemish import EfficientAd, Patchcore
+from blemish.data.synthetic import demo
 from tests.contract import drawn, names, networks
 from tests.contract.command_line import call
 
@@ -235,7 +237,10 @@ def test_benchmark(patchcore: Case, root: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_demo(tmp_path: Path):
+def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # CI runs the demo itself, as the README has it; here fewer and smaller images will do.
+    few = functools.partial(demo.make_demo, image_size=192, n_train=12, n_test=3, n_defective=2)
+    monkeypatch.setattr(demo, "make_demo", few)
     said = done("demo", "--out", tmp_path / "demo")
     assert Path(said["report"]) == tmp_path / "demo" / "report.html"
     assert Path(said["report"]).stat().st_size > 10_000
