@@ -21,6 +21,8 @@ from blemish.errors import BlemishError, message
 TRACEBACK = "--traceback"
 # The parent of all errors in arguments; its module depends on typer's version.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+# Making all commands of their functions' annotations takes .1 s, and changes nothing.
+_command = functools.cache(typer.main.get_command)
 
 
 def run(app: typer.Typer, arguments: Sequence[str]) -> ExitCode | int:
@@ -49,10 +51,6 @@ def _invoked(app: typer.Typer, arguments: Sequence[str]) -> int:
     except typer.Exit as ended:
         return int(ended.exit_code)
     return int(ExitCode.DONE)
-
-
-# Making all commands of their functions' annotations takes .1 s, and changes nothing.
-_command = functools.cache(typer.main.get_command)
 
 
 def _ended(error: BaseException, shows_traceback: bool) -> int:

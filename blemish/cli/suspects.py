@@ -76,12 +76,14 @@ def suspects(
 
 def dropped(detector: AnyDetector, chosen: Sequence[str], *, quick: bool) -> tuple[AnyDetector, str]:
     """Return the detector without some training images, and how: fitted again where the files of the others are."""
-    from blemish.errors import InputError
+    from blemish.detectors.suspects import indices_of
+    from blemish.errors import InputError, ModelFileError
 
+    indices_of(detector.fitted.training, chosen)  # a path that is none is no reason to go on without a fit
     if not quick:
         try:
             return detector.update(without=chosen, progress=Bars()), " and fitted again"
-        except InputError as error:
+        except (InputError, ModelFileError) as error:
             if detector.name != "patchcore":
                 raise
             complain(f"warning: not fitted again: {error}")

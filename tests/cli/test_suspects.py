@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blemish import Patchcore
+from blemish import ModelFileError, Patchcore
 from tests.images import good, small_patchcore, write, write_goods
 
 
@@ -70,6 +70,21 @@ def test_they_are_dropped_without_a_new_fit(run, model: Path, images: Path, tmp_
     assert "Dropped 1 image: their patches and scores; statistics of all images stay. Threshold" in out
     left = Patchcore.load(model)
     assert (len(left.fitted.training.paths), left.fitted.image_calibration.n) == (20, 19)
+
+
+def test_without_the_backbones_weights_there_is_no_new_fit(run, model: Path, monkeypatch: pytest.MonkeyPatch):
+    def absent(*_: object, **__: object) -> Patchcore:
+        raise ModelFileError("weights: expected a file, got none.")
+
+    monkeypatch.setattr(Patchcore, "update", absent)
+    code, out, err = run("suspects", model, "--drop")
+    assert (code, err) == (0, "warning: not fitted again: weights: expected a file, got none.\n")
+    assert "Dropped 1 image: their patches and scores" in out
+
+
+def test_a_path_that_is_no_training_image_is_named_once(run, model: Path):
+    code, _, err = run("suspects", model, "a.png", "--drop")
+    assert (code, err.count("a.png"), "warning" in err) == (2, 1, False)
 
 
 def test_without_the_files_there_is_no_new_fit(run, model: Path, images: Path, tmp_path: Path):
