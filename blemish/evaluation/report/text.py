@@ -237,8 +237,8 @@ def missed_caution(report: Report) -> str:
     return (
         f"{n_missed} of {n_defective} defective images are below the threshold {report.threshold:.4g}; with one of "
         f"{lower:.4g} it would be {n_left}, and no more false positives among these {n_good} good images. Defective or "
-        "odd images among the good ones of the fit raise the threshold: `blemish suspects` lists them. `blemish "
-        "thresholds` weighs other rates."
+        "odd images among the good ones of the fit raise the threshold: `blemish suspects` lists the plainest, look "
+        "for others too. `blemish thresholds` weighs other rates."
     )
 
 
