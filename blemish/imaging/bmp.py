@@ -1,4 +1,6 @@
-"""BMP: palettes and 24 bits by OpenCV; channel masks and run lengths here, where OpenCV takes unused bits for alpha.
+"""BMP: 24 bits by OpenCV; palettes, channel masks and run lengths here.
+
+OpenCV takes unused bits for alpha, and an index beyond the palette for black.
 
 A BMP has no checksum: damage inside of its pixels can't be seen. Source: Microsoft, "Bitmap storage"; BITMAPV5HEADER.
 """
@@ -19,6 +21,7 @@ from blemish.imaging.formats import (
     UnsupportedError,
     cut_short,
     decode_by_opencv,
+    look_up,
 )
 from blemish.types import UInt8
 
@@ -56,9 +59,13 @@ def decode_bmp(data: bytes) -> Pixels:
     layout = _layout(data)
     if layout.bits in (16, 32):
         return _decode_masked(data, layout)
-    if layout.compression in (RLE8, RLE4):
-        return Pixels(_decode_runs(data, layout))
-    return Pixels(decode_by_opencv(data))
+    if layout.bits == 24:
+        return Pixels(decode_by_opencv(data))
+    indices = _decode_runs(data, layout) if layout.compression in (RLE8, RLE4) else _unpacked(data, layout)
+    colors = _palette(data, layout)
+    if (colors == colors[:, :1]).all():
+        colors = colors[:, :1]
+    return Pixels(look_up(indices if layout.top_down else np.ascontiguousarray(indices[::-1]), colors))
 
 
 def _layout(data: bytes) -> _Layout:
@@ -76,6 +83,8 @@ def _layout(data: bytes) -> _Layout:
     )
     if compression not in allowed.get(bits, ()) or (header_bytes == 64 and compression != RAW):
         raise UnsupportedError(f"a BMP of {bits} bits with compression {compression}", REMEDY)
+    if start < 14 + header_bytes:
+        raise DamagedError(f"a BMP whose pixels start at byte {start}, inside of its header")
     if width < 1 or height == 0:
         raise DamagedError(f"a size of {width} x {abs(height)} pixels")
     if compression in (RAW, MASKS, ALPHA_MASKS) and len(data) < start + layout.row_bytes * layout.height:
@@ -115,7 +124,7 @@ def _channel(words: NDArray[Any], mask: int) -> UInt8:
 
 
 def _decode_runs(data: bytes, layout: _Layout) -> UInt8:
-    """Return (H, W, 3) of run-length coded palette indices; every row is filled and ends where its runs end."""
+    """Return (H, W) palette indices of run lengths, in the order of the file; every row ends where its runs end."""
     indices = np.zeros((layout.height, layout.width), np.uint8)
     at, row, column = layout.start, 0, 0
     try:
@@ -140,7 +149,18 @@ def _decode_runs(data: bytes, layout: _Layout) -> UInt8:
         raise cut_short("BMP", data) from None
     if row + (column > 0) != layout.height:
         raise DamagedError("")
-    return np.asarray(_palette(data, layout)[indices if layout.top_down else indices[::-1]])
+    return indices
+
+
+def _unpacked(data: bytes, layout: _Layout) -> UInt8:
+    """Return (H, W) palette indices of 1, 4 or 8 bits, in the order of the file."""
+    n_bytes = layout.row_bytes * layout.height
+    rows: UInt8 = np.frombuffer(data, np.uint8, n_bytes, layout.start).reshape(layout.height, -1)
+    if layout.bits == 1:
+        rows = np.unpackbits(rows, axis=1)
+    elif layout.bits == 4:
+        rows = np.stack([rows >> 4, rows & 15], axis=2).reshape(layout.height, -1)
+    return np.ascontiguousarray(rows[:, : layout.width])
 
 
 def _run(data: bytes, at: int, count: int, value: int, *, four_bits: bool) -> tuple[UInt8, int]:
@@ -158,10 +178,8 @@ def _run(data: bytes, at: int, count: int, value: int, *, four_bits: bool) -> tu
 
 
 def _palette(data: bytes, layout: _Layout) -> UInt8:
-    """Return (256, 3) RGB; black where the file has no color."""
-    first = 14 + layout.header_bytes
-    n_colors = struct.unpack_from("<I", data, 46)[0] or 2**layout.bits
-    stored = data[first : min(first + 4 * min(n_colors, 256), layout.start)]
-    colors = np.zeros((256, 4), np.uint8)
-    colors.reshape(-1)[: len(stored)] = np.frombuffer(stored, np.uint8)
-    return np.asarray(colors[:, 2::-1], np.uint8)
+    """Return (n, 3) RGB, n <= 2**bits."""
+    first, each = 14 + layout.header_bytes, 3 if layout.header_bytes == 12 else 4
+    n_colors = 0 if layout.header_bytes == 12 else struct.unpack_from("<I", data, 46)[0]
+    n_colors = min(n_colors or 2**layout.bits, 2**layout.bits, (layout.start - first) // each)
+    return np.frombuffer(data, np.uint8, each * n_colors, first).reshape(-1, each)[:, 2::-1]

@@ -85,6 +85,9 @@ def decode(data: bytes, *, where: object = None, bit_depth: int | None = None, m
         if not kind_of_alpha:
             return _to_rgb(_to_uint8(stored, full, where))
         alpha = _to_uint8(stored[..., -1], 65_535, where)
+        if not alpha.any():
+            todo = "Save it without alpha if its colors are those of the part."
+            raise ImageError(message("image", "opaque pixels", "transparent ones alone", where=where, todo=todo))
         image = _to_rgb(_to_uint8(stored[..., :-1], full, where))
         return _over_white(image, alpha, is_multiplied=kind_of_alpha == MULTIPLIED)
     except MemoryError:

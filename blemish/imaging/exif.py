@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 ORIENTATION = 0x0112
+CODES = {1: "B", 3: "H", 4: "I"}  # SHORT by the standard; some cameras write the others
 
 
 def exif_orientation(block: bytes) -> int:
@@ -16,8 +17,9 @@ def exif_orientation(block: bytes) -> int:
         (start,) = struct.unpack_from(order + "I", block, 4)
         (count,) = struct.unpack_from(order + "H", block, start)
         for at in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind, n_values, value = struct.unpack_from(order + "HHIH", block, at)
-            if (tag, kind, n_values) == (ORIENTATION, 3, 1):
+            tag, kind, n_values = struct.unpack_from(order + "HHI", block, at)
+            if tag == ORIENTATION and kind in CODES and n_values == 1:
+                (value,) = struct.unpack_from(order + CODES[kind], block, at + 8)
                 return value if 1 <= value <= 8 else 1
     except struct.error:
         pass

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from blemish.types import UInt8
+
 __all__ = [
     "STRAIGHT",
     "DamagedError",
@@ -16,6 +18,7 @@ __all__ = [
     "UnsupportedError",
     "cut_short",
     "decode_by_opencv",
+    "look_up",
     "to_rgb",
 ]
 
@@ -84,6 +87,26 @@ def decode_by_opencv(data: bytes) -> NDArray[Any]:
     if stored is None or stored.size == 0:
         raise DamagedError("")
     return to_rgb(np.asarray(stored))
+
+
+def look_up(indices: UInt8, palette: UInt8) -> UInt8:
+    """Return the colors of palette indices.
+
+    Args:
+        indices: (H, W) uint8.
+        palette: (n, C) uint8, n <= 256.
+
+    Returns:
+        (H, W, C) uint8, or (H, W) where C is 1.
+
+    Raises:
+        DamagedError: if an index is beyond the palette; decoders show black there.
+    """
+    if int(indices.max()) >= len(palette):
+        raise DamagedError("")
+    tables = np.zeros((256, palette.shape[1]), np.uint8)
+    tables[: len(palette)] = palette
+    return np.asarray(cv2.merge([cv2.LUT(indices, np.ascontiguousarray(table)) for table in tables.T]), np.uint8)
 
 
 def to_rgb(stored: NDArray[Any]) -> NDArray[Any]:

@@ -80,14 +80,14 @@ def read_frame(data: bytes) -> Frame:
         UnsupportedError: if the decoder does not read its kind of coding, or not exactly.
     """
     frame: tuple[int, int, int, int, int] | None = None
-    orientation, first_codes, start, end = 1, {}, 0, 0
+    exif, first_codes, start, end = b"", {}, 0, 0
     for marker, start, end in _segments(data):
         if _is_frame(marker):
             frame = (marker, *struct.unpack_from(">BHHB", data, start))
         elif marker == 0xC4:
             first_codes.update(_first_codes(data[start:end]))
         elif marker == 0xE1 and data[start : start + 6] == b"Exif\0\0":
-            orientation = exif_orientation(data[start + 6 : end])
+            exif = exif or data[start + 6 : end]
     # A preview inside the EXIF block has an end marker too, so only what follows the pixels counts.
     if data.find(b"\xff\xd9", end) < 0:
         raise cut_short("JPEG", data)
@@ -95,7 +95,7 @@ def read_frame(data: bytes) -> Frame:
         raise DamagedError("a JPEG that does not state its size")
     # A code of zeros alone is that of a table's first symbol: 0 ends a block ("all further coefficients are 0").
     zeros_mean_flat = first_codes.get(0x10 | data[start + 2] & 15, 0) == 0
-    return _checked(Frame(*frame, orientation, end, data[start], zeros_mean_flat))
+    return _checked(Frame(*frame, exif_orientation(exif), end, data[start], zeros_mean_flat))
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -138,8 +138,44 @@ def decode_jpeg(data: bytes) -> Pixels:
 def _decoded(data: bytes, frame: Frame) -> NDArray[Any]:
     check_scan(data, frame)
     if frame.components == 4:  # libjpeg-turbo's own interface makes no RGB of CMYK
+        decode_by_turbo(*_three_components(data, frame), grey=True)
         return decode_by_opencv(data)
     return decode_by_turbo(data, (frame.height, frame.width), grey=frame.components == 1)
+
+
+def _three_components(data: bytes, frame: Frame) -> tuple[bytes, tuple[int, int]]:
+    """Return the stream of four components as one of three, and its (height, width): for the warnings, not the pixels.
+
+    Two adjacent components of one sampling and the same codes are coded like one with twice as many blocks across.
+    Source: ITU-T T.81, A.2.3 (order of blocks), B.2.2 (frame), B.2.3 (scan).
+
+    Raises:
+        UnsupportedError: if the file has several scans, or no such components.
+    """
+    segments = list(_segments(data))
+    head = next(data[start:end] for marker, start, end in segments if _is_frame(marker))
+    scan = data[segments[-1][1] : segments[-1][2]]
+    parts = [head[at : at + 3] for at in range(6, 18, 3)]  # number, sampling, quantisation
+    codes = [scan[at : at + 2] for at in range(1, 9, 2)]  # number, code tables
+    across = [part[1] >> 4 for part in parts]
+    pairs = [k for k in range(3) if parts[k][1] == parts[k + 1][1] and codes[k][1] == codes[k + 1][1] and across[k] < 3]
+    if frame.marker not in SEQUENTIAL or frame.scan_components != 4 or not pairs:
+        raise UnsupportedError("a JPEG of four channels in several scans", REMEDY)
+    first, wide = pairs[0], max(across)
+    across[first] *= 2
+    parts[first] = bytes([parts[first][0], across[first] << 4 | parts[first][1] & 15, parts[first][2]])
+    del parts[first + 1], codes[first + 1], across[first + 1]
+    width = -(-frame.width // (8 * wide)) * 8 * max(across)
+    changed = {
+        0xDA: b"\x03" + b"".join(codes) + scan[9:],
+        frame.marker: head[:3] + struct.pack(">HB", width, 3) + b"".join(parts),
+    }
+    stream = b"\xff\xd8"
+    for marker, start, end in segments:
+        if not 0xE0 <= marker <= 0xFE:  # what programs say of colors
+            content = changed.get(marker, data[start:end])
+            stream += struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+    return stream + data[frame.scan :], (frame.height, width)
 
 
 def decode_by_turbo(data: bytes, height_width: tuple[int, int], *, grey: bool) -> UInt8:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.imaging.formats import MULTIPLIED, STRAIGHT, DamagedError, Header, Pixels, UnsupportedError
+from blemish.imaging.formats import MULTIPLIED, STRAIGHT, DamagedError, Header, Pixels, UnsupportedError, look_up
 from blemish.imaging.jpeg import check_scan, decode_by_turbo, read_frame
 from blemish.imaging.tiff_directory import (
     AS_RGB,
@@ -94,8 +94,10 @@ def _unpacked(rows: NDArray[np.uint8], layout: Layout) -> NDArray[Any]:
 def _colors(samples: NDArray[Any], layout: Layout) -> NDArray[Any]:
     """Return grey or RGB, alpha after it, of the numbers in the file."""
     if layout.color == PALETTE_COLOR:
-        table = np.array(layout.palette[: 3 * 2**layout.bits], np.uint32).reshape(3, -1).T
-        return np.asarray((table >> 8).astype(np.uint8)[samples[..., 0]])
+        table = np.array(layout.palette, np.uint32).reshape(3, -1).T
+        # Old writers state 8 bits of each color. Source: libtiff, tif_getimage.c, checkcmap.
+        colors = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
+        return look_up(np.ascontiguousarray(samples[..., 0]), colors)
     if layout.bits < 8:
         samples *= np.uint8(255 // (2**layout.bits - 1))
     elif 8 < layout.bits < 16:

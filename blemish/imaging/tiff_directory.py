@@ -17,7 +17,7 @@ OFFSETS, SAMPLES, ROWS, COUNTS, PLANAR, PREDICTOR, PALETTE = 273, 277, 278, 279,
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS, SUB_DIRECTORIES, INK_SET = 322, 323, 324, 325, 330, 332
 T4_OPTIONS, T6_OPTIONS, EXTRA, SAMPLE_FORMAT, JPEG_TABLES = 292, 293, 338, 339, 347
 TAGS = frozenset(value for name, value in list(globals().items()) if name.isupper() and isinstance(value, int))
-CODES = {1: "B", 3: "H", 4: "I", 7: "B", 13: "I", 16: "Q", 18: "Q"}
+CODES = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 MAX_PAGES = 4096
 TILE_PIXELS = 2**22  # of a tile that is larger than twice its image
 
@@ -159,8 +159,10 @@ def _directory(data: bytes, start: int) -> tuple[_Directory, int]:
     for at in range(first, end, step):
         tag, kind, n_values = struct.unpack_from(order + ("HHQ" if big else "HHI"), data, at)
         code = CODES.get(kind)
-        if tag not in TAGS or code is None:
+        if tag not in TAGS:
             continue
+        if code is None:
+            raise DamagedError(f"a TIFF with tag {tag} of type {kind}, which is no whole number")
         n_bytes = n_values * struct.calcsize(order + code)
         place = at + value_at
         if n_bytes > step - value_at:
@@ -168,6 +170,8 @@ def _directory(data: bytes, start: int) -> tuple[_Directory, int]:
         if place + n_bytes > len(data):
             raise cut_short("TIFF", data)
         page[tag] = struct.unpack_from(f"{order}{n_values}{code}", data, place)
+        if code.islower() and min(page[tag], default=0) < 0:
+            raise DamagedError(f"a TIFF with tag {tag} of {min(page[tag])}")
     return page, struct.unpack_from(order + ("Q" if big else "I"), data, end)[0]
 
 
@@ -189,7 +193,7 @@ def _layout(page: _Directory, data: bytes) -> Layout:
     predictor = page.number(PREDICTOR, 1) if compression in ("lzw", "deflate", "zstd", "lzma") else 1
     if predictor not in (1, 2) or (predictor == 2 and bits not in (8, 16, 32)):
         raise UnsupportedError(f"a TIFF with predictor {predictor} on {bits} bits", RESAVE)
-    if color == PALETTE_COLOR and (bits not in (1, 2, 4, 8) or len(page.get(PALETTE, ())) < 3 * 2**bits):
+    if color == PALETTE_COLOR and (bits not in (1, 2, 4, 8) or len(page.get(PALETTE, ())) != 3 * 2**bits):
         raise DamagedError(f"a TIFF of {bits} bits with a palette of {len(page.get(PALETTE, ()))} numbers")
     orientation = page.number(ORIENTATION, 1)
     return Layout(

@@ -49,6 +49,9 @@ def decode_webp(data: bytes) -> Pixels:
         limit = {b"VP8 ": lossy_limit, b"VP8L": LEAST_ZERO_RUN}.get(kind)
         if limit is not None and data.find(bytes(limit), start, start + size) >= 0:
             raise DamagedError("")
+    kinds = {kind for kind, _, _ in _parts(data)}
+    if data[12:16] == b"VP8X" and data[20] & 0x10 and not kinds & {b"ALPH", b"VP8L"}:
+        raise DamagedError("")  # it states alpha, which is not there
     values = decode_by_opencv(data)
     return Pixels(values, STRAIGHT if values.shape[2] == 4 else "")
 

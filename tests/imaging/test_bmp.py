@@ -98,6 +98,37 @@ def test_palettes(bits):
     np.testing.assert_array_equal(decode(data), colors[indices][..., 2::-1])
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_an_index_beyond_the_palette_is_damage(bits, compressed):
+    """Decoders show black there."""
+    indices = GREY % 3
+    if compressed:
+        content = run_lengths(indices, four_bits=bits == 4)
+    else:
+        packed = np.packbits((indices[..., None] >> np.arange(bits - 1, -1, -1) & 1).reshape(7, -1), axis=1)
+        content = rows(packed)
+    options = {"compression": {4: 2, 8: 1}[bits] if compressed else 0}
+    assert decode(bmp(content, bits, palette=RAMP[:12], **options)).max() == 2
+    with pytest.raises(ImageError, match=r"got a damaged BMP of \d+ bytes"):
+        decode(bmp(content, bits, palette=RAMP[:8], **options))
+
+
+def test_the_palette_of_1988_has_three_bytes_a_color():
+    colors = rng.integers(0, 256, (256, 3), dtype=np.uint8)
+    start = 14 + 12 + colors.size
+    head = struct.pack("<2sIHHIIHHHH", b"BM", 0, 0, 0, start, 12, 9, 7, 1, 8)
+    np.testing.assert_array_equal(decode(head + colors.tobytes() + rows(GREY)), colors[GREY][..., ::-1])
+
+
+@pytest.mark.parametrize("bits", [8, 16, 24, 32])
+def test_pixels_inside_of_the_header_are_damage(bits):
+    data = bytearray(bmp(bytes(9 * 8 * 4), bits, palette=RAMP if bits == 8 else b""))
+    data[10:14] = struct.pack("<I", 0)
+    with pytest.raises(ImageError, match=r"a BMP whose pixels start at byte 0, inside of its header"):
+        decode(bytes(data))
+
+
 def run_lengths(indices, *, four_bits=False):
     content = b""
     for line in indices[::-1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import cv2
 import numpy as np
@@ -77,10 +78,30 @@ def test_alpha_of_16_bit_of_grey_and_of_a_palette():
     loaded = decode(encoded_by_opencv(deep, ".png"))
     assert (loaded[1:] == 255).all()
     assert loaded[0, 0].tolist() == [12, 8, 4]
-    grey = Image.fromarray(np.dstack([np.full((4, 5), 77, np.uint8), np.zeros((4, 5), np.uint8)]), "LA")
-    assert (decode(encoded(grey, "png")) == 255).all()
-    palette = Image.new("RGB", (5, 4), RED).quantize(2)
-    assert (decode(encoded(palette, "png", transparency=palette.getpixel((0, 0)))) == 255).all()
+    opaque = np.zeros((4, 5), np.uint8)
+    opaque[0, 0] = 255
+    grey = decode(encoded(Image.fromarray(np.dstack([np.full((4, 5), 77, np.uint8), opaque]), "LA"), "png"))
+    assert (grey[1:] == 255).all()
+    assert grey[0, 0].tolist() == [77, 77, 77]
+    colors = Image.new("RGB", (5, 4), RED)
+    colors.putpixel((0, 0), (0, 0, 0))
+    palette = colors.quantize(2)
+    loaded = decode(encoded(palette, "png", transparency=palette.getpixel((1, 1))))
+    assert (loaded[1:] == 255).all()
+    assert loaded[0, 0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff", "webp"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_an_image_that_is_transparent_throughout_is_refused(kind, mode, image, tmp_path):
+    """Over white it would be white, whatever its colors: programs that know no alpha leave zeros there."""
+    hidden = Image.fromarray(np.dstack([image, np.zeros_like(image[..., 0])])).convert(mode)
+    data = encoded(hidden, kind, **({"exact": True} if kind == "webp" else {}))
+    with pytest.raises(ImageError, match=r"expected opaque pixels, got transparent ones alone, in a\. Save it without"):
+        decode(data, where="a")
+    path = tmp_path / "mask"
+    path.write_bytes(data)
+    assert load_mask(path).shape == image.shape[:2]
 
 
 @pytest.mark.parametrize("ending", [".png", ".tiff"])
@@ -154,6 +175,27 @@ def test_damaged_exif_counts_as_none(image):
     exif = Image.Exif()
     exif[0x0112] = 77
     assert decode(encoded(image, "png", exif=exif)).shape == image.shape
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("code", "BHI")
+def test_orientation_in_any_whole_number(order, code, image):
+    kind = {"B": 1, "H": 3, "I": 4}[code]
+    value = struct.pack(order + code, 6).ljust(4, b"\0")
+    block = struct.pack(order + "2sHIHHHI", b"II" if order == "<" else b"MM", 42, 8, 1, 0x112, kind, 1) + value
+    data = encoded(image, "jpeg", exif=b"Exif\0\0" + block + bytes(4))
+    assert decode(data).shape == (image.shape[1], image.shape[0], 3)
+
+
+def test_the_first_of_several_exif_blocks_counts(image):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(image, "jpeg", exif=exif)
+    start = data.index(b"Exif\0\0")
+    (length,) = struct.unpack_from(">H", data, start - 2)
+    block = data[start - 4 : start - 2 + length].replace(b"\0\6", b"\0\1")
+    again = data[: start - 2 + length] + block + data[start - 2 + length :]
+    assert decode(again).shape == decode(data).shape == (image.shape[1], image.shape[0], 3)
 
 
 def test_cmyk_jpeg_has_its_colors():

@@ -52,6 +52,41 @@ def test_cmyk_of_adobe():
     assert np.abs(decode(data).astype(int) - by_pillow(data)).max() <= 2
 
 
+def with_components(data, samplings, transform):
+    """Return a JPEG of four channels with other sampling factors, and another color transform (0 CMYK, 2 YCCK).
+
+    Blocks that are stated beyond those in the file are missing.
+    """
+    changed = bytearray(data)
+    frame, adobe = data.index(b"\xff\xc0"), data.index(b"Adobe")
+    changed[adobe + 11] = transform
+    for k, sampling in enumerate(samplings):
+        changed[frame + 11 + 3 * k] = sampling
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("transform", [0, 2])
+@pytest.mark.parametrize("size", [(163, 121), (8, 8), (9, 300)])
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"restart_marker_blocks": 3}])
+def test_four_channels(transform, size, options):
+    data = with_components(jpeg(PHOTO.resize(size).convert("CMYK"), **options), (), transform)
+    assert np.abs(decode(data).astype(int) - by_pillow(data)).max() <= 2
+
+
+@pytest.mark.parametrize("samplings", [(0x22, 0x11, 0x11, 0x22), (0x12, 0x11, 0x11, 0x12)])
+def test_missing_blocks_of_four_channels_are_damage(samplings):
+    """OpenCV passes the warnings of the library over, and fills up with grey."""
+    data = with_components(jpeg(PHOTO.convert("CMYK")), samplings, 2)
+    with pytest.raises(ImageError, match=r"got a damaged JPEG of \d+ bytes"):
+        decode(data)
+
+
+def test_four_channels_in_several_scans_are_refused():
+    data = jpeg(PHOTO.convert("CMYK"), progressive=True)
+    with pytest.raises(ImageError, match=r"a JPEG of four channels in several scans, in x\. Save it as PNG\."):
+        decode(data, where="x")
+
+
 def with_frame(data, *, marker=None, precision=None):
     at = data.index(b"\xff\xc0")
     changed = bytearray(data)

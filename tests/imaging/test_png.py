@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -114,6 +115,69 @@ def test_interlaced_files(mode):
     parts = parts | {b"IHDR": parts[b"IHDR"][:-1] + b"\1", b"IDAT": zlib.compress(rows)}
     data = SIGNATURE + b"".join(chunk(kind, content) for kind, content in parts.items())
     np.testing.assert_array_equal(decode(data), decode(plain))
+
+
+COLORS = bytes(range(1, 13))
+INDICES = (GREY % 4)[..., None]
+
+
+@pytest.mark.parametrize("depth", [4, 8])
+def test_an_index_beyond_the_palette_is_damage(depth):
+    """Decoders show black there."""
+    palette = chunk(b"PLTE", COLORS)
+    wanted = np.frombuffer(COLORS, np.uint8).reshape(-1, 3)[INDICES[..., 0]]
+    np.testing.assert_array_equal(decode(drawn(INDICES, 3, depth, palette)), wanted)
+    with pytest.raises(ImageError, match=r"got a damaged PNG of \d+ bytes"):
+        decode(drawn(INDICES + (INDICES == 3), 3, depth, palette))
+
+
+def moved_to_the_end(data, kind):
+    (at,) = [m.start() - 4 for m in re.finditer(kind, data)]
+    (length,) = struct.unpack_from(">I", data, at)
+    part = data[at : at + 12 + length]
+    return (data[:at] + data[at + 12 + length :]).replace(chunk(b"IEND", b""), part + chunk(b"IEND", b""))
+
+
+PALETTE, KEY = chunk(b"PLTE", COLORS), chunk(b"tRNS", b"\0\1")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        drawn(INDICES, 3, 8),
+        drawn(INDICES, 3, 8, PALETTE, PALETTE),
+        drawn(INDICES, 3, 8, chunk(b"PLTE", COLORS[:-1])),
+        drawn(INDICES, 3, 8, chunk(b"PLTE", b"")),
+        drawn(INDICES, 3, 8, PALETTE, chunk(b"tRNS", bytes(5))),
+        drawn(INDICES, 3, 8, chunk(b"tRNS", bytes(4)), PALETTE),
+        drawn(GREY[..., None], 0, 8, KEY, KEY),
+        drawn(GREY[..., None], 0, 8, chunk(b"tRNS", b"\0")),
+        drawn(IMAGE, 2, 8, KEY),
+        drawn(np.dstack([GREY, GREY]), 4, 8, KEY),
+        moved_to_the_end(drawn(INDICES, 3, 8, PALETTE), b"PLTE"),
+        moved_to_the_end(drawn(INDICES, 3, 8, PALETTE, chunk(b"tRNS", bytes(4))), b"tRNS"),
+        moved_to_the_end(drawn(GREY[..., None], 0, 8, KEY), b"tRNS"),
+    ],
+)
+def test_palettes_and_transparency_that_contradict_the_image_are_damage(data):
+    """Decoders ignore them, or read what lies behind."""
+    with pytest.raises(ImageError, match=r"got a damaged PNG of \d+ bytes"):
+        decode(data)
+
+
+@pytest.mark.parametrize("kind", [b"tRNS", b"eXIf", b"tEXt"])
+def test_damage_in_a_part_beside_the_pixels_is_refused(kind):
+    data = drawn(GREY[..., None], 0, 8, chunk(kind, b"\0\1" if kind == b"tRNS" else b"MM\0*\0\0"))
+    decode(data)
+    at = data.index(kind) + 5
+    with pytest.raises(ImageError, match=rf"a PNG with damage in its part {kind!r}"):
+        decode(data[:at] + bytes([data[at] ^ 8]) + data[at + 1 :])
+
+
+def test_an_unknown_part_that_must_be_understood_is_refused():
+    with pytest.raises(ImageError, match=r"a PNG with an unknown part b'ABCd' that changes its pixels, in x\.png"):
+        decode(drawn(IMAGE, 2, 8, chunk(b"ABCd", b"")), where="x.png")
+    np.testing.assert_array_equal(decode(drawn(IMAGE, 2, 8, chunk(b"aBCd", b""))), IMAGE)
 
 
 def test_an_animation_is_its_still_image():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import lzma
+import struct
 
 import numpy as np
 import pytest
@@ -94,6 +95,45 @@ def test_palettes(bits):
     np.testing.assert_array_equal(decode(data), colors[indices])
     with pytest.raises(ImageError, match=r"got a TIFF of 8 bits with a palette of 3 numbers"):
         decode(tiff(GREY, photometric=3, tags={320: (3, [1, 2, 3])}))
+
+
+def test_a_palette_of_8_bit_numbers():
+    """As old writers have it; libtiff takes a palette of numbers below 256 so."""
+    colors = RNG.integers(0, 256, (256, 3))
+    data = tiff(GREY, photometric=3, tags={320: (3, colors.T.reshape(-1).tolist())})
+    np.testing.assert_array_equal(decode(data), colors[GREY])
+    with pytest.raises(ImageError, match=r"got a TIFF of 8 bits with a palette of 771 numbers"):
+        decode(tiff(GREY, photometric=3, tags={320: (3, [0] * 771)}))
+
+
+def retyped(data, tag, kind):
+    """Return a little-endian file with another type of a tag's numbers."""
+    changed, (start,) = bytearray(data), struct.unpack_from("<I", data, 4)
+    for at in range(start + 2, start + 2 + 12 * struct.unpack_from("<H", data, start)[0], 12):
+        if struct.unpack_from("<H", data, at)[0] == tag:
+            struct.pack_into("<H", changed, at + 2, kind)
+    assert changed != data
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("data", "tag"),
+    [
+        (tiff(GREY, compression=8, predictor=2), 317),
+        (tiff(GREY, reverse=True), 266),
+        (tiff(GREY), 258),
+        (tiff(GREY), 259),
+        (tiff(255 - GREY, photometric=0), 262),
+    ],
+)
+def test_tags_of_signed_numbers_count_and_others_are_damage(data, tag):
+    """A tag that is passed over has its default, and the pixels are others."""
+    np.testing.assert_array_equal(decode(retyped(data, tag, 8)), scaled(GREY))
+    for kind in (5, 11, 77):
+        with pytest.raises(ImageError, match=rf"a TIFF with tag {tag} of type {kind}, which is no whole number"):
+            decode(retyped(data, tag, kind))
+    with pytest.raises(ImageError, match=r"a TIFF with tag 317 of -2"):
+        decode(retyped(tiff(GREY, tags={317: (3, [65_534])}), 317, 8))
 
 
 @pytest.mark.parametrize("deep", [False, True])

@@ -43,6 +43,13 @@ def test_flat_images_are_not_taken_for_zeroed_bytes(lossless, color):
     assert np.abs(decode(data)[:200].astype(int) - color).max() <= 2
 
 
+def test_alpha_that_is_stated_and_not_there_is_damage():
+    data = encoded(Image.fromarray(np.dstack([IMAGE, IMAGE[..., 1]])), "webp", lossless=False)
+    decode(data)
+    with pytest.raises(ImageError, match=r"got a damaged WebP"):
+        decode(data.replace(b"ALPH", b"XLPH"))
+
+
 @pytest.mark.parametrize("lossless", [False, True])
 def test_zeroed_bytes_are_refused(lossless):
     data = encoded(IMAGE, "webp", lossless=lossless, quality=95)
