@@ -18,6 +18,11 @@ IMAGE_MAGIC = (
     b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF8", b"8BPS", b"\xff\x0a",
     b"\0\0\0\x0cjP  ", b"\0\0\0\x0cJXL ", b"\x76\x2f\x31\x01", b"II\xbc\x01",
 )  # fmt: skip
+# Folders that an operating system or a file server keeps for itself; hidden like names that begin with a dot.
+SYSTEM_FOLDERS = frozenset({
+    "__macosx", "@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "recycler",
+    "system volume information", "lost+found", "~snapshot", "__pycache__",
+})  # fmt: skip
 BRANDS = (b"avif", b"heic", b"heix", b"mif1", b"jxl ")
 
 
@@ -84,8 +89,8 @@ def find_images(
 ) -> FoundFiles:
     """Return the images in a folder and below it, the other files, and the figures that Blemish wrote.
 
-    Hidden files and folders are ignored; a missing folder holds nothing. Links to folders are followed, each folder
-    once, so that a loop of links ends.
+    Hidden files and folders are ignored, those of file servers (@eaDir) too; a missing folder holds nothing. Links to
+    folders are followed, each folder once, so that a loop of links ends.
 
     Args:
         endings: of image names, lower case with the dot; capitals match too. With `IMAGE_ENDINGS`, a file of another
@@ -159,8 +164,17 @@ def no_images(name: str, folders: Sequence[Path], endings: tuple[str, ...]) -> D
     return DataError(message(name, f"images ({', '.join(endings)})", got, where=where))
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is not looked at: its name begins with a dot, or is one of a file server's own.
+
+    >>> is_hidden(".thumbnails"), is_hidden("@eaDir"), is_hidden("@home")
+    (True, True, False)
+    """
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
 def _entries(folder: Path) -> list[Path]:
     try:
-        return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+        return [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
     except OSError as error:
         raise DataError(message("folder", "a readable one", repr(error.strerror), where=folder)) from error

@@ -1,7 +1,8 @@
 """Words that tell the role of an image, as people name folders and labels. `roles` compares them folded.
 
 Languages: English, German, French, Spanish, Italian, Portuguese, Dutch, Polish, Czech, Turkish, Russian, Chinese,
-Japanese and Korean.
+Japanese and Korean; the usual words of Swedish, Danish, Norwegian, Finnish, Hungarian, Romanian, Ukrainian, Greek,
+Vietnamese, Indonesian, Thai, Arabic, Hebrew and Hindi.
 """
 
 # Any word of a name tells: bad_parts, 2024-ng, goodImages.
@@ -13,7 +14,10 @@ GOOD = """
     buone conformi accettato bom bons boa boas aprovado aprovados goed goede goedgekeurd dobry dobre dobra
     poprawny poprawne dobrze spravny v-poradku iyi saglam hatasiz kusursuz хорошие хороший хорошо годные годный
     норма исправные 良品 良 合格 合格品 正常 正常品 好 好品 完好 无瑕疵 無瑕疵 양품 정상 정상품 합격 합격품
-    perfect correct intakt
+    perfect correct intakt 良い 没问题 沒問題 無問題 양호 양호품
+    godkand godkanda felfri felfria godkendt godkendte godkjent godkjente fejlfri feilfri hyva hyvat hyvaksytty
+    hyvaksytyt ehja ehjat hibatlan jodarab добрі добрий придатні придатний καλο καλα
+    tốt đạt bagus baik lulus ดี ของดี งานดี جيد سليم תקין תקינים अच्छा
 """
 DEFECTIVE = """
     bad ng ngs nok notok nogood ko fail failed failing failure failures fails reject rejected rejects rejection
@@ -33,7 +37,13 @@ DEFECTIVE = """
     欠陥品 キズ 불량 불량품 결함 결함품 이상 비정상 불합격 불합격품 wrong incorrect imperfect dirty worn rotten
     diseased infected cassé abîmé roto rotos dañado dañados rotto rotti danneggiato danneggiati quebrado
     quebrados danificado danificados kaputt nonfunctional poskozeny poskozena poskozene забраковано
-    забракованные отбраковка 부적합 부적합품 손상 破損 报废 报废品
+    забракованные отбраковка 부적합 부적합품 손상 破損 报废 报废品 悪い 不可 不具合 有问题 問題品 问题 問題
+    nonconformance nonconformances nonconformities nonconf fehlteil fehlteile wad wadami vad vadami
+    underkand underkanda kasserad kasserade felaktig felaktiga dalig daliga skadad skadade darlig darlige kasseret
+    fejl feil skadet vrak odelagt viallinen vialliset virhe virheet hylatty hylatyt huono huonot rikki selejt
+    selejtes hiba hibas hibak neconform neconforme defecte respins respinse погані поганий браковані бракований
+    дефектні дефектний пошкоджені ελαττωματικο ελαττωματικα lỗi phếphẩm cacat rusak gagal เสีย ของเสีย งานเสีย
+    معيب تالف פגום פגומים खराब
 """
 # The whole name has to consist of such words: hole_plate and print_head are parts.
 DEFECT_KINDS = """
@@ -47,7 +57,10 @@ DEFECT_KINDS = """
     aranazos rasguno grieta grietas mancha manchas golpe golpes rotura graffio graffi crepa crepe macchia
     macchie ammaccatura risco riscos arranhao arranhoes trinca trincas rachadura kras krassen barst deuk vlek
     rysa rysy pekniecie plama cizik cizikler catlak leke 划痕 劃痕 裂纹 裂紋 污点 凹坑 傷 汚れ 割れ 打痕 ひび
-    스크래치 크랙 찍힘 얼룩
+    스크래치 크랙 찍힘 얼룩 void voids warp warped warping blister blisters pinhole pinholes gouge gouges nick nicks
+    ding dings misaligned misalignment burnt burned burn burns discolored discoloured smear smears smudge smudges
+    dirt dust scrape scrapes scraped abrasion abrasions fracture fractures fractured peeling peeled flaking spall
+    spalling crazing erosion repa repor sprucket naarmu karc karcolas repedes zgarietura fisura подряпина тріщина
 """
 KIND_MODIFIERS = (
     "big small large little deep surface edge side top bottom front back inside outside fine rough major minor"
@@ -78,6 +91,7 @@ UNCLEAR = """
     papierkorb gesperrt ausreisser corbeille papelera cestino lixo корзина 回收站 垃圾 隔离 ごみ箱 휴지통 unsortiert
     unbekannt unklar grenzfall
     grenzfalle verdacht inconnu desconocido sconosciuto 未知 未分类 待定 可疑 不明 보류
+    良否 返工 让步接收 讓步接收 特采
 """
 TRAIN = """
     train training trains trainset trainingset entrainement entrenamiento addestramento treino treinamento 训练
@@ -100,10 +114,23 @@ TOPICS = """
     detection detector detektion inspection inspektion recognition classification segmentation erkennung
     challenge benchmark dataset datasets database db prufung kontrolle 检测 檢測 検査 검사
 """
-# A whole name only: an io_board is a part. In German factories i.O. is good and n.i.O. is not.
-ALONE = {"io": "good", "nio": "defective", "true": "unclear", "false": "unclear"}
+# A whole name, or beside words of FILLERS: an answer to a question that is not stated, and what is not decided.
+UNCLEAR_ALONE = """
+    true false yes no ja nein oui non nao nie да нет так ні 是 否 对 错 はい いいえ 예 아니오 nc ncr rma returns
+    returned complaints hold onhold pending mixed maybe tbd todo
+"""
 NOT_BEFORE = """
     not no non un nicht kein keine keinen ohne sans pas sin senza sem nao nie bez without zero geen niet 不 非
-    无 無 未 没 沒 비
+    无 無 未 没 沒 비 ej inte ikke ikkje nem fara khong tidak tanpa ไม่ לא غير
 """
 NOT_AFTER = "free frei less libre none degil なし 無し 无 없음"
+# Anywhere in a name that says good otherwise: not_so_good, almost_ok, good_not_used.
+HEDGES = """
+    not nicht pas nie niet almost nearly hardly barely mostly maybe perhaps probably possibly partly supposedly quasi
+    pseudo formerly beinahe vielleicht presque casi quasi quase bijna prawie
+"""
+# Folders of such a name and a number or letter are classes, and not which is good: class_0, grade_B.
+CLASS_NAMES = """
+    class classes classe klasse klassen clase clases cls category categories kategorie grade grades rating
+    rank target 类 類 类别 類別 等级 等級 クラス 등급 클래스
+"""

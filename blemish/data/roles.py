@@ -51,11 +51,12 @@ def fold(text: str) -> str:
 def words_of(name: str) -> list[str]:
     """Return the folded words and numbers of a name.
 
-    >>> words_of("Cam1_notOK.v2")
-    ['cam', '1', 'not', 'ok', 'v', '2']
+    >>> words_of("Cam1_notOK.v2"), words_of("NG品")
+    (['cam', '1', 'not', 'ok', 'v', '2'], ['ng', '品'])
     """
     spaced = re.sub(r"(?<=[a-zà-ÿ])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-zà-ÿ])", " ", unicodedata.normalize("NFC", name))
-    return re.findall(r"[^\W\d_]+|\d+", fold(spaced))
+    # Latin words stand before and behind Chinese, Japanese and Korean without a space.
+    return re.findall(r"(?:(?![\u3040-\uffff])[^\W\d_])+|(?:(?=[\u3040-\uffff])[^\W\d_])+|\d+", fold(spaced))
 
 
 def _set(*texts: str) -> frozenset[str]:
@@ -67,11 +68,13 @@ _CLASSES: dict[str, Kind] = {
     **dict.fromkeys(_set(role_words.GOOD), "good"),
     **dict.fromkeys(_set(role_words.DEFECTIVE), "defective"),
 }
-_WHOLE: dict[str, Kind] = {"io": "good", "nio": "defective", "true": "unclear", "false": "unclear"}
+# A whole name, or beside words of FILLERS: an io_board is a part. In German factories i.O. is good and n.i.O. is not.
+_WHOLE: dict[str, Kind] = {"io": "good", "nio": "defective", **dict.fromkeys(_set(role_words.UNCLEAR_ALONE), "unclear")}
 _KINDS, _MODIFIERS = _set(role_words.DEFECT_KINDS), _set(role_words.KIND_MODIFIERS)
 _MASK, _MASK_ALONE, _DERIVED = _set(role_words.MASK), _set(role_words.MASK_ALONE), _set(role_words.DERIVED)
 _FILLERS, _TOPICS = _set(role_words.FILLERS), _set(role_words.TOPICS)
 _BEFORE, _AFTER = _set(role_words.NOT_BEFORE), _set(role_words.NOT_AFTER)
+_HEDGES, _CLASS_NAMES = _set(role_words.HEDGES), _set(role_words.CLASS_NAMES)
 _SPLITS: dict[str, Split] = {
     **dict.fromkeys(_set(role_words.TRAIN), "train"),
     **dict.fromkeys(_set(role_words.TEST), "test"),
@@ -159,9 +162,10 @@ def _kind(terms: tuple[str, ...]) -> Kind | None:
     letters = [term for term in terms if not term.isdecimal()]
     if not letters:
         return None
-    if (whole := _WHOLE.get("".join(letters))) is not None:
-        return whole
     plain = [term for term in letters if term not in _FILLERS and term not in _SPLITS]
+    whole = _WHOLE.get("".join(letters), _WHOLE.get("".join(plain)))
+    if whole is not None and not (plain == ["no"] and len(terms) > 1):  # No. 7
+        return whole
     kind: Kind | None = None
     if any(term in _MASK for term in letters) or _only(plain, _MASK_ALONE, {*_MASK_ALONE, *_CLASSES}):
         kind = "mask"
@@ -172,9 +176,31 @@ def _kind(terms: tuple[str, ...]) -> Kind | None:
         is_negated = bool({*letters} & (_BEFORE | _AFTER))
         if kind == "good" and not is_negated and any(term in _KINDS for term in plain):
             kind = "unclear"
+        if kind == "good" and _is_hedged(terms):
+            kind = "unclear"
     elif _only(plain, _KINDS, _KINDS | _MODIFIERS):
         kind = "defective"
     return kind
+
+
+def _is_hedged(terms: Sequence[str]) -> bool:
+    """Return whether a word of doubt or negation stands in a name and belongs to no word for a class or a defect."""
+    known = _CLASSES.keys() | _KINDS
+    return any(
+        term in _HEDGES and not (term in _BEFORE and terms[i + 1 : i + 2] and terms[i + 1] in known)
+        for i, term in enumerate(terms)
+    )
+
+
+def is_class_number(name: str) -> bool:
+    """Return whether a name numbers a class and does not say which: "class_0", "grade B", "cls1".
+
+    >>> [is_class_number(name) for name in ("Class_1", "grade-B", "class", "0", "classic_1")]
+    [True, True, False, False, False]
+    """
+    words = words_of(name)
+    rest = [word for word in words if word not in _CLASS_NAMES]
+    return len(rest) == 1 < len(words) and (rest[0].isdecimal() or len(rest[0]) == 1)
 
 
 def _only(terms: Sequence[str], some: Set[str], allowed: Set[str]) -> bool:

@@ -18,7 +18,16 @@ from blemish.data.discovery import FoundFiles, ListedDataSet, describe_path, fin
 from blemish.data.holdout import hold_out_units
 from blemish.data.mask_files import MasksOf, assign, beside, elsewhere, with_masks
 from blemish.data.masks import load_union, may_be_mask
-from blemish.data.roles import Split, Tell, has_only_class_words, is_filler, speaks_of_defect, split_of, tell
+from blemish.data.roles import (
+    Split,
+    Tell,
+    has_only_class_words,
+    is_class_number,
+    is_filler,
+    speaks_of_defect,
+    split_of,
+    tell,
+)
 from blemish.errors import DataError, ImageError, message
 from blemish.types import Sample
 
@@ -193,6 +202,17 @@ def inside_good(folders: Iterable[tuple[Parts, int]]) -> list[str]:
     return [f"Folders inside of good ones are read as good: {listed}. Move out what is not."]
 
 
+def _unnamed(images: Sequence[Named]) -> list[str]:
+    """Return a sentence if images of no stated class lie in several folders of which the vocabulary knows nothing."""
+    places = dict.fromkeys("/".join(image.folders) for image in images if not all(map(_is_plain, image.folders)))
+    if len(places) < 2:
+        return []
+    listed = ", ".join(list(places)[:3]) + (", ..." if len(places) > 3 else "")
+    return [
+        f"No name states a class: images of {len(places)} folders are read as good, {listed}. Move out what is not."
+    ]
+
+
 def _is_plain(name: str) -> bool:
     """Return whether a name is a number, a date, a split, or says that files are images."""
     return not any(letter.isalpha() for letter in name) or split_of(name) is not None or is_filler(name)
@@ -307,6 +327,8 @@ def _with_classes(root: Path, by_role: _Sorted, masks_beside: MasksOf, plain: Cl
         by_role.black = [mask for path, own in masks.items() if path not in defective for mask in own]
         return named, {path: own for path, own in masks.items() if path in defective}
     label: Class = "good" if said is not None and said.kind == "good" else plain
+    if label == "good":
+        by_role.notes += _unnamed(images)
     return [_plain(root, image, label) for image in images], {}
 
 
@@ -398,10 +420,11 @@ def _check_plain(root: Path, images: Sequence[Named], plain: Class, said: Tell |
         for level, name in enumerate(image.folders):
             children[image.folders[:level]].add(name)
     for parent, names in children.items():
-        if names == {"0", "1"}:
+        signs = any(not any(map(str.isalnum, name)) for name in names)
+        if names == {"0", "1"} or (len(names) > 1 and (signs or any(map(is_class_number, names)))):
             todo = f"Rename them to good and to a kind of defect, {MANIFEST}."
-            where = root.joinpath(*parent)
-            raise DataError(message("data set", "names that say which is good", "0/ and 1/", where=where, todo=todo))
+            where, got = root.joinpath(*parent), " and ".join(f"{name}/" for name in sorted(names)[:3])
+            raise DataError(message("data set", "names that say which is good", got, where=where, todo=todo))
     speaking = [image.path for image in images if any(map(speaks_of_defect, (*image.folders, image.path.stem)))]
     if plain == "good" and speaking and (has_masks or len(speaking) < len(images)):
         got = f"{len(speaking)} of {len(images)} images whose names speak of a defect, such as {speaking[0].name}"

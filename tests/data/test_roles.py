@@ -13,23 +13,29 @@ KINDS = {
     "good": (
         "good Good OK ok test_OK Normal PASS accepted gut gut-teile i.O. bonnes conforme buenos buone dobre "
         "iyi goed хорошие 良品 正常图像 合格 无缺陷 欠陥なし 양품 결함없음 no_defect defect-free scratch-free "
-        "sin_defectos fehlerfrei ohne_Fehler good12 no12_good"
+        "sin_defectos fehlerfrei ohne_Fehler good12 no12_good IO-Teile OK品 ok图片 没问题 良い godkända hyvät добрі "
+        "tốt bagus ดี bez_wad good_old part_no_5_ok"
     ),
     "defective": (
         "bad NG nok ko not_ok NotOK no_good Rejected Anomaly abnormal defects def_front FAIL Ausschuss Fehler "
         "defekt n.i.O. NIO défauts rechazados scarti refugo wadliwe hatal\u0131 дефект 不良品 不合格 缺陷图 異常 "
         "欠陥 불량 broken_large scratch big_hole badparts ngimages notgood Fehlerbilder missing_parts dañado "
-        "Kratzer non-conforming"
+        "Kratzer non-conforming NIO-Teile n.i.O.-Teile NG品 NG图片 NG이미지 悪い 不可 有问题 voids underkänd fejl "
+        "vialliset hibás погані lỗi không_đạt cacat ของเสีย معيب פגום z_wadami Fehlteile nonconformities"
     ),
     "mask": (
         "mask masks Masks gt GT ground-truth Ground_Truth groundTruth labels Label annotations gt_images "
         "masques máscaras Masken bottle_masks defect_masks good_masks train_labels 标注 マスク segmentation"
     ),
     "derived": "heatmaps thumbnails thumbs overlay Vorschau",
-    "unclear": "positive Negative unsure unknown ok_ng good_vs_bad unsorted rework 待定",
+    "unclear": (
+        "positive Negative unsure unknown ok_ng good_vs_bad unsorted rework 待定 yes no Ja nein да 是 RMA hold_2 mixed "
+        "not-so-good almost_good good-not-used maybe_ok 良否 返工"
+    ),
     "": (
         "monday cam1 2024-11-29 image Data hole_plate normalize badge goodyear label_printer print_head io_board "
         "defect_detection "
+        "customer_returns hold_down_clamp y no_7 "
         "anomaly-detection surface_defect_dataset protest lösung 0 1 pos1 part_0003 shift"
     ),
 }
@@ -73,7 +79,9 @@ def test_labels_of_defective_images(label: str) -> None:
     assert label_class(label) == "defective"
 
 
-@pytest.mark.parametrize("label", ["unknown", "positive", "-1", "0.5", "nan", "None", "?", "", "ok/ng"])
+@pytest.mark.parametrize(
+    "label", ["unknown", "positive", "-1", "0.5", "nan", "None", "?", "", "ok/ng", "no", "Yes", "Nein", "hold"]
+)
 def test_labels_that_say_neither_are_refused(label: str) -> None:
     with pytest.raises(
         DataError, match=r'^label: expected "good" or the name of a defect, got .*, in line 3\. Write "good"'

@@ -32,6 +32,24 @@ def test_ok_and_ng_of_a_camera(tmp_path: Path) -> None:
     assert [sample.defect for sample in dataset.test] == ["good", "ng", "ng"]
 
 
+def test_folders_without_a_class_are_named(tmp_path: Path) -> None:
+    images(tmp_path, *numbered("alpha", 2), *numbered("beta", 2), *numbered("2024-11-29", 1))
+    dataset = open_dataset(tmp_path)
+    assert len(dataset.train) == 5
+    assert dataset.notes == (
+        "No name states a class: images of 2 folders are read as good, alpha, beta. Move out what is not.",
+    )
+    assert open_dataset(tmp_path / "alpha").notes == ()
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "$RECYCLE.BIN", "__MACOSX", "#recycle", "lost+found"])
+def test_folders_of_file_servers_are_not_looked_at(name: str, tmp_path: Path) -> None:
+    images(tmp_path, *numbered("good", 2), *numbered("bad", 1), *numbered(f"{name}/good", 2), *numbered(name, 1))
+    dataset = open_dataset(tmp_path)
+    assert not [s.path for s in (*dataset.train, *dataset.test) if name in s.path.parts]
+    assert dataset.skipped == ()
+
+
 def test_two_cameras_are_one_part_and_a_note_says_so(tmp_path: Path) -> None:
     images(tmp_path, *numbered("cam1/ok", 2), *numbered("cam2/ok", 2), *numbered("cam2/ng", 1))
     note = r"Good images of 2 folders are read as one part: cam1, cam2. Name one of them if they are several."
@@ -122,6 +140,17 @@ REFUSED = {
         "a name that says good or defective, got 'negative'",
     ),
     "classes by number": (["0/a.png", "1/b.png"], "names that say which is good, got 0/ and 1/"),
+    "numbered classes": (["class_0/a.png", "class_1/b.png"], "names that say which is good, got class_0/ and class_1/"),
+    "classes below a camera": (["cam/Cls2/a.png", "cam/Cls5/b.png"], "say which is good, got Cls2/"),
+    "grades": (["grade A/a.png", "grade C/b.png"], "names that say which is good, got grade A/ and grade C/"),
+    "signs": (["+/a.png", "-/b.png"], r"names that say which is good, got \+/ and -/"),
+    "emoji": (["\u2705/a.png", "\u274c/b.png"], "names that say which is good, got \u2705/ and \u274c/"),
+    "answers": (["yes/a.png", "no/b.png"], "a name that says good or defective, got 'no'"),
+    "Swedish inside of good": (
+        ["good/a.png", "good/d\u00e5lig/b.png"],
+        "'good' says good and 'd\u00e5lig' says defective",
+    ),
+    "doubt": (["good/a.png", "almost_good/b.png"], "a name that says good or defective, got 'almost_good'"),
     "a scratch beside a day": (["monday/0.png", "scratches/1.png"], r"no name that says whether 0\.png is good"),
     "an ng file in a flat folder": (["0.png", "1_ng.png"], r"no name that says whether 0\.png is good"),
     "test images without classes": (["train/0.png", "test/0.png"], "good images, got test images of unknown class"),
@@ -368,13 +397,13 @@ def test_files_of_a_camera_are_no_annotations(name: str, text: str, tmp_path: Pa
 
 
 def test_folders_inside_of_good_ones_are_named(tmp_path: Path) -> None:
-    images(tmp_path, *numbered("good/2024-05-01", 3), "good/train/9.png", "good/viallinen/0.png", "ng/1.png")
+    images(tmp_path, *numbered("good/2024-05-01", 3), "good/train/9.png", "good/mbovu/0.png", "ng/1.png")
     assert open_dataset(tmp_path).notes == (  # type: ignore[attr-defined]
-        "Folders inside of good ones are read as good: good/viallinen. Move out what is not.",
+        "Folders inside of good ones are read as good: good/mbovu. Move out what is not.",
     )
-    images(tmp_path / "a", *numbered("train/good", 3), "train/good/viallinen/0.png", "test/dent/1.png")
+    images(tmp_path / "a", *numbered("train/good", 3), "train/good/mbovu/0.png", "test/dent/1.png")
     assert open_dataset(tmp_path / "a").notes == (  # type: ignore[attr-defined]
-        "Folders inside of good ones are read as good: train/good/viallinen. Move out what is not.",
+        "Folders inside of good ones are read as good: train/good/mbovu. Move out what is not.",
     )
 
 
