@@ -41,6 +41,14 @@ def fit(
     address: Address = None,
     layout: option.Layout = None,
     group_by: option.GroupBy = None,
+    spread: Annotated[
+        bool,
+        typer.Option(
+            "--spread",
+            help="Spread the images of each category that has more than 500,000 patches, some 300 images, over all "
+            "nodes, one such category after the other; patchcore only.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print images, memory and time of each; fit none.")
     ] = False,
@@ -55,10 +63,10 @@ def fit(
     images = _categories(data, layout, group_by)
     if dry_run:
         with connected(address) as nodes:
-            plan = plan_fits(images, detector, nodes, n_cpus=detector.settings.threads or 1)
+            plan = plan_fits(images, detector, nodes, n_cpus=detector.settings.threads or 1, spread=spread)
         say(as_json, asdict(plan), *_plan_lines(plan, len(nodes)))
         return
-    results = fit_many(images, out, detector=detector, address=address, progress=Bars(), each=_report)
+    results = fit_many(images, out, detector=detector, address=address, progress=Bars(), each=_report, spread=spread)
     failed = [result for result in results if result.status == "failed"]
     n_fitted = sum(result.status == "fitted" for result in results)
     line = f"{n_fitted} fitted, {len(results) - n_fitted - len(failed)} unchanged, {len(failed)} failed. Models: {out}"
@@ -147,6 +155,7 @@ def _plan_lines(plan: FitPlan, n_nodes: int) -> list[str]:
     lines = [
         f"{fit.category:20}  {fit.n_images:6} images  {fit.n_bytes / 2**20:7.0f} MB"
         + ("" if fit.seconds is None else f"  {fit.seconds:7.0f} s")
+        + (f"  here, with {fit.n_tasks} tasks at once of {fit.task_bytes / 2**20:.0f} MB" if fit.is_spread else "")
         + ("  no node has room for it" if fit.category in plan.no_room else "")
         for fit in plan.fits
     ]

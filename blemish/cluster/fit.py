@@ -10,16 +10,21 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from blemish.cluster.connection import check_nodes, check_versions, connected, versions
 from blemish.cluster.ledger import Entry, Ledger, hashes_of, inputs_digest
-from blemish.cluster.plan import FitPlan, check_images, no_room, plan_fits
+from blemish.cluster.node_tasks import NodeTasks, check_seen
+from blemish.cluster.plan import FitPlan, check_images, check_spreads, no_room, plan_fits
+from blemish.cluster.spread import facts_over_nodes, fit_over_nodes
 from blemish.cluster.tasks import TaskError, peak_bytes, run_tasks
+from blemish.data.training_images import ImageFacts
+from blemish.detectors.patchcore.detector import Patchcore
 from blemish.detectors.pickling import restored
 from blemish.detectors.registry import detector_type
 from blemish.errors import BlemishError, InputError, SaveError, message
@@ -28,6 +33,7 @@ from blemish.modelfolder.folder import check_target, load_model, write_files
 from blemish.types import Sample, no_progress
 
 if TYPE_CHECKING:
+    from blemish.cluster.node_tasks import Tasks
     from blemish.detectors.base import AnyDetector
     from blemish.detectors.settings import Settings
     from blemish.types import ImageInput, Progress
@@ -94,6 +100,7 @@ def fit_many(
     address: str | None = None,
     progress: Progress | None = None,
     each: Callable[[FitResult], None] | None = None,
+    spread: bool = False,
 ) -> list[FitResult]:
     """Fit one detector for each category, on all nodes of a Ray cluster; write each model to OUT/CATEGORY.
 
@@ -108,6 +115,8 @@ def fit_many(
         address: HOST:PORT of a cluster, "auto" for the one that this machine belongs to, None to start Ray here.
         progress: called as progress(stage, done, total) with images.
         each: called with each result as it comes.
+        spread: whether the images of a category with more patches than `max_rows` are spread over all nodes, one such
+            category after the other; PatchCore only. What is common to all images is made on this machine.
 
     Returns:
         One result for each category, in the order given.
@@ -119,13 +128,15 @@ def fit_many(
     """
     images = {category: absolute_samples(given) for category, given in data.items()}
     folder = Path(out)
+    if spread:
+        check_spreads(detector)
     for category in images:
         if category in {"", ".", ".."} or Path(category).name != category:
             raise InputError(message("category", "a name that a folder can have", repr(category)))
     n_cpus = detector.settings.threads or 1
     with connected(address) as nodes:
         check_nodes(nodes, first_files(images, detector.settings))
-        plan = plan_fits(images, detector, nodes, n_cpus=n_cpus, timed=False)
+        plan = plan_fits(images, detector, nodes, n_cpus=n_cpus, timed=False, spread=spread)
         results: dict[str, FitResult | None] = dict.fromkeys(images)
         for failed in _impossible(images, plan, folder):
             results[failed.category] = failed
@@ -134,9 +145,9 @@ def fit_many(
         jobs = _jobs(possible, detector, Ledger(folder))
         done, total = 0, sum(map(len, possible.values()))
         ledger = Ledger(folder)
-        with closing(run_tasks(fit_here, jobs, plan)) as ended:
+        with closing(_outcomes(jobs, plan, progress or no_progress)) as ended:
             for job, outcome in ended:
-                result = _collected(job, _completed(outcome), folder, ledger)
+                result = _collected(job, outcome, folder, ledger)
                 results[result.category] = result
                 (each or _ignore)(result)
                 done += len(images[result.category])
@@ -191,8 +202,19 @@ def _jobs(images: Mapping[str, tuple[Sample, ...]], detector: AnyDetector, ledge
     return sorted(jobs, key=lambda job: -len(job.samples))
 
 
-def _completed(outcome: FitOutcome | TaskError) -> FitOutcome:
-    return FitOutcome("", error=outcome.text) if isinstance(outcome, TaskError) else outcome
+def _outcomes(
+    jobs: Sequence[FitJob], plan: FitPlan, progress: Progress
+) -> Generator[tuple[FitJob, FitOutcome], None, None]:
+    """Yield each job and its outcome as it ends; first those of one task each."""
+    spread = {fit.category: fit for fit in plan.fits if fit.is_spread}
+    with closing(run_tasks(fit_here, [job for job in jobs if job.category not in spread], plan)) as ended:
+        for job, outcome in ended:
+            yield job, FitOutcome("", error=outcome.text) if isinstance(outcome, TaskError) else outcome
+    for job in jobs:
+        if job.category in spread:
+            planned = spread[job.category]
+            with closing(NodeTasks(plan.n_cpus, planned.task_bytes, planned.n_tasks)) as tasks:
+                yield job, _attempted(partial(_spread, job, tasks, progress))
 
 
 def _collected(job: FitJob, outcome: FitOutcome, folder: Path, ledger: Ledger) -> FitResult:
@@ -223,42 +245,56 @@ def _collected(job: FitJob, outcome: FitOutcome, folder: Path, ledger: Ledger) -
 
 def fit_here(job: FitJob) -> FitOutcome:
     """Fit one category on a node."""
+    return _attempted(lambda node: _fitted(job, node))
+
+
+def _attempted(run: Callable[[str], FitOutcome]) -> FitOutcome:
+    """Return the outcome of a fit, given the name of this machine, with its time; an error is an outcome too."""
     node, start = socket.gethostname(), time.perf_counter()
     try:
-        return _fitted(job, node, start)
+        return replace(run(node), seconds=time.perf_counter() - start)
     except (BlemishError, MemoryError, OSError) as error:
         text = str(error) if isinstance(error, BlemishError) else f"{type(error).__name__}: {error}"
         return FitOutcome(node, error=text, seconds=time.perf_counter() - start)
 
 
-def _fitted(job: FitJob, node: str, start: float) -> FitOutcome:
-    _check_here(job, node)
-    kind, samples = detector_type(job.detector), job.samples
-    detector = restored(kind, job.settings, None, {})
-    weights = "" if detector.pretrained is None else detector.pretrained.weights_sha256
-    if job.inputs and job.inputs == inputs_digest(job.detector, job.settings, weights, samples, hashes_of(samples)):
+def _fitted(job: FitJob, node: str) -> FitOutcome:
+    check_versions(job.versions)
+    check_seen(job.samples)
+    detector = restored(detector_type(job.detector), job.settings, None, {})
+    if job.inputs and job.inputs == _inputs_of(job, detector, hashes_of(job.samples)):
         return FitOutcome(node, inputs=job.inputs)
-    detector.fit(samples)
+    return _outcome(job, detector.fit(job.samples), node)
+
+
+def _spread(job: FitJob, tasks: Tasks, progress: Progress, node: str) -> FitOutcome:
+    """Fit one category on all nodes; what is common to all images is made here."""
+    detector, samples = restored(Patchcore, job.settings, None, {}), job.samples
+    facts = facts_over_nodes(samples, job.settings.bit_depth, tasks)
+    pairs = zip(samples, facts, strict=True)
+    known = {str(sample.path): fact.sha256 for sample, fact in pairs if isinstance(fact, ImageFacts)}
+    if job.inputs and job.inputs == _inputs_of(job, detector, hashes_of(samples, known)):
+        return FitOutcome(node, inputs=job.inputs)
+    fit_over_nodes(detector, samples, facts, tasks, progress)
+    return _outcome(job, detector, node)
+
+
+def _inputs_of(job: FitJob, detector: AnyDetector, sha256s: Sequence[str]) -> str:
+    weights = "" if detector.pretrained is None else detector.pretrained.weights_sha256
+    return inputs_digest(job.detector, job.settings, weights, job.samples, sha256s)
+
+
+def _outcome(job: FitJob, detector: AnyDetector, node: str) -> FitOutcome:
+    """Return the files of the model, and what it was fitted on."""
     training = detector.fitted.training
-    sha256s = hashes_of(samples, dict(zip(training.paths, training.sha256s, strict=True)))
+    sha256s = hashes_of(job.samples, dict(zip(training.paths, training.sha256s, strict=True)))
     with tempfile.TemporaryDirectory(prefix="blemish-fit-") as parent:
         saved = detector.save(Path(parent) / "model")
         files = {path.name: path.read_bytes() for path in saved.iterdir()}
     return FitOutcome(
         node,
         files,
-        inputs_digest(job.detector, job.settings, weights, samples, sha256s),
+        _inputs_of(job, detector, sha256s),
         tuple(problem.text for problem in detector.problems),
-        time.perf_counter() - start,
-        peak_bytes(),
+        peak_bytes=peak_bytes(),
     )
-
-
-def _check_here(job: FitJob, node: str) -> None:
-    """Raise InputError if this node, which may have joined late, has other versions or does not see an image."""
-    check_versions(job.versions)
-    unseen = [str(sample.path) for sample in job.samples if not sample.path.exists()]
-    if unseen:
-        got = f"{len(unseen)} of {len(job.samples)} that it does not see, the first: {unseen[0]}"
-        todo = "Mount the same folder at the same path on each node."
-        raise InputError(message("images", "to be seen by the node", got, where=node, todo=todo))

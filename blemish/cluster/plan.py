@@ -9,6 +9,8 @@ from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from blemish.detectors.patchcore.cost import estimated_chunk_bytes, n_patches
+from blemish.detectors.patchcore.detector import Patchcore
 from blemish.errors import DataError, InputError, message
 from blemish.imaging.decode import path_of
 
@@ -28,14 +30,24 @@ class PlannedFit:
     """The fit of one category.
 
     Attributes:
-        n_bytes: peak memory, estimated; the node is asked for it.
-        seconds: of one task, estimated; None where it is not known.
+        n_bytes: peak memory, estimated; the node is asked for it. Where the category is spread over nodes, it is of the
+            machine where the command runs.
+        seconds: of the fit, estimated; None where it is not known.
+        n_tasks: at once, which a category that is spread has room for; 1 where it is one task.
+        task_bytes: of each of these tasks, estimated; the nodes are asked for it. 0 where the category is one task.
     """
 
     category: str
     n_images: int
     n_bytes: int
     seconds: float | None
+    n_tasks: int = 1
+    task_bytes: int = 0
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether the category is spread over nodes."""
+        return self.task_bytes > 0
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,7 @@ class FitPlan:
     """The fits of many categories on some nodes.
 
     Attributes:
-        fits: in the order of the data.
+        fits: in the order of the data; those that are spread come one after the other, after all others.
         n_cpus: of each task.
         n_at_once: the most fits that run at the same time.
         seconds: from the first to the last, estimated; None where it is not known.
@@ -64,6 +76,7 @@ def plan_fits(
     *,
     n_cpus: int = 1,
     timed: bool = True,
+    spread: bool = False,
 ) -> FitPlan:
     """Return the plan of fits of many categories on some nodes.
 
@@ -74,25 +87,54 @@ def plan_fits(
         data: category to its good images.
         n_cpus: of each task.
         timed: whether to estimate the time, which takes seconds.
+        spread: whether categories whose patches are more than the fit holds are spread over all nodes.
 
     Raises:
-        InputError: if there is no category.
+        InputError: if there is no category, or the fit of this detector can't be spread.
     """
     if not data:
         raise InputError(message("data", "at least one category", "none"))
     image_s = _image_s(data, detector) if timed else None
-    fits = tuple(
-        PlannedFit(
-            category,
-            len(images),
-            WORKER_BYTES + detector.estimated_bytes(max(1, len(images))),
-            None if image_s is None else image_s * len(images),
-        )
-        for category, images in data.items()
+    fits = []
+    for category, images in data.items():
+        n = max(1, len(images))
+        n_bytes, seconds = detector.estimated_bytes(n), None if image_s is None else image_s * len(images)
+        task_bytes = _task_bytes(detector, n) if spread else 0
+        if task_bytes:
+            n_tasks = n_places(nodes, n_cpus, task_bytes)
+            shared_s = None if seconds is None else seconds / max(1, n_tasks)
+            fits.append(PlannedFit(category, len(images), n_bytes, shared_s, n_tasks, task_bytes))
+        else:
+            fits.append(PlannedFit(category, len(images), WORKER_BYTES + n_bytes, seconds))
+    no_room = tuple(
+        fit.category for fit in fits if not any(has_room(node, fit.task_bytes or fit.n_bytes, n_cpus) for node in nodes)
     )
-    no_room = tuple(fit.category for fit in fits if not any(has_room(node, fit.n_bytes, n_cpus) for node in nodes))
-    seconds, n_at_once = schedule([fit for fit in fits if fit.category not in no_room], nodes, n_cpus)
-    return FitPlan(fits, n_cpus, n_at_once, None if image_s is None else seconds, no_room)
+    possible = [fit for fit in fits if fit.category not in no_room]
+    seconds, n_at_once = schedule([fit for fit in possible if not fit.is_spread], nodes, n_cpus)
+    seconds += sum(fit.seconds or 0.0 for fit in possible if fit.is_spread)
+    n_at_once = max([n_at_once, *(fit.n_tasks for fit in possible if fit.is_spread)])
+    return FitPlan(tuple(fits), n_cpus, n_at_once, None if image_s is None else seconds, no_room)
+
+
+def check_spreads(detector: AnyDetector) -> None:
+    """Raise InputError unless the fit of this detector can be spread over nodes."""
+    if not isinstance(detector, Patchcore):
+        todo = "Fit it without --spread: each category on one node."
+        raise InputError(message("spread", "patchcore, whose fit is a map and a merge", detector.name, todo=todo))
+
+
+def _task_bytes(detector: AnyDetector, n_images: int) -> int:
+    """Return the peak memory of a task of a fit that is spread; 0 if one node holds the patches of so many images."""
+    check_spreads(detector)
+    settings, backbone = detector.settings, detector.pretrained
+    if n_patches(settings, backbone, n_images) <= settings.max_rows:
+        return 0
+    return WORKER_BYTES + estimated_chunk_bytes(settings, backbone, n_images)
+
+
+def n_places(nodes: Sequence[Node], n_cpus: int, n_bytes: int) -> int:
+    """Return how many tasks or workers the nodes have room for."""
+    return sum(min(node.n_cpus // n_cpus, node.memory_bytes // n_bytes) for node in nodes)
 
 
 def has_room(node: Node, n_bytes: int, n_cpus: int) -> bool:
@@ -102,7 +144,7 @@ def has_room(node: Node, n_bytes: int, n_cpus: int) -> bool:
 
 def no_room(plan: FitPlan, category: str) -> str:
     """Return the error of a category that no node has room for."""
-    n_bytes = next(fit.n_bytes for fit in plan.fits if fit.category == category)
+    n_bytes = next(fit.task_bytes or fit.n_bytes for fit in plan.fits if fit.category == category)
     expected = f"a node with {plan.n_cpus} CPUs and {n_bytes / 2**20:.0f} MB"
     todo = "Add a larger node, or use smaller images or fewer of them."
     return message("cluster", expected, "none", todo=todo)

@@ -27,7 +27,7 @@ from blemish._validation.checks import check_whole
 from blemish._version import __version__
 from blemish.cluster.connection import check_nodes, check_versions, connected, nodes, versions
 from blemish.cluster.listing import ImageFile, Listing, find_files, is_url
-from blemish.cluster.plan import TIMED_IMAGES, WORKER_BYTES, PredictPlan
+from blemish.cluster.plan import TIMED_IMAGES, WORKER_BYTES, PredictPlan, n_places
 from blemish.cluster.pool import ActorPool, Dead
 from blemish.cluster.rows import Parts, error_row, folder_of, named, prediction_row
 from blemish.data.discovery import IMAGE_ENDINGS
@@ -277,11 +277,6 @@ def pool_of(kind: Callable[[Any], Any], spec: object, worker: WorkerSpec) -> Act
 def died(path: str) -> str:
     """Return the error of an image whose process died each time."""
     return message("image", "a prediction", DIED, where=path)
-
-
-def n_places(found: Sequence[Node], n_cpus: int, n_bytes: int) -> int:
-    """Return how many workers the nodes have room for."""
-    return sum(min(node.n_cpus // n_cpus, node.memory_bytes // n_bytes) for node in found)
 
 
 @dataclass

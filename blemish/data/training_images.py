@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,38 @@ MIN_IMAGES = 2
 LEAST_GROUPS = 5
 
 
+class ImageFacts(NamedTuple):
+    """Size and SHA-256 of a training image, of the file or of the pixels of an array."""
+
+    size_hw: tuple[int, int]
+    sha256: str
+
+
+class ImageLook(NamedTuple):
+    """What is kept of a network input: its `image_statistics`, and its fingerprint unless the image is too small."""
+
+    statistics: Float64
+    fingerprint: NDArray[np.int8] | None
+
+    @classmethod
+    def of(cls, network_input: UInt8, size_hw: tuple[int, int]) -> ImageLook:
+        """Return it of a network input, (h, w, 3) uint8, of an image of this size."""
+        detailed = min(size_hw) >= LEAST_SIDE_PX
+        return cls(image_statistics(network_input), fingerprint(network_input) if detailed else None)
+
+
+def facts_of(item: ImageInput, bit_depth: int | None) -> ImageFacts | ImageError:
+    """Return size and hash of one image, or why it can't be read; files are not decoded."""
+    path = path_of(item)
+    try:
+        if path is not None:
+            return ImageFacts(*read_facts(path))
+    except ImageError as error:
+        return error
+    image = read_image(item, bit_depth)
+    return ImageFacts((image.shape[0], image.shape[1]), hashlib.sha256(image.tobytes()).hexdigest())
+
+
 class TrainingImages:
     """The readable good images of a training set, and the problems of the others.
 
@@ -40,12 +72,25 @@ class TrainingImages:
         groups: (n,) int64, the group of each image: the lowest index of those that show the same part. Copies of a file
             are one group, images whose samples name one, and, after `keep`, near-duplicates.
 
+    Args:
+        items: the images.
+        bit_depth: bits in use in 16-bit images.
+        threads: for decoding.
+        least: images that must be readable.
+        facts: of each image, where they are known.
+
     Raises:
         DataError: if fewer than `least` can be read: each image is scored by the others.
     """
 
     def __init__(
-        self, items: Sequence[ImageInput], *, bit_depth: int | None, threads: int, least: int = MIN_IMAGES
+        self,
+        items: Sequence[ImageInput],
+        *,
+        bit_depth: int | None,
+        threads: int,
+        least: int = MIN_IMAGES,
+        facts: Iterable[ImageFacts | ImageError] | None = None,
     ) -> None:
         self.items: list[ImageInput] = []
         self.names: list[str] = []
@@ -57,17 +102,19 @@ class TrainingImages:
         self._bit_depth = bit_depth
         self._threads = threads
         self._least = least
-        for i, (item, facts) in enumerate(zip(items, prefetch(self._facts, items, threads=threads), strict=True)):
+        if facts is None:
+            facts = prefetch(lambda item: facts_of(item, bit_depth), items, threads=threads)
+        for i, (item, known) in enumerate(zip(items, facts, strict=True)):
             name = str(path_of(item) or f"array {i}")
-            if isinstance(facts, ImageError):
-                self._leave_out(name, facts)
+            if isinstance(known, ImageError):
+                self._leave_out(name, known)
                 continue
             self.items.append(item)
             self.names.append(name)
-            self.sizes_hw.append(facts[0])
+            self.sizes_hw.append(known.size_hw)
             self.statistics.append(None)
             self._fingerprints.append(None)
-            self._digests.append(facts[1])
+            self._digests.append(known.sha256)
         self._check_enough()
         self.groups = self._known_groups()
 
@@ -104,24 +151,22 @@ class TrainingImages:
 
         Threads decode and resize a few images ahead.
         """
-
-        def prepare(i: int) -> UInt8 | ImageError:
-            try:
-                return geometry.prepare(read_image(self.items[i], self._bit_depth))
-            except ImageError as error:
-                return error
-
-        prepared = prefetch(prepare, chosen, threads=self._threads)
-        for done, (i, image) in enumerate(zip(chosen, prepared, strict=True), start=1):
+        inputs = network_inputs((self.items[i] for i in chosen), geometry, self._bit_depth, threads=self._threads)
+        for done, (i, image) in enumerate(zip(chosen, inputs, strict=True), start=1):
             if isinstance(image, ImageError):
-                self._leave_out(self.names[i], image)
+                self.note(i, image)
             else:
                 if self.statistics[i] is None:
-                    self.statistics[i] = image_statistics(image)
-                    if min(self.sizes_hw[i]) >= LEAST_SIDE_PX:
-                        self._fingerprints[i] = fingerprint(image)
+                    self.note(i, ImageLook.of(image, self.sizes_hw[i]))
                 yield i, image
             progress(stage, done, len(chosen))
+
+    def note(self, i: int, look: ImageLook | ImageError) -> None:
+        """Note what is kept of the network input of image `i`, or why there is none."""
+        if isinstance(look, ImageError):
+            self._leave_out(self.names[i], look)
+        else:
+            self.statistics[i], self._fingerprints[i] = look
 
     def representatives(self, chosen: Iterable[int]) -> list[int]:
         """Return the first image of each group out of `chosen`."""
@@ -146,17 +191,6 @@ class TrainingImages:
         rows = [row for row in self.statistics if row is not None]
         return GoodRange.of(rows) if rows else None
 
-    def _facts(self, item: ImageInput) -> tuple[tuple[int, int], str] | ImageError:
-        """Return (height, width) and hash of one image; files are not decoded."""
-        path = path_of(item)
-        try:
-            if path is not None:
-                return read_facts(path)
-        except ImageError as error:
-            return error
-        image = read_image(item, self._bit_depth)
-        return (image.shape[0], image.shape[1]), hashlib.sha256(image.tobytes()).hexdigest()
-
     def _known_groups(self) -> Int64:
         """Return the groups of copies, of samples that name one, and of near-duplicates; none if too few are left."""
         stated = [item.group if isinstance(item, Sample) else "" for item in self.items]
@@ -174,3 +208,20 @@ class TrainingImages:
             got += f" and {len(self.problems)} broken, the first: {self.problems[0].text}"
         todo = f"Give at least {self._least}, better 100 or more: each is scored by the others."
         raise DataError(message("good images", f"at least {self._least}", got, todo=todo))
+
+
+def network_inputs(
+    items: Iterable[ImageInput], geometry: Geometry, bit_depth: int | None, *, threads: int
+) -> Iterator[UInt8 | ImageError]:
+    """Yield the network input, (h, w, 3) uint8, of each image in order, or why it can't be decoded.
+
+    Threads decode and resize a few images ahead.
+    """
+
+    def prepare(item: ImageInput) -> UInt8 | ImageError:
+        try:
+            return geometry.prepare(read_image(item, bit_depth))
+        except ImageError as error:
+            return error
+
+    return prefetch(prepare, items, threads=threads)

@@ -249,7 +249,10 @@ class Detector(ABC, Generic[SettingsT, StateT]):
         images = TrainingImages(
             list(samples), bit_depth=settings.bit_depth, threads=settings.n_threads, least=self.least_images
         )
-        state = self._fit(images, progress or no_progress)
+        return self.accept(images, self._fit(images, progress or no_progress))
+
+    def accept(self: Own, images: TrainingImages, state: StateT) -> Own:
+        """Take the state that was fitted on images, here or elsewhere; return self."""
         groups = tuple(images.groups.tolist())
         training = replace(state.training, sha256s=images.digests, groups=groups, root=os.path.realpath(os.curdir))
         self._state = replace(state, training=training, good_range=images.good_range())

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from blemish.backbones.backbone import Backbone
-    from blemish.backbones.embedding import Extractor
-    from blemish.types import Float32, Float64, Int64, UInt8
+    from blemish.types import Float32, Float64, Int64
 
 COMPONENTS = ("patch", "part", "image")
 # Chosen by leave-one-set-out over the development sets (benchmarks/defaults.py).
@@ -159,19 +158,18 @@ class MultiScaleFeatures:
         self._groups: Int64 = np.arange(0)
         self._chosen: list[int] = []
 
-    def add(self, raw: Extractor, image: UInt8, *, keep: bool) -> None:
+    def add(self, summary: Float32, parts: Float32 | None) -> None:
         """Add an image.
 
         Args:
-            raw: gives parts that are not projected on their axes yet.
-            image: the network's input, uint8 (h, w, 3).
-            keep: whether its image score may be asked for.
+            summary: (S,) float32, its global descriptor.
+            parts: (h, w, K) float32, its coarse features, not projected on their axes yet; None unless its score may be
+                asked for.
         """
-        if keep:
-            parts = raw.parts(image)
+        if parts is not None:
             self._part_moments.add(parts.reshape(-1, parts.shape[-1]))
             self._parts[len(self._summaries)] = parts
-        self._summaries.append(raw.summary(image))
+        self._summaries.append(summary)
 
     def choose(self, groups: Int64, chosen: Sequence[int]) -> None:
         """Choose the images, among those kept, whose scores are asked for, each by the images of other groups."""

@@ -16,12 +16,14 @@ import numpy as np
 
 from blemish._validation.checks import blocks, check_array, check_whole
 from blemish.errors import InputError, message
-from blemish.ops.coreset import Traversal, drawn_row, traversal, traversal_bytes
+from blemish.ops.coreset import drawn_row, traversal, traversal_bytes
 from blemish.ops.neighbors import MemoryIndex
-from blemish.ops.statistics import Affine, Moments, Scaling
+from blemish.ops.statistics import Affine, Moments, MomentSums, Scaling
 from blemish.types import no_progress
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from blemish.types import Float32, Float64, Int64, Progress
@@ -187,12 +189,59 @@ def _near_picks(centers: Float32) -> NDArray[np.int64]:
     return near
 
 
+class Chunk(NamedTuple):
+    """Rows of a stream as they came, which are reduced together.
+
+    Attributes:
+        rows: (n, D) float32.
+        source: (n, 3) int32, training image, row and column of each patch.
+    """
+
+    rows: Float32
+    source: NDArray[np.int32]
+
+
+class ChunkReduction(NamedTuple):
+    """How a chunk is reduced: to how many rows, in which scaling.
+
+    Attributes:
+        affine: the scaling, of the rows up to some chunk before.
+        n_keep: rows that are kept.
+        seed: of the first row.
+    """
+
+    affine: Affine
+    n_keep: int
+    seed: int
+
+    def reduced(self, chunk: Chunk) -> ReducedChunk:
+        """Return the rows of the chunk that are kept."""
+        rows = _scaled(chunk.rows, self.affine)
+        found = traversal(rows, self.n_keep, drawn_row(len(rows), self.seed))
+        return ReducedChunk(Chunk(chunk.rows[found.picks], chunk.source[found.picks]), found.radius)
+
+
+class ReducedChunk(NamedTuple):
+    """The rows of a chunk that are kept.
+
+    Attributes:
+        kept: as they came, in the order chosen.
+        radius: covering radius, in the scaling of the reduction.
+    """
+
+    kept: Chunk
+    radius: float
+
+
 class StreamingCoreset:
     """Merge and reduce of rows that come in a stream and are not kept: one pass, memory bounded.
 
     Each chunk is reduced in coordinates scaled by the moments of the rows so far, and its picks are kept as they came;
     the union is reduced in the final scaling. A row is within the first level's radius, times how much the scaling
     changed, plus the second level's: `finish` states the sum, an upper bound that is far above the true radius.
+
+    Where the rows come here, `add` and `finish` do it all. Where chunks are elsewhere, their sums and then what is kept
+    of them come in the order of the chunks: `reduction` and `keep`, with the same result.
 
     Args:
         n_select: rows of the result, at most.
@@ -220,12 +269,12 @@ class StreamingCoreset:
         todo = f"Keep fewer rows, or hold more than max_rows={max_rows}."
         check_whole("n_select", n_select, 1, max_rows // 2, todo=todo)
         self.n_select = n_select
-        self.moments = Moments()
+        self._moments = Moments()
         self._n_rows = n_rows
         self._n_kept = kept_rows(n_rows, n_select, max_rows)
         self._scaling, self._shrinkage, self._seed = scaling, shrinkage, seed
-        self._chunk: list[tuple[Float32, NDArray[np.int32]]] = []
-        self._kept: list[tuple[Float32, NDArray[np.int32]]] = []
+        self._chunk: list[Chunk] = []
+        self._kept: list[Chunk] = []
         self._affine: Affine | None = None
         self._affine_rows = 0
         self._radii: list[tuple[Affine, float]] = []
@@ -240,10 +289,31 @@ class StreamingCoreset:
         width: int | str = (self._kept or self._chunk)[0][0].shape[1] if self._kept or self._chunk else "D"
         check_array("features", features, dtype=np.float32, shape=("n", width))
         check_array("source", source, dtype=np.int32, shape=(len(features), 3))
-        self.moments.add(features)
-        self._chunk.append((features, source))
-        if sum(len(rows) for rows, _ in self._chunk) >= CHUNK_ROWS:
+        self._chunk.append(Chunk(features, source))
+        if _n_rows(self._chunk) >= CHUNK_ROWS:
             self._reduce()
+
+    def reduction(self, sums: MomentSums) -> ChunkReduction:
+        """Return how the next chunk is reduced, whose sums are about `shift`."""
+        self._moments.merge(sums)
+        if self._affine is None or self._moments.n >= 2 * self._affine_rows:
+            self._affine, self._affine_rows = self._moments.scaling(self._scaling, self._shrinkage), self._moments.n
+        return ChunkReduction(self._affine, _share(sums.n, self._n_kept, self._n_rows), self._seed)
+
+    @property
+    def n_added(self) -> int:
+        """The rows that came so far."""
+        return self._moments.n + _n_rows(self._chunk)
+
+    @property
+    def shift(self) -> Float64 | None:
+        """The (D,) shift of the sums; None before the first chunk."""
+        return self._moments.shift
+
+    def keep(self, reduction: ChunkReduction, reduced: ReducedChunk) -> None:
+        """Add the rows that are kept of the next chunk."""
+        self._kept.append(reduced.kept)
+        self._radii.append((reduction.affine, reduced.radius))
 
     def finish(
         self, n_select: int | None = None, *, progress: Progress = no_progress
@@ -254,13 +324,13 @@ class StreamingCoreset:
             n_select: rows of the result, if fewer than the constructor's.
             progress: called as progress(stage, done, total).
         """
-        if self.moments.n == 0:
-            raise InputError(message("features", "at least one row", "none", todo="Add rows before finishing."))
         if self._chunk:
             self._reduce()
-        final = self.moments.scaling(self._scaling, self._shrinkage)
-        features = _scaled(np.concatenate([rows for rows, _ in self._kept]), final)
-        source = np.concatenate([sources for _, sources in self._kept])
+        if self._moments.n == 0:
+            raise InputError(message("features", "at least one row", "none", todo="Add rows before finishing."))
+        final = self._moments.scaling(self._scaling, self._shrinkage)
+        rows, source = joined(self._kept)
+        features = _scaled(rows, final)
         wanted = min(n_select or self.n_select, self.n_select, len(features))
         found = traversal(features, wanted, drawn_row(len(features), self._seed), progress=progress)
         first = max(_stretch(affine, final) * radius for affine, radius in self._radii)
@@ -268,22 +338,41 @@ class StreamingCoreset:
 
     def _reduce(self) -> None:
         """Reduce the chunk to its share of the rows that are kept."""
-        raw = np.concatenate([rows for rows, _ in self._chunk])
-        source = np.concatenate([sources for _, sources in self._chunk])
+        chunk = joined(self._chunk)
         self._chunk = []
-        if self._affine is None or self.moments.n >= 2 * self._affine_rows:
-            self._affine, self._affine_rows = self.moments.scaling(self._scaling, self._shrinkage), self.moments.n
-        rows = _scaled(raw, self._affine)
-        found: Traversal = traversal(
-            rows, _share(len(rows), self._n_kept, self._n_rows), drawn_row(len(rows), self._seed)
-        )
-        self._kept.append((raw[found.picks], source[found.picks]))
-        self._radii.append((self._affine, found.radius))
+        reduction = self.reduction(MomentSums.of(chunk.rows, self.shift))
+        self.keep(reduction, reduction.reduced(chunk))
+
+
+def _n_rows(chunks: Sequence[Chunk]) -> int:
+    return sum(len(rows) for rows, _ in chunks)
+
+
+def chunk_images(n_rows: int) -> int:
+    """Return how many images, each of so many rows, make a chunk of a stream."""
+    return -(-CHUNK_ROWS // n_rows)
+
+
+def joined(chunks: Sequence[Chunk]) -> Chunk:
+    """Return several chunks as one."""
+    return Chunk(np.concatenate([rows for rows, _ in chunks]), np.concatenate([source for _, source in chunks]))
 
 
 def kept_rows(n_rows: int, n_select: int, max_rows: int) -> int:
     """Return how many of `n_rows` a stream keeps until its end."""
     return max(min(OVERSAMPLING * n_select, n_rows), min(int(KEPT_SHARE * n_rows), max_rows // 2))
+
+
+def chunk_bytes(n_rows: int, n_features: int, n_keep: int) -> int:
+    """Return the peak memory of the sums and the reduction of one chunk in bytes, its rows included.
+
+    Args:
+        n_rows: of the chunk.
+        n_features: of each row.
+        n_keep: rows that are kept.
+    """
+    # The rows and their shifted float64 twins; then the rows, the scaled ones and the sources.
+    return n_rows * (12 * n_features + 12) + traversal_bytes(n_rows, n_features, n_keep)
 
 
 def streaming_bytes(n_rows: int, n_features: int, n_select: int, max_rows: int) -> int:

@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[2]
 NODE = {"num_cpus": 1, "memory": 2 << 30, "object_store_memory": 80 << 20}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def nodes() -> Iterator[Any]:
-    """A cluster of two nodes; the test's process is connected to it."""
+    """A cluster of two nodes, started once for all tests of this package; the test's process is connected to it."""
     ray = pytest.importorskip("ray", reason="ray is not installed: nothing runs on a cluster")
     from ray.cluster_utils import Cluster
 

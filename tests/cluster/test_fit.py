@@ -20,6 +20,7 @@ from blemish.cluster.connection import Node, NodeReport, check_address, check_no
 from blemish.cluster.plan import schedule
 from blemish.data.synthetic.demo import make_demo
 from blemish.errors import InputError
+from tests.cluster.content import content
 from tests.contract.command_line import call
 from tests.images import good, small_patchcore, write, write_goods
 
@@ -41,14 +42,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     for path in found["d"]:
         path.write_bytes(b"no image")
     return found
-
-
-def content(folder: Path) -> dict[str, Any]:
-    """The files of a model folder, and its header without the time of the fit and the digest that holds it."""
-    files: dict[str, Any] = {path.name: path.read_bytes() for path in folder.iterdir()}
-    header = json.loads(files["model.json"])
-    del header["provenance"]["fit_s"], header["digest"]
-    return {**files, "model.json": header}
 
 
 def by_category(results: list[FitResult]) -> dict[str, str]:

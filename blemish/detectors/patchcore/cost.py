@@ -16,7 +16,7 @@ from blemish.detectors.patchcore.fit import first_pass, raw_extractor
 from blemish.detectors.patchcore.memory_bank import collection_bytes
 from blemish.detectors.patchcore.position import N_JUDGED
 from blemish.errors import DataError
-from blemish.ops.merge_reduce import compared_pairs
+from blemish.ops.merge_reduce import CHUNK_ROWS, chunk_bytes, compared_pairs, kept_rows
 from blemish.ops.neighbors import MemoryIndex
 from blemish.types import no_progress
 
@@ -40,10 +40,25 @@ def estimated_bytes(settings: PatchcoreSettings, backbone: Backbone, n_images: i
     """
     check_whole("n_images", n_images, 1, 10**9)
     area = settings.area_px(backbone)
-    n_rows = n_images * area // backbone.strides[0] ** 2
+    n_rows = n_patches(settings, backbone, n_images)
     patches = collection_bytes(settings, n_rows, sum(backbone.channels))
     multi_scale = multi_scale_bytes(backbone, min(n_images, MAX_CALIBRATION), area) if settings.score_fusion else 0
     return BASE_BYTES + patches + multi_scale
+
+
+def n_patches(settings: PatchcoreSettings, backbone: Backbone, n_images: int) -> int:
+    """Return about how many patches so many images have."""
+    return n_images * settings.area_px(backbone) // backbone.strides[0] ** 2
+
+
+def estimated_chunk_bytes(settings: PatchcoreSettings, backbone: Backbone, n_images: int) -> int:
+    """Return about how much memory a pass over a chunk of so many images takes at its peak, in bytes."""
+    n_rows, n_features = n_patches(settings, backbone, n_images), sum(backbone.channels)
+    n_select = settings.bank_rows(n_rows)
+    n_keep = -(-kept_rows(n_rows, n_select, settings.max_rows) * CHUNK_ROWS // n_rows)
+    chunk = chunk_bytes(CHUNK_ROWS + n_patches(settings, backbone, 1), n_features, n_keep)
+    # The search holds the memory bank, and its index about as much again.
+    return BASE_BYTES + max(chunk, 3 * 4 * n_select * n_features)
 
 
 def estimated_seconds(
@@ -76,8 +91,8 @@ def estimated_seconds(
     bank_s = time.perf_counter() - start
     maps = patches.maps(range(len(images)), stage="", progress=no_progress)
     assert maps is not None, "all patches of the pilot are held"
-    search_s, n_patches = _search_s([features for _, features in maps])
-    n_rows, n_pilot = len(samples) * n_patches, len(images) * n_patches
+    search_s, n_each = _search_s([features for _, features in maps])
+    n_rows, n_pilot = len(samples) * n_each, len(images) * n_each
     n_bank, n_calibrated = settings.bank_rows(n_rows), min(len(samples), MAX_CALIBRATION)
     n_judged = N_JUDGED if settings.score_fusion else 0
     n_again = n_judged + (n_calibrated if n_rows > settings.max_rows else 0)

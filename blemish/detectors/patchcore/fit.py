@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,24 +20,48 @@ from blemish.modelfolder.header import Training
 from blemish.ops.conformal import Calibration
 from blemish.ops.distance_statistics import fit_distance_statistics
 from blemish.ops.neighbors import MemoryIndex
-from blemish.types import Float32, Float64
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from blemish.backbones.backbone import Backbone
     from blemish.data.training_images import TrainingImages
+    from blemish.detectors.patchcore.scoring import PatchDistances
     from blemish.detectors.patchcore.settings import PatchcoreSettings
     from blemish.imaging.geometry import Geometry
-    from blemish.types import Bool, Int64, Progress
+    from blemish.types import Bool, Float32, Float64, Int64, Progress
 
-FeatureMaps = Iterable[tuple[int, Float32]]
+
+class Passes(Protocol):
+    """The two passes over all images, on this machine or on others, with the same results."""
+
+    def first(self, raw: Extractor, geometry: Geometry) -> FirstPass:
+        """Read every image; those that can't be decoded are left out of the images from here on."""
+
+    def nearest(
+        self, extractor: Extractor, geometry: Geometry, first: FirstPass, search: GoodSearch
+    ) -> list[PatchDistances]:
+        """Return the distances of the patches of each chosen image to the memory bank without its own part's rows."""
 
 
 def fit(
-    settings: PatchcoreSettings, backbone: Backbone, images: TrainingImages, *, progress: Progress
+    settings: PatchcoreSettings,
+    backbone: Backbone,
+    images: TrainingImages,
+    *,
+    progress: Progress,
+    passes: Passes | None = None,
 ) -> PatchcoreState:
     """Return PatchCore fitted on good images: whitening, memory bank, distance statistics and calibrations.
+
+    Args:
+        settings: of the detector.
+        backbone: the pretrained network.
+        images: the good images; those that can't be decoded are left out.
+        progress: called as progress(stage, done, total).
+        passes: how the images are read; here, one after the other, by default.
 
     Raises:
         DataError: if fewer than two images can be decoded.
@@ -47,16 +70,16 @@ def fit(
     start = time.perf_counter()
     geometry = settings.geometry(images.sizes_hw, backbone)
     raw = raw_extractor(settings, backbone)
-    first = first_pass(settings, images, raw, geometry, progress)
+    passes = passes or LocalPasses(settings, images, progress)
+    first = passes.first(raw, geometry)
     bank = first.patches.memory_bank(progress)
     linear = None if settings.scaling == "none" else bank.scaling
     part_axes = None if first.multi_scale is None else first.multi_scale.part_axes()
     graph = embedding_graph(backbone, pooling=settings.pooling, scaling=linear, part_axes=part_axes)
     extractor = Extractor(graph.SerializeToString(), threads=settings.n_threads)
-    maps = first.patches.maps(first.chosen, stage="calibrating", progress=progress)
-    if maps is None:
-        maps = images.feature_maps(extractor.features, geometry, first.chosen, stage="calibrating", progress=progress)
-    calibrated = calibrate(settings, geometry, bank.features, bank.source, maps, groups=images.groups)
+    search = GoodSearch(settings, bank.features, bank.source, images.groups)
+    nearest = passes.nearest(extractor, geometry, first, search)
+    calibrated = calibrate(settings, geometry, search.index, nearest)
     fusion, scores = None, np.array(calibrated.scores)
     if first.multi_scale is not None:
         judge = PositionJudge(images, first.chosen, geometry, extractor, calibrated.scorer, bank.source, settings.seed)
@@ -110,30 +133,112 @@ class FirstPass:
     multi_scale: MultiScaleFeatures | None
 
 
+class CalibrationChoice:
+    """Chooses the images that thresholds are calibrated on, evenly among those that can be decoded, as they come.
+
+    Args:
+        n_images: expected images; fewer may come.
+
+    Attributes:
+        good: the images that came.
+        chosen: positions in `good`.
+    """
+
+    def __init__(self, n_images: int) -> None:
+        self._share = min(1.0, MAX_CALIBRATION / n_images)
+        self.good: list[int] = []
+        self.chosen: list[int] = []
+
+    def add(self, i: int) -> bool:
+        """Add an image; return whether it is chosen."""
+        is_chosen = len(self.chosen) < self._share * (len(self.good) + 1)
+        if is_chosen:
+            self.chosen.append(len(self.good))
+        self.good.append(i)
+        return is_chosen
+
+
 def first_pass(
     settings: PatchcoreSettings, images: TrainingImages, raw: Extractor, geometry: Geometry, progress: Progress
 ) -> FirstPass:
     """Read every image; those that can't be decoded are left out of `images` from here on."""
-    patches = PatchCollection(settings, len(images))
+    patches, choice = PatchCollection(settings, len(images)), CalibrationChoice(len(images))
     multi_scale = MultiScaleFeatures() if settings.score_fusion else None
-    good: list[int] = []
-    chosen: list[int] = []
-    share = min(1.0, MAX_CALIBRATION / len(images))
-
     seen = images.prepared(geometry, range(len(images)), stage="reading images", progress=progress)
     for i, image in seen:
         patches.add(raw.features(image))
-        is_chosen = len(chosen) < share * (len(good) + 1)
+        is_chosen = choice.add(i)
         if multi_scale is not None:
-            multi_scale.add(raw, image, keep=is_chosen)
-        if is_chosen:
-            chosen.append(len(good))
-        good.append(i)
-    images.keep(good)
-    chosen = images.representatives(chosen)
+            multi_scale.add(raw.summary(image), raw.parts(image) if is_chosen else None)
+    return first_of(images, choice, patches, multi_scale)
+
+
+def first_of(
+    images: TrainingImages, choice: CalibrationChoice, patches: PatchCollection, multi_scale: MultiScaleFeatures | None
+) -> FirstPass:
+    """Return the results of the first pass; images that can't be decoded are left out of `images` from here on."""
+    images.keep(choice.good)
+    chosen = images.representatives(choice.chosen)
     if multi_scale is not None:
         multi_scale.choose(images.groups, chosen)
     return FirstPass(patches, chosen, multi_scale)
+
+
+@dataclass(frozen=True)
+class LocalPasses:
+    """The passes on this machine, image by image."""
+
+    settings: PatchcoreSettings
+    images: TrainingImages
+    progress: Progress
+
+    def first(self, raw: Extractor, geometry: Geometry) -> FirstPass:
+        """Read every image; those that can't be decoded are left out of the images from here on."""
+        return first_pass(self.settings, self.images, raw, geometry, self.progress)
+
+    def nearest(
+        self, extractor: Extractor, geometry: Geometry, first: FirstPass, search: GoodSearch
+    ) -> list[PatchDistances]:
+        """Return the distances of each chosen image, which is read again where its features are not held."""
+        progress, stage = self.progress, "calibrating"
+        maps = first.patches.maps(first.chosen, stage=stage, progress=progress)
+        if maps is None:
+            maps = self.images.feature_maps(extractor.features, geometry, first.chosen, stage=stage, progress=progress)
+        return [search.distances(i, features) for i, features in maps]
+
+
+class GoodSearch:
+    """Search of good images' patches in the memory bank, each image without the rows of its own part.
+
+    Args:
+        settings: of the detector.
+        bank: (n, D) float32, the memory bank.
+        source: (n, 3) int32: image, row and column of each bank row.
+        groups: the group of each image, int64: those of one show the same part.
+
+    Attributes:
+        index: of the memory bank.
+    """
+
+    def __init__(self, settings: PatchcoreSettings, bank: Float32, source: NDArray[np.int32], groups: Int64) -> None:
+        self.index = MemoryIndex(bank)
+        self.source, self.groups = source, groups
+        self._settings = settings
+        self._plain = Scorer(self.index, settings.num_neighbors, None, top_share=settings.top_share)
+
+    def distances(self, i: int, features: Float32) -> PatchDistances:
+        """Return the distances of image `i`, whose patch features are (h, w, D) float32.
+
+        Raises:
+            InputError: if too few bank rows are of other parts.
+        """
+        own: Bool = np.isin(self.source[:, 0], np.flatnonzero(self.groups == self.groups[i]))
+        least = self._settings.num_neighbors
+        if len(own) - int(own.sum()) < least:
+            todo = "Raise coreset_sampling_ratio or coreset_size, or give more good images."
+            got = f"{len(own)} rows, {int(own.sum())} of them from one image"
+            raise InputError(message("memory_bank", f"{least} rows from other images", got, todo=todo))
+        return self._plain.distances(features, exclude=own)
 
 
 class Calibrated(NamedTuple):
@@ -151,30 +256,16 @@ class Calibrated(NamedTuple):
 
 
 def calibrate(
-    settings: PatchcoreSettings,
-    geometry: Geometry,
-    bank: Float32,
-    source: NDArray[np.int32],
-    maps: FeatureMaps,
-    *,
-    groups: Int64,
+    settings: PatchcoreSettings, geometry: Geometry, index: MemoryIndex, nearest: Sequence[PatchDistances]
 ) -> Calibrated:
     """Return leave-own-part-out scores of good images, and the scorer of new ones.
 
     Args:
         settings: of the detector.
         geometry: from the patch grid to the network's input.
-        bank: (n, D) float32, the memory bank.
-        source: (n, 3) int32: image, row and column of each bank row.
-        maps: index and (h, w, D) feature map of each image, one of each group.
-        groups: (n,) int64, the group of each image: those of one show the same part.
-
-    Raises:
-        InputError: if too few bank rows are from other images.
+        index: of the memory bank.
+        nearest: of each image, one of each group, without its own part's rows.
     """
-    index = MemoryIndex(bank)
-    plain = Scorer(index, settings.num_neighbors, None, top_share=settings.top_share)
-    nearest = [plain.distances(features, exclude=_own_rows(settings, source, groups, i)) for i, features in maps]
     stacked = np.stack([found.distances for found in nearest])
     if settings.position_sigma is None:
         statistics, patch_maps = None, stacked
@@ -184,17 +275,3 @@ def calibrate(
     scores = [scorer.image_score(m, found.weight) for m, found in zip(patch_maps, nearest, strict=True)]
     levels = [float(np.quantile(geometry.network_map(m), 1 - settings.top_share)) for m in patch_maps]
     return Calibrated(scorer, scores, levels)
-
-
-def _own_rows(settings: PatchcoreSettings, source: NDArray[np.int32], groups: Int64, image: int) -> Bool:
-    """Return which bank rows are of an image's part, (n,) bool; enough must be left for a search.
-
-    Raises:
-        InputError: if too few are.
-    """
-    own: Bool = np.isin(source[:, 0], np.flatnonzero(groups == groups[image]))
-    if len(own) - int(own.sum()) < settings.num_neighbors:
-        todo = "Raise coreset_sampling_ratio or coreset_size, or give more good images."
-        got = f"{len(own)} rows, {int(own.sum())} of them from one image"
-        raise InputError(message("memory_bank", f"{settings.num_neighbors} rows from other images", got, todo=todo))
-    return own

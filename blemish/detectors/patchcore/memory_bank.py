@@ -8,7 +8,7 @@ import numpy as np
 
 from blemish._validation.checks import blocks
 from blemish.ops.coreset import SCAN
-from blemish.ops.merge_reduce import StreamingCoreset, coreset, coreset_bytes, streaming_bytes
+from blemish.ops.merge_reduce import Chunk, StreamingCoreset, coreset, coreset_bytes, streaming_bytes
 from blemish.ops.statistics import Affine, Moments
 
 if TYPE_CHECKING:
@@ -39,42 +39,61 @@ class MemoryBank(NamedTuple):
     radius: float
 
 
+def chunk_of(features: Float32, image: int) -> Chunk:
+    """Return the patches of an image, (h, w, D) float32, as rows with their source."""
+    height, width, n_features = features.shape
+    places = np.mgrid[:height, :width].reshape(2, -1)
+    source = np.column_stack([np.full(height * width, image), *places]).astype(np.int32)
+    return Chunk(features.reshape(-1, n_features), source)
+
+
+def stream_of(settings: PatchcoreSettings, n_rows: int) -> StreamingCoreset | None:
+    """Return the coreset of a stream of about so many patches; None if they are few enough to be held."""
+    if n_rows <= settings.max_rows:
+        return None
+    return StreamingCoreset(
+        settings.bank_rows(n_rows),
+        n_rows=n_rows,
+        max_rows=settings.max_rows,
+        scaling=settings.scaling,
+        shrinkage=SHRINKAGE,
+        seed=settings.seed,
+    )
+
+
 class PatchCollection:
     """Patch features of good images as they come: all of them where they fit into `max_rows`, else a coreset.
 
     Args:
         settings: of the detector.
         n_images: expected images; fewer may come.
+        stream: of patches that were reduced already.
     """
 
-    def __init__(self, settings: PatchcoreSettings, n_images: int) -> None:
+    def __init__(self, settings: PatchcoreSettings, n_images: int, *, stream: StreamingCoreset | None = None) -> None:
         self._settings, self._n_images = settings, n_images
         self._n_added = 0
         self._moments = Moments()
         self._maps: Float32 | None = None  # (n_images, h, w, D), the first `n_added` of which are set
-        self._stream: StreamingCoreset | None = None
+        self._stream = stream
 
     def add(self, features: Float32) -> None:
         """Add the (h, w, D) float32 features of the next image."""
-        height, width, n_features = features.shape
-        rows = features.reshape(-1, n_features)
         if self._n_added == 0:
-            self._begin(height * width, features.shape)
+            self._begin(features.shape)
         if self._stream is not None:
-            places = np.mgrid[:height, :width].reshape(2, -1)
-            source = np.column_stack([np.full(len(rows), self._n_added), *places]).astype(np.int32)
-            self._stream.add(rows, source)
+            self._stream.add(*chunk_of(features, self._n_added))
         else:
             assert self._maps is not None
             self._maps[self._n_added] = features
-            self._moments.add(rows)
+            self._moments.add(features.reshape(-1, features.shape[2]))
         self._n_added += 1
 
     def memory_bank(self, progress: Progress) -> MemoryBank:
         """Return the memory bank; features that are held are scaled in place."""
         settings = self._settings
         if self._stream is not None:
-            n_select = settings.bank_rows(self._stream.moments.n)
+            n_select = settings.bank_rows(self._stream.n_added)
             return MemoryBank(*self._stream.finish(n_select, progress=progress))
         assert self._maps is not None, "there are at least two images"
         scaling = self._moments.scaling(settings.scaling, SHRINKAGE)
@@ -86,24 +105,20 @@ class PatchCollection:
         source = np.column_stack(np.unravel_index(indices, maps.shape[:3])).astype(np.int32)
         return MemoryBank(rows[indices], source, scaling, radius)
 
+    @property
+    def are_held(self) -> bool:
+        """Whether the features of all images are held."""
+        return self._maps is not None
+
     def maps(self, chosen: Sequence[int], *, stage: str, progress: Progress) -> Iterator[tuple[int, Float32]] | None:
         """Return index and scaled (h, w, D) features of each chosen image; None if they are not held."""
         return None if self._maps is None else _counted(self._maps, chosen, stage, progress)
 
-    def _begin(self, n_patches: int, shape: tuple[int, ...]) -> None:
+    def _begin(self, shape: tuple[int, ...]) -> None:
         """Hold all features, or begin a stream."""
-        settings, n_rows = self._settings, self._n_images * n_patches
-        if n_rows <= settings.max_rows:
+        self._stream = stream_of(self._settings, self._n_images * shape[0] * shape[1])
+        if self._stream is None:
             self._maps = np.empty((self._n_images, *shape), np.float32)
-            return
-        self._stream = StreamingCoreset(
-            settings.bank_rows(n_rows),
-            n_rows=n_rows,
-            max_rows=settings.max_rows,
-            scaling=settings.scaling,
-            shrinkage=SHRINKAGE,
-            seed=settings.seed,
-        )
 
 
 def _counted(maps: Float32, chosen: Sequence[int], stage: str, progress: Progress) -> Iterator[tuple[int, Float32]]:

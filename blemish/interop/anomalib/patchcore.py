@@ -19,7 +19,7 @@ from blemish.backbones.architectures import build_graph
 from blemish.backbones.backbone import Backbone
 from blemish.backbones.embedding import Extractor, embedding_graph
 from blemish.detectors.patchcore.detector import Patchcore
-from blemish.detectors.patchcore.fit import calibrate
+from blemish.detectors.patchcore.fit import GoodSearch, calibrate
 from blemish.detectors.patchcore.scoring import Scorer
 from blemish.detectors.patchcore.settings import PatchcoreSettings
 from blemish.detectors.patchcore.state import UNKNOWN, PatchcoreState
@@ -91,7 +91,9 @@ def import_patchcore(source: Source) -> Patchcore:
 
         rows, kept = _sources(MemoryIndex(bank), maps("finding patches"))
         images.keep(kept)
-        scorer, scores, maxima = calibrate(settings, geometry, bank, rows, maps("calibrating"), groups=images.groups)
+        search = GoodSearch(settings, bank, rows, images.groups)
+        nearest = [search.distances(i, features) for i, features in maps("calibrating")]
+        scorer, scores, maxima = calibrate(settings, geometry, search.index, nearest)
     else:
         scorer = Scorer(MemoryIndex(bank), settings.num_neighbors, None)
         scores, maxima = ([threshold] for threshold in source.thresholds(imported.line))
