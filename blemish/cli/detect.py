@@ -151,6 +151,7 @@ def predict(
 
     detector = registry.load(model, threads=threads)
     paths, left_out = image_paths(images)
+    _check_outputs(paths, out, masks)
     rows, drifts, n_broken, n_defective = [], [], 0, 0
     for i, prediction in enumerate(detector.predict_many(paths)):
         if isinstance(prediction, Problem):
@@ -170,10 +171,22 @@ def predict(
     if as_json:
         print_json(rows + [_unread(problem) for problem in left_out])
     _warn_of_drift(drifts)
-    for text in _left_out_texts(left_out):
-        complain(f"not read: {text}")
+    complain_of(left_out)
     drifted = fail_on_drift and any(drifts)
     finish(unread=bool(n_broken), not_comparable=drifted, defect=fail_on_defect and bool(n_defective))
+
+
+def _check_outputs(paths: Sequence[Path], out: Path | None, masks: Path | None) -> None:
+    """Refuse to replace other files by figures or masks, or one by the other, before anything is judged."""
+    from blemish._io.text import output_name
+    from blemish.data.outputs import check_replaceable
+
+    if out is not None and masks is not None and os.path.realpath(out) == os.path.realpath(masks):
+        raise typer.BadParameter("it is the folder of --out, and masks have the names of figures", param_hint="--masks")
+    for folder in (out, masks):
+        if folder is not None and folder.is_dir():
+            for number, path in enumerate(paths):
+                check_replaceable(folder / output_name(number, path, folder))
 
 
 def _write_images(
@@ -202,15 +215,14 @@ def _unread(problem: Problem) -> dict[str, Any]:
     return {"path": str(problem.path), "score": None, "label": None, "outcome": "not read", "problem": problem.text}
 
 
-def _left_out_texts(problems: Sequence[Problem]) -> list[str]:
-    """Return one line for each reason, with the first files."""
+def complain_of(left_out: Sequence[Problem]) -> None:
+    """Print one line for each reason why files were not read, with the first files."""
     by_text: dict[str, list[str]] = {}
-    for problem in problems:
+    for problem in left_out:
         by_text.setdefault(problem.text, []).append(str(problem.path))
-    return [
-        f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}: {text}"
-        for text, names in by_text.items()
-    ]
+    for text, names in by_text.items():
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        complain(f"not read: {', '.join(names[:5])}{more}: {text}")
 
 
 def opened(data: Path, category: str | None, layout: str | None, group_by: str | None = None) -> DataSet:

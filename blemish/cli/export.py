@@ -13,7 +13,10 @@ from blemish.cli.console import Bars, say
 from blemish.cli.exit_codes import finish
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from blemish.exporters import Verification
+    from blemish.types import Problem
 
 app = typer.Typer()
 
@@ -44,15 +47,16 @@ def export(
     as_json: option.AsJson = False,
 ) -> None:
     """Export a model as one graph for other runtimes. Example: blemish export model --out model.onnx"""
-    from blemish.cli.detect import image_paths
+    from blemish.cli.detect import complain_of, image_paths
     from blemish.exporters import export as export_model
 
     size = None if image_size is None else _size(image_size)
-    paths = None if images is None else image_paths([images])[0]
+    paths, left_out = (None, []) if images is None else image_paths([images])
     result = export_model(
         model, out, to=to, image_hw=size, images=paths, plain=plain, int8=int8, threads=threads, progress=Bars()
     )
-    say(as_json, _document(result), *_lines(result), f"Saved in {out}.")
+    say(as_json, _document(result, left_out), *_lines(result), f"Saved in {out}.")
+    complain_of(left_out)
     finish(unread=bool(result.problems))
 
 
@@ -68,12 +72,13 @@ def verify(
     as_json: option.AsJson = False,
 ) -> None:
     """Compare an exported model with its model folder. Example: blemish verify model.onnx images/"""
-    from blemish.cli.detect import image_paths
+    from blemish.cli.detect import complain_of, image_paths
     from blemish.exporters import verify as verify_model
 
-    paths, _ = image_paths(images)
+    paths, left_out = image_paths(images)
     result = verify_model(exported, paths, model=model, device=device, threads=threads, progress=Bars())
-    say(as_json, _document(result), *_lines(result))
+    say(as_json, _document(result, left_out), *_lines(result))
+    complain_of(left_out)
     finish(unread=bool(result.problems), defect=not result.ok)
 
 
@@ -88,7 +93,7 @@ def _lines(result: Verification) -> list[str]:
     return [*(problem.text for problem in result.problems), str(result)]
 
 
-def _document(result: Verification) -> dict[str, Any]:
+def _document(result: Verification, left_out: Sequence[Problem]) -> dict[str, Any]:
     return {
         "exported": str(result.path),
         "ok": result.ok,
@@ -98,4 +103,5 @@ def _document(result: Verification) -> dict[str, Any]:
         "bound": result.bound,
         "labels_differ": len(result.labels_differ),
         "left_out": [problem.text for problem in result.problems],
+        "not_read": [str(problem.path) for problem in left_out],
     }

@@ -36,11 +36,19 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> ExitCode | int:
     open_streams()
     given, shows_traceback = _without_traceback(arguments)
     try:
+        _check_given(given)
         code = _invoked(app, given)
         sys.stdout.flush()
     except BaseException as error:  # also Rust's panics, which are no Exception
         return _ended(error, shows_traceback)
     return code
+
+
+def _check_given(arguments: Sequence[str]) -> None:
+    """Refuse an empty argument: as a path it would be the working directory, with all images in it."""
+    if "" in arguments:
+        after = f" after {arguments[arguments.index('') - 1]!r}" if arguments.index("") else ""
+        raise typer.BadParameter(f"an argument{after} is empty: is a variable of the shell not set?")
 
 
 def _invoked(app: typer.Typer, arguments: Sequence[str]) -> int:

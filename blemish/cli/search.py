@@ -61,7 +61,7 @@ def index(
     """Store the anomalous regions of images. Example: blemish index model old/ --store s --labels from-folders"""
     if labels not in {"none", "from-folders"}:
         raise typer.BadParameter(f"{labels} is neither none nor from-folders", param_hint="--labels")
-    samples = _samples(images)
+    samples, not_read = _samples(images)
     bars = Bars()
     rows: list[AddResult] = []
     problems: list[str] = []
@@ -88,6 +88,7 @@ def index(
         "regions": n_regions,
         "without_region": empty,
         "left_out": problems,
+        "not_read": [str(path) for path in not_read],
     }
     lines = [f"{len(rows)} images, {document['new_regions']} new regions; the store has {n_regions}."]
     if empty:
@@ -280,7 +281,7 @@ def open_store(
     """Return the store, which must exist unless `create`: a misspelt name has no answers."""
     from blemish.search import DefectStore
 
-    images = None if good is None else _samples(good, is_good=True)
+    images = None if good is None else _samples(good, is_good=True)[0]
     given: dict[str, Any] = {"model": model, "category": category, "good": images}
     given |= {"create": create, "read_only": read_only}
     if is_url(store):
@@ -293,26 +294,27 @@ def is_url(store: str) -> bool:
     return store.lower().startswith(("http:", "https:"))
 
 
-def _samples(images: Path, *, is_good: bool = False) -> Sequence[Sample]:
-    """Return the images of a folder and its sub-folders, without masks and previews, or the one image."""
+def _samples(images: Path, *, is_good: bool = False) -> tuple[list[Sample], list[Path]]:
+    """Return the images of a folder and its sub-folders, or the one image; and masks, previews and other files."""
     from blemish.data.discovery import IMAGE_ENDINGS, find_images, no_images
     from blemish.data.tree import check_below, without_masks
     from blemish.types import Sample
 
     if not images.is_dir():
-        return [Sample(images)]
+        return [Sample(images)], []
     found = find_images(images)
     paths, masks = without_masks(images, found.images)
     if is_good:
         paths, _, _ = check_below(images, paths, "good")
     if not paths:
         raise no_images("images", [images], IMAGE_ENDINGS)
-    left_out = [*masks, *found.outputs]
-    if left_out:
-        rest = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
-        names = ", ".join(map(str, left_out[:3]))
-        complain(f"not read: {names}{rest}: masks, previews or figures that Blemish wrote.")
-    return [Sample(path) for path in paths]
+    left_out = {"masks, previews or figures that Blemish wrote": [*masks, *found.outputs]}
+    left_out["no image, by name and content"] = found.others
+    for reason, files in left_out.items():
+        if files:
+            rest = f" and {len(files) - 3} more" if len(files) > 3 else ""
+            complain(f"not read: {', '.join(map(str, files[:3]))}{rest}: {reason}.")
+    return [Sample(path) for path in paths], [path for files in left_out.values() for path in files]
 
 
 def _query(encoded: EncodedImage) -> dict[str, Any]:

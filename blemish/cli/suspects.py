@@ -45,6 +45,7 @@ def suspects(
 ) -> None:
     """List good images that look defective, drop or confirm them. Example: blemish suspects model --out figures"""
     from blemish.detectors import registry
+    from blemish.detectors.suspects import indices_of
     from blemish.errors import InputError, message
 
     if drop and confirm:
@@ -62,6 +63,8 @@ def suspects(
     if (drop or confirm) and chosen:
         changed, how = dropped(detector, chosen, quick=quick) if drop else (detector.confirmed(chosen), "")
         changed.save(model)
+        training = detector.fitted.training
+        chosen = [training.paths[i] for i in training.alike(indices_of(training, chosen))]
         count = "1 image" if len(chosen) == 1 else f"{len(chosen)} images"
         done = "Dropped" if drop else "Confirmed"
         lines.append(

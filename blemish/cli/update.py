@@ -45,7 +45,8 @@ def update(
     after = before.update(good, progress=Bars())
     after.save(out)
     versions = compare_versions(before, after, good, defective, progress=Bars())
-    left_out = [problem.text for problem in (*after.problems, *versions.problems)]
+    problems = {str(problem.path): problem.text for problem in (*versions.problems, *after.problems)}
+    left_out = list(problems.values())
     for line in left_out:
         complain(line)
     document = {

@@ -45,7 +45,9 @@ def _is_named_so(names: Iterable[str]) -> bool:
 
 
 def _lists_regions(path: Path) -> bool:
-    """Return whether a file starts like one of an annotation tool; False if it can't be read."""
+    """Return whether a file starts like one of an annotation tool; False if it is a pipe or can't be read."""
+    if not path.is_file():  # opening a pipe would wait for ever
+        return False
     try:
         with path.open("rb") as file:
             start = file.read(MAX_READ)

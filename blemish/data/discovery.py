@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from blemish.data.outputs import is_output
+from blemish.data.outputs import OUTPUT_ENDINGS, is_output
 from blemish.errors import DataError, message
 from blemish.types import Sample
 
@@ -112,7 +112,8 @@ def find_images(
             if entry.is_dir():
                 waiting.append(entry)
             elif entry.suffix.lower() in endings or (endings is IMAGE_ENDINGS and has_image_bytes(entry)):
-                (found.outputs if entry.suffix.lower() == ".png" and is_output(entry) else found.images).append(entry)
+                is_figure = entry.suffix.lower() in OUTPUT_ENDINGS and is_output(entry)
+                (found.outputs if is_figure else found.images).append(entry)
             else:
                 found.others.append(entry)
     return FoundFiles(*(sorted(paths, key=natural_key) for paths in found))

@@ -58,6 +58,59 @@ def test_figures_written_into_the_folder_are_not_judged_next_time(saved: Path, r
     assert sorted(path.name for path in figures.iterdir()) == ["0000-0.png"]
 
 
+def test_no_file_of_the_user_is_replaced(saved: Path, run, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    write(folder / "a.png", good(0))
+    part = write(folder / "0001-a.png", good(1)).read_bytes()
+    for option in ("--out", "--masks"):
+        code, out, err = run("predict", saved, folder, option, folder)
+        assert (code, out) == (2, "")
+        assert err.startswith("error: image: expected a new name, or that of an earlier figure, got a file that")
+        assert err.endswith(
+            f"in {folder / '0001-a.png'}. It would be lost: choose another name or folder, or move it away.\n"
+        )
+    assert sorted(path.name for path in folder.iterdir()) == ["0001-a.png", "a.png"]
+    assert (folder / "0001-a.png").read_bytes() == part
+    code, _, err = run("thresholds", saved, "--out", folder / "a.png")
+    assert (code, "got a file that Blemish did not write" in err) == (2, True)
+
+
+def test_figures_and_masks_need_two_folders(saved: Path, run, tmp_path: Path) -> None:
+    image = write(tmp_path / "a.png", good(0))
+    code, out, err = run("predict", saved, image, "--out", tmp_path / "o", "--masks", tmp_path / "x" / ".." / "o")
+    assert (code, out) == (2, "")
+    assert "--masks: it is the folder of --out, and masks have the names of figures" in err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    "command", ["predict {} ''", "predict '' {}", "check ''", "fit {} --out ''", "index {} '' --store s"]
+)
+def test_an_empty_argument_is_not_the_working_directory(command: str, saved: Path, run, monkeypatch) -> None:
+    """`blemish predict model "$IMAGE"` with a misspelt variable."""
+    monkeypatch.chdir(saved)
+    code, out, err = run(*(saved if part == "{}" else part.strip("'") for part in command.split()))
+    assert (code, out) == (2, "")
+    assert " is empty: is a variable of the shell not set?" in err
+
+
+def test_other_commands_name_what_they_do_not_read(saved: Path, run, folder: Path, tmp_path: Path) -> None:
+    (folder / "notes.txt").write_text("shift 3")
+    line = f"not read: {folder / 'notes.txt'}: no image, by name and content.\n"
+    code, out, err = run("index", saved, folder, "--store", tmp_path / "store", "--json")
+    assert (code, line in err) == (0, True)
+    assert str(folder / "notes.txt") in json.loads(out)["not_read"]
+    assert str(folder / "masks" / "0.png") in json.loads(out)["not_read"]
+    exported = tmp_path / "m.onnx"
+    for command in (
+        ("export", saved, "--out", exported, "--images", folder),
+        ("verify", exported, folder, "--model", saved),
+    ):
+        code, out, err = run(*command, "--json")
+        assert (code, err) == (0, line)
+        assert json.loads(out)["not_read"] == [str(folder / "notes.txt")]
+
+
 def test_a_folder_without_images(saved: Path, run, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "notes.txt").write_text("shift 3")

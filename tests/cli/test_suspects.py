@@ -72,6 +72,17 @@ def test_they_are_dropped_without_a_new_fit(run, model: Path, images: Path, tmp_
     assert (len(left.fitted.training.paths), left.fitted.image_calibration.n) == (20, 19)
 
 
+def test_all_that_are_dropped_are_counted(run, tmp_path: Path):
+    """Other images of the same part go with it; one that is named twice counts once."""
+    write_goods(tmp_path / "in", 12)
+    copy = shutil.copy(tmp_path / "in" / "005.png", tmp_path / "in" / "copy.png")
+    model = small_patchcore().fit(sorted((tmp_path / "in").iterdir())).save(tmp_path / "m")
+    given = (tmp_path / "in" / "005.png",) * 2
+    for option in ("--confirm", "--drop"):
+        out = json.loads(run("suspects", model, *given, option, "--json", *(["--quick"] * (option == "--drop")))[1])
+        assert out["dropped" if option == "--drop" else "confirmed"] == [str(given[0]), str(copy)]
+
+
 def test_without_the_backbones_weights_there_is_no_new_fit(run, model: Path, monkeypatch: pytest.MonkeyPatch):
     def absent(*_: object, **__: object) -> Patchcore:
         raise ModelFileError("weights: expected a file, got none.")
