@@ -85,6 +85,8 @@ def predict(
     out: Annotated[Path, typer.Option(help="Parquet file to write, one row per image.")],
     address: Address = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each worker, which are its cores.")] = 1,
+    maps: Annotated[bool, typer.Option("--maps", help="Add the anomaly map to each row: 100 to 200 kB.")] = False,
+    masks: Annotated[bool, typer.Option("--masks", help="Add the mask to each row, as a PNG file.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print images, memory and time; predict none.")] = False,
     as_json: option.AsJson = False,
 ) -> None:
@@ -108,7 +110,9 @@ def predict(
         if len(unread) < MAX_LISTED:
             unread[path] = error
 
-    result = predict_many(model, images, out, address=address, threads=threads, progress=Bars(), unread=name)
+    result = predict_many(
+        model, images, out, address=address, threads=threads, maps=maps, masks=masks, progress=Bars(), unread=name
+    )
     rate = f" in {result.seconds:.0f} s" if result.n_new else ""
     line = f"{result.n_images} rows in {out}: {result.n_new} new{rate}, {result.n_defective} of them defective"
     document = {**asdict(result), "path": str(result.path), "left_out": unread}

@@ -7,6 +7,7 @@ from blemish.cluster.errors import ClusterError
 from blemish.cluster.evaluation import EvaluationResult, evaluate_many
 from blemish.cluster.fit import FitResult, fit_many
 from blemish.cluster.indexing import index_many
+from blemish.cluster.maps import read_map, read_mask
 from blemish.cluster.plan import FitPlan, PlannedFit, plan_fits
 from blemish.cluster.predictions import PredictResult, predict
 
@@ -22,4 +23,6 @@ __all__ = [
     "index_many",
     "plan_fits",
     "predict",
+    "read_map",
+    "read_mask",
 ]

@@ -27,6 +27,7 @@ from blemish._validation.checks import check_whole
 from blemish._version import __version__
 from blemish.cluster.connection import check_nodes, check_versions, connected, nodes, versions
 from blemish.cluster.listing import ImageFile, Listing, find_files, is_url
+from blemish.cluster.maps import MAP, MASK
 from blemish.cluster.plan import TIMED_IMAGES, WORKER_BYTES, PredictPlan, n_places
 from blemish.cluster.pool import ActorPool, Dead
 from blemish.cluster.rows import Parts, error_row, folder_of, named, prediction_row
@@ -45,8 +46,10 @@ if TYPE_CHECKING:
 
 # An actor gets so many at once: a second of work, and what is made again if it dies.
 CHUNK = 32
+# With maps and masks fewer: results of several chunks of each worker wait in memory for the first one.
+CHUNK_WITH_EXTRAS = 4
 # A part is written after so many rows or seconds: what is made again if the command is killed.
-PART_ROWS = 20_000
+PART_ROWS, PART_ROWS_WITH_EXTRAS = 20_000, 500
 PART_S = 20.0
 # Measured: a process that predicts, with the default backbone, beyond the model's files.
 PREDICT_BYTES = 300 * 2**20
@@ -83,6 +86,8 @@ def predict(
     address: str | None = None,
     threads: int = 1,
     storage: Mapping[str, Any] | None = None,
+    maps: bool = False,
+    masks: bool = False,
     progress: Progress | None = None,
     unread: Callable[[str, str], None] | None = None,
 ) -> PredictResult:
@@ -98,22 +103,26 @@ def predict(
         address: HOST:PORT of a cluster, "auto" for the one that this machine belongs to, None to start Ray here.
         threads: of each worker, which are its CPUs.
         storage: options of the file systems of URLs, such as keys; they are sent to the nodes.
+        maps: whether rows hold the anomaly map, some 100 to 200 kB, which `read_map` returns.
+        masks: whether rows hold the mask, which `read_mask` returns.
         progress: called as progress(stage, done, total).
         unread: called with path and error of each image without a prediction.
 
     Raises:
         ClusterError: if the cluster can't be joined, a node has other versions or does not see the images, or there is
             no room for a worker.
-        InputError: if Ray is not installed, there is no image, or OUT.parts holds those of another model.
+        InputError: if Ray is not installed, there is no image, or OUT.parts holds those of another model or of other
+            columns.
         ModelFileError: if the model can't be loaded.
         SaveError: if the results can't be written, or another run writes them.
     """
     start = time.perf_counter()
     check_whole("threads", threads, 1, 256)
-    spec, metadata = spec_of(model, threads, storage or {})
+    extras = (*((MAP,) if maps else ()), *((MASK,) if masks else ()))
+    spec, metadata = spec_of(model, threads, storage or {}, extras)
     target = Path(os.path.realpath(out))
     with connected(address) as found, working_folder(target) as folder, tempfile.TemporaryFile(dir=folder) as spool:
-        parts = Parts(target, metadata)
+        parts = Parts(target, metadata, extras)
         listing = Listing(find_files([os.fspath(place) for place in images], spec.storage), spool)
         if not len(listing):
             raise _no_images(images)
@@ -122,7 +131,8 @@ def predict(
         check_nodes(found, {file.path: file.size for file in first}, storage=spec.storage)
         tally = _Tally(int(np.isin(listing.keys, done, invert=True).sum()), progress or no_progress, unread)
         if first:
-            _run(pool_of(Inspector, spec, spec), listing.chunks(CHUNK, without=done), parts, tally)
+            n, most = (CHUNK_WITH_EXTRAS, PART_ROWS_WITH_EXTRAS) if extras else (CHUNK, PART_ROWS)
+            _run(pool_of(Inspector, spec, spec), listing.chunks(n, without=done), parts, tally, most)
         n_rows = parts.merge(listing.keys)
     assert n_rows == len(listing), "one row for each image"
     seconds = time.perf_counter() - start
@@ -166,12 +176,17 @@ def _no_images(places: Sequence[str | os.PathLike[str]]) -> InputError:
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """All that a worker needs to predict: the files of the model folder, its threads, and options of file systems."""
+    """All that a worker needs to predict: the files of the model folder, its threads, and options of file systems.
+
+    Attributes:
+        extras: columns out of anomaly_map and mask that rows hold.
+    """
 
     files: Mapping[str, bytes] = field(repr=False)
     threads: int
     versions: tuple[str, str]
     storage: Mapping[str, Any]
+    extras: tuple[str, ...] = ()
 
     @property
     def n_bytes(self) -> int:
@@ -180,7 +195,7 @@ class WorkerSpec:
 
 
 def spec_of(
-    model: str | os.PathLike[str], threads: int, storage: Mapping[str, Any]
+    model: str | os.PathLike[str], threads: int, storage: Mapping[str, Any], extras: tuple[str, ...] = ()
 ) -> tuple[WorkerSpec, dict[str, str]]:
     """Return what workers need, and what the results say of the model."""
     folder = load_model(model)
@@ -193,7 +208,7 @@ def spec_of(
         "pixel_threshold": repr(header["thresholds"]["pixel"]),
     }
     files = {name: (folder.path / name).read_bytes() for name in names}
-    return WorkerSpec(files, threads, versions(), dict(storage)), metadata
+    return WorkerSpec(files, threads, versions(), dict(storage), extras), metadata
 
 
 class Inspector:
@@ -232,7 +247,7 @@ class Inspector:
         if isinstance(image, str):
             return error_row(image)
         try:
-            return prediction_row(self._detector.predict(image))
+            return prediction_row(self._detector.predict(image), self._spec.extras)
         except Exception as error:  # the rest goes on
             return error_row(f"{type(error).__name__}: {error}")
 
@@ -308,7 +323,11 @@ class _Tally:
 
 
 def _run(
-    pool: ActorPool[ImageFile, dict[str, Any]], chunks: Iterator[list[ImageFile]], parts: Parts, tally: _Tally
+    pool: ActorPool[ImageFile, dict[str, Any]],
+    chunks: Iterator[list[ImageFile]],
+    parts: Parts,
+    tally: _Tally,
+    part_rows: int,
 ) -> None:
     """Write the rows of all images in parts; an end by Ctrl-C or an error leaves what came so far."""
     waiting: deque[list[ImageFile]] = deque()
@@ -326,7 +345,7 @@ def _run(
                 new = [_row(file, result) for file, result in zip(waiting.popleft(), results, strict=True)]
                 rows += new
                 tally.add(new)
-                if len(rows) >= PART_ROWS or time.monotonic() - written_s > PART_S:
+                if len(rows) >= part_rows or time.monotonic() - written_s > PART_S:
                     parts.write(rows)
                     rows, written_s = [], time.monotonic()
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from blemish._io.files import atomic_write, save_error, sync_folder
 from blemish.cluster.listing import ImageFile, key_of
+from blemish.cluster.maps import MAP, MASK, map_columns, mask_columns
 from blemish.errors import InputError, message
 
 if TYPE_CHECKING:
@@ -20,13 +21,16 @@ if TYPE_CHECKING:
     from blemish.types import Prediction
 
 FORMAT = "1"
-BATCH = 16_384
+# Columns by which a run knows an image.
+KEY = ("path", "size_bytes", "version")
+# Rows that are in memory at once while results are merged; with maps and masks each has 100 kB and more.
+BATCH, BATCH_WITH_EXTRAS = 16_384, 256
 # Rows of all parts: from the moment that it is there, the parts count no more.
 MERGED = "merged.parquet"
 
 
-def schema(metadata: Mapping[str, str]) -> pa.Schema:
-    """Return the columns of the results."""
+def schema(metadata: Mapping[str, str], extras: Collection[str] = ()) -> pa.Schema:
+    """Return the columns of the results; `extras` are those out of anomaly_map and mask that were asked for."""
     import pyarrow as pa
 
     box = [(name, pa.int32()) for name in ("x", "y", "width", "height")]
@@ -45,17 +49,26 @@ def schema(metadata: Mapping[str, str]) -> pa.Schema:
         ("size_bytes", pa.int64()),
         ("version", pa.string()),
     ]
+    if MAP in extras:
+        columns += [("map_height", pa.int32()), ("map_width", pa.int32()), (MAP, pa.binary())]
+    if MASK in extras:
+        columns += [(MASK, pa.binary())]
     return pa.schema(columns, metadata={f"blemish.{name}": value for name, value in metadata.items()})
 
 
-def prediction_row(prediction: Prediction) -> dict[str, Any]:
-    """Return the columns of a prediction."""
+def prediction_row(prediction: Prediction, extras: Collection[str] = ()) -> dict[str, Any]:
+    """Return the columns of a prediction, with `extras` as of `schema`."""
     height, width = prediction.anomaly_map.shape
     regions = [
         {**dict(zip(("x", "y", "width", "height"), box, strict=True)), "area_px": area_px, "score": score}
         for box, area_px, score, _, _ in prediction.regions
     ]
+    columns = {
+        **(map_columns(prediction) if MAP in extras else {}),
+        **(mask_columns(prediction) if MASK in extras else {}),
+    }
     return {
+        **columns,
         "score": prediction.score,
         "label": prediction.label,
         "outcome": prediction.outcome,
@@ -82,21 +95,27 @@ class Parts:
 
     Rows of earlier runs count where their image is still the same and was read; others are made again.
 
+    Args:
+        out: the Parquet file.
+        metadata: what the results say of the model; rows of another one do not count.
+        extras: as of `schema`.
+
     Raises:
         InputError: if the parts are of another model or version.
     """
 
-    def __init__(self, out: Path, metadata: Mapping[str, str]) -> None:
+    def __init__(self, out: Path, metadata: Mapping[str, str], extras: Collection[str] = ()) -> None:
         self.out = out
         self.folder = folder_of(out)
         self._end_merge()
         self._metadata = {"format": FORMAT, **metadata}
-        self._schema = schema(self._metadata)
+        self._schema = schema(self._metadata, extras)
+        self._batch = BATCH_WITH_EXTRAS if extras else BATCH
         self._before = sorted(self.folder.glob("part-*.parquet"))
         for part in self._before:
             if not self._is_ours(part):
                 todo = "Remove that folder, or choose another file for the results."
-                got = "those of another model or version"
+                got = "those of another model or version, or of other columns"
                 raise InputError(message("parts", "those of this model", got, where=self.folder, todo=todo))
         if out.is_file() and self._is_ours(out):
             self._before.insert(0, out)
@@ -116,7 +135,7 @@ class Parts:
 
     def done_keys(self) -> NDArray[np.uint64]:
         """Return the keys of the images that earlier runs have rows of, sorted (n,) uint64."""
-        keys = [key for table, _ in self._rows_before() for key in _keys(table)]
+        keys = [key for table, _ in self._rows_before([*KEY, "error"]) for key in _keys(table)]
         return np.sort(np.array(keys, np.uint64))
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -178,14 +197,14 @@ class Parts:
             kept = np.isin(keys, wanted)
             yield table.filter(kept)
         for path in self._new:
-            yield from map(_table, pq.ParquetFile(path).iter_batches(BATCH))
+            yield from map(_table, pq.ParquetFile(path).iter_batches(self._batch))
 
-    def _rows_before(self) -> Iterator[tuple[pa.Table, NDArray[np.uint64]]]:
-        """Yield rows without an error of earlier runs, and the keys of their images."""
+    def _rows_before(self, columns: list[str] | None = None) -> Iterator[tuple[pa.Table, NDArray[np.uint64]]]:
+        """Yield rows without an error of earlier runs, all columns or some of them, and the keys of their images."""
         import pyarrow.parquet as pq
 
         for path in self._before:
-            for batch in pq.ParquetFile(path).iter_batches(BATCH):
+            for batch in pq.ParquetFile(path).iter_batches(self._batch, columns=columns):
                 table = _table(batch)
                 table = table.filter(table.column("error").is_null())
                 yield table, _keys(table)
@@ -203,5 +222,5 @@ def _table(batch: pa.RecordBatch) -> pa.Table:
 
 
 def _keys(table: pa.Table) -> NDArray[np.uint64]:
-    columns = (table.column(name).to_pylist() for name in ("path", "size_bytes", "version"))
+    columns = (table.column(name).to_pylist() for name in KEY)
     return np.array([key_of(ImageFile(*row)) for row in zip(*columns, strict=True)], np.uint64)

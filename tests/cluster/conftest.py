@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +21,21 @@ def nodes() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # Ray's own is 15: beside other tests it would wait long
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-    cluster.add_node(**NODE)
+    cluster = Cluster()
+    started(cluster, include_dashboard=False)
+    started(cluster)
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     yield cluster
     ray.shutdown()
     cluster.shutdown()
+
+
+def started(cluster: Any, **changes: Any) -> Any:
+    """Add a node; Ray gives up after 30 s, which a machine with much other work needs more than once."""
+    for _ in range(3):
+        with contextlib.suppress(Exception):
+            return cluster.add_node(**{**NODE, **changes})
+    return cluster.add_node(**{**NODE, **changes})

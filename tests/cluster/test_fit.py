@@ -20,6 +20,7 @@ from blemish.cluster.connection import Node, NodeReport, check_address, check_no
 from blemish.cluster.plan import schedule
 from blemish.data.synthetic.demo import make_demo
 from blemish.errors import InputError
+from tests.cluster.conftest import started
 from tests.cluster.content import content
 from tests.contract.command_line import call
 from tests.images import good, small_patchcore, write, write_goods
@@ -180,7 +181,7 @@ def dying() -> None:
 
 @pytest.mark.slow
 def test_a_node_that_dies_costs_no_category(nodes: Any, data: dict[str, list[Path]], tmp_path: Path):
-    extra = [nodes.add_node(num_cpus=1, memory=2 << 30, object_store_memory=80 << 20)]
+    extra = [started(nodes)]
 
     def kill(result: FitResult) -> None:
         if extra:

@@ -11,23 +11,36 @@ import sys
 import time
 import uuid
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from blemish import DefectStore, Patchcore
-from blemish.cluster import index_many, predict, predictions
+from blemish import DefectStore, Patchcore, Prediction
+from blemish.cluster import index_many, pool, predict, predictions, read_map, read_mask
 from blemish.cluster.listing import ImageFile, find_files, outermost
+from blemish.cluster.maps import map_columns, mask_columns
 from blemish.cluster.pool import ActorPool, Dead
 from blemish.cluster.rows import MERGED, Parts, error_row, named
-from blemish.data.outputs import save_output
+from blemish.data.outputs import output_png, save_output
 from blemish.errors import InputError, SaveError
+from tests.cluster.conftest import started
 from tests.contract.command_line import call
 from tests.images import good, scratched, write, write_goods
 
+PREDICTED: dict[str, Any] = {
+    "score": 1.0,
+    "label": True,
+    "threshold": 0.5,
+    "p_value": 0.1,
+    "pixel_threshold": 0.5,
+    "regions": (),
+    "peak_xy": (0, 0),
+}
 pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed: no Parquet files")
 
 
@@ -57,15 +70,18 @@ def test_rows_are_the_predictions_and_a_second_run_makes_the_missing_ones(
     nodes: Any, saved: Path, images: Path, tmp_path: Path
 ):
     root = shutil.copytree(images, tmp_path / "images")
-    out, unread = tmp_path / "results.parquet", []
-    result = predict(saved, [root], out, unread=lambda path, error: unread.append((path, error)))
+    out = tmp_path / "results.parquet"
+    code, printed, err = call("cluster", "predict", saved, root, "--out", out, "--maps", "--masks", "--json")
+    assert code == 3
+    assert err.count("error: image: expected ") == 2
+    document = json.loads(printed)
     rows = rows_of(out)
     names = [Path(path).relative_to(root).as_posix() for path in rows]
     days = [*(f"day2/{i:03}.png" for i in range(5)), *(f"day10/{i}.png" for i in range(3))]
     assert names == ["broken.jpg", *days, "figure.png"]
-    assert (result.n_images, result.n_new, result.n_unread) == (10, 10, 2)
-    assert result.n_defective == sum(bool(row["label"]) for row in rows.values()) >= 3
-    assert [Path(path).name for path, _ in unread] == ["broken.jpg", "figure.png"]
+    assert (document["n_images"], document["n_new"], document["n_unread"]) == (10, 10, 2)
+    assert document["n_defective"] == sum(bool(row["label"]) for row in rows.values()) >= 3
+    assert [Path(path).name for path in document["left_out"]] == ["broken.jpg", "figure.png"]
     assert "figure or mask that Blemish wrote" in rows[str(root / "figure.png")]["error"]
     detector = Patchcore.load(saved)
     for name in days:
@@ -75,6 +91,12 @@ def test_rows_are_the_predictions_and_a_second_run_makes_the_missing_ones(
         assert (row["height"], row["width"], row["drift"], row["error"]) == (96, 96, expected.drift, None)
         boxes = [tuple(region[key] for key in ("x", "y", "width", "height")) for region in row["regions"]]
         assert boxes == [region.box for region in expected.regions]
+        np.testing.assert_allclose(read_map(row), expected.anomaly_map, rtol=1e-3, atol=1e-6)
+        np.testing.assert_array_equal(read_mask(row), expected.mask)
+    with pytest.raises(
+        InputError, match=r"anomaly_map: expected one in the row, got none, in .*broken.jpg\. Take a row"
+    ):
+        read_map(rows[str(root / "broken.jpg")])
     assert pq.read_schema(out).metadata[b"blemish.threshold"] == repr(detector.threshold).encode()
     assert not (tmp_path / "results.parquet.parts").exists()
 
@@ -82,26 +104,56 @@ def test_rows_are_the_predictions_and_a_second_run_makes_the_missing_ones(
     write(root / "day10" / "0.png", good(101))
     (root / "day10" / "2.png").unlink()
     (root / "broken.jpg").write_bytes((root / "day2" / "001.png").read_bytes())
-    result = predict(saved, [root, root / "day2"], out)
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for path in sorted(images.rglob("*.png")):
+            archive.write(path, path.relative_to(images).as_posix())
+    url, unread = f"zip://day2::file://{tmp_path / 'images.zip'}", []
+    result = predict(
+        saved,
+        [root, root / "day2", url],
+        out,
+        maps=True,
+        masks=True,
+        unread=lambda path, error: unread.append((Path(path).name, "figure or mask" in error)),
+    )
     again = rows_of(out)
-    assert (result.n_images, result.n_new, result.n_unread) == (10, 4, 1)
-    assert again.keys() == (rows.keys() | {str(root / "day2" / "100.png")}) - {str(root / "day10" / "2.png")}
+    assert (result.n_images, result.n_new, result.n_unread) == (15, 9, 1)
+    assert unread == [("figure.png", True)]
+    row = again.pop(f"zip://day2/003.png::file://{tmp_path / 'images.zip'}")
+    assert row["score"] == detector.predict(images / "day2" / "003.png").score
+    archived = {path for path in again if path.startswith("zip://")}
+    assert len(archived) == 4
+    expected_paths = (rows.keys() | {str(root / "day2" / "100.png")}) - {str(root / "day10" / "2.png")}
+    assert again.keys() - archived == expected_paths
     assert again[str(root / "day10" / "0.png")]["score"] == detector.predict(good(101)).score
     assert again[str(root / "broken.jpg")]["error"] is None
     assert again[str(root / "day2" / "004.png")] == rows[str(root / "day2" / "004.png")]
 
 
-@pytest.mark.slow
-def test_images_in_an_archive_are_read_by_its_url(nodes: Any, saved: Path, images: Path, tmp_path: Path):
-    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
-        for path in sorted(images.rglob("*.png")):
-            archive.write(path, path.relative_to(images).as_posix())
-    url = f"zip://day2::file://{tmp_path / 'images.zip'}"
-    result = predict(saved, [url], tmp_path / "r.parquet")
-    assert (result.n_images, result.n_unread) == (5, 0)
-    expected = Patchcore.load(saved).predict(images / "day2" / "003.png").score
-    row = rows_of(tmp_path / "r.parquet")[f"zip://day2/003.png::file://{tmp_path / 'images.zip'}"]
-    assert row["score"] == expected
+def test_maps_and_masks_are_read_back_or_refused():
+    mask = np.zeros((40, 60), np.bool_)
+    mask[3:9, 5:50] = True
+    anomaly_map = np.linspace(0, 70_000, 400 * 600, dtype=np.float32).reshape(400, 600)
+    prediction = Prediction(**PREDICTED, anomaly_map=anomaly_map, mask=mask)
+    row = {**map_columns(prediction), **mask_columns(prediction), "height": 40, "width": 60, "path": "a.png"}
+    found = read_map(row)
+    assert found.shape == (213, 320)
+    assert found.max() == np.finfo(np.float16).max
+    assert found[:150].max() == pytest.approx(anomaly_map[: 150 * 400 // 213].max(), rel=0.01)
+    np.testing.assert_array_equal(read_mask(row), mask)
+    assert not read_mask({**row, "mask": None}).any()
+    for damaged, text in (
+        (b"none", "anomaly_map: expected bytes compressed by zlib, got .*, in a.png"),
+        (zlib.compress(b"12"), r"anomaly_map: expected 136320 bytes of values, got others \(2\), in a.png"),
+        (zlib.compress(bytes(1 << 20)), r"anomaly_map: expected 136320 bytes of values, got others \(136321\)"),
+    ):
+        with pytest.raises(InputError, match=text):
+            read_map({**row, "anomaly_map": damaged})
+    for damaged, text in ((b"none", "got none"), (output_png(mask[1:]), r"got \(39, 60\)")):
+        with pytest.raises(InputError, match=rf"mask: expected a PNG file of \(40, 60\), {text}, in a.png"):
+            read_mask({**row, "mask": damaged})
+    with pytest.raises(InputError, match=r"mask: expected one in the row, got none\. .* made with masks"):
+        read_mask({"height": 40, "width": 60})
 
 
 def numbers(n: int, size: int = 8) -> list[list[int]]:
@@ -146,7 +198,7 @@ def test_each_item_comes_once_and_in_order_whatever_is_killed(nodes: Any, tmp_pa
             time.sleep(0.05 * len(items))
             return [item * item for item in items]
 
-    extra = nodes.add_node(num_cpus=1, memory=2 << 30, object_store_memory=80 << 20)
+    extra = started(nodes)
     results: list[Any] = []
     for i, chunk in enumerate(pool_of(Slow, 3).map(iter(numbers(200)))):
         results += chunk
@@ -160,7 +212,9 @@ def test_each_item_comes_once_and_in_order_whatever_is_killed(nodes: Any, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_worker_that_never_starts_ends_the_run(nodes: Any):
+def test_a_worker_that_never_starts_ends_the_run(nodes: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pool, "MAX_FAILED_STARTS", 2)
+
     class Broken:
         def __init__(self) -> None:
             raise ValueError("no model here")
@@ -168,7 +222,7 @@ def test_a_worker_that_never_starts_ends_the_run(nodes: Any):
         def ready(self) -> None:
             """Never."""
 
-    with pytest.raises(Exception, match=r"cluster: expected a worker that starts, got 5 that ended: .*no model here"):
+    with pytest.raises(Exception, match=r"cluster: expected a worker that starts, got 2 that ended: .*no model here"):
         list(pool_of(Broken).map(iter(numbers(9))))
 
 
@@ -207,7 +261,9 @@ def test_results_of_another_model_are_made_again_and_its_parts_are_refused(tmp_p
     parts = Parts(out, {"model": "one"})
     parts.write([named({"score": 1.0, "regions": []}, file)])
     parts.write([named(error_row("broken"), ImageFile("/b.png", 3, "1"))])
-    with pytest.raises(InputError, match="parts: expected those of this model, got those of another model or version"):
+    with pytest.raises(
+        InputError, match="parts: expected those of this model, got those of another model or version, or of"
+    ):
         Parts(out, {"model": "two"})
     again = Parts(out, {"model": "one"})
     keys = again.done_keys()
@@ -216,6 +272,7 @@ def test_results_of_another_model_are_made_again_and_its_parts_are_refused(tmp_p
     assert again.merge(keys) == 2
     assert [row["path"] for row in pq.read_table(out).to_pylist()] == ["/a.png", "/b.png"]
     assert len(Parts(out, {"model": "two"}).done_keys()) == 0
+    assert len(Parts(out, {"model": "one"}, ("mask",)).done_keys()) == 0, "rows without masks are made again"
     assert len(Parts(out, {"model": "one"}).done_keys()) == 2
 
 
@@ -247,7 +304,7 @@ def test_folders_are_listed_once_in_natural_order(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_command_plans_predicts_and_names_what_is_not_read(nodes: Any, saved: Path, images: Path, tmp_path: Path):
+def test_the_command_plans_and_refuses_folders_without_images(nodes: Any, saved: Path, images: Path, tmp_path: Path):
     out = tmp_path / "r.parquet"
     code, printed, err = call("cluster", "predict", saved, images, "--out", out, "--dry-run", "--json")
     assert (code, err) == (0, "")
@@ -255,18 +312,12 @@ def test_the_command_plans_predicts_and_names_what_is_not_read(nodes: Any, saved
     assert (plan["n_images"], plan["n_at_once"]) == (10, 2)
     assert plan["seconds"] > 0
     assert not out.exists()
-    code, printed, err = call("cluster", "predict", saved, images, "--out", out, "--json")
-    assert code == 3
-    assert err.count("error: image: expected ") == 2
-    document = json.loads(printed)
-    assert (document["n_images"], document["n_new"], document["n_unread"]) == (10, 10, 2)
-    assert sorted(Path(path).name for path in document["left_out"]) == ["broken.jpg", "figure.png"]
     (tmp_path / "empty").mkdir()
     for option in ((), ("--dry-run",)):
         code, _, err = call("cluster", "predict", saved, tmp_path / "empty", "--out", out, *option)
         assert code == 2
         assert "images: expected images (.png, .jpg" in err
-    assert len(rows_of(out)) == 10
+    assert not out.exists()
 
 
 def test_two_runs_into_one_file_are_refused(tmp_path: Path):

@@ -19,6 +19,7 @@ from blemish.detectors.patchcore import fit as fitting
 from blemish.errors import InputError
 from blemish.ops import merge_reduce
 from blemish.types import Sample, no_progress
+from tests.cluster.conftest import started
 from tests.cluster.content import content
 from tests.contract.command_line import call
 from tests.images import cut_off, good, small_patchcore, write_goods
@@ -131,7 +132,7 @@ def test_a_plan_states_the_tasks_of_a_category_that_is_spread():
 def test_workers_and_a_node_that_die_change_nothing(nodes: Any, tmp_path: Path, small_chunks: None):
     """The work is on the two nodes beside that of this process, whose death would end all."""
     paths = write_goods(tmp_path / "images", 30)
-    extra = nodes.add_node(num_cpus=1, memory=2 << 30, object_store_memory=80 << 20)
+    extra = started(nodes)
     tasks = NodeTasks(1, 100 << 20, 3)
     killed: list[int] = []
 
