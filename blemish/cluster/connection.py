@@ -112,10 +112,13 @@ def _start(address: str | None, n_cpus: int | None) -> None:
         common["address"] = address
     try:
         ray.init(**common)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises bare ones
         got = " ".join(str(error).split())[:300]
         todo = "Start one with `ray start --head`, and use the same versions of Python and Ray on each node."
-        raise ClusterError(message("cluster", "one that can be joined", got, where=address, todo=todo)) from error
+        if address is None:
+            todo = "Try again: a node must start within 30 s, which a machine with much other work may not do."
+        wanted = "Ray to start here" if address is None else "one that can be joined"
+        raise ClusterError(message("cluster", wanted, got, where=address, todo=todo)) from error
 
 
 def check_address(address: str) -> None:

@@ -122,6 +122,23 @@ def test_an_address_of_another_form_is_refused(address: str):
         check_address(address)
 
 
+def test_a_ray_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch):
+    ray = pytest.importorskip("ray", reason="ray is not installed: nothing runs on a cluster")
+
+    def init(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with (
+        pytest.raises(
+            ClusterError, match=r"cluster: expected Ray to start here, got The current node timed .* Try again"
+        ),
+        connection.connected(None),
+    ):
+        pass
+
+
 def test_an_address_where_nothing_listens_is_named():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -155,17 +172,15 @@ def test_packages_that_are_missing_are_named_with_the_extra(monkeypatch: pytest.
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_twice_is_started_again(nodes: Any, tmp_path: Path):
-    """The process ends itself while a mark is absent, as a native crash would end it."""
-    task = tasks.task_of(dying_once)
-    ray = pytest.importorskip("ray")
-    assert ray.get(task.remote(str(tmp_path / "mark"))) == "alive"
-
-
-@pytest.mark.slow
-def test_a_process_that_always_dies_is_a_failure_that_is_named(nodes: Any, tmp_path: Path):
-    outcome = tasks.outcome_of(tasks.task_of(dying).remote())
-    assert outcome.text.startswith("fit: expected a result, got a process or node that died 3 times: ")
+def test_a_process_that_dies_is_started_again_and_named_if_it_always_dies(
+    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One process ends itself while a mark is absent, as a native crash would end it; one always does."""
+    monkeypatch.setattr(tasks, "MAX_RETRIES", 1)
+    recovers, never = tasks.task_of(dying_once).remote(str(tmp_path / "mark")), tasks.task_of(dying).remote()
+    assert tasks.outcome_of(recovers) == "alive"
+    outcome = tasks.outcome_of(never)
+    assert outcome.text.startswith("fit: expected a result, got a process or node that died 2 times: ")
 
 
 def dying_once(mark: str) -> str:

@@ -236,7 +236,7 @@ predictions.predict(sys.argv[1], [sys.argv[2]], sys.argv[3], address=sys.argv[4]
 
 @pytest.mark.slow
 def test_a_driver_that_is_killed_leaves_rows_that_count(nodes: Any, saved: Path, tmp_path: Path):
-    for i in range(60):
+    for i in range(40):
         write(tmp_path / "images" / f"{i}.png", good(i))
     out = tmp_path / "r.parquet"
     command = [sys.executable, "-c", KILLED, saved, tmp_path / "images", out, nodes.address]
@@ -250,8 +250,8 @@ def test_a_driver_that_is_killed_leaves_rows_that_count(nodes: Any, saved: Path,
     assert n_rows >= 8
     assert not out.exists()
     result = predict(saved, [tmp_path / "images"], out)
-    assert (result.n_images, result.n_new) == (60, 60 - n_rows)
-    assert len(rows_of(out)) == 60
+    assert (result.n_images, result.n_new) == (40, 40 - n_rows)
+    assert len(rows_of(out)) == 40
 
 
 def test_results_of_another_model_are_made_again_and_its_parts_are_refused(tmp_path: Path):
