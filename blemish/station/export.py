@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -17,14 +18,13 @@ import numpy as np
 
 from blemish._io.files import save_error
 from blemish._io.text import csv_text
-from blemish.data.outputs import output_png
+from blemish.data.roles import is_filler, split_of, tell
 from blemish.errors import SaveError, message
 from blemish.station.inspections import iso_time
 
 if TYPE_CHECKING:
     from blemish.station.files import Files
     from blemish.station.inspections import Inspection
-    from blemish.types import Bool
 
 CSV_COLUMNS = (
     "number", "id", "time", "model", "digest", "part_id", "source", "score", "threshold", "upper_threshold", "p_value",
@@ -78,6 +78,7 @@ def to_coco(folder: str | os.PathLike[str], inspections: Iterable[Inspection], f
 def to_folders(folder: str | os.PathLike[str], inspections: Iterable[Inspection], files: Files) -> Exported:
     """Write reviewed images in the layout of MVTec AD: MODEL/test/good, MODEL/test/TYPE and MODEL/ground_truth/TYPE.
 
+    A type that is no name of a folder, or would be read as good or as masks, gets another; `types.json` says which.
     Masks are the model's regions, since no one draws any in a review; a defect that the model did not see has none.
 
     Args:
@@ -144,18 +145,21 @@ class FolderExport(Export):
 
     def entries(self) -> Iterator[tuple[str, Path | bytes]]:
         """Yield the name of each file, with slashes, and the file to be copied or its content."""
+        names = FolderNames()
         for inspection in self._inspections:
             if inspection.review is None:
                 continue
             is_good = inspection.review.verdict == "good"
-            kind = "good" if is_good else _folder_name(inspection.review.defect_type)
+            kind = "good" if is_good else names.of(inspection.review.defect_type)
             image = self._image(inspection, f"{inspection.model}/test/{kind}")
             if image is None:
                 continue
             yield image
             if not is_good and inspection.details["regions"]:
                 name = f"{inspection.model}/ground_truth/{kind}/{inspection.id}_mask.png"
-                yield name, output_png(_mask(inspection))
+                yield name, _mask_png(inspection)
+        if names.changed():
+            yield "types.json", json.dumps(names.changed(), indent=1).encode()
 
 
 EXPORTS: dict[str, type[Export]] = {"coco": CocoExport, "folders": FolderExport}
@@ -230,23 +234,51 @@ def _coco_annotation(region: dict[str, Any], number: int, image: int, category: 
     return {"id": number, "image_id": image, "category_id": category, **shape, "score": region["score"]}
 
 
-def _mask(inspection: Inspection) -> Bool:
+def _mask_png(inspection: Inspection) -> bytes:
+    """Return the mask of an inspection, without the mark of figures: a data set reads it."""
     mask = np.zeros((inspection.height, inspection.width), np.uint8)
     for region in inspection.details["regions"]:
-        cv2.drawContours(mask, [np.array(region["contour"], np.int32)], -1, 1, cv2.FILLED)
-    return mask.astype(np.bool_)
+        cv2.drawContours(mask, [np.array(region["contour"], np.int32)], -1, 255, cv2.FILLED)
+    done, encoded = cv2.imencode(".png", mask)
+    assert done
+    return encoded.tobytes()
 
 
-def _folder_name(defect_type: str) -> str:
-    """Return a type of defect as the name of a folder.
+class FolderNames:
+    """Names of folders for types of defects, each of its own, none of which means another role where they are read.
 
-    >>> _folder_name("Scratch / deep"), _folder_name("../good"), _folder_name("")
-    ('Scratch_deep', 'defect_good', 'defect')
+    A type such as "ok", "normal wear" or "mask" would be read as good images or as masks.
+
+    >>> names = FolderNames()
+    >>> [names.of(text) for text in ("Scratch / deep", "Scratch_deep", "../normal wear", "")]
+    ['Scratch_deep', 'Scratch_deep_ce1f8574', 'defect_5b6bcd52', 'defect']
     """
-    name = re.sub(r"[^\w-]+", "_", defect_type).strip("_-")[:80]
-    if name != defect_type and name.lower() == "good":
-        return "defect_good"
-    return "defect_good" if name.lower() == "good" else name or NO_TYPE
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+
+    def of(self, defect_type: str) -> str:
+        """Return the name of the folder of a type."""
+        known = self._names.get(defect_type)
+        if known is not None:
+            return known
+        digest = hashlib.sha256(defect_type.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        name = re.sub(r"[^\w-]+", "_", defect_type).strip("_-")[:80] or NO_TYPE
+        if not _means_a_defect(name):
+            name = f"{NO_TYPE}_{digest}"
+        if name.casefold() in map(str.casefold, self._names.values()):
+            name = f"{name}_{digest}"
+        self._names[defect_type] = name
+        return name
+
+    def changed(self) -> dict[str, str]:
+        """Return the types whose folder has another name, by that name."""
+        return {name: defect_type for defect_type, name in self._names.items() if name != (defect_type or NO_TYPE)}
+
+
+def _means_a_defect(name: str) -> bool:
+    said = tell(name)
+    return (said is None or said.kind == "defective") and not is_filler(name) and split_of(name) is None
 
 
 def _new_folder(folder: str | os.PathLike[str]) -> Path:

@@ -106,7 +106,7 @@ class Watch:
         if seen is None or seen[:2] != (size, mtime_ns):
             self._seen[path.name] = _Seen(size, mtime_ns, now)
             return
-        if now - seen.since < SETTLED_S or not size:
+        if now - seen.since < (SETTLED_S if size else PATIENCE_S):
             return
         try:
             future = self._service.submit(path, model=self._model, source=_source(path), who=WHO, wait_s=5.0)

@@ -375,6 +375,23 @@ def test_images_that_arrive_in_a_folder_are_inspected_once(
     assert sorted(one.source for one in page) == ["half.png", "one.png", "three.png", "two.png"]
 
 
+@pytest.mark.slow
+def test_an_empty_file_in_a_watched_folder_is_said(
+    opened_station: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """A camera that failed in the middle leaves one: the part was not inspected."""
+    from blemish.station.watch import Watch
+
+    for name, seconds in (("SETTLED_S", 0.05), ("POLL_S", 0.03), ("PATIENCE_S", 0.2)):
+        monkeypatch.setattr(f"blemish.station.watch.{name}", seconds)
+    (tmp_path / "in").mkdir()
+    watch = Watch(opened_station(), tmp_path / "in")
+    (tmp_path / "in" / "part.png").touch()
+    wait_for(lambda: "got 0 bytes" in caplog.text)
+    watch.close()
+    assert "A watched file was not inspected: image: expected an image, got 0 bytes" in caplog.text
+
+
 def test_exports_come_as_zip_files_like_the_folders(client: httpx.Client, station: InspectionService, tmp_path: Path):
     for seed in range(2):
         station.review(station.inspect(good(seed)).id, "good", who="eva")
@@ -395,7 +412,8 @@ def test_exports_come_as_zip_files_like_the_folders(client: httpx.Client, statio
             assert {name: archive.read(name) for name in archive.namelist()} == expected
     only = client.get("/v1/export.zip", params={"defect_type": "deep/scratch"})
     with zipfile.ZipFile(io.BytesIO(only.content)) as archive:
-        assert {name.split("/")[-2] for name in archive.namelist()} == {"deep_scratch"}
+        assert {name.split("/")[-2] for name in archive.namelist() if "/" in name} == {"deep_scratch"}
+        assert json.loads(archive.read("types.json")) == {"deep_scratch": "deep/scratch"}
     station.files.image(bad.id, bad.format).unlink()
     gone = client.get("/v1/export.zip")
     with zipfile.ZipFile(io.BytesIO(gone.content)) as archive:

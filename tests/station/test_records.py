@@ -14,7 +14,7 @@ import pytest
 from blemish import InputError, MVTecAD, SaveError
 from blemish.station import InspectionFilter, InspectionService, StationError, UnknownError
 from blemish.station.inspections import iso_time
-from tests.images import good, scratched
+from tests.images import good, scratched, write
 
 if TYPE_CHECKING:
     from tests.station.conftest import Opener
@@ -236,6 +236,19 @@ def test_export_as_folders_that_a_data_set_reads(reviewed: InspectionService, tm
     (root / "train" / "good" / "0.png").write_bytes(image.read_bytes())
     samples = MVTecAD(tmp_path / "folders", "stripes").test
     assert {sample.defect for sample in samples} == {"good", "scratch_deep"}
+    assert [sample.mask_path for sample in samples if sample.is_defective] == [mask]
+
+
+def test_no_type_of_defect_means_another_role_where_it_is_read(station: InspectionService, tmp_path: Path):
+    kinds = ("ok", "normal wear", "Good", "label", "images", "<5 mm", ">5 mm")
+    for seed, kind in enumerate(kinds):
+        station.review(station.inspect(scratched(seed)[0]).id, "defective", who="eva", defect_type=kind)
+    assert station.export_folders(tmp_path / "folders", ALL).n == len(kinds)
+    write(tmp_path / "folders" / "stripes" / "train" / "good" / "0.png", good(0))
+    samples = MVTecAD(tmp_path / "folders", "stripes").test
+    assert all(sample.is_defective and sample.mask_path is not None for sample in samples)
+    types = json.loads((tmp_path / "folders" / "types.json").read_text())
+    assert {types[sample.defect] for sample in samples} == set(kinds)
 
 
 def test_an_export_overwrites_nothing_and_names_what_is_gone(reviewed: InspectionService, tmp_path: Path):
