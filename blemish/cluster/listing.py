@@ -56,7 +56,9 @@ def _files_of(place: str, storage: Mapping[str, Any]) -> Iterator[ImageFile]:
     import fsspec
 
     try:
-        system, root = fsspec.core.url_to_fs(place, **(storage if is_url(place) else {}))
+        # A new one: those that fsspec keeps remember what they listed, for a second run of one process.
+        options = {**storage, "skip_instance_cache": True} if is_url(place) else {}
+        system, root = fsspec.core.url_to_fs(place, **options)
         info = system.info(root)
         yield from _below(system, place, info, set())
     except FileNotFoundError:

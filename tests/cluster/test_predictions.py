@@ -303,6 +303,27 @@ def test_folders_are_listed_once_in_natural_order(tmp_path: Path):
         list(find_files(["nofs://a"], {}))
 
 
+def test_a_second_run_of_one_process_lists_anew():
+    """File systems such as S3's remember what they listed, and fsspec keeps them."""
+    fsspec = pytest.importorskip("fsspec")
+    names = ["/plant/0.png"]
+
+    class Remembering(fsspec.AbstractFileSystem):  # type: ignore[misc, name-defined]
+        protocol = "remembering"
+
+        def info(self, path: str, **_: Any) -> dict[str, Any]:
+            return {"name": path, "size": 0, "type": "directory"}
+
+        def ls(self, path: str, detail: bool = True, **_: Any) -> Any:
+            rows = [{"name": name, "size": 1, "type": "file", "mtime": 1} for name in names]
+            return self.dircache.setdefault("all", rows)
+
+    fsspec.register_implementation("remembering", Remembering, clobber=True)
+    assert len(list(find_files(["remembering://plant"], {}))) == 1
+    names.append("/plant/1.png")
+    assert len(list(find_files(["remembering://plant"], {}))) == 2
+
+
 @pytest.mark.slow
 def test_the_command_plans_and_refuses_folders_without_images(nodes: Any, saved: Path, images: Path, tmp_path: Path):
     out = tmp_path / "r.parquet"
