@@ -117,13 +117,22 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         where = f"{path}, line {line}"
         try:
-            values = json.loads(row)
+            values = json.loads(row, object_pairs_hook=_each_once)
         except (ValueError, RecursionError) as error:
             raise DataError(message("manifest", "one JSON object a line", str(error)[:200], where=where)) from error
         if not isinstance(values, dict):
             raise DataError(message("manifest", "a JSON object", type(values).__name__, where=where))
         _check_columns(list(values), where)
         yield line, values
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the values by key; ValueError if a key is there twice, of which the first would be lost."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"the key {twice!r} twice")
+    return values
 
 
 def _check_columns(names: list[str], where: str) -> None:

@@ -18,6 +18,7 @@ from blemish.data.masks import load_union, may_be_mask
 from blemish.data.training_images import MIN_IMAGES
 from blemish.errors import ImageError
 from blemish.imaging.decode import read_stored
+from blemish.ops.conformal import percent
 from blemish.ops.near_duplicates import LEAST_SIDE_PX, fingerprint
 from blemish.types import Problem, Progress, Sample, no_progress
 
@@ -30,6 +31,8 @@ ENOUGH_GOOD = 50
 FEW_GOOD = 10
 UNUSED_MASK = "This mask belongs to no defective image. It is not used; is its image missing or named otherwise?"
 CAMERA_BITS = (10, 12, 14)
+# Shares of the image and of its border that an inverted mask marks, and a defect seldom does.
+HALF, MOSTLY = 0.5, 0.9
 # Relative difference of aspect ratios up to which resizing to one size does not distort a part visibly.
 ASPECT_TOLERANCE = 0.05
 
@@ -209,6 +212,10 @@ def _mask_problem(sample: Sample, height_width: tuple[int, int]) -> Problem | No
     if photograph is not None:
         text = f"It has more brightnesses than a mask: is it an image? It is taken as the mask of {sample.path.name}."
         return Problem(photograph, "mask-image", text)
+    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    if border.mean() > MOSTLY and mask.mean() > HALF and not mask.all():
+        text = f"It marks {percent(float(mask.mean()))} of {sample.path.name}, with the border: is it inverted?"
+        return Problem(sample.mask_path, "mask-inverted", text)
     return None
 
 

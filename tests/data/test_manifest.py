@@ -138,6 +138,7 @@ def test_manifest_errors_name_the_line(text, error, tmp_path):
     ("text", "error"),
     [
         ("{", r"^manifest: expected one JSON object a line, got .*list\.jsonl, line 1\."),
+        ('{"path": "a.png", "label": "good", "label": "x"}', r"a line, got the key 'label' twice, in .*line 1\."),
         ("[1]", r"^manifest: expected a JSON object, got list, in .*line 1\."),
         ('{"path": "a.png"}\n{"path": 3}', r"^path: expected the name of a file, got 3, in .*line 2\."),
         (

@@ -100,6 +100,10 @@ def test_masks_that_do_not_match(root):
     assert problem.text == "The mask is 8 x 6 and its image 6 x 8 pixels. 0.png is left out of the pixel metrics."
     save(masks / "0_mask.png", np.zeros((6, 8), bool))
     assert "marks no pixel" in only(check(root), "mask-empty").text
+    inverted = np.ones((6, 8), bool)
+    inverted[2:4, 2:4] = False
+    save(masks / "0_mask.png", inverted)
+    assert only(check(root), "mask-inverted").text == "It marks 92 % of 0.png, with the border: is it inverted?"
     (masks / "0_mask.png").write_bytes(b"")
     assert only(check(root), "unreadable-mask").text.startswith("mask: expected an image, got 0 bytes, in ")
 
