@@ -52,6 +52,23 @@ def test_shots_of_one_part_are_one_group(kind: str, shift: float):
     assert groups_of(images) == [3 * (i // 3) for i in range(36)]
 
 
+def wires(seed: int) -> np.ndarray:
+    """A grid of wires of its own, (SIDE, SIDE, 3) float: one of three pitches and of three angles, any phase."""
+    rng = np.random.default_rng([seed, 7])
+    y, x = np.mgrid[:SIDE, :SIDE]
+    angle, wavelength = rng.choice((-0.02, 0, 0.02)), rng.choice((9.0, 9.3, 9.6)) / (2 * np.pi)
+    across, along = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    wave = np.maximum(np.cos(across / wavelength + rng.uniform(0, 6)), np.cos(along / wavelength + rng.uniform(0, 6)))
+    return np.repeat((60 + 140 / (1 + np.exp(-12 * (wave - 0.7))))[..., None], 3, axis=2)
+
+
+def test_parts_do_not_belong_together_by_their_lattice():
+    """40 grids; without a limit of the peaks they are 24 groups."""
+    images = [np.clip(wires(i) + np.random.default_rng(i).normal(0, 2, (SIDE, SIDE, 3)), 0, 255) for i in range(40)]
+    groups = groups_of(image.astype(np.uint8) for image in images)
+    assert len(set(groups)) >= 32
+
+
 @pytest.mark.slow
 def test_shots_that_are_far_apart_in_the_list_are_found():
     images = [shot(part(i), 100 * k + i) for k in range(2) for i in range(40)]
