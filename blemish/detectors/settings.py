@@ -57,8 +57,8 @@ class Row(NamedTuple):
 
 # Shared by the detectors: the command line has one option and one help for a setting of several detectors.
 SIZE_HELP = (
-    "Network input in pixels: n for about n x n in the aspect ratio that the images share (EfficientAD: n x n); in "
-    "Python also (height, width)."
+    "Network input in pixels: n for about n x n in the aspect ratio that the images share; in Python "
+    "also (height, width)."
 )
 CROP_HELP = "Side of a centre crop of the network input, in Python also (height, width); no crop by default."
 

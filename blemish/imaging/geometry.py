@@ -115,6 +115,7 @@ def choose_geometry(
     center_crop: int | tuple[int, int] | None,
     *,
     patch_px: int | None = None,
+    multiple_px: int = MULTIPLE_PX,
 ) -> Geometry:
     """Return the geometry for images of these sizes.
 
@@ -123,6 +124,7 @@ def choose_geometry(
             own aspect ratio if they share one (within 5 %), else square.
         center_crop: (height, width), or one number for a square; None for no crop.
         patch_px: side of a transformer's patches, of which the network's input must be multiples; None for any size.
+        multiple_px: of which the sides are multiples that are chosen by one number.
 
     Raises:
         InputError: if a size is out of range or no multiple of `patch_px`, or the crop is larger than the resized
@@ -140,7 +142,7 @@ def choose_geometry(
         aspects = [height / width for height, width in images_hw]
         shared = max(aspects) / min(aspects) <= SAME_ASPECT
         aspect = float(np.median(aspects)) if shared else 1.0
-        step = patch_px or MULTIPLE_PX
+        step = patch_px or multiple_px
         resize_hw = _rounded(side * aspect**0.5, step), _rounded(side / aspect**0.5, step)
     if center_crop is None:
         return Geometry(_check_patches("image_size", resize_hw, patch_px))
@@ -150,6 +152,19 @@ def choose_geometry(
         todo = "Raise image_size, or give a smaller crop."
         raise InputError(message("center_crop", f"at most {resize_hw}", str(crop_hw), todo=todo))
     return Geometry(resize_hw, _check_patches("center_crop", crop_hw, patch_px))
+
+
+def is_size_of(resize_hw: tuple[int, int], side: int, multiple_px: int = MULTIPLE_PX) -> bool:
+    """Return whether `choose_geometry` resizes images of some aspect ratio to this size, given one number.
+
+    >>> is_size_of((256, 416), 320), is_size_of((256, 256), 320)
+    (True, False)
+    """
+    if any(size % multiple_px for size in resize_hw):
+        return False
+    half = multiple_px / 2
+    (low, high), (short, long) = ((0 if n <= MULTIPLE_PX else n - half, n + half) for n in resize_hw)
+    return bool(max(low, side * side / long) <= min(high, side * side / max(short, 1e-9)))
 
 
 def _rounded(size: float, step: int) -> int:

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from blemish.errors import InputError
 from blemish.imaging.anomaly_map import upsample
-from blemish.imaging.geometry import Geometry, MapRule, choose_geometry
+from blemish.imaging.geometry import Geometry, MapRule, choose_geometry, is_size_of
 from blemish.imaging.resize import resize
 
 SIZES = st.integers(20, 300)
@@ -177,6 +177,19 @@ def test_a_spot_is_brightest_in_the_map_where_it_is_in_the_image(crop, xy: tuple
 
 
 # Geometry.patch_box
+
+
+@pytest.mark.parametrize("multiple_px", [1, 32])
+@given(side=st.integers(32, 1024), height=st.integers(40, 900), width=st.integers(40, 900))
+def test_a_chosen_size_is_a_size_of_its_number(multiple_px: int, side: int, height: int, width: int):
+    chosen = choose_geometry([(height, width)], side, None, multiple_px=multiple_px).resize_hw
+    assert is_size_of(chosen, side, multiple_px)
+
+
+def test_another_size_is_none_of_that_number():
+    assert not is_size_of((256, 256), 224, 1)
+    assert not is_size_of((256, 416), 256)
+    assert not is_size_of((260, 252), 256)
 
 
 def test_box_of_a_patch():

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from blemish.data.training_images import TrainingImages
     from blemish.detectors.efficientad.settings import EfficientAdSettings
     from blemish.detectors.efficientad.teacher import Teacher
+    from blemish.imaging.geometry import Geometry
     from blemish.types import Int64
 
 # Crops instead of whole images where time is short: 24 x 24 outputs, 125 x 125 pixels.
@@ -100,8 +101,10 @@ def fit(
 def _fit(
     settings: EfficientAdSettings, teacher: Teacher, images: TrainingImages, run: Run, start: float
 ) -> tuple[EfficientAdState, tuple[Problem, ...], str]:
-    penalty = penalty_images(settings.imagenet_dir, settings.geometry().network_hw, settings.seed)
-    inputs = _inputs(settings, images, run.progress)
+    geometry = settings.geometry(images.sizes_hw)
+    settings.check_crop(geometry)
+    penalty = penalty_images(settings.imagenet_dir, geometry.network_hw, settings.seed)
+    inputs = _inputs(geometry, images, run.progress)
     split = split_images(images.groups, settings.holdout, settings.seed)
     began = time.monotonic()
     learnt = Images(inputs[split.train], inputs[split.held], penalty)
@@ -117,7 +120,8 @@ def _fit(
     identity["images"] = images.sha256
     loop = Loop(training, plan, checkpoint=run.checkpoint, identity=identity, progress=run.progress)
     outcome = loop.run()
-    maps, scores = _calibrated(_networks(training, teacher, run), training, inputs, split, run)
+    networks = _networks(training, teacher, run)
+    maps, scores = _calibrated(networks, geometry, training, inputs, split, run)
     provenance: dict[str, str | int | float] = {
         "seed": settings.seed,
         "backbone": f"teacher {teacher.file.name}",
@@ -138,10 +142,9 @@ def _fit(
     return fitted, tuple(penalty.problems), outcome.warning
 
 
-def _inputs(settings: EfficientAdSettings, images: TrainingImages, progress: Progress) -> UInt8:
+def _inputs(geometry: Geometry, images: TrainingImages, progress: Progress) -> UInt8:
     """Return all images as the network's inputs, (n, h, w, 3) uint8: 0.2 MB each at 256 pixels."""
     found, good = [], []
-    geometry = settings.geometry()
     for i, image in images.prepared(geometry, range(len(images)), stage="reading images", progress=progress):
         found.append(image)
         good.append(i)
@@ -203,11 +206,10 @@ def _networks(training: Training, teacher: Teacher, run: Run) -> Networks:
 
 
 def _calibrated(
-    networks: Networks, training: Training, inputs: UInt8, split: Split, run: Run
+    networks: Networks, geometry: Geometry, training: Training, inputs: UInt8, split: Split, run: Run
 ) -> tuple[Maps, list[float]]:
     """Return the maps with quantiles of the held-out images, and the scores of the calibration set."""
     settings = training.settings
-    geometry = settings.geometry()
     model = efficientad_graph(networks, geometry.network_hw)
     maps = open_maps(model, geometry, settings, threads=run.threads)
     total = len(split.held) + len(split.calibration)

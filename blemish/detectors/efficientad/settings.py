@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 Border = Literal["edge", "zero", "normal"]
 LEAST_IMAGES = 4
 MAX_STEPS = 70_000  # Batzner et al. 2024, section 4 and appendix
+LONGEST = 4  # long side over short side of the network input: the receptive field needs 33 px of both
 MAX_BUDGET_S = 30 * 86_400
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -167,17 +169,11 @@ class EfficientAdSettings(Settings):
     )
 
     def check_together(self) -> None:
-        """Raise InputError if a crop is larger than the image, or the image smaller than the receptive field."""
-        from blemish.detectors.efficientad.pdn import output_hw
-
-        outputs = output_hw(self.model_size, self.geometry().network_hw, padding=self.padding)
-        if self.crop is None:
-            return
-        if self.padding:
+        """Raise InputError if a crop is larger than a square image, or that is smaller than the receptive field."""
+        if self.crop is not None and self.padding:
             todo = "A padded network sees the frame of each part: train on whole images, or without padding."
             raise InputError(message("crop", "None with padding", repr(self.crop), todo=todo))
-        if self.crop % 4 or self.crop > min(outputs):
-            raise InputError(message("crop", f"a multiple of 4 up to {min(outputs)} outputs", repr(self.crop)))
+        self.check_crop(self.geometry())
 
     @property
     def budget_s(self) -> float | None:
@@ -185,12 +181,23 @@ class EfficientAdSettings(Settings):
         assert not isinstance(self.budget, str), "the check turns text into seconds"
         return self.budget
 
-    def geometry(self) -> Geometry:
-        """Return the geometry: one number is a square, as in the paper."""
+    def geometry(self, images_hw: Sequence[tuple[int, int]] = ((1, 1),)) -> Geometry:
+        """Return the geometry for images of these (height, width), square ones by default.
+
+        Differs: the paper resizes all images to a square, in which thin defects of long parts are lost.
+        """
         from blemish.imaging.geometry import choose_geometry
 
-        size = self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
-        return choose_geometry([(1, 1)], size, self.center_crop)
+        limited = [(min(height, LONGEST * width), min(width, LONGEST * height)) for height, width in images_hw]
+        return choose_geometry(limited, self.image_size, self.center_crop, multiple_px=1)
+
+    def check_crop(self, geometry: Geometry) -> None:
+        """Raise InputError if the crop is larger than the map of images of this geometry, or they have none."""
+        from blemish.detectors.efficientad.pdn import output_hw
+
+        outputs = output_hw(self.model_size, geometry.network_hw, padding=self.padding)
+        if self.crop is not None and (self.crop % 4 or self.crop > min(outputs)):
+            raise InputError(message("crop", f"a multiple of 4 up to {min(outputs)} outputs", repr(self.crop)))
 
     def load_pretrained(self) -> Teacher:
         """Return the teacher, if it has as many outputs as the settings say.

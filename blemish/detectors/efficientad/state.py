@@ -10,12 +10,14 @@ from blemish._validation.checks import check_number
 from blemish.detectors.base import DetectorState
 from blemish.detectors.efficientad.maps import Maps, Quantiles, open_maps
 from blemish.errors import InputError, message
+from blemish.imaging.geometry import is_size_of
 from blemish.modelfolder.header import LARGEST_SCORE
 
 if TYPE_CHECKING:
     import numpy as np
 
     from blemish.detectors.efficientad.settings import EfficientAdSettings
+    from blemish.imaging.geometry import Geometry
     from blemish.modelfolder.folder import ModelFolder
 
 
@@ -52,10 +54,7 @@ class EfficientAdState(DetectorState):
 def read_state(model: ModelFolder, settings: EfficientAdSettings, common: Mapping[str, Any]) -> EfficientAdState:
     """Return the state in a model folder, or raise ModelFileError if the network can't be run, or gives other maps."""
     header, stored = model.header, common["geometry"]
-    geometry = settings.geometry()
-    if (geometry.resize_hw, geometry.crop_hw) != (stored.resize_hw, stored.crop_hw):
-        expected = f"{geometry.resize_hw}, {geometry.crop_hw} as the settings say"
-        raise InputError(message("input", expected, f"{stored.resize_hw}, {stored.crop_hw}"))
+    _check_geometry(settings, stored)
     if not isinstance(header["history"], dict):
         raise InputError(message("history", "a dict", type(header["history"]).__name__))
     student, autoencoder = (_quantiles(header["quantiles"], name) for name in ("student", "autoencoder"))
@@ -69,6 +68,15 @@ def read_state(model: ModelFolder, settings: EfficientAdSettings, common: Mappin
         share=float(check_number("autoencoder_share", header["autoencoder_share"], low=0, high=0.5)),
     )
     return EfficientAdState(maps=maps, history=dict(header["history"]), **common)
+
+
+def _check_geometry(settings: EfficientAdSettings, stored: Geometry) -> None:
+    """Raise InputError unless the size is that of the settings, or of that area where the images gave the aspect."""
+    geometry, size = settings.geometry(), settings.image_size
+    fits = stored.resize_hw == size or (isinstance(size, int) and is_size_of(stored.resize_hw, size, 1))
+    if not fits or geometry.crop_hw != stored.crop_hw:
+        expected = f"{geometry.resize_hw}, {geometry.crop_hw} as the settings say"
+        raise InputError(message("input", expected, f"{stored.resize_hw}, {stored.crop_hw}"))
 
 
 def _quantiles(stored: Mapping[str, Any], name: str) -> Quantiles:

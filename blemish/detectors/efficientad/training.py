@@ -107,7 +107,8 @@ class Training:
         torch = import_torch()
         self.settings, self.images, self.device = settings, images, device
         size, self.n_outputs = settings.model_size, len(list(teacher.values())[-1])
-        self.hw = output_hw(size, settings.geometry().network_hw, padding=settings.padding)
+        height, width = images.train.shape[1:3]
+        self.hw = output_hw(size, (height, width), padding=settings.padding)
         self.crop_hw = self.hw if crop is None else (crop, crop)
         self.mixed = is_gpu(device) or has_instructions("amx_bf16") if mixed is None else mixed
         if fast is None:

@@ -341,6 +341,18 @@ def test_a_loaded_detector_is_fitted_again_with_its_teacher_alone(teacher: Path,
         other.fit(goods(5))
 
 
+@pytest.mark.slow
+def test_tall_images_keep_their_aspect_ratio(teacher: Path, tmp_path: Path):
+    images = [good(i, 120, 60) for i in range(6)]
+    model = small_efficientad(teacher, image_size=64).fit(images)
+    assert model.fitted.geometry.network_hw == (91, 45)
+    assert model.predict(images[0]).anomaly_map.shape == (120, 60)
+    model.save(tmp_path / "m")
+    assert EfficientAd.load(tmp_path / "m").predict(images[1]).score == model.predict(images[1]).score
+    with pytest.raises(InputError, match="crop: expected a multiple of 4 up to 4 outputs, got 8"):
+        small_efficientad(teacher, image_size=64, crop=8).fit(images)
+
+
 def test_memory_grows_with_the_images_until_the_cache_is_full(teacher: Path):
     model = small_efficientad(teacher, image_size=256)
     few, more, many = (model.estimated_bytes(n) for n in (10, 20, 10_000))

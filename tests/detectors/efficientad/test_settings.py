@@ -54,7 +54,24 @@ def test_what_cannot_be_is_refused(teacher: Path, changes: dict[str, Any], text:
         small_efficientad(teacher, **changes)
 
 
-def test_one_number_is_a_square_and_two_are_a_size(teacher: Path):
+@pytest.mark.parametrize(
+    ("images_hw", "expected"),
+    [
+        ([(500, 500)], (128, 128)),
+        ([(512, 206), (510, 206)], (202, 81)),
+        ([(300, 1200)], (64, 256)),
+        ([(2000, 100)], (256, 64)),  # four to one at most
+        ([(400, 400), (400, 800)], (128, 128)),  # no aspect ratio is shared
+    ],
+)
+def test_one_number_is_an_area_in_the_aspect_ratio_of_the_images(
+    teacher: Path, images_hw: list[tuple[int, int]], expected: tuple[int, int]
+):
+    settings = small_efficientad(teacher, image_size=128).settings
+    assert settings.geometry(images_hw).network_hw == expected
+
+
+def test_one_number_is_a_square_for_square_images_and_two_are_a_size(teacher: Path):
     assert small_efficientad(teacher).settings.geometry().network_hw == (48, 48)
     assert small_efficientad(teacher, image_size=(48, 64)).settings.geometry().network_hw == (48, 64)
     assert small_efficientad(teacher, image_size=64, center_crop=48).settings.geometry().network_hw == (48, 48)
