@@ -427,7 +427,7 @@ class Detector(ABC, Generic[SettingsT, StateT]):
 
     @property
     def pixel_threshold(self) -> float:
-        """The threshold of the anomaly map: no more good images than stated have any pixel above it."""
+        """The threshold of the anomaly map: no more good images than stated have more than `pixel_share` above it."""
         return self.fitted.pixel_calibration.threshold
 
     @property

@@ -56,6 +56,7 @@ class Row(NamedTuple):
 
 
 # Shared by the detectors: the command line has one option and one help for a setting of several detectors.
+REQUIRED = object()  # a setting that each model folder holds
 SIZE_HELP = (
     "Network input in pixels: n for about n x n in the aspect ratio that the images share; in Python "
     "also (height, width)."
@@ -72,6 +73,7 @@ def setting(
     kind: type | None = None,
     parse: Callable[[Any], Any] = lambda value: value,
     stored: bool = True,
+    absent: Any = REQUIRED,
 ) -> Any:
     """Return a dataclass field of `Settings`.
 
@@ -81,10 +83,12 @@ def setting(
         kind: type that the command line parses.
         parse: from that to the setting.
         stored: whether `model.json` holds it; a setting of one machine or one run is not stored.
+        absent: the value in model folders from before there was this setting.
     """
     offered = Option(option, kind or type(default), parse) if option else None
     return dataclasses.field(
-        default=default, metadata={"help": text, "check": check, "option": offered, "stored": stored}
+        default=default,
+        metadata={"help": text, "check": check, "option": offered, "stored": stored, "absent": absent},
     )
 
 
@@ -245,7 +249,10 @@ class Settings:
         Raises:
             InputError: if a name is unknown or missing, or a value is out of range.
         """
-        names = {field.name for field in stored_fields(cls)}
+        fields = stored_fields(cls)
+        names = {field.name for field in fields}
+        absent = {field.name: field.metadata["absent"] for field in fields}
+        stored = {**{name: value for name, value in absent.items() if value is not REQUIRED}, **stored}
         if set(stored) != names:
             raise InputError(message("settings", ", ".join(sorted(names)), ", ".join(sorted(stored))))
         values: dict[str, Any] = {

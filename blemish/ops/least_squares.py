@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
 # Ridge, as a multiple of the inputs' mean square; the best on held-out images is taken.
-SHRINKAGES = (0.001, 0.01, 0.1, 1.0, 10.0)
+SHRINKAGES = (0.0001, 0.001, 0.01, 0.1, 1.0)
 Batch = tuple["torch.Tensor", "torch.Tensor"]
 
 
 def refit_last_layer(
-    network: torch.nn.Sequential,
+    features: Callable[[torch.Tensor], torch.Tensor],
+    last: torch.nn.Module,
     training: Iterable[Batch],
-    held_out: list[Batch],
+    held_out: Iterable[Batch],
     *,
     stride: int = 2,
-    precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
     shrinkages: Sequence[float] = SHRINKAGES,
 ) -> tuple[float, float]:
     """Set the last convolution to its ridge regression on the targets; return the held-out loss before and after.
@@ -29,33 +28,26 @@ def refit_last_layer(
     present weights are kept.
 
     Args:
-        network: in evaluation mode; its last layer, a convolution, is changed.
-        training: images (N, 3, H, W) and targets (N, C, h, w) to solve on, batch by batch.
+        features: of images, (N, C, h, w): the layers below, in evaluation mode.
+        last: the last layer, a convolution, which is changed.
+        training: images and targets (N, C, h, w) to solve on, batch by batch.
         held_out: others, to choose the ridge on.
         stride: of the outputs that are solved on, in rows and columns: neighbors are nearly equal.
-        precision: context of the layers below the last, such as torch's autocast; the regression is in float32.
         shrinkages: ridges to try, as multiples of the inputs' mean square.
 
     Cost: (inputs of the last layer)^2 operations per output used: 4096 inputs for PDN-S.
     """
     import torch
 
-    body, last = network[:-1], network[-1]
     assert isinstance(last, torch.nn.Conv2d)
     assert last.bias is not None
     weight, bias = last.weight.detach().clone(), last.bias.detach().clone()
-
-    def features_of(images: torch.Tensor) -> torch.Tensor:
-        with precision():
-            features: torch.Tensor = body(images)
-        return features.float()
-
     with torch.no_grad():
         regression = RidgeRegression(weight[0].numel() + 1, len(weight), weight.device)
         for images, targets in training:
-            features = features_of(images)
-            regression.add(*_rows(last, features, targets - last(features), stride))
-        validation = [(features_of(images), targets) for images, targets in held_out]
+            inputs = features(images).float()
+            regression.add(*_rows(last, inputs, targets, stride))
+        validation = [(features(images).float(), targets) for images, targets in held_out]
         before = mean_squared_error(last, validation)
         best = before, weight, bias
         for shrinkage in shrinkages:
@@ -93,20 +85,25 @@ class RidgeRegression:
         self.sums: Batch | None = None
 
     def add(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
-        """Add (n, inputs) and (n, outputs) rows; beyond as many rows as inputs, only their products are kept."""
+        """Add (n, inputs) and (n, outputs) rows; of each as many as there are inputs, only the products are kept."""
+        self.rows.append((inputs, targets))
+        if sum(len(rows) for rows, _ in self.rows) > self.shape[0]:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        """Add the products of the rows to their sums, many rows at a time: a sum is 134 MB for PDN-S."""
         import torch
 
-        self.rows.append((inputs, targets))
-        if self.sums is None and sum(len(rows) for rows, _ in self.rows) > self.shape[0]:
+        if self.sums is None:
             self.sums = (
                 torch.zeros(self.shape[0], self.shape[0], dtype=torch.float64, device=self.device),
                 torch.zeros(*self.shape, dtype=torch.float64, device=self.device),
             )
-        if self.sums is not None:
-            for left, right in self.rows:
-                self.sums[0].add_(left.T @ left)
-                self.sums[1].add_(left.T @ right)
-            self.rows = []
+        if self.rows:
+            left, right = (torch.cat([row[i] for row in self.rows]) for i in (0, 1))
+            self.sums[0].add_(left.T @ left)
+            self.sums[1].add_(left.T @ right)
+        self.rows = []
 
     def solve(self, shrinkage: float) -> torch.Tensor | None:
         """Return the (inputs, outputs) solution with a ridge of `shrinkage` times the inputs' mean square.
@@ -116,6 +113,7 @@ class RidgeRegression:
         import torch
 
         if self.sums is not None:
+            self._multiply()
             gram, cross = self.sums
             factor, failed = torch.linalg.cholesky_ex(self._with_ridge(gram, shrinkage))
             return None if failed else torch.cholesky_solve(cross, factor).float()
@@ -130,11 +128,13 @@ class RidgeRegression:
         return gram + shrinkage * scale * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
 
 
-def _rows(last: torch.nn.Conv2d, features: torch.Tensor, residual: torch.Tensor, stride: int) -> Batch:
+def _rows(last: torch.nn.Conv2d, inputs: torch.Tensor, targets: torch.Tensor, stride: int) -> Batch:
     """Return the convolution's inputs at outputs `stride` apart, with a 1 for the bias, and the residuals there."""
     import torch
 
-    columns = torch.nn.functional.unfold(features, last.kernel_size)  # type: ignore[arg-type, unused-ignore]
-    columns = columns.view(*columns.shape[:2], *residual.shape[2:])
-    left, right = (maps[:, :, ::stride, ::stride].permute(0, 2, 3, 1).flatten(0, 2) for maps in (columns, residual))
-    return torch.cat([left, torch.ones_like(left[:, :1])], 1), right
+    assert last.bias is not None
+    columns = torch.nn.functional.unfold(inputs, last.kernel_size)  # type: ignore[arg-type, unused-ignore]
+    columns = columns.view(*columns.shape[:2], *targets.shape[2:])
+    left, right = (maps[:, :, ::stride, ::stride].permute(0, 2, 3, 1).flatten(0, 2) for maps in (columns, targets))
+    present = torch.addmm(last.bias, left, last.weight.flatten(1).T)
+    return torch.cat([left, torch.ones_like(left[:, :1])], 1), right - present

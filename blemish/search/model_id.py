@@ -19,6 +19,8 @@ LEFT_OUT_ENTRIES = {"format_version", "files", "training", "history", "good_rang
 
 # Settings that 0.1.0 called otherwise, and those of PatchCore that are constants now.
 NAMES_0_1 = {"score_fusion": "whole_picture", "budget": "budget_s"}
+# Settings that came later, by detector: with these values a model computes what it did before.
+LATER_SETTINGS = {"efficientad": {"top_share": 0.0}}
 # Settings that 0.1.0 did not have.
 NEW_SETTINGS = {"calibration", "top_share"}
 CONSTANTS_0_1 = {"shrinkage": 0.1, "score_sigma": 0.0}
@@ -32,7 +34,9 @@ def model_id(model: Predictor) -> str:
     memory bank. Paths, times and the library's version do not count, nor do the thresholds, which can be moved.
     """
     header = {name: value for name, value in model.header().items() if name not in LEFT_OUT_ENTRIES}
-    header["settings"] = _without(header.get("settings", {}), LEFT_OUT_SETTINGS)
+    settings = _without(header.get("settings", {}), LEFT_OUT_SETTINGS)
+    later = LATER_SETTINGS.get(str(header.get("detector")), {})
+    header["settings"] = _without(settings, {name for name, value in later.items() if settings.get(name) == value})
     hashes = {name: value for name, value in header.get("provenance", {}).items() if name.endswith("sha256")}
     scores = {name: value for name, value in header.pop("thresholds", {}).items() if name.endswith("_scores")}
     return _digest({**header, "provenance": hashes, "scores": scores})

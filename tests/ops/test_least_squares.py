@@ -28,7 +28,7 @@ def test_the_layer_that_made_the_targets_is_recovered(n_crops):
             return images, truth(network[:-1](images))
 
     held_out = [rows(20)]
-    before, after = refit_last_layer(network, [rows(n_crops // 2), rows(n_crops // 2)], held_out)
+    before, after = refit_last_layer(network[:-1], network[-1], [rows(n_crops // 2), rows(n_crops // 2)], held_out)
     assert after == pytest.approx(mean_squared_error(network, held_out))
     assert after < (0.05 if n_crops == 40 else 0.8) * before
 
@@ -38,7 +38,7 @@ def test_a_singular_system_is_solved_with_a_larger_ridge():
     network = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Conv2d(32, 2, 4))
     images = torch.rand(1, 32, 1, 1).expand(1, 32, 40, 40)
     pair = images, torch.ones(1, 2, 37, 37)
-    before, after = refit_last_layer(network, [pair], [pair], stride=1, shrinkages=(1e-12, 0.1))
+    before, after = refit_last_layer(network[:-1], network[-1], [pair], [pair], stride=1, shrinkages=(1e-12, 0.1))
     assert after < 0.1 * before
 
 
@@ -48,7 +48,9 @@ def test_a_worse_solution_is_rejected():
     with torch.no_grad():
         targets = network(images)
     weight = network[1].weight.detach().clone()
-    before, after = refit_last_layer(network, [(images, torch.randn_like(targets))], [(images, targets)])
+    before, after = refit_last_layer(
+        network[:-1], network[-1], [(images, torch.randn_like(targets))], [(images, targets)]
+    )
     assert before == after == pytest.approx(0.0, abs=1e-12)
     assert torch.equal(network[1].weight, weight)
     assert len(SHRINKAGES) > 1

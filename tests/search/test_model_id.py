@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,6 +73,18 @@ def test_efficientad_has_an_id_of_its_own(teacher: Path, good_paths: list[Path],
     moved = Path(shutil.copy(teacher, tmp_path))
     assert model_id(efficientad(moved, good_paths)) == model_id(model)
     assert model_id(efficientad(teacher, good_paths, seed=1)) != model_id(model)
+
+
+@pytest.mark.slow
+def test_a_setting_that_came_later_changes_no_id_at_the_value_before_it(teacher: Path, good_paths: list[Path]):
+    model = efficientad(teacher, good_paths, top_share=0.0)
+    older = SimpleNamespace(header=lambda: {**model.header(), "settings": without_top_share(model)})
+    assert model_id(older) == model_id(model)
+    assert model_id(efficientad(teacher, good_paths)) != model_id(model)
+
+
+def without_top_share(model: EfficientAd) -> dict[str, Any]:
+    return {name: value for name, value in model.settings.to_dict().items() if name != "top_share"}
 
 
 def test_the_calibration_scores_count(fitted: Patchcore):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Measured: interpreter, torch, networks with their gradients and moments; and memory of a step for each output.
 BASE_BYTES = 900 * 2**20
 STEP_BYTES = 400 * 2**10
+LITTLE = 2.0  # per cent that the held-out loss falls in the last third of a training: below, more would bring little
 HINT = (
     "EfficientAD costs 38 billion multiplications an image, and its usual 70,000 steps take more than half a day on a "
     "processor: PatchCore is the default there. Set a time with --budget, such as --budget 10m."
@@ -116,12 +117,31 @@ class EfficientAd(Detector[EfficientAdSettings, EfficientAdState]):
         history, provenance = self._state.history, self._state.provenance
         part = "" if history.get("crop") is None else f" on crops of {history['crop']} x {history['crop']} outputs"
         trained = f"Trained {provenance['n_steps']} steps{part} in {float(provenance['training_s']):.0f} s."
-        return f"{trained} {self.warning}".strip()
+        return " ".join(filter(None, (trained, _of_last_third(history.get("late_losses")), self.warning)))
 
     @classmethod
     def _read(cls, model: ModelFolder, settings: EfficientAdSettings, common: Mapping[str, Any]) -> EfficientAdState:
         return read_state(model, settings, common)
 
     def _score(self, image: UInt8, network_input: UInt8, state: EfficientAdState) -> Scored:
-        network_map = state.maps.joined(*state.maps.raw(network_input))
-        return Scored(float(network_map.max()), state.geometry.to_image(network_map, (image.shape[0], image.shape[1])))
+        pair = state.maps.raw(network_input)
+        network_map = state.maps.joined(*pair)
+        hw = (image.shape[0], image.shape[1])
+        return Scored(state.maps.score(*pair), state.geometry.to_image(network_map, hw))
+
+
+def _of_last_third(losses: Sequence[float | None] | None) -> str:
+    """Return a sentence on what the last third of the training brought, and whether more would help.
+
+    >>> _of_last_third([0.5, 0.4])
+    'In its last third the loss on held-out images fell by 20 %: more time would help.'
+    >>> _of_last_third([0.5, 0.499])
+    'In its last third the loss on held-out images changed by -0.2 %: more time would bring little.'
+    """
+    before, after = losses or (None, None)
+    if before is None or after is None or before <= 0:
+        return ""
+    fall = 100 * (1 - after / before)
+    changed = f"fell by {fall:.0f} %" if fall >= 1 else f"changed by {-fall:+.1f} %"
+    more = "would help" if fall > LITTLE else "would bring little"
+    return f"In its last third the loss on held-out images {changed}: more time {more}."

@@ -9,11 +9,11 @@ import onnx
 
 from blemish.detectors.efficientad.graph import OUTPUTS
 from blemish.detectors.efficientad.maps import AT_HIGH
-from blemish.detectors.graph_parts import ScoreTensors, resampled
+from blemish.detectors.graph_parts import ScoreTensors, axis_matrices, mean_of_largest, resampled
 
 if TYPE_CHECKING:
     from blemish._graphs.builder import Graph
-    from blemish.detectors.efficientad.maps import Quantiles
+    from blemish.detectors.efficientad.maps import Maps, Quantiles
     from blemish.detectors.efficientad.state import EfficientAdState
 
 
@@ -29,13 +29,23 @@ def add_scores(graph: Graph, state: EfficientAdState, image: str) -> ScoreTensor
     joined = graph.add("Sum", both)
     black = np.zeros((*state.geometry.network_hw, 3), np.uint8)
     height, width = maps.raw(black)[0].shape
+    score = _score(graph, maps, joined, (height, width)) if maps.top_share else ""
     rows, columns, border = maps.placement((height, width))
     if border:
         joined = graph.add("Sub", [joined, graph.number(border)])
     network_map = resampled(graph, "map", joined, rows, columns)
     if border:
         network_map = graph.add("Add", [network_map, graph.number(border)])
-    return ScoreTensors(graph.reduce("ReduceMax", network_map, 1, 2), network_map)
+    return ScoreTensors(score or graph.reduce("ReduceMax", network_map, 1, 2), network_map)
+
+
+def _score(graph: Graph, maps: Maps, joined: str, cells_hw: tuple[int, int]) -> str:
+    """Return (B,) image scores of joined (B, h, w) maps: `Maps.score`."""
+    rows, columns = axis_matrices(maps.smooth, cells_hw)
+    cells = resampled(graph, "cells", graph.add("Sub", [joined, graph.number(maps.zero)]), rows, columns)
+    top = mean_of_largest(graph, cells, maps.n_top(cells_hw[0] * cells_hw[1]))
+    product = graph.add("Mul", [top, graph.reduce("ReduceMean", cells, 1, 2)])
+    return graph.add("Sqrt", [graph.add("Relu", [product])])
 
 
 def _normalised(graph: Graph, values: str, quantiles: Quantiles, weight: float) -> str:

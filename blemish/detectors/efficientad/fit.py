@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import replace
@@ -19,8 +20,8 @@ from blemish.detectors.efficientad.pdn import import_torch
 from blemish.detectors.efficientad.penalty import penalty_images
 from blemish.detectors.efficientad.settings import LEAST_IMAGES
 from blemish.detectors.efficientad.state import EfficientAdState
-from blemish.detectors.efficientad.training import Images, Training
-from blemish.errors import DataError, message
+from blemish.detectors.efficientad.training import MOST_HELD, Images, Training
+from blemish.errors import DataError, InputError, message
 from blemish.modelfolder.header import Training as TrainingRecord
 from blemish.ops.conformal import Calibration
 from blemish.types import Problem, Progress, UInt8
@@ -39,6 +40,7 @@ TIMED_STEPS = 2
 TIMED_ON_GPU = 8  # the first load programs and record the CUDA graph
 AFTER = 2.5  # seconds of a prediction over those of the teacher alone
 AFTER_S = 3.0  # building the graph
+ROOM = 1.3  # over the least budget, in the advice for one that is too small
 LEAST_SHARE = 0.1  # of a budget, for training where reading the images took all of it
 
 
@@ -112,16 +114,16 @@ def _fit(
     each = (time.monotonic() - began) / min(len(split.train), 64)
     plan = plan_training(settings, len(split.train))
     if plan.seconds is not None:
-        after = AFTER * each * (len(split.held) + len(split.calibration)) + AFTER_S
-        if settings.solve_last:
-            after += seconds_to_refit(training, each)
+        after = _seconds_after(training, split, each)
+        _check_budget(plan.seconds, time.monotonic() - start + after, len(images))
         plan = _planned(training, plan, start + plan.seconds - after)
     identity = {"settings": settings.to_dict(), "teacher": teacher.weights_sha256, "crop": plan.crop}
     identity["images"] = images.sha256
     loop = Loop(training, plan, checkpoint=run.checkpoint, identity=identity, progress=run.progress)
     outcome = loop.run()
-    networks = _networks(training, teacher, run)
-    maps, scores = _calibrated(networks, geometry, training, inputs, split, run)
+    network = efficientad_graph(_networks(training, teacher, run), geometry.network_hw)
+    maps = open_maps(network, geometry, settings, threads=run.threads)
+    maps, scores, levels = _calibrated(maps, training, inputs, split, run.progress)
     provenance: dict[str, str | int | float] = {
         "seed": settings.seed,
         "backbone": f"teacher {teacher.file.name}",
@@ -134,7 +136,7 @@ def _fit(
     }
     fitted = EfficientAdState(
         geometry=maps.geometry,
-        **_of_calibration(settings, images, split.calibration, scores),
+        **_of_calibration(settings, images, split.calibration, scores, levels),
         provenance=provenance,
         maps=maps,
         history=_history(plan, outcome, split),
@@ -152,6 +154,26 @@ def _inputs(geometry: Geometry, images: TrainingImages, progress: Progress) -> U
     if len(found) < LEAST_IMAGES:
         raise DataError(message("good images", f"at least {LEAST_IMAGES}", str(len(found))))
     return np.stack(found)
+
+
+def _seconds_after(training: Training, split: Split, each: float) -> float:
+    """Return the estimated seconds of a fit beside reading and training, of which the teacher takes `each` an image."""
+    n_maps = 2 * min(len(split.held), MOST_HELD) + len(split.held) + len(split.calibration)
+    last_layer = seconds_to_refit(training, each) if training.settings.solve_last else 0.0
+    return AFTER * each * n_maps + AFTER_S + last_layer
+
+
+def _check_budget(budget_s: float, needed_s: float, n_images: int) -> None:
+    """Raise InputError if all but the training takes the whole budget, before it is spent."""
+    if needed_s < budget_s:
+        return
+    least = 10 * math.ceil(needed_s * ROOM / 10)
+    todo = (
+        "Reading, the last layer and the calibration take that time without any training. Give a longer budget, limit "
+        "the steps by max_steps instead, or take PatchCore, which fits in seconds."
+    )
+    expected = f"at least {least} s for {n_images} images on this machine"
+    raise InputError(message("budget", expected, f"{budget_s:g} s", todo=todo))
 
 
 def _planned(training: Training, plan: Plan, end: float) -> Plan:
@@ -206,30 +228,38 @@ def _networks(training: Training, teacher: Teacher, run: Run) -> Networks:
 
 
 def _calibrated(
-    networks: Networks, geometry: Geometry, training: Training, inputs: UInt8, split: Split, run: Run
-) -> tuple[Maps, list[float]]:
-    """Return the maps with quantiles of the held-out images, and the scores of the calibration set."""
-    settings = training.settings
-    model = efficientad_graph(networks, geometry.network_hw)
-    maps = open_maps(model, geometry, settings, threads=run.threads)
+    maps: Maps, training: Training, inputs: UInt8, split: Split, progress: Progress
+) -> tuple[Maps, list[float], list[float]]:
+    """Return the maps with quantiles of the held-out images, and scores and map levels of the calibration set."""
     total = len(split.held) + len(split.calibration)
     raw = []
     for done, i in enumerate((*split.held, *split.calibration), start=1):
         raw.append(maps.raw(inputs[i]))
-        run.progress("calibrating", done, total)
+        progress("calibrating", done, total)
     student, autoencoder = (Quantiles.of(np.stack([pair[k] for pair in raw[: len(split.held)]])) for k in (0, 1))
     maps = replace(maps, student=student, autoencoder=autoencoder, share=_share(training.explained()))
-    return maps, [float(maps.joined(*pair).max()) for pair in raw[len(split.held) :]]
+    others = raw[len(split.held) :]
+    share = training.settings.top_share
+    levels = [float(np.quantile(maps.joined(*pair), 1 - share)) for pair in others]
+    return maps, [maps.score(*pair) for pair in others], levels
 
 
 def _of_calibration(
-    settings: EfficientAdSettings, images: TrainingImages, chosen: list[int], scores: list[float]
+    settings: EfficientAdSettings,
+    images: TrainingImages,
+    chosen: list[int],
+    scores: list[float],
+    levels: list[float],
 ) -> dict[str, Any]:
-    """Return the calibrations and the training images of the state; both scores are the highest of the map."""
-    calibration = Calibration.from_scores(scores, settings.false_positive_rate, settings.calibration)
+    """Return the calibrations and the training images of the state."""
+    rate, rule = settings.false_positive_rate, settings.calibration
     names, sizes_hw = images.names, images.sizes_hw
-    training = TrainingRecord.calibrated(names, sizes_hw, chosen=chosen, scores=scores, map_peaks=scores)
-    return {"image_calibration": calibration, "pixel_calibration": calibration, "training": training}
+    return {
+        "image_calibration": Calibration.from_scores(scores, rate, rule),
+        "pixel_calibration": Calibration.from_scores(levels, rate, rule),
+        "pixel_share": settings.top_share,
+        "training": TrainingRecord.calibrated(names, sizes_hw, chosen=chosen, scores=scores, map_peaks=levels),
+    }
 
 
 def _share(explained: float) -> float:
@@ -252,6 +282,7 @@ def _history(plan: Plan, outcome: Outcome, split: Split) -> dict[str, Any]:
         "budget_s": plan.seconds,
         "losses": [[k, *losses] for k, losses in outcome.losses],
         "held_out": outcome.held_out,
+        "late_losses": outcome.late_losses,
         "n_learnt": len(split.train),
         "n_held": len(split.held),
         "n_calibration": len(split.calibration),

@@ -24,6 +24,7 @@ LATE, LATE_FACTOR = 0.95, 0.1  # nelson1425/efficientad.py and anomalib: the rat
 CHECK_STEPS = 500  # between two held-out losses
 PATIENCE = 8  # held-out losses without an improvement, after which the last part of the training begins
 LEAST_IMPROVEMENT = 0.005
+LAST_PART = 2 / 3  # of the training, from which on the last third is measured
 SAVE_S = 60.0  # between two checkpoints
 BACKUP_STEPS = 50  # between two copies of the weights
 DIVERGED = (
@@ -51,6 +52,7 @@ class Outcome:
     Attributes:
         losses: (step, the four losses averaged since the last entry).
         held_out: (step, held-out loss).
+        late_losses: held-out loss after two thirds of the training, and at its end; None where it was not measured.
         warning: a sentence for the user if something went wrong, else "".
     """
 
@@ -58,6 +60,7 @@ class Outcome:
     seconds: float = 0.0
     losses: list[tuple[int, Losses]] = field(default_factory=list)
     held_out: list[tuple[int, float]] = field(default_factory=list)
+    late_losses: tuple[float | None, float | None] = (None, None)
     warning: str = ""
 
 
@@ -112,6 +115,8 @@ class Loop:
                 if not self._step():
                     break
                 self.outcome.seconds = self.clock() - started
+                if self.outcome.late_losses[0] is None and self._is_after(LAST_PART):
+                    self.outcome.late_losses = self.training.held_out_loss(), None
                 if self.path is not None and self.clock() - saved > SAVE_S:
                     self._save()
                     saved = self.clock()
@@ -120,13 +125,15 @@ class Loop:
             self.outcome.seconds = self.clock() - started
             if self.path is not None and self.outcome.n_steps:
                 self._save()
+        if self.outcome.late_losses[0] is not None:
+            self.outcome.late_losses = self.outcome.late_losses[0], self.training.held_out_loss()
         self.progress("training", self.end, self.end)
         return self.outcome
 
     def _step(self) -> bool:
         """Take one step, and return whether to go on."""
         k = self.outcome.n_steps
-        rate = self.training.settings.lr * (LATE_FACTOR if k >= LATE * self.end or self._is_late(LATE) else 1.0)
+        rate = self.training.settings.lr * (LATE_FACTOR if self._is_after(LATE) else 1.0)
         losses = self.training.step(k, rate, hard_share(k, self.plan.n_steps))
         if not np.isfinite(losses.total):
             self._restore(k, losses.total)
@@ -142,6 +149,10 @@ class Loop:
         total = self._expected()
         self.progress(f"training, loss {losses.total:.3f}", min(k + 1, total - 1), total)
         return True
+
+    def _is_after(self, share: float) -> bool:
+        """Return whether this share of the steps or of the time has passed."""
+        return self.outcome.n_steps >= share * self.end or self._is_late(share)
 
     def _is_late(self, share: float) -> bool:
         """Return whether this share of the time has passed."""
@@ -199,6 +210,7 @@ class Loop:
             "seconds": self.outcome.seconds,
             "losses": self.outcome.losses,
             "held_out": self.outcome.held_out,
+            "at_last_part": self.outcome.late_losses[0],
             "recent": recent,
             "best": min(self._best, 1e300),
             "since_best": self._since_best,
@@ -226,6 +238,7 @@ class Loop:
             state["seconds"],
             [(k, Losses(*losses)) for k, losses in state["losses"]],
             [(k, loss) for k, loss in state["held_out"]],
+            (state.get("at_last_part"), None),
         )
         self._recent = [Losses(*losses) for losses in state["recent"]]
         self._best, self._since_best, self.end = state["best"], state["since_best"], state["end"]

@@ -57,6 +57,7 @@ class Maps:
         border: padding around the maps then: "edge" repeats the outermost cell, "zero" puts 0 into the raw maps
             as anomalib does, "normal" puts 0 into the joined map as nelson1425 does.
         share: weight of the autoencoder's map, the student's is the rest: half in Batzner et al. 2024.
+        top_share: share of the cells, the highest, whose mean is in the image score; 0 for the highest value alone.
     """
 
     model: bytes
@@ -68,6 +69,7 @@ class Maps:
     pad_maps: bool
     border: Border
     share: float = 0.5
+    top_share: float = 0.0
 
     def raw(self, network_input: UInt8) -> tuple[Float32, Float32]:
         """Return both maps, (h, w) float32, of one input of the network, (H, W, 3) uint8."""
@@ -78,12 +80,36 @@ class Maps:
     def joined(self, student: Float32, autoencoder: Float32) -> Float32:
         """Return the weighted mean of the normalised maps at the size of the network's input."""
         hw = self.geometry.network_hw
-        both = self._smooth(self._mean(student, autoencoder))
+        both = self.smooth(self._mean(student, autoencoder))
         if self.padding or not self.pad_maps:
             return upsample(both, hw)
         if self.border == "edge":
             return placed(both, hw)
         return upsample(np.pad(both, PAD, constant_values=self._border_value()).astype(np.float32), hw)
+
+    def score(self, student: Float32, autoencoder: Float32) -> float:
+        """Return the image score: the geometric mean of the highest cells' mean and of the mean of all cells.
+
+        Small defects raise the first, those that spread over the image the second. Cells are of the smoothed joined
+        map, in which 0 is no difference to teacher and autoencoder.
+        Differs: the paper takes the highest value of the joined map, as `top_share` 0 does.
+        """
+        if not self.top_share:
+            return float(self.joined(student, autoencoder).max())
+        cells = self.smooth(self._mean(student, autoencoder) - np.float32(self.zero)).reshape(-1).astype(np.float64)
+        n_top = self.n_top(cells.size)
+        top = np.partition(cells, cells.size - n_top)[-n_top:]
+        return float(np.sqrt(max(top.mean() * cells.mean(), 0.0)))
+
+    def n_top(self, n_cells: int) -> int:
+        """Return the number of the highest cells whose mean is in the image score."""
+        return max(round(self.top_share * n_cells), 1)
+
+    @property
+    def zero(self) -> float:
+        """The value of the joined map where both raw maps are 0."""
+        nothing = np.zeros(1, np.float32)
+        return float(self._mean(nothing, nothing)[0])
 
     def placement(self, cells_hw: tuple[int, int]) -> tuple[Float32, Float32, float]:
         """Return the joined map of mean normalised maps as products, for export: rows, columns and a value.
@@ -91,7 +117,7 @@ class Maps:
         The map at the size of the network's input is rows @ (cells - value) @ columns.T + value.
         """
         hw = self.geometry.network_hw
-        rows, columns = axis_matrices(self._smooth, cells_hw)
+        rows, columns = axis_matrices(self.smooth, cells_hw)
         if self.padding or not self.pad_maps or self.border == "edge":
             lay = placed if self.pad_maps and not self.padding else upsample
             tall, wide = axis_matrices(lambda cells: lay(cells, hw), cells_hw)
@@ -99,13 +125,13 @@ class Maps:
         tall, wide = axis_matrices(lambda cells: upsample(cells, hw), (cells_hw[0] + 2 * PAD, cells_hw[1] + 2 * PAD))
         return tall[:, PAD:-PAD] @ rows, wide[:, PAD:-PAD] @ columns, self._border_value()
 
-    def _smooth(self, cells: Float32) -> Float32:
+    def smooth(self, cells: Float32) -> Float32:
+        """Return smoothed cells of the networks' own grid, (h, w) float32."""
         return smooth(cells, self.geometry.map_rule.sigma_px / STRIDE_PX)
 
     def _border_value(self) -> float:
         """Return the value that is padded around the joined map."""
-        nothing = np.zeros(1, np.float32)
-        return float(self._mean(nothing, nothing)[0]) if self.border == "zero" else 0.0
+        return self.zero if self.border == "zero" else 0.0
 
     def _mean(self, student: Float32, autoencoder: Float32) -> Float32:
         share = np.float32(self.share)
@@ -148,7 +174,7 @@ def open_maps(
     """Return a network with its maps, checked by a run on a black image."""
     running = runtime.load(model, threads=threads)
     rule = settings.padding, settings.pad_maps, settings.border
-    maps = Maps(model, running, geometry, student, autoencoder, *rule, share)
+    maps = Maps(model, running, geometry, student, autoencoder, *rule, share, settings.top_share)
     found = running.run(np.zeros((1, *geometry.network_hw, 3), np.uint8))
     shapes = [describe(found.get(name)) for name in OUTPUTS]
     arrays = [found[name] for name in OUTPUTS if name in found]

@@ -35,7 +35,7 @@ class Network:
         self._conv2d = winograd.conv2d if fast else torch.nn.functional.conv2d
         self._halved = is_gpu(device) and not padding
         modules: list[Any] = list(self.net)[1:]  # images come normalised
-        *self._body, self._last = modules
+        *self._body, self.last = modules
 
     def features(self, x: Any) -> Any:
         """Return the inputs of the last convolution, (N, C, h, w), of images (N, H, W, 3) out of `normalised`."""
@@ -53,7 +53,7 @@ class Network:
     def head(self, features: Any, i: int) -> Any:
         """Return the outputs of head `i`, (N, h, w, C)."""
         part = slice(i * self._n, (i + 1) * self._n)
-        return self._conv2d(features, self._last.weight[part], self._last.bias[part]).permute(0, 2, 3, 1)
+        return self._conv2d(features, self.last.weight[part], self.last.bias[part]).permute(0, 2, 3, 1)
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """Return the weights by the names of `pdn`."""

@@ -106,6 +106,14 @@ class EfficientAdSettings(Settings):
         "and nelson1425's program.",
         one_of(*get_args(Border)),
     )
+    top_share: float = setting(
+        0.01,
+        "Share of the map's cells, the highest, whose mean makes the image score, together with the mean of all cells; "
+        "also that of a good image's pixels that exceed its level in the pixel calibration; 0 for the highest value in "
+        "both, as in the paper.",
+        number(0, 1),
+        absent=0.0,
+    )
     imagenet_dir: str | os.PathLike[str] | None = setting(
         None,
         "Folder of penalty images: photographs of other objects, on which the student must not imitate the teacher; "

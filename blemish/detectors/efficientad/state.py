@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EfficientAdState(DetectorState):
-    """A fitted EfficientAD. An image's score is the highest value of its map, so that both calibrations are the same.
+    """A fitted EfficientAD.
 
     Attributes:
         maps: the network, and how its two maps become one.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 STATISTICS_IMAGES = 64  # for the teacher's mean and standard deviation: 200,000 patches
 CACHE_BYTES = 1 << 30  # of the teacher's features that are kept
+MOST_HELD = 16  # held-out images of a loss
 WINOGRAD_LEAST = 16  # rows and columns of outputs; on fewer the transforms of the kernels cost more than is saved
 STD_FLOOR = 1e-3  # of the mean standard deviation: a channel that is constant in good images is not scaled up
 HARD_SHARE = 0.001  # the paper's p_hard of 0.999, section 3.2
@@ -146,7 +147,7 @@ class Training:
         return losses
 
     def held_out_loss(self) -> float:
-        """Return the mean of both maps over the held-out images."""
+        """Return the mean of both maps over the held-out images, `MOST_HELD` of them at most."""
         sums = []
         for x, of_teacher, rebuilt in self._held_out():
             features = self.student.features(x)
@@ -161,24 +162,28 @@ class Training:
         return float(np.clip(1 - errors / max(variances, 1e-12), 0, 1))
 
     def _held_out(self) -> Iterator[tuple[Any, Any, Any]]:
-        """Yield each held-out image, normalised, with the features of teacher and autoencoder, without gradients."""
+        """Yield held-out images, normalised, with the features of teacher and autoencoder, without gradients."""
         self.autoencoder.eval()
         with import_torch().no_grad(), self.precision():
-            for image in self.images.held:
+            for image in self.images.held[:MOST_HELD]:
                 x = self._whole(image)
                 yield x, self._scaled(self._of_teacher(x)), self._rebuilt(image[None].astype(np.float32))
         self.autoencoder.train()
 
-    def training_pair(self, i: int) -> tuple[Any, Any]:
-        """Return a training image, normalised (1, 3, H, W), and the targets of both heads (1, 2 C, h, w)."""
+    def training_pair(self, i: int, place: tuple[int, int], hw: tuple[int, int]) -> tuple[Any, Any]:
+        """Return the crop of a training image whose outputs are `hw` from a place on, normalised (1, H, W, 3), and the
+        targets of both heads there, (1, 2 C, h, w).
+        """
         torch = import_torch()
         image = self.images.train[i : i + 1]
-        x = self._whole(image[0]).permute(0, 3, 1, 2)
+        x = normalised(self._cut(image, [place], hw), self.device)
+        (row, column), (height, width) = place, hw
         self.autoencoder.eval()
         with torch.no_grad(), self.precision():
-            of_teacher = self._scaled(self._target(i)[None].float())
+            of_teacher = self._scaled(self._of_teacher(x))
             rebuilt = self._rebuilt(image.astype(np.float32)).float()
         self.autoencoder.train()
+        rebuilt = rebuilt[:, row : row + height, column : column + width]
         return x, torch.cat([of_teacher, rebuilt], 3).permute(0, 3, 1, 2)
 
     def precision(self) -> Any:

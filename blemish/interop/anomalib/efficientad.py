@@ -81,6 +81,7 @@ def _settings(source: Source, prepared: Preparation) -> EfficientAdSettings:
         border="zero",
         early_stop=False,
         solve_last=False,
+        top_share=0.0,
         false_positive_rate=source.false_positive_rate,
         calibration=source.rule,
     )
@@ -150,6 +151,9 @@ def efficientad_checkpoint(model: EfficientAd) -> dict[str, Any]:
     if settings.border != "zero" and settings.pad_maps and not settings.padding:
         todo = 'Fit with border="zero", which is blind at the frame as anomalib is.'
         raise InputError(message("border", "zero, as anomalib has it", settings.border, todo=todo))
+    if settings.top_share:
+        todo = "Fit with top_share=0: the score is then the highest value of the map, as in anomalib."
+        raise InputError(message("top_share", "0, as anomalib has it", str(settings.top_share), todo=todo))
     _check_normalisation(fitted.maps.model)
     quantiles = {
         f"model.quantiles.q{end}_{kind}": np.array(value, np.float32)

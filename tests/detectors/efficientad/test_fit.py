@@ -12,6 +12,7 @@ import pytest
 from blemish.detectors.efficientad import fit as efficientad_fit
 from blemish.detectors.efficientad.fit import split_images
 from blemish.detectors.efficientad.training import Losses, Training
+from blemish.errors import InputError
 from tests.efficientad_models import small_efficientad
 from tests.images import goods
 
@@ -98,3 +99,12 @@ def test_the_threshold_is_of_the_calibration_set_alone(teacher: Path):
     assert model.calibration.scores.tolist() == scores
     history = model.fitted.history
     assert (history["n_learnt"], history["n_held"], history["n_calibration"]) == (6, 1, 3)
+
+
+def test_a_budget_that_leaves_no_time_for_training_is_refused_before_it_is_spent(
+    teacher: Path, monkeypatch: pytest.MonkeyPatch
+):
+    clock = Clock(monkeypatch, whole_s=1.5, part_s=1.0)
+    with pytest.raises(InputError, match=r"budget: expected at least 10 s for 6 images on this machine, got 2 s"):
+        small_efficientad(teacher, budget="2s", image_size=64).fit(goods(6))
+    assert clock.steps == []

@@ -31,9 +31,9 @@ def errors(made: Training, weights: dict[str, np.ndarray]) -> np.ndarray:
     student.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
     heads = []
     for i in range(len(made.images.train)):
-        x, targets = made.training_pair(i)
+        x, targets = made.training_pair(i, (0, 0), made.hw)
         with torch.no_grad():
-            error = (student[1:](x) - targets).square()
+            error = (student[1:](x.permute(0, 3, 1, 2)) - targets).square()
         heads.append([error[:, :N_OUTPUTS].mean().item(), error[:, N_OUTPUTS:].mean().item()])
     return np.mean(heads, axis=0)
 
@@ -56,14 +56,24 @@ def test_the_errors_of_both_heads_fall_and_nothing_below_moves(tmp_path, size, p
 
 def test_a_training_pair_has_the_scaled_features_of_the_teacher(tmp_path):
     made = training(tmp_path)
-    x, targets = made.training_pair(1)
+    x, targets = made.training_pair(1, (0, 0), made.hw)
     assert tuple(targets.shape) == (1, 2 * N_OUTPUTS, *made.hw)
     teacher = pdn.pdn("small", N_OUTPUTS)
     teacher.load_state_dict({name: torch.from_numpy(array) for name, array in random_weights().items()})
     with torch.no_grad():
-        features = teacher[1:](x)
+        features = teacher[1:](x.permute(0, 3, 1, 2))
     expected = (features - made.mean[:, None, None]) / made.std[:, None, None]
     torch.testing.assert_close(targets[:, :N_OUTPUTS], expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (2, 1), (3, 4)])
+def test_a_crop_has_the_targets_of_its_place(tmp_path, place):
+    made = training(tmp_path)
+    row, column = place
+    _, whole = made.training_pair(1, (0, 0), made.hw)
+    x, targets = made.training_pair(1, place, (6, 5))
+    assert tuple(x.shape) == (1, pdn.pixels_of(6), pdn.pixels_of(5), 3)
+    torch.testing.assert_close(targets, whole[:, :, row : row + 6, column : column + 5], rtol=1e-3, atol=1e-3)
 
 
 def test_held_out_images_are_not_in_the_regression():
@@ -80,6 +90,20 @@ def test_the_number_of_rows_is_bounded():
     assert last_layer.stride_of(1, (8, 8)) == 1
 
 
+def test_the_work_does_not_grow_with_the_images():
+    assert last_layer.n_crops(30, (24, 24), (56, 56)) == last_layer.n_crops(9000, (24, 24), (56, 56))
+    assert last_layer.n_crops(30, (9, 9), (9, 9)) == 30
+    assert last_layer.n_crops(9000, (9, 9), (9, 9)) == last_layer.N_CROPS
+
+
+@pytest.mark.slow
+def test_crops_of_large_maps_lower_the_errors_too(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(last_layer, "CROP", 6)
+    made = training(tmp_path)
+    assert last_layer.crop_hw(made) == (6, 6)
+    assert (errors(made, refit_student(made)) < 0.9 * errors(made, made.student.weights())).all()
+
+
 def test_the_estimated_time_grows_with_the_images(tmp_path):
     few, more = (training(tmp_path, n=n) for n in (2, 6))
     n_inputs = 16 * pdn.CONVS["small"][-2][1]
@@ -87,5 +111,5 @@ def test_the_estimated_time_grows_with_the_images(tmp_path):
     products = 4 * 9 * 9 * n_inputs * (n_inputs + 2 * N_OUTPUTS) * 1e-11
     seconds = [seconds_to_refit(made, each, 1e-11) for made, each in ((few, 0.0), (more, 0.0), (more, 0.1))]
     assert seconds[1] - seconds[0] == pytest.approx(products, rel=1e-3)
-    assert seconds[2] - seconds[1] == pytest.approx(3 * 6 * 0.1)
+    assert seconds[2] - seconds[1] == pytest.approx((2 + last_layer.AUTOENCODER_COST) * 6 * 0.1)
     assert last_layer.seconds_of_product() > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ class Quadratic:
         self.optimizer = torch.optim.Adam(self.parameters, lr=0.1)
         self.rates: list[float] = []
         self.shares: list[float] = []
+        self.measured: list[int] = []  # the steps after which the held-out loss was measured
         self.diverges_at, self.held_out = diverges_at, held_out
 
     def step(self, k: int, rate: float, share: float) -> Losses:
@@ -40,8 +42,8 @@ class Quadratic:
         return Losses(float(loss.detach()), 0, 0, 0)
 
     def held_out_loss(self) -> float:
-        assert self.held_out is not None
-        return self.held_out
+        self.measured.append(len(self.rates))
+        return 1.0 if self.held_out is None else self.held_out
 
 
 def loop(training: Any, n_steps: int = 200, **changes: Any) -> Loop:
@@ -107,6 +109,27 @@ def test_divergence_stops_and_restores_the_last_copy():
 def test_divergence_in_the_first_step_is_an_error():
     with pytest.raises(InputError, match="loss: expected a finite number, got NaN in the first step"):
         loop(Quadratic(diverges_at=0)).run()
+
+
+def test_the_last_third_is_measured():
+    training = Quadratic()
+    assert loop(training, 200).run().late_losses == (1.0, 1.0)
+    assert training.measured == [134, 200]
+
+
+def test_the_last_third_of_a_time_is_measured():
+    training, times = Quadratic(), itertools.count()
+    outcome = loop(training, 10_000, seconds=90, clock=lambda: float(next(times))).run()
+    assert outcome.late_losses == (1.0, 1.0)
+    first, last = training.measured
+    assert first / last == pytest.approx(2 / 3, abs=0.05)
+
+
+def test_a_resumed_training_keeps_the_loss_before_its_last_third(tmp_path: Path):
+    training = Quadratic(held_out=0.5)
+    loop(training, 200, checkpoint=tmp_path / "state").run()
+    other = Quadratic(held_out=0.25)
+    assert loop(other, 200, checkpoint=tmp_path / "state").run().late_losses == (0.5, 0.25)
 
 
 def test_training_ends_where_the_held_out_loss_stays():

@@ -63,6 +63,29 @@ def test_joined_is_the_mean_of_the_normalised_maps():
     np.testing.assert_allclose(maps().joined(one, other), placed(both.astype(np.float32), (SIDE, SIDE)), atol=1e-5)
 
 
+def test_without_a_share_the_score_is_the_highest_value_of_the_map():
+    made = maps(sigma_px=3.0)
+    assert made.score(cells(0), cells(1)) == made.joined(cells(0), cells(1)).max()
+
+
+def test_the_score_is_the_geometric_mean_of_the_highest_cells_and_of_all():
+    one, other = cells(0), cells(1)
+    both = np.sort((0.5 * 0.1 * one / 2 + 0.5 * 0.1 * other / 0.5).reshape(-1))
+    expected = np.sqrt(both[-6:].mean() * both.mean())
+    assert maps(top_share=0.1).score(one, other) == pytest.approx(expected, rel=1e-5)
+    assert maps(top_share=1e-6).score(one, other) == pytest.approx(np.sqrt(both[-1] * both.mean()), rel=1e-5)
+
+
+def test_the_score_rises_with_a_small_defect_and_with_one_that_is_everywhere():
+    good, other = np.full((8, 8), 1.0, np.float32), np.zeros((8, 8), np.float32)
+    small = good.copy()
+    small[2, 3] = 3.0
+    made = maps(top_share=0.02)
+    assert made.score(small, other) > 1.5 * made.score(good, other)
+    assert made.score(1.5 * good, other) == pytest.approx(1.5 * made.score(good, other))
+    assert made.score(0 * good, other) == 0.0
+
+
 @pytest.mark.parametrize("border", ["edge", "zero", "normal"])
 def test_an_autoencoder_without_a_share_says_nothing(border):
     made = maps(share=0.0, border=border)

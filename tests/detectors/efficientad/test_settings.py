@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from blemish.detectors.efficientad.pdn import check_size
-from blemish.detectors.efficientad.settings import check_budget
+from blemish.detectors.efficientad.settings import EfficientAdSettings, check_budget
 from blemish.errors import InputError
 from tests.efficientad_models import small_efficientad, write_teacher
 
@@ -86,3 +86,14 @@ def test_times_are_read(given: str, seconds: float):
 
 def test_sizes_have_todays_names():
     assert [check_size(size) for size in ("small", "medium")] == ["small", "medium"]
+
+
+def test_folders_from_before_a_setting_have_the_value_that_stood_for_it(teacher: Path):
+    settings = small_efficientad(teacher).settings
+    stored = settings.to_dict()
+    assert EfficientAdSettings.from_dict(stored).top_share == settings.top_share > 0
+    del stored["top_share"]
+    assert EfficientAdSettings.from_dict(stored).top_share == 0.0
+    del stored["seed"]
+    with pytest.raises(InputError, match="settings: expected"):
+        EfficientAdSettings.from_dict(stored)

@@ -227,7 +227,8 @@ class Run:
         rows = batches(self.training[: self.settings.last_crops], REGRESSION_BATCH)
         measure_norms(self.network, (self._batch(part)[0] for part in rows[:N_NORM_BATCHES]))
         self.network.eval()
-        return refit_last_layer(self.network, (self._batch(part) for part in rows), self.validation)
+        body, last = self.network[:-1], self.network[-1]
+        return refit_last_layer(body, last, (self._batch(part) for part in rows), self.validation)
 
     def loss_of_mean(self) -> float:
         """Return the held-out loss of a constant output, the mean of natural images."""
