@@ -1,6 +1,6 @@
 """What a teacher's features are worth: image AUROC of nearest neighbours, beside random weights and the source network.
 
-    python benchmarks/teacher.py --root DATA/mvtec --categories grid bottle --json out.json
+    python benchmarks/teacher.py --root DATA --categories mvtec/bottle hazelnut_jpg casting --json out.json
     python benchmarks/teacher.py --root DATA/mvtec --categories grid --teachers early.safetensors late.safetensors
 
 Each image becomes features at the places of a PDN; channels are standardised over the good training images; a bank
@@ -61,7 +61,8 @@ def of_source(settings):
 
 def images(root, category, asked):
     """Return training, good and defective images, resized, a random choice of each."""
-    data = MVTecAD(root, category)
+    path = Path(category)
+    data = MVTecAD(root / path.parent, path.name)
     rng = np.random.default_rng(asked.seed)
     groups = [
         (data.train, asked.train),
@@ -124,13 +125,16 @@ def main():
             print(f"  {name:48} image AUROC {rows[name][category]['image_AUROC']:.3f}", flush=True)
     facts = {name: getattr(asked, name) for name in ("network", "size", "train", "test", "seed")}
     shown = [
-        {"features of": name} | {f"{category}: image AUROC": found["image_AUROC"] for category, found in row.items()}
+        {"features of": name}
+        | {Path(category).name: found["image_AUROC"] for category, found in row.items()}
+        | {"mean": float(np.mean([found["image_AUROC"] for found in row.values()]))}
         for name, row in rows.items()
     ]
-    formats = {f"{category}: image AUROC": [".3f"] for category in asked.categories}
+    formats = {name: [".3f"] for name in (*(Path(category).name for category in asked.categories), "mean")}
+    note = f"Image AUROC. At most {asked.test} good and {asked.test} defective images a set."
     write(
         asked.json,
-        [table("Nearest neighbors in a teacher's features", shown, formats=formats)],
+        [table("Nearest neighbors in a teacher's features", shown, formats=formats, notes=note)],
         {**facts, "rows": rows},
     )
 
