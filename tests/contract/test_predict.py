@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from blemish import ImageError, InputError, NotFittedError, Patchcore, Prediction, Sample
+from blemish import ImageError, InputError, NotFittedError, Prediction, Sample
 from tests.contract import drawn, names
 from tests.contract.same import assert_same
 
@@ -36,7 +36,7 @@ def test_a_prediction_is_whole(case: Case, name: str):
     assert found.upper_threshold is not None  # the default calibration has one
     assert (found.outcome == "defective") == (found.score > found.upper_threshold)
     limit = found.pixel_threshold
-    if case.kind is Patchcore:  # a mask of what is not good, without the blur of its highest values
+    if case.fitted.fitted.pixel_share:  # a mask of what is not good, without the blur of its highest values
         limit = max(limit, 0.35 * float(found.anomaly_map.max())) if found.label else np.inf
     np.testing.assert_array_equal(found.mask, found.anomaly_map > np.float32(limit))
     assert 0 < found.p_value <= 1

@@ -69,8 +69,8 @@ def crop_hw(training: Training) -> tuple[int, int]:
 
 
 def n_crops(n_images: int, hw: tuple[int, int], whole_hw: tuple[int, int], most: int = N_CROPS) -> int:
-    """Return the number of crops: `most`, or one of each image where crops are whole images."""
-    return min(n_images, most) if hw == whole_hw else most
+    """Return the number of crops: as many as cover the images, `most` at most."""
+    return min(n_images * -(-math.prod(whole_hw) // math.prod(hw)), most)
 
 
 def seconds_to_refit(training: Training, each: float, product_s: float | None = None) -> float:

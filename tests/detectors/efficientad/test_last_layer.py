@@ -91,6 +91,7 @@ def test_the_number_of_rows_is_bounded():
 
 
 def test_the_work_does_not_grow_with_the_images():
+    assert last_layer.n_crops(5, (24, 24), (56, 56)) == 30
     assert last_layer.n_crops(30, (24, 24), (56, 56)) == last_layer.n_crops(9000, (24, 24), (56, 56))
     assert last_layer.n_crops(30, (9, 9), (9, 9)) == 30
     assert last_layer.n_crops(9000, (9, 9), (9, 9)) == last_layer.N_CROPS
