@@ -134,9 +134,9 @@ def _of_last_third(losses: Sequence[float | None] | None) -> str:
     """Return a sentence on what the last third of the training brought, and whether more would help.
 
     >>> _of_last_third([0.5, 0.4])
-    'In its last third the loss on held-out images fell by 20 %: more time would help.'
+    "In its last third the student's loss on held-out images fell by 20 %: more time would help."
     >>> _of_last_third([0.5, 0.499])
-    'In its last third the loss on held-out images changed by -0.2 %: more time would bring little.'
+    "In its last third the student's loss on held-out images changed by -0.2 %: more time would bring little."
     """
     before, after = losses or (None, None)
     if before is None or after is None or before <= 0:
@@ -144,4 +144,4 @@ def _of_last_third(losses: Sequence[float | None] | None) -> str:
     fall = 100 * (1 - after / before)
     changed = f"fell by {fall:.0f} %" if fall >= 1 else f"changed by {-fall:+.1f} %"
     more = "would help" if fall > LITTLE else "would bring little"
-    return f"In its last third the loss on held-out images {changed}: more time {more}."
+    return f"In its last third the student's loss on held-out images {changed}: more time {more}."

@@ -52,7 +52,8 @@ class Outcome:
     Attributes:
         losses: (step, the four losses averaged since the last entry).
         held_out: (step, held-out loss).
-        late_losses: held-out loss after two thirds of the training, and at its end; None where it was not measured.
+        late_losses: the student's held-out loss after two thirds of the training, and at its end; None where it was not
+            measured. The autoencoder's rises while it learns to say anything.
         warning: a sentence for the user if something went wrong, else "".
     """
 
@@ -116,7 +117,7 @@ class Loop:
                     break
                 self.outcome.seconds = self.clock() - started
                 if self.outcome.late_losses[0] is None and self._is_after(LAST_PART):
-                    self.outcome.late_losses = self.training.held_out_loss(), None
+                    self.outcome.late_losses = self.training.held_out_losses()[0], None
                 if self.path is not None and self.clock() - saved > SAVE_S:
                     self._save()
                     saved = self.clock()
@@ -126,7 +127,7 @@ class Loop:
             if self.path is not None and self.outcome.n_steps:
                 self._save()
         if self.outcome.late_losses[0] is not None:
-            self.outcome.late_losses = self.outcome.late_losses[0], self.training.held_out_loss()
+            self.outcome.late_losses = self.outcome.late_losses[0], self.training.held_out_losses()[0]
         self.progress("training", self.end, self.end)
         return self.outcome
 
@@ -169,7 +170,7 @@ class Loop:
 
     def _check(self, k: int) -> None:
         """Measure the held-out loss; if it no longer falls, begin the last part of the training."""
-        loss = self.training.held_out_loss()
+        loss = sum(self.training.held_out_losses())
         self.outcome.held_out.append((k, loss))
         if loss < self._best * (1 - LEAST_IMPROVEMENT):
             self._best, self._since_best = loss, 0

@@ -146,14 +146,15 @@ class Training:
         self.optimizer.step()
         return losses
 
-    def held_out_loss(self) -> float:
-        """Return the mean of both maps over the held-out images, `MOST_HELD` of them at most."""
-        sums = []
+    def held_out_losses(self) -> tuple[float, float]:
+        """Return the mean of the student's map and of the autoencoder's over held-out images, `MOST_HELD` at most."""
+        pairs = []
         for x, of_teacher, rebuilt in self._held_out():
             features = self.student.features(x)
             distances = of_teacher - self.student.head(features, 0), rebuilt - self.student.head(features, 1)
-            sums.append(sum(float(_mean_square(distance)) for distance in distances))
-        return float(np.mean(sums))
+            pairs.append([float(_mean_square(distance)) for distance in distances])
+        student, autoencoder = np.mean(pairs, axis=0).tolist()
+        return student, autoencoder
 
     def explained(self) -> float:
         """Return the share of the teacher's variance on held-out images that the autoencoder explains, from 0 to 1."""

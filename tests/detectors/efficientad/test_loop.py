@@ -41,9 +41,9 @@ class Quadratic:
         self.optimizer.step()
         return Losses(float(loss.detach()), 0, 0, 0)
 
-    def held_out_loss(self) -> float:
+    def held_out_losses(self) -> tuple[float, float]:
         self.measured.append(len(self.rates))
-        return 1.0 if self.held_out is None else self.held_out
+        return 1.0 if self.held_out is None else self.held_out, 0.0
 
 
 def loop(training: Any, n_steps: int = 200, **changes: Any) -> Loop:
