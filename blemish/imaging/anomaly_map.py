@@ -46,6 +46,21 @@ def _nearest(n: int, cells: int) -> NDArray[np.int64]:
     return chosen
 
 
+def n_highest(share: float, n_values: int) -> int:
+    """Return the number of the highest values that a share of so many is, at least one.
+
+    >>> n_highest(0.01, 3136), n_highest(0.0, 3136)
+    (31, 1)
+    """
+    return max(round(share * n_values), 1)
+
+
+def mean_of_highest(values: Float32, share: float) -> float:
+    """Return the mean of the highest share of a map's values, of the highest one at least."""
+    n = n_highest(share, values.size)
+    return float(np.partition(values.reshape(-1), values.size - n)[-n:].mean(dtype=np.float64))
+
+
 def upsample(patch_map: Float32, height_width: tuple[int, int]) -> Float32:
     """Return the map at another size: bilinear interpolation between the centres of its cells, borders replicated.
 

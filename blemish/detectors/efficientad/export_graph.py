@@ -10,6 +10,7 @@ import onnx
 from blemish.detectors.efficientad.graph import OUTPUTS
 from blemish.detectors.efficientad.maps import AT_HIGH
 from blemish.detectors.graph_parts import ScoreTensors, axis_matrices, mean_of_largest, resampled
+from blemish.imaging.anomaly_map import n_highest
 
 if TYPE_CHECKING:
     from blemish._graphs.builder import Graph
@@ -43,7 +44,7 @@ def _score(graph: Graph, maps: Maps, joined: str, cells_hw: tuple[int, int]) -> 
     """Return (B,) image scores of joined (B, h, w) maps: `Maps.score`."""
     rows, columns = axis_matrices(maps.smooth, cells_hw)
     cells = resampled(graph, "cells", graph.add("Sub", [joined, graph.number(maps.zero)]), rows, columns)
-    top = mean_of_largest(graph, cells, maps.n_top(cells_hw[0] * cells_hw[1]))
+    top = mean_of_largest(graph, cells, n_highest(maps.top_share, cells_hw[0] * cells_hw[1]))
     product = graph.add("Mul", [top, graph.reduce("ReduceMean", cells, 1, 2)])
     return graph.add("Sqrt", [graph.add("Relu", [product])])
 

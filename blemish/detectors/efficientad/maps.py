@@ -13,7 +13,7 @@ from blemish.detectors.efficientad.graph import OUTPUTS
 from blemish.detectors.efficientad.pdn import FIELD_PX, STRIDE_PX
 from blemish.detectors.graph_parts import axis_matrices
 from blemish.errors import ModelFileError, message
-from blemish.imaging.anomaly_map import smooth, upsample
+from blemish.imaging.anomaly_map import mean_of_highest, smooth, upsample
 from blemish.types import Float32, UInt8
 
 if TYPE_CHECKING:
@@ -96,14 +96,9 @@ class Maps:
         """
         if not self.top_share:
             return float(self.joined(student, autoencoder).max())
-        cells = self.smooth(self._mean(student, autoencoder) - np.float32(self.zero)).reshape(-1).astype(np.float64)
-        n_top = self.n_top(cells.size)
-        top = np.partition(cells, cells.size - n_top)[-n_top:]
-        return float(np.sqrt(max(top.mean() * cells.mean(), 0.0)))
-
-    def n_top(self, n_cells: int) -> int:
-        """Return the number of the highest cells whose mean is in the image score."""
-        return max(round(self.top_share * n_cells), 1)
+        cells = self.smooth(self._mean(student, autoencoder) - np.float32(self.zero))
+        product = mean_of_highest(cells, self.top_share) * float(cells.mean(dtype=np.float64))
+        return float(np.sqrt(max(product, 0.0)))
 
     @property
     def zero(self) -> float:

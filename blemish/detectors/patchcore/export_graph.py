@@ -21,6 +21,7 @@ from blemish.detectors.graph_parts import (
 )
 from blemish.detectors.patchcore.export_search import IntegerSearch, Search
 from blemish.errors import InputError, message
+from blemish.imaging.anomaly_map import n_highest
 
 if TYPE_CHECKING:
     from blemish._graphs.builder import Graph
@@ -46,7 +47,7 @@ def add_scores(graph: Graph, state: PatchcoreState, image: str, *, int8: bool = 
     patch_map = graph.add("Reshape", [search.distances(), graph.integers(-1, height, width)])
     if scorer.statistics is not None:
         patch_map = z_scores(graph, "patch", patch_map, scorer.statistics)
-    score = mean_of_largest(graph, patch_map, scorer.n_top(height * width))
+    score = mean_of_largest(graph, patch_map, n_highest(scorer.top_share, height * width))
     if scorer.n_neighbors > 1:
         score = graph.add("Mul", [score, search.weights(patch_map, scorer.n_neighbors)])
     if state.fusion is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from blemish.errors import ModelFileError, message
+from blemish.imaging.anomaly_map import mean_of_highest
 
 if TYPE_CHECKING:
     from blemish.ops.distance_statistics import DistanceStatistics
@@ -74,15 +75,7 @@ class Scorer:
 
     def image_score(self, patch_map: Float32, weight: float) -> float:
         """Return the image score: the mean of the highest share of the patch map, times the weight."""
-        n_top = self.n_top(patch_map.size)
-        if n_top == 1:
-            return float(patch_map.max()) * weight
-        top = np.partition(patch_map.reshape(-1), patch_map.size - n_top)[-n_top:]
-        return float(top.mean(dtype=np.float64)) * weight
-
-    def n_top(self, n_patches: int) -> int:
-        """Return the number of the highest patches whose mean is the image score."""
-        return max(round(self.top_share * n_patches), 1)
+        return mean_of_highest(patch_map, self.top_share) * weight
 
     def _weight(self, query: Float32, row: int, exclude: Bool | None) -> float:
         """Return 1 minus the softmax of the patch's distance among those to the neighbours of its nearest bank row.
