@@ -24,6 +24,7 @@ parser.add_argument("--root", type=Path, help="folder of categories in MVTec AD'
 parser.add_argument("--categories", nargs="+", help="which of them; all by default")
 parser.add_argument("--epochs", type=int, default=1000, help="how often each image is seen at most")
 parser.add_argument("--steps", type=int, default=70_000, help="how many steps are made at most")
+parser.add_argument("--image-size", type=int, default=256, help="about the side of the network's input in pixels")
 parser.add_argument("--budget", default="2m", help='how long a category may take, such as "10m"; "" for no limit')
 parser.add_argument("--out", type=Path, default=Path("results/efficientad"), help="folder for the figures")
 args = parser.parse_args()
@@ -33,7 +34,8 @@ results = {}
 for category in args.categories or all_categories(root):
     # train_batch_size=, eval_batch_size= and num_workers= are taken too, with a warning: the detector has batch_size=.
     datamodule = MVTec(root=root, category=category)
-    model = EfficientAd(teacher_out_channels=384, model_size="small", lr=1e-4, budget=args.budget or None)
+    settings = {"image_size": args.image_size, "budget": args.budget or None}
+    model = EfficientAd(teacher_out_channels=384, model_size="small", lr=1e-4, **settings)
     engine = Engine(max_epochs=args.epochs, max_steps=args.steps)
 
     start = time.perf_counter()

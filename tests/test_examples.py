@@ -43,7 +43,7 @@ def test_patchcore(root: Path, tmp_path: Path):
 @pytest.mark.slow
 def test_efficientad(root: Path, tmp_path: Path):
     pytest.importorskip("torch", reason="torch is not installed: EfficientAD can't be trained")
-    limits = ["--steps", "4", "--epochs", "2", "--budget", ""]
+    limits = ["--steps", "4", "--epochs", "2", "--budget", "", "--image-size", "128"]
     shown = output("efficientad.py", "--root", root, "--categories", "tile", "--out", tmp_path, *limits)
     assert "tile: Trained 4 steps" in shown
     assert shown.count("'image_AUROC': ") == 2
