@@ -43,6 +43,7 @@ def test_each_tested_version_has_hashes():
     assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", entry) for entry in entries)
 
 
+@pytest.mark.slow
 def test_the_sbom_names_each_package_with_its_licence(tmp_path: Path):
     out = tmp_path / "sbom.json"
     done = subprocess.run(

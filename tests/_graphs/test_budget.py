@@ -62,6 +62,7 @@ def test_large_networks_in_use_are_within_the_limits(name, state, image_hw: tupl
     assert work.live_bytes < MAX_LIVE_BYTES / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(LIGHT.glob("light_*.onnx")), ids=lambda path: path.stem)
 def test_published_networks_are_accepted(path: Path) -> None:
     """The networks of the ONNX model zoo, as onnx ships them, without their weights."""
@@ -185,6 +186,7 @@ def test_millions_of_empty_parts_are_not_parsed(piece: bytes) -> None:
     assert parsed(data) is None
 
 
+@pytest.mark.slow
 def test_packed_numbers_are_counted() -> None:
     numbers = bytes(70 << 20)  # int64_data of a weight: eight times as much in memory
     tensor = b"\x3a" + _varint(len(numbers)) + numbers

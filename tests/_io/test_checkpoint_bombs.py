@@ -48,6 +48,7 @@ for name in getattr(bombs, sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 @pytest.mark.parametrize("wrap", [bombs.zipped, bombs.legacy], ids=["zip", "legacy"])
 def test_copies_and_collisions_are_counted(name: str, wrap) -> None:

@@ -63,6 +63,7 @@ def test_an_error_comes_at_its_items_turn_and_ends_the_threads():
     assert threading.active_count() == before
 
 
+@pytest.mark.slow
 def test_ending_the_loop_early_drops_what_has_not_started():
     before = threading.active_count()
     started = []

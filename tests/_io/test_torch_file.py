@@ -63,6 +63,7 @@ def test_truncated_files_are_refused(name):
             read_state_dict(data[:size], where="cut")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["zip.pth", "legacy.pth", "plain.safetensors", "lightning.ckpt"])
 @given(data=st.data())
 def test_mutated_files_are_read_or_refused(name, data):

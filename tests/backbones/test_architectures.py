@@ -47,6 +47,7 @@ def differences(key: str, layers: list[str], maps: dict[str, np.ndarray]) -> flo
     return worst
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(96, 128), (97, 131)], ids=["even", "odd"])
 @pytest.mark.parametrize("name", CASES)
 def test_graph_equals_the_reference(name, size):

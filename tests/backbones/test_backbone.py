@@ -30,6 +30,7 @@ def test_default_backbone():
     assert lite.weights_sha256.startswith("579344248a93e230")
 
 
+@pytest.mark.slow
 def test_the_graph_is_deterministic():
     assert backbones.build().model.SerializeToString() == backbones.build().model.SerializeToString()
 

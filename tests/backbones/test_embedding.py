@@ -116,6 +116,7 @@ def test_the_summary_is_mean_and_standard_deviation_of_the_coarsest_layers(backb
     np.testing.assert_allclose(extractor.summary(image), np.concatenate(expected), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_default_layers_have_global_layers_for_the_summary():
     default = backbones.build("efficientnet_lite0")
     image = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
@@ -125,6 +126,7 @@ def test_default_layers_have_global_layers_for_the_summary():
     np.testing.assert_allclose(found, np.concatenate(expected), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_projected", [False, True])
 def test_parts_are_the_coarsest_layers_at_half_scale(is_projected: bool, rng: np.random.Generator):
     default = backbones.build("efficientnet_lite0")

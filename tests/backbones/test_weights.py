@@ -183,6 +183,7 @@ def test_other_installed_weights_are_not_used(tmp_path, monkeypatch):
         build()
 
 
+@pytest.mark.slow
 def test_known_weights_in_the_cache_folder_are_used(tmp_path, monkeypatch):
     installed = available()[0].path
     assert installed is not None
@@ -194,6 +195,7 @@ def test_known_weights_in_the_cache_folder_are_used(tmp_path, monkeypatch):
     assert build().weights_sha256 == file.member_sha256
 
 
+@pytest.mark.slow
 def test_a_file_that_the_user_named_may_have_any_hash(tmp_path):
     installed = available()[0].path
     assert installed is not None

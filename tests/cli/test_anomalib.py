@@ -42,6 +42,7 @@ def test_import_calibrates_on_good_images(ckpt: Path, tmp_path: Path):
     assert Patchcore.load(tmp_path / "model").calibration.n == N_TRAIN
 
 
+@pytest.mark.slow
 def test_import_does_not_overwrite_other_files(ckpt: Path, tmp_path: Path):
     (tmp_path / "notes.txt").write_text("mine")
     done = CliRunner().invoke(app, ["import", str(ckpt), str(tmp_path)])
@@ -68,6 +69,7 @@ def test_export_says_what_anomalib_has_not(saved: Path, tmp_path: Path):
     assert not (tmp_path / "out.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_compare_says_how_to_install_anomalib(tmp_path: Path):
     if importlib.util.find_spec("anomalib"):
         pytest.skip("anomalib is installed here: test_compare.py runs it")
@@ -78,6 +80,7 @@ def test_compare_says_how_to_install_anomalib(tmp_path: Path):
     )
 
 
+@pytest.mark.slow
 def test_compare_checks_the_categories_first(tmp_path: Path):
     done = CliRunner().invoke(app, ["compare", "--root", str(tmp_path), "--categories", "grid"])
     assert "grid" in str(done.exception)

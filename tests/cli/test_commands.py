@@ -95,6 +95,7 @@ def test_every_option_of_fit_reaches_the_detector(run, tmp_path: Path):
     assert (found.false_positive_rate, found.bit_depth, found.seed) == (0.2, 12, 7)
 
 
+@pytest.mark.slow
 def test_predict_says_so_and_fails_on_a_defect_if_asked(saved: Path, run, tmp_path: Path):
     bad, fine = write(tmp_path / "bad.png", scratched(99)[0]), write(tmp_path / "fine.png", good(3))
     code, out, _ = run("predict", saved, fine, bad)
@@ -158,6 +159,7 @@ def test_benchmark_goes_on_after_a_category_that_cannot_be_read(root: Path, run,
     assert list(json.loads(out.read_text())["categories"]) == ["tile"]
 
 
+@pytest.mark.slow
 def test_benchmark_knows_its_detectors(root: Path, run):
     code, _, err = run("benchmark", "--root", root, "--model", "cflow")
     assert code == 2
@@ -215,6 +217,7 @@ def messy(folder: Path) -> None:
     write(folder / "Größe ß.png", good(50))
 
 
+@pytest.mark.slow
 def test_broken_images_are_named_and_left_out(run, tmp_path: Path):
     messy(tmp_path / "good")
     code, out, _ = run("fit", tmp_path / "good", "--out", tmp_path / "m", *SMALL, "--json")

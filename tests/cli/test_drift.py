@@ -38,6 +38,7 @@ def test_predict_says_how_an_image_differs(saved: Path, run, tmp_path: Path, nam
     assert (code, row["outcome"], row["drift"]) == (4, "not comparable", phrase)
 
 
+@pytest.mark.slow
 def test_predict_with_a_verdict_of_its_own(saved: Path, run, tmp_path: Path):
     fine, small = write(tmp_path / "a.png", good(3)), write(tmp_path / "b.png", CHANGES["quarter"][0])
     bad, empty = write(tmp_path / "c.png", scratched(99)[0]), tmp_path / "d.png"

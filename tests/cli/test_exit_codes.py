@@ -188,6 +188,7 @@ def test_thresholds_name_what_they_did_not_read(saved: Path, run, tmp_path: Path
     assert (code, len(json.loads(out)["left_out"])) == (3, 1)
 
 
+@pytest.mark.slow
 def test_check_tells_unread_from_unusable(run, tmp_path: Path):
     write_goods(tmp_path / "a", 1)
     assert run("check", tmp_path / "a")[0] == 1
@@ -197,6 +198,7 @@ def test_check_tells_unread_from_unusable(run, tmp_path: Path):
     assert run("check", tmp_path / "b")[0] == 3
 
 
+@pytest.mark.slow
 def test_predict_tells_a_defect_only_where_all_was_read(saved: Path, run, tmp_path: Path):
     bad, empty = write(tmp_path / "bad.png", scratched(99)[0]), tmp_path / "empty.png"
     empty.touch()

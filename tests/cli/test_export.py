@@ -26,6 +26,7 @@ def test_export_and_verify(saved: Path, good_paths: list[Path], run, tmp_path: P
     assert err.startswith("error: exported model: expected to be written, got 'File exists'")
 
 
+@pytest.mark.slow
 def test_a_fixed_size(saved: Path, run, tmp_path: Path):
     out, images = tmp_path / "model.onnx", write_goods(tmp_path / "images", 2)
     code, _, _ = run("export", saved, "--out", out, "--image-size", "96x96", "--images", images[0].parent)
@@ -37,6 +38,7 @@ def test_a_fixed_size(saved: Path, run, tmp_path: Path):
     assert "'96' is no height and width such as 1080x1920" in err
 
 
+@pytest.mark.slow
 def test_verify_says_no(saved: Path, good_paths: list[Path], run, tmp_path: Path):
     out = tmp_path / "model.onnx"
     run("export", saved, "--out", out, "--images", good_paths[0])

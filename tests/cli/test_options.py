@@ -24,6 +24,7 @@ def help_of(command: str) -> dict[str, str]:
     return {parameter.opts[0]: parameter.help for parameter in group.commands[command].params}
 
 
+@pytest.mark.slow
 def test_the_command_line_starts_without_heavy_libraries():
     program = "import sys, blemish.cli; print(*{name.partition('.')[0] for name in sys.modules})"
     ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

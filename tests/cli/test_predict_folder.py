@@ -31,6 +31,7 @@ def test_every_image_at_any_depth_once(saved: Path, run, folder: Path) -> None:
     assert sorted(row["path"].rsplit("/in/")[1].replace("link/", "masks/") for row in json.loads(out)) == sorted(NAMES)
 
 
+@pytest.mark.slow
 def test_what_is_not_read_is_named(saved: Path, run, folder: Path) -> None:
     (folder / "notes.txt").write_text("shift 3")
     (folder / "old.gif").write_bytes(b"GIF89a" + b"\0" * 30)
@@ -46,6 +47,7 @@ def test_what_is_not_read_is_named(saved: Path, run, folder: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_figures_written_into_the_folder_are_not_judged_next_time(saved: Path, run, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     write(folder / "0.png", scratched(1)[0])
@@ -58,6 +60,7 @@ def test_figures_written_into_the_folder_are_not_judged_next_time(saved: Path, r
     assert sorted(path.name for path in figures.iterdir()) == ["0000-0.png"]
 
 
+@pytest.mark.slow
 def test_no_file_of_the_user_is_replaced(saved: Path, run, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     write(folder / "a.png", good(0))
@@ -94,6 +97,7 @@ def test_an_empty_argument_is_not_the_working_directory(command: str, saved: Pat
     assert " is empty: is a variable of the shell not set?" in err
 
 
+@pytest.mark.slow
 def test_other_commands_name_what_they_do_not_read(saved: Path, run, folder: Path, tmp_path: Path) -> None:
     (folder / "notes.txt").write_text("shift 3")
     line = f"not read: {folder / 'notes.txt'}: no image, by name and content.\n"
@@ -119,6 +123,7 @@ def test_a_folder_without_images(saved: Path, run, tmp_path: Path) -> None:
     assert err.startswith("error: images: expected images (")
 
 
+@pytest.mark.slow
 def test_fit_says_how_the_folder_was_read_and_what_is_not_used(run, tmp_path: Path) -> None:
     for seed in range(4):
         write(tmp_path / f"cam{seed % 2}" / "ok" / f"{seed}.png", good(seed))

@@ -82,6 +82,7 @@ def test_unreadable_images_are_left_out(run, saved: Path, images: Path, tmp_path
     assert (code, "8 images" in out, "empty.png" in out) == (3, True, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["groups", "similar", "suggest", "reindex"])
 def test_a_store_that_does_not_exist_is_refused(run, saved: Path, images: Path, tmp_path: Path, command: str):
     part = next(images.rglob("*.png"))

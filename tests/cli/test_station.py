@@ -41,6 +41,7 @@ def test_a_station_answers_and_finishes_when_it_is_told_to_stop(saved: Path, tmp
                 assert process.wait(timeout=20) == 0
 
 
+@pytest.mark.slow
 def test_wrong_use_is_said_in_one_line(saved: Path, run: Callable[..., Any], tmp_path: Path):
     records = tmp_path / "records"
     code, _, err = run("station", saved, "--records", records, "--host", "0.0.0.0")
@@ -62,6 +63,7 @@ def test_it_says_which_extra_is_missing(run: Callable[..., Any], monkeypatch: py
     assert err == "error: station: expected its packages, got no uvicorn. Run `pip install 'blemish[station]'`.\n"
 
 
+@pytest.mark.slow
 def test_users_are_added_on_the_command_line(run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     records = tmp_path / "records"
     code, _, err = run("station", "--records", records, "--add-user", "eva")

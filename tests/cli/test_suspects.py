@@ -64,6 +64,7 @@ def test_they_are_dropped(run, model: Path, images: Path):
     assert run("suspects", model)[1] == "No good image looks defective.\n"
 
 
+@pytest.mark.slow
 def test_they_are_dropped_without_a_new_fit(run, model: Path, images: Path, tmp_path: Path):
     code, out, err = run("suspects", model, "--drop", "--quick")
     assert (code, err) == (0, "")
@@ -72,6 +73,7 @@ def test_they_are_dropped_without_a_new_fit(run, model: Path, images: Path, tmp_
     assert (len(left.fitted.training.paths), left.fitted.image_calibration.n) == (20, 19)
 
 
+@pytest.mark.slow
 def test_all_that_are_dropped_are_counted(run, tmp_path: Path):
     """Other images of the same part go with it; one that is named twice counts once."""
     write_goods(tmp_path / "in", 12)
@@ -107,6 +109,7 @@ def test_without_the_files_there_is_no_new_fit(run, model: Path, images: Path, t
     assert "Dropped 1 image: their patches and scores" in out
 
 
+@pytest.mark.slow
 def test_they_are_confirmed(run, model: Path, images: Path):
     code, out, _ = run("suspects", model, images / "003.png", "--confirm", "--json")
     assert code == 0
@@ -116,6 +119,7 @@ def test_they_are_confirmed(run, model: Path, images: Path):
     assert run("suspects", model)[1] == "No good image looks defective.\n"
 
 
+@pytest.mark.slow
 def test_what_is_gone_is_not_drawn(run, model: Path, images: Path, tmp_path: Path):
     moved = shutil.move(images / "003.png", tmp_path / "x.png")
     code, out, err = run("suspects", model, "--out", tmp_path / "figures")

@@ -85,6 +85,7 @@ def test_a_category_that_no_node_has_room_for_is_named(nodes: Any, data: dict[st
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.slow
 def test_a_plan_places_fits_by_their_memory():
     images = {name: [Path(f"{name}{i}") for i in range(6)] for name in "abcde"}
     n_bytes = plan_fits(images, small(), [], timed=False).fits[0].n_bytes
@@ -107,6 +108,7 @@ def test_a_path_that_a_node_does_not_see_is_named(nodes: Any, tmp_path: Path, mo
         fit_many({"unseen": paths}, tmp_path / "models", detector=small())
 
 
+@pytest.mark.slow
 def test_arrays_and_names_that_are_no_folder_are_refused(tmp_path: Path):
     with pytest.raises(InputError, match="data: expected files, got an array"):
         fit_many({"a": [good(0)]}, tmp_path, detector=small())
@@ -122,6 +124,7 @@ def test_an_address_of_another_form_is_refused(address: str):
         check_address(address)
 
 
+@pytest.mark.slow
 def test_a_ray_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch):
     ray = pytest.importorskip("ray", reason="ray is not installed: nothing runs on a cluster")
 

@@ -254,6 +254,7 @@ def test_a_driver_that_is_killed_leaves_rows_that_count(nodes: Any, saved: Path,
     assert len(rows_of(out)) == 40
 
 
+@pytest.mark.slow
 def test_results_of_another_model_are_made_again_and_its_parts_are_refused(tmp_path: Path):
     out = tmp_path / "r.parquet"
     file = ImageFile("/a.png", 3, "1")
@@ -357,6 +358,7 @@ def test_two_runs_into_one_file_are_refused(tmp_path: Path):
         pass
 
 
+@pytest.mark.slow
 def test_a_store_in_a_folder_is_refused(saved: Path, tmp_path: Path):
     pytest.importorskip("ray", reason="ray is not installed: nothing runs on a cluster")
     image = write(tmp_path / "images" / "0.png", scratched(0)[0])

@@ -107,6 +107,7 @@ def test_an_image_that_ends_its_process_is_left_out_and_named(tmp_path: Path, sm
     assert content(tmp_path / "spread") == content(tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_what_can_not_be_spread_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="spread: expected patchcore, whose fit is a map and a merge, got padim"):
         fit_many({"a": []}, tmp_path, detector=Padim(image_size=96), spread=True)

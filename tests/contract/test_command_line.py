@@ -103,6 +103,7 @@ def test_fit_test_and_predict(case: Case, root: Path, tmp_path: Path):
     assert ((drawn_mask > 0) == expected.mask).all()
 
 
+@pytest.mark.slow
 def test_fit_says_the_threshold_its_rate_and_what_it_chose(good_paths: list[Path], patchcore: Case, tmp_path: Path):
     code, out, _ = call("fit", good_paths[0].parent, "--out", tmp_path / "m", *patchcore.options)
     assert code == 0
@@ -169,6 +170,7 @@ def test_thresholds_say_what_is_missing(patchcore: Case, good_paths: list[Path],
     assert call("thresholds", model, "--set", 0.1, "--good", good)[0] == 2
 
 
+@pytest.mark.slow
 def test_a_broken_image_is_named_and_the_rest_goes_on(patchcore: Case, tmp_path: Path):
     drawn.write_good(tmp_path / "good", 5)
     (tmp_path / "good" / "empty.png").touch()
@@ -185,6 +187,7 @@ def test_a_broken_image_is_named_and_the_rest_goes_on(patchcore: Case, tmp_path:
     assert code == 3
 
 
+@pytest.mark.slow
 def test_check(root: Path, tmp_path: Path):
     assert done("check", root, "--category", "stripes")["problems"] is not None
     drawn.write_good(tmp_path / "one", 1)
@@ -337,6 +340,7 @@ def test_reindex(patchcore: Case, old: Path, good_paths: list[Path], tmp_path: P
     assert (code, len(json.loads(out)), "none.png" in err) == (3, 2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["groups", "similar", "suggest", "reindex", "label"])
 def test_a_store_that_is_not_there_is_said(patchcore: Case, good_paths: list[Path], tmp_path: Path, command: str):
     asked = [patchcore.saved, good_paths[0]]

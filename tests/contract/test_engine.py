@@ -71,6 +71,7 @@ def test_each_layout_says_the_same(make: Callable[[Path, Path], Any], root: Path
     assert {sample.split for sample in data.train} == {"train"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [by_layout, by_folders, by_csv])
 def test_a_fit_a_test_and_predictions(make: Callable[[Path, Path], Any], patchcore: Case, root: Path, tmp_path: Path):
     data, model, engine = make(root, tmp_path), patchcore.make(), Engine()
@@ -95,6 +96,7 @@ def test_an_efficientad_is_limited_by_the_engine(cases: Callable[[str], Case], r
     assert "2 steps" in model.summary
 
 
+@pytest.mark.slow
 def test_all_that_a_test_says(patchcore: Case, root: Path):
     data, told = MVTecAD(root, "stripes"), []
     engine = Engine(progress=lambda stage, done, total: told.append(stage))

@@ -107,6 +107,7 @@ def test_an_array_that_is_no_image_is_refused(case: Case):
         case.make().fit([*images, np.zeros((8, 8, 3))])
 
 
+@pytest.mark.slow
 def test_progress_is_told(patchcore: Case, good_paths: list[Path]):
     told: list[tuple[str, int, int]] = []
     patchcore.make().fit(good_paths, progress=lambda stage, done, total: told.append((stage, done, total)))

@@ -47,6 +47,7 @@ def assert_as_frozen(frozen: Frozen, key: str, found: Prediction) -> None:
         assert found.nearest_good is None
 
 
+@pytest.mark.slow
 def test_it_loads_and_predicts_what_it_did(frozen: Frozen):
     model = frozen.kind.load(frozen.folder, threads=1)
     for key, image in frozen.images.items():
@@ -72,6 +73,7 @@ def test_saved_again_it_predicts_the_same_bit_for_bit(frozen: Frozen, tmp_path: 
             assert (tmp_path / "again" / name).read_bytes() == (frozen.folder / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_from_a_file_it_predicts_the_same(frozen: Frozen, tmp_path: Path):
     model = frozen.kind.load(frozen.folder, threads=1)
     for key in ("scratched", "grey"):
@@ -81,6 +83,7 @@ def test_from_a_file_it_predicts_the_same(frozen: Frozen, tmp_path: Path):
         assert_as_frozen(frozen, key, found)
 
 
+@pytest.mark.slow
 def test_the_threshold_of_a_frozen_model_can_be_moved(frozen: Frozen):
     model = frozen.kind.load(frozen.folder)
     before = model.threshold

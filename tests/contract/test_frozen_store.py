@@ -30,6 +30,7 @@ def model(unpacked: Callable[[str], Frozen]) -> Patchcore:
     return Patchcore.load(unpacked("patchcore").folder, threads=1)
 
 
+@pytest.mark.slow
 def test_labels_are_read_and_set_without_a_model(folder: Path):
     for label in ("scratch", "scuff"):
         with DefectStore(folder) as store:

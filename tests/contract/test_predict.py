@@ -77,11 +77,13 @@ def test_patchcore_says_what_the_score_is_made_of(patchcore: Case, good_paths: l
     assert nearest.distance > 0
 
 
+@pytest.mark.slow
 def test_without_fusion_the_worst_patch_alone_makes_the_score(patchcore: Case, good_paths: list[Path]):
     model = patchcore.make(fusion=False).fit(good_paths)
     assert names.components_of(model.predict(drawn.scratched(300))) == {}
 
 
+@pytest.mark.slow
 def test_a_guaranteed_rate_knows_two_outcomes(patchcore: Case, good_paths: list[Path]):
     model = patchcore.make(calibration="conformal").fit(good_paths)
     found = model.predict(drawn.scratched(300))

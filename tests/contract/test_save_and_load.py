@@ -124,6 +124,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), PARTS)
 @pytest.mark.parametrize("damage", list(DAMAGES))
 def test_a_damaged_file_is_named(cases: Callable[[str], Case], tmp_path: Path, kind: str, name: str, damage: str):

@@ -189,6 +189,7 @@ def test_samples_that_name_a_group_are_one(tmp_path: Path):
     assert images.groups.tolist() == [0, 1, 2, 3, 4, 4, 6, 6, 8]
 
 
+@pytest.mark.slow
 def test_near_duplicates_are_one_group_once_all_are_prepared():
     images = read(shots(8))
     assert images.groups.tolist() == list(range(16))

@@ -92,6 +92,7 @@ def test_a_depth_that_fit_refuses(root):
     assert "float32; 8 or 16 bits are read. It is left out." in only(check(root), "unreadable").text
 
 
+@pytest.mark.slow
 def test_masks_that_do_not_match(root):
     masks = root / "part/ground_truth/crack"
     save(masks / "0_mask.png", np.ones((8, 6), bool))
@@ -192,6 +193,7 @@ def test_a_test_set_of_one_class(root):
     assert "Only false positives" in only(check(root), "no-defective-test").text
 
 
+@pytest.mark.slow
 def test_mixed_sizes_aspects_and_colors(root, rng):
     extra = root / "part/test/good/9.png"
     save(extra, rng.integers(0, 256, (12, 16, 3)).astype(np.uint8))
@@ -211,6 +213,7 @@ def test_grey_stored_as_three_equal_channels_is_grey(tmp_path, rng):
     assert survey.summary.channels == {"grey": 99}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("largest", "bits"), [(1000, 10), (4095, 12), (16383, 14)])
 def test_16_bit_images_that_use_fewer(tmp_path, rng, largest, bits):
     for n in range(99):

@@ -88,6 +88,7 @@ def test_what_is_unusual_everywhere_is_found():
         assert found.score == pytest.approx(sum(found.score_components.values()))
 
 
+@pytest.mark.slow
 def test_patches_alone_have_no_components():
     found = small_patchcore().fit(goods()).predict(scratched(9)[0])
     assert found.score_components == {}
@@ -131,6 +132,7 @@ def saved_whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model.save(tmp_path_factory.mktemp("whole") / "model")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

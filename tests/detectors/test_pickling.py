@@ -42,6 +42,7 @@ def same(first: AnyDetector, second: AnyDetector) -> bool:
     return one.score == other.score and np.array_equal(one.anomaly_map, other.anomaly_map)
 
 
+@pytest.mark.slow
 def test_a_loaded_detector_is_pickled_as_its_folder(saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.chdir(saved.parent)
     for detector in (load(saved.name, threads=1), Patchcore.load(saved.name), copy.copy(load(saved))):
@@ -56,6 +57,7 @@ def test_a_loaded_detector_is_pickled_as_its_folder(saved: Path, monkeypatch: py
         assert by_folder(again)
 
 
+@pytest.mark.slow
 def test_a_saved_detector_is_pickled_as_its_folder(good_paths: list[Path], tmp_path: Path):
     detector = small_patchcore(coreset_size=20).fit(good_paths[:6])
     assert not by_folder(detector)
@@ -114,6 +116,7 @@ def test_another_model_in_the_folder_is_no_silent_replacement(saved: Path, tmp_p
         assert ("the model that was pickled, digest" in str(error.value)) == (change in {"rate", "other"})
 
 
+@pytest.mark.slow
 def test_a_save_of_another_process_between_saving_and_pickling_is_seen(fitted: Patchcore, tmp_path: Path):
     detector = copy.copy(fitted)
     detector.save(tmp_path / "m")

@@ -13,6 +13,7 @@ from tests.images import goods, small_patchcore
 from tests.models import rewrite, save_small
 
 
+@pytest.mark.slow
 def test_a_folder_is_the_detector_that_it_says(tmp_path: Path):
     images = goods(4)
     fitted = small_patchcore(bit_depth=12).fit(images)
@@ -29,6 +30,7 @@ def test_an_unknown_detector_is_refused(tmp_path: Path):
         load(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_threads_are_checked(tmp_path: Path):
     model = small_patchcore().fit(goods(3)).save(tmp_path / "model")
     with pytest.raises(InputError, match="threads"):

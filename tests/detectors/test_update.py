@@ -94,6 +94,7 @@ def test_images_that_it_has_learnt_are_left_out(fitted: Patchcore, folder: Path,
         fitted.update([])
 
 
+@pytest.mark.slow
 def test_training_images_must_be_what_they_were(folder: Path, tmp_path: Path):
     paths = write_goods(tmp_path / "good", 6)
     model = small_patchcore().fit(paths)
@@ -106,12 +107,14 @@ def test_training_images_must_be_what_they_were(folder: Path, tmp_path: Path):
         model.update([folder / "reviewed" / "20.png"])
 
 
+@pytest.mark.slow
 def test_images_learnt_as_arrays_are_nowhere(folder: Path):
     model = small_patchcore().fit([good(i) for i in range(6)])
     with pytest.raises(InputError, match="6 of 6 that are absent or have changed, the first: array 0"):
         model.update([folder / "reviewed" / "20.png"])
 
 
+@pytest.mark.slow
 def test_an_unreadable_reviewed_image_is_left_out(fitted: Patchcore, folder: Path, tmp_path: Path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")

@@ -71,6 +71,7 @@ def data(root: Path, *abnormal: str, **settings: object) -> Folder:
     )
 
 
+@pytest.mark.slow
 def test_image_metrics_equal_scikit_learn(root: Path):
     report = Engine().evaluate(Brightness(), data(root))
     assert report.notes == Brightness.notes
@@ -83,6 +84,7 @@ def test_image_metrics_equal_scikit_learn(root: Path):
     assert low <= report.metrics["image_AUROC"] <= high
 
 
+@pytest.mark.slow
 def test_pixel_metrics_equal_scikit_learn(root: Path):
     report = Engine().evaluate(Brightness(), data(root))
     maps, masks = [], []
@@ -143,6 +145,7 @@ def test_undefined_metrics_are_absent(root: Path):
     assert not {"pixel_AUROC", "AUPRO"} & set(no_masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mask", "kind"),
     [
@@ -206,6 +209,7 @@ def test_good_images_need_no_mask(root: Path):
     assert load_defect_mask(Sample(path=root / "scratch" / "0.png", defect="scratch"), (96, 96)) is None
 
 
+@pytest.mark.slow
 def test_the_average_has_the_metrics_of_all_categories(root: Path):
     with_masks = Engine().evaluate(Brightness(), data(root))
     without = Engine().evaluate(Brightness(), data(root, "scratch", "dull", mask_dir=None))

@@ -91,12 +91,14 @@ def kinds(figures: list[Figure]) -> list[str]:
     return [figure.kind for figure in figures]
 
 
+@pytest.mark.slow
 def test_close_calls_are_shown_only_without_errors(fitted: Patchcore, report: Report):
     all_called, none_called = with_labels(report, True), with_labels(report, False)
     assert kinds(figures_of(fitted, all_called)) == ["close call"] * 3 + ["false positive"] * 3
     assert kinds(figures_of(fitted, none_called)) == ["miss"] * 3 + ["close call"] * 3
 
 
+@pytest.mark.slow
 def test_figures_show_the_nearest_good_patch(fitted: Patchcore, report: Report):
     figure = figures_of(fitted, with_labels(report, False))[0]
     assert [panel.caption for panel in figure.image][-1].lower().startswith(("nearest", "good", "closest"))
@@ -114,6 +116,7 @@ def test_the_image_of_the_nearest_good_patch_is_loaded_if_it_exists(good_paths: 
     assert load_nearest_good(None, None) is None
 
 
+@pytest.mark.slow
 def test_the_page_has_the_provenance(fitted: Patchcore, report: Report, tmp_path: Path):
     page = write_html(tmp_path / "r.html", [fitted], [report]).read_text()
     assert "stripes" in page

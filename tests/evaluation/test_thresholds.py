@@ -99,6 +99,7 @@ def test_nothing_is_recommended_if_nothing_is_found():
     assert Evidence(TAIL, labelled=(Scored("dent", -1.0),)).recommended() is None
 
 
+@pytest.mark.slow
 def test_synthetic_defects_are_drawn_on_training_images(fitted: Patchcore):
     evidence = collect(fitted)
     assert len({item.kind for item in evidence.synthetic}) == len(evidence.synthetic) == 9
@@ -130,6 +131,7 @@ def test_without_any_good_image_there_are_no_synthetic_defects(fitted: Patchcore
     assert "can't be read any more" in evidence.notes[0]
 
 
+@pytest.mark.slow
 def test_labelled_defects_are_a_data_set_or_a_folder_of_them_alone(fitted: Patchcore, tmp_path: Path):
     for name in ("parts/scratch/0.png", "parts/dent/1.png", "alone/2.png", "alone/dent/3.png"):
         write(tmp_path / name, scratched(int(name[-5]))[0])

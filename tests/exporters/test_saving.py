@@ -96,6 +96,7 @@ def test_a_graph_of_fixed_sizes_takes_no_other(fitted: Patchcore):
         outputs(graph, good(1)[None])
 
 
+@pytest.mark.slow
 def test_the_file_says_what_it_is(exported: Path, saved: Path, fitted: Patchcore):
     facts = {entry.key: entry.value for entry in onnx.load(exported).metadata_props}
     assert facts["detector"] == "patchcore"
@@ -108,12 +109,14 @@ def test_the_file_says_what_it_is(exported: Path, saved: Path, fitted: Patchcore
     onnx.checker.check_model(onnx.load(exported), full_check=True)
 
 
+@pytest.mark.slow
 def test_a_calibration_by_the_tail_states_both_thresholds():
     model = small_patchcore(calibration="tail").fit(goods(6))
     facts = {entry.key: entry.value for entry in exported_graph(model).metadata_props}
     assert float(facts["upper_threshold"]) == model.calibration.upper_threshold > float(facts["threshold"])
 
 
+@pytest.mark.slow
 def test_verify_compares_with_the_model(exported: Path, saved: Path, fitted: Patchcore, tmp_path: Path):
     result = blemish.verify(exported, write_goods(tmp_path, 3), threads=1)
     assert result.ok
@@ -131,6 +134,7 @@ def test_verify_compares_with_the_model(exported: Path, saved: Path, fitted: Pat
         blemish.verify(exported, [broken])
 
 
+@pytest.mark.slow
 def test_another_model_is_told(exported: Path, tmp_path: Path):
     other = small_patchcore(seed=1, coreset_sampling_ratio=0.05).fit(goods(4))
     with pytest.raises(
@@ -185,6 +189,7 @@ def test_the_integer_search_chooses_the_nearest_rows(fitted: Patchcore, saved: P
     assert any(node.op_type == "MatMulInteger" for node in onnx.load(out).graph.node)
 
 
+@pytest.mark.slow
 def test_a_detector_without_a_bank_has_no_integer_search():
     model = blemish.Padim(image_size=96, n_features=8, threads=1).fit(goods(4))
     with pytest.raises(InputError, match=r"int8: expected a detector with a memory bank, PatchCore, got padim\."):
@@ -208,6 +213,7 @@ def test_a_target_that_exists_is_kept(saved: Path, exported: Path, tmp_path: Pat
         blemish.export(saved, tmp_path / "model.tflite", to="tflite")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["write", "compare", "move"])
 @pytest.mark.parametrize(
     ("raised", "told"),

@@ -130,6 +130,7 @@ def assert_no_more_are_wrong(kind, n, seed):
         assert survey(kind, damage, n, seed)["wrong"] <= n * rate + by_chance, damage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FILES)
 def test_mutated_files_are_refused_as_often_as_the_format_allows(kind):
     assert_no_more_are_wrong(kind, 12, seed=1)

@@ -126,6 +126,7 @@ def test_with_a_crop_the_centre_is_cut_out():
 # Geometry.restore
 
 
+@pytest.mark.slow
 @given(height=SIZES, width=SIZES, cropped=st.booleans())
 def test_a_map_comes_back_at_the_size_of_the_image(height: int, width: int, cropped: bool):
     geometry = Geometry((64, 96), (32, 64) if cropped else None, map_rule=MapRule(sigma_px=2.0))
@@ -179,6 +180,7 @@ def test_a_spot_is_brightest_in_the_map_where_it_is_in_the_image(crop, xy: tuple
 # Geometry.patch_box
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiple_px", [1, 32])
 @given(side=st.integers(32, 1024), height=st.integers(40, 900), width=st.integers(40, 900))
 def test_a_chosen_size_is_a_size_of_its_number(multiple_px: int, side: int, height: int, width: int):
@@ -197,6 +199,7 @@ def test_box_of_a_patch():
     assert Geometry((64, 64), (32, 32)).patch_box(0, 0, (4, 4), (128, 64)) == (16, 32, 8, 16)
 
 
+@pytest.mark.slow
 @given(
     image_hw=st.tuples(st.integers(1, 400), st.integers(1, 400)),
     grid_hw=st.tuples(st.integers(1, 16), st.integers(1, 16)),

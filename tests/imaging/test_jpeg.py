@@ -39,6 +39,7 @@ def test_codings_of_grey(options):
     np.testing.assert_array_equal(decode(data), by_pillow(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("color", [(0, 0, 0), (255, 255, 255), (128, 128, 128), (200, 100, 50)])
 @pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}])
 def test_flat_images_are_not_taken_for_zeroed_bytes(color, options):

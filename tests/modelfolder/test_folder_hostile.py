@@ -174,6 +174,7 @@ def test_unreadable_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load_model(folder)
 
 
+@pytest.mark.slow
 def test_any_byte_of_the_header_may_change(folder: Path) -> None:
     """Whatever is done to model.json, loading gives a model or a ModelFileError."""
     path = folder / "model.json"
@@ -294,6 +295,7 @@ def test_small_files_are_read_by_their_size(folder: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", ["[],", '{"":0},', "0,", '[[{"":0}]],'])
 def test_json_of_millions_of_values_is_not_parsed(folder: Path, piece: str) -> None:
     (folder / "model.json").write_text('{"a": [' + piece * 3_000_001 + "0]}")

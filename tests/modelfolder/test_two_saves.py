@@ -28,6 +28,7 @@ def test_two_processes_one_folder(tmp_path: Path) -> None:
     assert not result["unread"]
 
 
+@pytest.mark.slow
 def test_threads_wait_for_each_other(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda i: save_small(tmp_path / "m", float(i)), range(12)))

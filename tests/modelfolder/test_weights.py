@@ -51,6 +51,7 @@ def folder(tmp_path: Path) -> Path:
     return save_model(tmp_path / "model", header=fields, network=network().SerializeToString())
 
 
+@pytest.mark.slow
 def test_the_graph_comes_back_bit_for_bit(folder: Path) -> None:
     model = load_model(folder)
     assert model.network == network().SerializeToString()

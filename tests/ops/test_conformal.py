@@ -17,6 +17,7 @@ SCORES = st.lists(st.integers(-6, 6).map(float), min_size=1, max_size=60)
 RATES = st.floats(0.001, 0.999)
 
 
+@pytest.mark.slow
 @given(SCORES, RATES)
 def test_threshold_is_the_conformal_quantile(scores, rate):
     calibration = Calibration.from_scores(scores, rate)
@@ -28,6 +29,7 @@ def test_threshold_is_the_conformal_quantile(scores, rate):
     assert bool(calibration.warning) == (rank > n)
 
 
+@pytest.mark.slow
 @given(SCORES, RATES, st.floats(-8, 8))
 def test_p_value_is_a_count_and_agrees_with_the_label(scores, rate, score):
     calibration = Calibration.from_scores(scores, rate)
@@ -145,6 +147,7 @@ def test_bad_new_scores_are_named():
         Calibration.from_scores([1.0, 2.0], 0.4).p_value(float("nan"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "rate"), [(20, 0.05), (100, 0.02), (300, 0.01)])
 def test_the_tails_false_positive_rate_is_the_stated_one(rng, n, rate):
     rates = []
@@ -166,6 +169,7 @@ def test_defective_images_among_good_ones_move_the_tail_little(rng, n_defective:
     assert conformal[1] > 10 * conformal[0]
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(-6, 6).map(float), min_size=1, max_size=40), RATES, st.floats(-8, 80))
 def test_a_tail_label_and_p_value_agree(scores, rate, score):
     calibration = Calibration.from_scores(scores, rate, "tail")

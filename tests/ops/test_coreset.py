@@ -53,6 +53,7 @@ def set_blocks(monkeypatch: pytest.MonkeyPatch, **sizes: int) -> None:
         monkeypatch.setattr(coreset, name, size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HARD)
 def test_equals_the_reference_where_products_are_inexact(name, monkeypatch):
     features = HARD[name]()
@@ -61,6 +62,7 @@ def test_equals_the_reference_where_products_are_inexact(name, monkeypatch):
     assert picks.tolist() == reference.greedy_coreset(features, 300).tolist()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(n=st.integers(1, 120), d=st.integers(1, 4), values=st.integers(1, 4), seed=st.integers(0, 9), data=st.data())
 def test_ties_go_to_the_lowest_index(n, d, values, seed, data):
@@ -69,6 +71,7 @@ def test_ties_go_to_the_lowest_index(n, d, values, seed, data):
     assert greedy_coreset(features, k, seed=seed).tolist() == reference.greedy_coreset(features, k, seed=seed).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [gaussian, lambda n, d: np.round(gaussian(n, d))], ids=["plain", "ties"])
 def test_picks_do_not_depend_on_the_blocks(make, monkeypatch):
     features = make(500, 3)
@@ -76,6 +79,7 @@ def test_picks_do_not_depend_on_the_blocks(make, monkeypatch):
     assert greedy_coreset(features, 500).tolist() == reference.greedy_coreset(features, 500).tolist()
 
 
+@pytest.mark.slow
 def test_any_rounding_of_the_products_gives_the_same_picks(monkeypatch):
     features = gaussian(3000, 24)
     expected = greedy_coreset(features, 400)
@@ -110,6 +114,7 @@ def test_a_smaller_subset_is_a_prefix():
     assert greedy_coreset(features, 50).tolist() == greedy_coreset(features, 300)[:50].tolist()
 
 
+@pytest.mark.slow
 def test_equal_rows_are_picked_last_and_no_index_twice():
     features = np.repeat(gaussian(30, 4), 100, axis=0)
     picks = greedy_coreset(features, 3000)

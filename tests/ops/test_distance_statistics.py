@@ -62,6 +62,7 @@ def test_leave_one_out_equals_the_statistics_of_the_others(maps: np.ndarray, sig
         assert_same(sums.statistics(without=own), others.statistics())
 
 
+@pytest.mark.slow
 @given(value=st.floats(1e-6, 1e6), n=st.integers(2, 5), sigma=st.sampled_from([0.0, 0.8, 3.0]))
 def test_copies_of_one_image_have_a_standard_deviation_of_a_hundredth(value: float, n: int, sigma: float):
     maps = np.full((n, 4, 6), value, np.float32)

@@ -67,6 +67,7 @@ def test_the_radius_is_near_that_of_the_exact_traversal(small_chunks):
     assert coreset(features, 160).radius <= 1.03 * radius
 
 
+@pytest.mark.slow
 def test_without_a_second_look_some_rows_are_left_uncovered(small_chunks, monkeypatch):
     features = gaussian(8000, 24)
     with_look = coreset(features, 160)

@@ -39,6 +39,7 @@ def groups_of(images) -> list[int]:
     return near_duplicates([fingerprint(image) for image in images]).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["texture", "ring", "lattice"])
 def test_parts_that_look_alike_are_no_near_duplicates(kind: str):
     assert groups_of(shot(part(i, kind), i) for i in range(30)) == list(range(30))
@@ -62,6 +63,7 @@ def wires(seed: int) -> np.ndarray:
     return np.repeat((60 + 140 / (1 + np.exp(-12 * (wave - 0.7))))[..., None], 3, axis=2)
 
 
+@pytest.mark.slow
 def test_parts_do_not_belong_together_by_their_lattice():
     """40 grids; without a limit of the peaks they are 24 groups."""
     images = [np.clip(wires(i) + np.random.default_rng(i).normal(0, 2, (SIDE, SIDE, 3)), 0, 255) for i in range(40)]
@@ -75,6 +77,7 @@ def test_shots_that_are_far_apart_in_the_list_are_found():
     assert groups_of(images) == [i % 40 for i in range(80)]
 
 
+@pytest.mark.slow
 def test_the_light_does_not_matter():
     images = [shot(part(i), 10 * i + k, light=0.25) for i in range(12) for k in range(2)]
     assert groups_of(images) == [2 * (i // 2) for i in range(24)]

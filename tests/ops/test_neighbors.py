@@ -35,6 +35,7 @@ def assert_exact(queries, bank, k, exclude=None):
         assert len(set(row)) == k
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 1000),
@@ -50,6 +51,7 @@ def test_equals_brute_force(seed, n, q, dim, k, offset, scale):
     assert_exact(rows[n:], rows[:n], min(k, n))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 1000), n=st.integers(2, 300), share=st.floats(0, 1), k=st.integers(1, 5))
 def test_excluded_rows_are_never_found(seed, n, share, k):
@@ -172,6 +174,7 @@ def test_one_query_equals_the_same_query_among_many():
         np.testing.assert_array_equal(alone.distances[0], together.distances[i])
 
 
+@pytest.mark.slow
 def test_threads_share_an_index():
     bank, queries = clustered(4, 2000, 48), clustered(5, 300, 48)
     index = MemoryIndex(bank)

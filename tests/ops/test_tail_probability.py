@@ -49,6 +49,7 @@ def test_an_exponential_sample_gives_its_own_tail():
         assert tail.neg_log_p(-math.log(share)) == pytest.approx(-math.log(share), rel=0.05)
 
 
+@pytest.mark.slow
 @given(SCORES, st.floats(0, 2e6), st.floats(0, 2e6))
 def test_neg_log_p_never_falls_as_the_score_rises(scores: np.ndarray, one: float, other: float):
     tail = Tail.from_scores(scores)
@@ -82,6 +83,7 @@ def test_scores_are_checked():
         Tail.from_scores(np.array([1.0, np.nan]))
 
 
+@pytest.mark.slow
 @given(SCORES, st.floats(0.001, 0.999), st.sampled_from([0.0, 0.1, 0.3]))
 def test_the_quantile_is_the_inverse_of_the_survival(scores: np.ndarray, probability: float, censored: float):
     tail = Tail.from_scores(scores, censored=censored)

@@ -26,6 +26,7 @@ def efficientad(teacher: Path, good_paths: list[Path], **changes: Any) -> Effici
     return EfficientAd(teacher=teacher, threads=1, **{**settings, **changes}).fit(good_paths)
 
 
+@pytest.mark.slow
 def test_a_second_equal_fit_has_the_same_id(fitted: Patchcore, good_paths: list[Path]):
     again = small_patchcore().fit(good_paths)
     assert model_id(again) == model_id(fitted)
@@ -56,6 +57,7 @@ def test_the_range_of_good_images_does_not_count(fitted: Patchcore):
     assert model_id(without) == model_id(fitted)
 
 
+@pytest.mark.slow
 def test_paths_do_not_count(good_paths: list[Path], tmp_path: Path):
     ids = []
     for name in ("a", "b"):

@@ -60,6 +60,7 @@ def test_damaged_statistics_are_refused(encoder: RegionEncoder, field: str, valu
         NormalStatistics.from_dict({**encoder.normal.to_dict(), field: value}, where="s")
 
 
+@pytest.mark.slow
 def test_broken_images_are_skipped(encoder: RegionEncoder, tmp_path: Path, good_paths: list[Path]):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")

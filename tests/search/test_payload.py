@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from blemish.search import RegionEncoder
 
 
+@pytest.mark.slow
 def test_ids_are_made_of_content(encoder: RegionEncoder):
     encoded = encoder.encode(scratched(99)[0])
 

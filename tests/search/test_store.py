@@ -287,6 +287,7 @@ def test_errors_name_a_store_without_its_key(tmp_path: Path, encoder: RegionEnco
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_temporary_store_leaves_nothing_behind(
     encoder: RegionEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -117,6 +117,7 @@ def test_wrong_bodies_are_answered_with_what_was_expected(
     assert detail in refused(client.post(PREDICT, content=content, headers=headers), status)
 
 
+@pytest.mark.slow
 def test_too_many_bytes_and_pixels_are_refused_before_decoding(opened_station: Opener, monkeypatch: pytest.MonkeyPatch):
     station = opened_station(max_bytes=100_000, max_pixels=5000)
     monkeypatch.setattr("blemish.station.job.decode", None)
@@ -152,6 +153,7 @@ def test_every_endpoint_says_what_it_expects(client: httpx.Client, method: str, 
     assert detail in refused(client.request(method, path, content=png(good(1))), status)
 
 
+@pytest.mark.slow
 def test_a_full_queue_is_429_with_a_time_to_come_again(opened_station: Opener, monkeypatch: pytest.MonkeyPatch):
     station, may_run, predict = opened_station(n_workers=1, max_queue=1), threading.Event(), Patchcore.predict
     monkeypatch.setattr(Patchcore, "predict", lambda self, image: may_run.wait(30) and predict(self, image))
@@ -392,6 +394,7 @@ def test_an_empty_file_in_a_watched_folder_is_said(
     assert "A watched file was not inspected: image: expected an image, got 0 bytes" in caplog.text
 
 
+@pytest.mark.slow
 def test_exports_come_as_zip_files_like_the_folders(client: httpx.Client, station: InspectionService, tmp_path: Path):
     for seed in range(2):
         station.review(station.inspect(good(seed)).id, "good", who="eva")
@@ -420,6 +423,7 @@ def test_exports_come_as_zip_files_like_the_folders(client: httpx.Client, statio
         assert archive.read("left-out.txt").decode() == f"{bad.id}: its image is gone.\n"
 
 
+@pytest.mark.slow
 def test_exports_are_bounded(client: httpx.Client, station: InspectionService, monkeypatch: pytest.MonkeyPatch):
     for seed in range(3):
         station.inspect(good(seed))

@@ -94,6 +94,7 @@ def test_a_type_that_a_review_states_is_a_group(station: InspectionService, defe
     assert station.groups.n_unsorted("stripes") == 4
 
 
+@pytest.mark.slow
 def test_a_name_is_the_type_of_all_members_and_survives(opened_station: Opener, monkeypatch: pytest.MonkeyPatch):
     station = opened_station()
     ids = confirmed(station, monkeypatch)
@@ -153,6 +154,7 @@ def test_changes_of_groups_are_refused_with_a_reason(station: InspectionService,
     assert [one.n for one in station.groups.all("stripes")] == [3, 3]
 
 
+@pytest.mark.slow
 def test_a_damaged_database_keeps_groups(opened_station: Opener, monkeypatch: pytest.MonkeyPatch):
     station = opened_station()
     ids = confirmed(station, monkeypatch)
@@ -172,6 +174,7 @@ def test_a_damaged_database_keeps_groups(opened_station: Opener, monkeypatch: py
     assert type_of(station, ids[5]) == "dent"
 
 
+@pytest.mark.slow
 def test_records_of_the_first_version_get_groups_of_their_types(opened_station: Opener):
     station = opened_station()
     bad = [station.inspect(scratched(seed)[0]) for seed in range(3)]
@@ -192,6 +195,7 @@ def test_records_of_the_first_version_get_groups_of_their_types(opened_station: 
     assert (group.name, group.n, station.groups.n_unsorted("stripes")) == ("scratch", 2, 1)
 
 
+@pytest.mark.slow
 def test_groups_over_http(client: httpx.Client, station: InspectionService, defects: list[str]):
     assert client.get("/v1/models/stripes/defects").json() == {"groups": [], "n_unsorted": 6}
     assert client.post("/v1/models/stripes/defects:sort").json() == {"n": 6}
@@ -221,6 +225,7 @@ def test_groups_over_http(client: httpx.Client, station: InspectionService, defe
     assert client.get("/defects/99").status_code == 404
 
 
+@pytest.mark.slow
 def test_a_viewer_sees_groups_and_changes_none(
     station: InspectionService, defects: list[str], monkeypatch: pytest.MonkeyPatch
 ):

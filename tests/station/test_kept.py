@@ -41,6 +41,7 @@ def reviewed(station: InspectionService, n: int) -> tuple[list[str], list[str]]:
     return sides
 
 
+@pytest.mark.slow
 def test_kept_images_are_not_taken_from_the_line_and_left_out_of_uploads(
     opened_station: Opener, monkeypatch: pytest.MonkeyPatch
 ):
@@ -67,6 +68,7 @@ def test_kept_images_are_not_taken_from_the_line_and_left_out_of_uploads(
         assert all("This part is kept to compare versions" in page for page in shown)
 
 
+@pytest.mark.slow
 def test_what_is_worse_is_said_in_words(fitted: Patchcore, tmp_path: Path):
     loose, strict = copy.copy(fitted), copy.copy(fitted)
     loose.set_false_positive_rate(0.9)

@@ -49,6 +49,7 @@ def stocked(station: InspectionService, monkeypatch: pytest.MonkeyPatch) -> list
     return [station.inspect(image, part_id=f"P-{i}") for i, image in enumerate(images)]
 
 
+@pytest.mark.slow
 def test_a_part_that_people_would_call_otherwise_comes_first(opened_station: Opener, monkeypatch: pytest.MonkeyPatch):
     station = opened_station()
     parts = stocked(station, monkeypatch)
@@ -87,6 +88,7 @@ def test_a_station_without_a_store_reviews_all_the_same(station: InspectionServi
     assert station.queue.next("a") is not None
 
 
+@pytest.mark.slow
 def test_the_reason_is_said_over_http(station: InspectionService, monkeypatch: pytest.MonkeyPatch):
     stocked(station, monkeypatch)
     with called(station) as client:

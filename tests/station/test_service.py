@@ -172,6 +172,7 @@ def test_a_folder_that_disappears_is_named(station: InspectionService):
     assert station.image(station.inspect(good(2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["pages in the middle", "no database at all"])
 def test_a_damaged_database_is_built_again_from_the_files_beside_it(opened_station: Opener, damage: str):
     station = opened_station()
@@ -268,6 +269,7 @@ def test_events_are_told(station: InspectionService):
 # --- models in service ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_moved_threshold_holds_and_survives_and_is_rolled_back(opened_station: Opener, saved: Path):
     station = opened_station()
     first = station.model(None).deployment
@@ -325,6 +327,7 @@ def test_models_are_refused_with_a_reason(station: InspectionService, saved: Pat
         station.move_threshold("second", 1.5, who="eva")
 
 
+@pytest.mark.slow
 def test_a_threshold_is_tried_on_the_records_before_it_is_moved(station: InspectionService):
     for seed in range(8):
         station.inspect(good(100 + seed))
@@ -349,6 +352,7 @@ def test_a_threshold_is_tried_on_the_records_before_it_is_moved(station: Inspect
         station.preview_threshold("stripes")
 
 
+@pytest.mark.slow
 def test_the_upper_line_is_moved_and_holds(opened_station: Opener, two_lines: Path):
     station = opened_station()
     with pytest.raises(InputError, match="upper_threshold: expected none, as of this model's calibration, got 9"):
@@ -423,6 +427,7 @@ def test_a_review_counts_also_where_no_defect_can_be_searched(
     assert reviewed.review is not None
 
 
+@pytest.mark.slow
 def test_old_inspections_are_looked_for_after_each_hundred(opened_station: Opener, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("blemish.station.service.TIDIED_EVERY", 2)
     station = opened_station(n_workers=1, max_total_bytes=1)

@@ -52,6 +52,7 @@ def seen(station: InspectionService, n: int) -> ShadowSummary:
     raise AssertionError(summary)
 
 
+@pytest.mark.slow
 def test_a_candidate_sees_the_same_images_and_changes_no_answer(
     station: InspectionService, loose_model: Path, fitted: Patchcore
 ):
@@ -72,6 +73,7 @@ def test_a_candidate_sees_the_same_images_and_changes_no_answer(
     assert station.shadows.different("stripes", before=different[0].inspection.number) == different[1:]
 
 
+@pytest.mark.slow
 def test_wrong_results_on_reviewed_parts_are_counted_on_both_sides(station: InspectionService, loose_model: Path):
     station.shadows.start("stripes", loose_model, who="eva")
     inspect_all(station, [good(100 + seed) for seed in range(5)] + [scratched(1)[0]])
@@ -89,6 +91,7 @@ def test_wrong_results_on_reviewed_parts_are_counted_on_both_sides(station: Insp
     assert (summary.now.missed, summary.new.missed) == (0, 0)
 
 
+@pytest.mark.slow
 def test_results_and_the_candidate_survive(opened_station: Opener, loose_model: Path, tmp_path: Path):
     folder = shutil.copytree(loose_model, tmp_path / "candidate")
     station = opened_station()
@@ -110,6 +113,7 @@ def test_results_and_the_candidate_survive(opened_station: Opener, loose_model: 
     assert "model" in summary.candidate.end
 
 
+@pytest.mark.slow
 def test_images_are_dropped_and_counted_while_the_station_is_busy(
     opened_station: Opener, loose_model: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -161,6 +165,7 @@ def test_a_candidate_that_fails_changes_nothing(
     assert station.shadows.stop("stripes", who="eva").n_failed == 1
 
 
+@pytest.mark.slow
 def test_a_candidate_is_put_in_service_or_stopped(station: InspectionService, loose_model: Path, saved: Path):
     present = station.model("stripes").deployment
     assert station.shadows.summary("stripes") is None
@@ -191,6 +196,7 @@ def test_a_candidate_is_put_in_service_or_stopped(station: InspectionService, lo
     assert actions == ["shadow started", "shadow ended"] * 3
 
 
+@pytest.mark.slow
 def test_old_inspections_take_the_results_with_them(opened_station: Opener, loose_model: Path):
     station = opened_station(max_total_bytes=1)
     station.shadows.start("stripes", loose_model, who="eva")
@@ -203,6 +209,7 @@ def test_old_inspections_take_the_results_with_them(opened_station: Opener, loos
         assert connection.execute("SELECT COUNT(*) FROM candidate_results").fetchone() == (0,)
 
 
+@pytest.mark.slow
 def test_shadow_mode_over_http(station: InspectionService, loose_model: Path):
     with called(station) as client:
         place = "/v1/models/stripes/shadow"

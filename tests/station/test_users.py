@@ -128,6 +128,7 @@ def test_a_session_needs_its_csrf_token_for_changes(client: httpx.Client, users:
     assert refused(client.get("/v1/models"), 401)
 
 
+@pytest.mark.slow
 def test_a_browser_logs_in_and_out(client: httpx.Client):
     body = {"name": "operator", "password": PASSWORD}
     assert "another site" in refused(

@@ -87,6 +87,7 @@ def test_the_most_anomalous_part_is_centred_on_the_peak() -> None:
     assert not worst[5, 5].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "height_width", [(1, 1), (1, 500), (500, 1), (7, 9), (300, 300), (200, 1600), (1600, 200), (2000, 3000)]
 )
@@ -157,6 +158,7 @@ def test_a_mask_of_another_size_is_named() -> None:
         figure(image_of(8, 8), prediction_of(blob(8, 8)), mask=np.zeros((4, 4), bool))
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_figures_of_real_images(data_root: Path) -> None:
     samples = [("mvtec/grid", "broken"), ("mvtec_few/leather", "cut"), ("magnetic_tile", "crack")]

@@ -107,6 +107,7 @@ def test_contours_are_visible_on_any_background(background: int) -> None:
     np.testing.assert_array_equal(drawn[:60], background)
 
 
+@pytest.mark.slow
 def test_contours_are_wider_on_larger_images_and_leave_the_input_unchanged() -> None:
     widths = []
     for scale in (1, 4, 10):

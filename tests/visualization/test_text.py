@@ -33,6 +33,7 @@ def test_drawn_text_has_its_width_and_alignment(letters: str) -> None:
     assert text_width("Score 0.25", 20, bold=True) >= width
 
 
+@pytest.mark.slow
 @given(text=st.text(st.characters(), max_size=20))
 def test_any_string_is_drawn(text: str) -> None:
     page = np.full((40, 100, 3), 255, np.uint8)

@@ -204,6 +204,7 @@ def test_defects_lie_on_the_foreground(kind: str) -> None:
     assert np.mean(on_object) >= 0.8
 
 
+@pytest.mark.slow
 def test_a_given_foreground_is_used() -> None:
     good, corner = texture(), np.zeros((160, 160), np.bool_)
     corner[:3, 150:] = True

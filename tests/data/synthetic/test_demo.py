@@ -27,6 +27,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.slow
 def test_layout_is_that_of_mvtec_ad(tmp_path: Path) -> None:
     root = small(tmp_path / "größe", n_defective=2)
     images = {name for name in files(root) if name.startswith("leather")}
@@ -188,6 +189,7 @@ def test_progress_ends_at_the_total(tmp_path: Path) -> None:
     assert not (tmp_path / "d" / "tile").exists()
 
 
+@pytest.mark.slow
 def test_folders_that_are_no_demo_are_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photo.png").write_bytes(b"x")
@@ -201,6 +203,7 @@ def test_folders_that_are_no_demo_are_refused(tmp_path: Path) -> None:
     assert len(files(small(tmp_path / "empty"))) > 10
 
 
+@pytest.mark.slow
 def test_a_users_files_in_the_folder_are_kept(tmp_path: Path) -> None:
     root = small(tmp_path / "d")
     own = [root / "notes.txt", root / "grid" / "test" / "good" / "mine.png", root / "tile" / "test" / "own" / "a.png"]
@@ -250,6 +253,7 @@ def test_unknown_category_or_kind() -> None:
         render_demo("grid", kind="crack")
 
 
+@pytest.mark.slow
 def test_size_scales_the_whole_image() -> None:
     small_image, _ = render_demo("tile", image_size=demo.REFERENCE_PX)
     large_image, _ = render_demo("tile", image_size=2 * demo.REFERENCE_PX)
@@ -259,6 +263,7 @@ def test_size_scales_the_whole_image() -> None:
     assert dark[0] == pytest.approx(dark[1], rel=0.25)
 
 
+@pytest.mark.slow
 def test_a_bent_wire_is_defective_only_where_it_is_bent() -> None:
     for seed in range(4):
         _, mask = render_demo("grid", kind="bent", strength=0.9, seed=seed)

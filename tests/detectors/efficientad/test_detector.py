@@ -98,6 +98,7 @@ def test_it_meets_the_engine(teacher: Path, good_paths: list[Path]):
 # Saved and loaded
 
 
+@pytest.mark.slow
 def test_a_saved_model_predicts_bit_for_bit(trained: EfficientAd, folder: Path, tmp_path: Path):
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "network.onnx", "weights.safetensors"]
     loaded = EfficientAd.load(folder, threads=2)
@@ -156,6 +157,7 @@ def test_training_images_of_the_calibration_set_know_their_scores(trained: Effic
     assert EfficientAd.load(folder).fitted.training == training
 
 
+@pytest.mark.slow
 def test_the_rate_can_be_moved(trained: EfficientAd, folder: Path):
     loaded = EfficientAd.load(folder)
     loaded.set_false_positive_rate(0.5)

@@ -59,6 +59,7 @@ def test_a_seed_decides_inside_and_changes_nothing_outside():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_kept_memory_changes_no_result():
     with kept_memory():
         inside = np.ones(10_000_000).sum()

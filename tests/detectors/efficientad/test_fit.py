@@ -101,6 +101,7 @@ def test_the_threshold_is_of_the_calibration_set_alone(teacher: Path):
     assert (history["n_learnt"], history["n_held"], history["n_calibration"]) == (6, 1, 3)
 
 
+@pytest.mark.slow
 def test_a_budget_that_leaves_no_time_for_training_is_refused_before_it_is_spent(
     teacher: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -54,6 +54,7 @@ def test_the_errors_of_both_heads_fall_and_nothing_below_moves(tmp_path, size, p
     assert all(tensor.requires_grad for tensor in made.parameters)
 
 
+@pytest.mark.slow
 def test_a_training_pair_has_the_scaled_features_of_the_teacher(tmp_path):
     made = training(tmp_path)
     x, targets = made.training_pair(1, (0, 0), made.hw)
@@ -105,6 +106,7 @@ def test_crops_of_large_maps_lower_the_errors_too(tmp_path, monkeypatch: pytest.
     assert (errors(made, refit_student(made)) < 0.9 * errors(made, made.student.weights())).all()
 
 
+@pytest.mark.slow
 def test_the_estimated_time_grows_with_the_images(tmp_path):
     few, more = (training(tmp_path, n=n) for n in (2, 6))
     n_inputs = 16 * pdn.CONVS["small"][-2][1]

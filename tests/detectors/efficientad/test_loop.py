@@ -63,6 +63,7 @@ def test_the_rate_falls_at_95_percent():
     assert outcome.losses[-1][1].total < outcome.losses[0][1].total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [37, 100, 199])
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path, stop: int):
     whole = Quadratic()

@@ -74,6 +74,7 @@ def test_an_image_below_the_receptive_field_is_refused():
         pdn.output_hw("small", (32, 200))
 
 
+@pytest.mark.slow
 def test_the_image_is_normalised_inside():
     network = pdn.pdn("small", 4).eval()
     grey = torch.tensor(pdn.IMAGENET_MEAN).view(1, 3, 1, 1).expand(1, 3, 33, 33)

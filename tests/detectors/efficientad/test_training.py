@@ -126,6 +126,7 @@ def test_mean_and_deviation_are_the_teachers(model: EfficientAd):
     torch.testing.assert_close(made.std.double(), features.std(0, correction=0), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_constant_images_have_a_deviation(model: EfficientAd):
     plain = np.full((3, SIDE, SIDE, 3), 90, np.uint8)
     made = Training(model.settings, None, random_weights(), Images(plain, plain[:1], DrawnPenalty((SIDE, SIDE), 0)))
@@ -134,6 +135,7 @@ def test_constant_images_have_a_deviation(model: EfficientAd):
     assert np.isfinite(made.held_out_losses()).all()
 
 
+@pytest.mark.slow
 def test_a_step_that_diverges_changes_no_parameter(model: EfficientAd):
     made = training(model)
     made.mean = made.mean * float("nan")

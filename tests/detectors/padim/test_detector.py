@@ -46,6 +46,7 @@ def test_thresholds_come_from_leave_one_out_scores(padim: Padim):
     assert sum(padim.predict(good(seed)).label for seed in range(100, 110)) <= 4
 
 
+@pytest.mark.slow
 def test_broken_images_are_left_out(tmp_path: Path):
     paths = write_goods(tmp_path, 5)
     cut_off(paths[2], good(2))
@@ -57,6 +58,7 @@ def test_broken_images_are_left_out(tmp_path: Path):
         Padim(**SETTINGS).fit(paths[2:4])
 
 
+@pytest.mark.slow
 def test_wide_images_keep_their_aspect():
     model = Padim(**SETTINGS).fit([good(seed, 64, 128) for seed in range(4)])
     assert model.fitted.geometry.resize_hw == (64, 128)
@@ -83,6 +85,7 @@ def test_the_same_seed_gives_the_same_gaussians(padim: Padim):
     assert (other.fitted.gaussians.mean != padim.fitted.gaussians.mean).any()
 
 
+@pytest.mark.slow
 def test_a_loaded_detector_is_fitted_again(folder: Path):
     loaded = Padim.load(folder).fit(goods(4))
     assert loaded.calibration.n == 4

@@ -28,6 +28,7 @@ def test_memory_grows_with_the_images_until_no_more_rows_are_held():
     assert model.estimated_bytes(100_000) < 4 * at_limit
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_maps_and_coreset():
     model = small_patchcore(image_size=(64, 96))
     n_rows = 50 * 8 * 12
@@ -37,6 +38,7 @@ def test_memory_is_that_of_maps_and_coreset():
     assert cropped.estimated_bytes(50) == expected
 
 
+@pytest.mark.slow
 def test_memory_of_what_is_seen_from_further_away():
     plain, whole = (small_patchcore(image_size=(64, 96), score_fusion=w) for w in (False, True))
     parts = 2 * 3 * (50 * (112 + 64) + 64**2)  # the grid of stride 16 is 4 x 6, and half as large on each side
@@ -61,6 +63,7 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost.time, "perf_counter", lambda: float(next(ticks)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_clock")
 @pytest.mark.parametrize(("n", "max_rows"), [(20, 500_000), (40, 500_000), (40, 2000)])
 def test_time_is_that_of_images_pairs_and_searches(n: int, max_rows: int):
@@ -74,6 +77,7 @@ def test_time_is_that_of_images_pairs_and_searches(n: int, max_rows: int):
     assert found == pytest.approx(read / PILOT_IMAGES + pairs + searched)
 
 
+@pytest.mark.slow
 def test_the_time_of_few_images_is_not_estimated():
     model = small_patchcore()
     assert model.estimated_seconds(goods()) is None

@@ -84,6 +84,7 @@ def test_nearest_good_is_the_row_that_was_found(fitted: Patchcore, good_paths: l
     assert found.distance == pytest.approx(distances[row, column, nearest], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_score_is_the_highest_relative_distance(good_paths: list[Path]):
     plain = unsmoothed(small_patchcore(position_sigma=None).fit(good_paths))
     found = plain.predict(scratched(99)[0])
@@ -155,6 +156,7 @@ def test_maps_have_the_size_of_the_image(fitted: Patchcore, height_width: tuple[
     assert fitted.predict(good(99, *height_width)).anomaly_map.shape == height_width
 
 
+@pytest.mark.slow
 def test_mixed_sizes_are_fitted_as_squares(tmp_path: Path):
     images = [good(seed, 96, 96 if seed % 2 else 192) for seed in range(8)]
     model = small_patchcore().fit(images)
@@ -169,6 +171,7 @@ def test_mixed_sizes_are_fitted_as_squares(tmp_path: Path):
     assert y + height <= whole[0]
 
 
+@pytest.mark.slow
 def test_the_box_of_the_good_patch_is_in_that_images_pixels():
     model = small_patchcore().fit([good(seed, 192, 192) for seed in range(6)])
     found = model.predict(scratched(99)[0]).nearest_good
@@ -182,11 +185,13 @@ def test_maps_are_smoothed(fitted: Patchcore, good_paths: list[Path]):
     assert fitted.predict(good(99)).score == rough.score
 
 
+@pytest.mark.slow
 def test_wide_images_keep_their_aspect():
     model = small_patchcore().fit([good(seed, 64, 256) for seed in range(6)])
     assert model.fitted.geometry.resize_hw == (64, 192)
 
 
+@pytest.mark.slow
 def test_names_that_are_not_ascii(tmp_path: Path):
     folder = tmp_path / "größe 日本 ñ"
     paths = write_goods(folder / "gut", 6)
@@ -199,6 +204,7 @@ def test_names_that_are_not_ascii(tmp_path: Path):
     assert Path(found.nearest_good.path) in paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("array", "text"),
     [
@@ -280,6 +286,7 @@ def test_false_positive_rate_moves_both_thresholds(saved: Path):
     assert (model.threshold, model.pixel_threshold) == found[0]
 
 
+@pytest.mark.slow
 def test_false_positive_rate_is_saved(saved: Path, tmp_path: Path):
     model = Patchcore.load(saved)
     model.set_false_positive_rate(0.4)

@@ -57,6 +57,7 @@ def test_alike_images_are_listed_dropped_and_gone(fitted: Patchcore, paths: list
         fitted.without(["nowhere.png"])
 
 
+@pytest.mark.slow
 def test_without_fusion_scores_stay(paths: list[Path]):
     fitted = small_patchcore().fit(paths[:6])
     left = fitted.without(paths[:1])
@@ -65,6 +66,7 @@ def test_without_fusion_scores_stay(paths: list[Path]):
     assert (len(peaks), peaks) == (5, left.fitted.pixel_calibration.scores.tolist())
 
 
+@pytest.mark.slow
 def test_confirmed_images_are_listed_no_more(fitted: Patchcore, tmp_path: Path):
     path = fitted.suspects[0].path
     confirmed = fitted.confirmed([path])
@@ -86,6 +88,7 @@ def test_a_model_that_does_not_know_its_images_is_refused(fitted: Patchcore, pat
         Patchcore.from_state(fitted.settings, old).without(paths[:1])
 
 
+@pytest.mark.slow
 def test_a_detector_that_cannot_forget_says_what_to_do():
     names = ("backbone", "layers", "image_size", "false_positive_rate", "calibration", "seed", "threads")
     model = Padim(**{name: SETTINGS[name] for name in names}, n_features=4).fit(goods(4))

@@ -137,6 +137,7 @@ def test_a_crop_sees_the_middle_alone(good_paths: list[Path]):
     assert max(x + width, y + height) <= 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [0.01, 0.5, 1.0])
 def test_the_bank_keeps_the_share_asked_for(ratio: float):
     model = small_patchcore(coreset_sampling_ratio=ratio).fit(goods(4))
@@ -150,6 +151,7 @@ def test_identical_images_are_fitted():
     assert model.predict(scratched(1)[0]).label
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0, 127, 255])
 def test_plain_images_are_fitted(value: int):
     plain = np.full((96, 96, 3), value, np.uint8)
@@ -257,6 +259,7 @@ def test_all_broken(tmp_path: Path):
         small_patchcore().fit(paths)
 
 
+@pytest.mark.slow
 def test_all_broken_but_one_when_decoded(tmp_path: Path):
     paths = write_goods(tmp_path, 3)
     for seed in (0, 2):
@@ -273,6 +276,7 @@ def test_all_broken_when_decoded(tmp_path: Path):
         small_patchcore().fit(paths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -309,6 +313,7 @@ def test_an_interrupted_fit_leaves_what_was_fitted_before(stage: str, tmp_path: 
     assert sorted(tmp_path.rglob("*")) == files
 
 
+@pytest.mark.slow
 def test_a_failed_fit_leaves_what_was_fitted_before(good_paths: list[Path]):
     model = small_patchcore().fit(good_paths)
     before = model.threshold
@@ -317,6 +322,7 @@ def test_a_failed_fit_leaves_what_was_fitted_before(good_paths: list[Path]):
     assert (model.threshold, model.problems) == (before, ())
 
 
+@pytest.mark.slow
 def test_progress_never_runs_over():
     calls: list[tuple[str, int, int]] = []
     small_patchcore().fit(goods(5), progress=lambda *call: calls.append(call))
@@ -351,6 +357,7 @@ def test_a_part_is_scored_without_all_its_images():
     assert model.calibration.scores.min() > 0.5 * single.calibration.scores.min()
 
 
+@pytest.mark.slow
 def test_groups_are_in_the_model_folder(tmp_path: Path):
     model = small_patchcore().fit([image for image in goods(8) for _ in range(2)])
     model.save(tmp_path / "model")

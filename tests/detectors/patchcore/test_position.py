@@ -52,6 +52,7 @@ def test_the_weight_falls_with_what_position_misses(less: float, expected: float
     assert position.part_weight(less) == expected
 
 
+@pytest.mark.slow
 def test_few_good_images_leave_position_out():
     fusion = fitted(turns=False, n=6).fitted.fusion
     assert fusion is not None

@@ -101,6 +101,7 @@ def test_a_loaded_detector_can_be_fitted_again_and_says_what_it_takes(saved: Pat
     assert loaded.threshold == fitted.threshold
 
 
+@pytest.mark.slow
 def test_a_loaded_detector_is_not_fitted_again_with_other_weights(saved: Path, monkeypatch: pytest.MonkeyPatch):
     loaded = Patchcore.load(saved)
     build = backbone.build

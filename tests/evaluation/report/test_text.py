@@ -103,6 +103,7 @@ def test_a_threshold_that_misses_what_another_finds_is_told(
     assert (text in missed_caution(report)) if text else not missed_caution(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_hits", [0, 1, 3, 20])
 @pytest.mark.parametrize("rate", [0.0, 0.01, 0.5, 1.0])
 def test_tail_probability_equals_scipy(n_hits: int, rate: float) -> None:

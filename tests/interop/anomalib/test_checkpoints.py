@@ -20,6 +20,7 @@ from tests.anomalib_twins import GOLDEN, checkpoint, scored
 from tests.torch_files import FOLDER
 
 
+@pytest.mark.slow
 def test_a_file_is_read(tmp_path: Path):
     model = import_checkpoint(checkpoint("lite0", tmp_path / "model.ckpt"))
     golden = np.load(GOLDEN / "lite0.npz")
@@ -152,6 +153,7 @@ def test_wrong_arguments_are_not_errors_of_the_file(wrong: dict[str, Any], tmp_p
         import_checkpoint(checkpoint("lite0", tmp_path / "a.ckpt"), **wrong)
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = checkpoint("lite0", tmp_path / "a.ckpt")
     tree = read_checkpoint(path.read_bytes(), where=path, allow_unknown=True)

@@ -83,6 +83,7 @@ def test_the_error_of_a_side_that_fails():
         compare._python(["-c", "raise ValueError('no')"])
 
 
+@pytest.mark.slow
 def test_categories_without_test_images_are_refused(tmp_path: Path):
     root = make_demo(tmp_path, image_size=64, n_train=2, n_test=1, n_defective=1, categories=("tile",))
     check_categories(root, ["tile"])

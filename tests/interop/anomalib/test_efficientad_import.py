@@ -70,6 +70,7 @@ def put(tree: dict[str, Any], name: str, value: Any) -> None:
     tree["state_dict"][name] = value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "text"),
     [

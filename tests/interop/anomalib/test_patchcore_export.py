@@ -103,6 +103,7 @@ def test_a_checkpoint_of_anomalib_round_trips(case: str, tmp_path: Path):
         assert again.predict(image).score == pytest.approx(score, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_kernel_is_anomalibs(model: Patchcore, tmp_path: Path):
     tree = load_checkpoint(checkpoint("lite0", tmp_path / "in.ckpt"), allow_unknown=True)
     name = "model.anomaly_map_generator.blur.kernel"
@@ -119,6 +120,7 @@ def test_the_range_holds_the_threshold(model: Patchcore):
         assert low < high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "text"),
     [

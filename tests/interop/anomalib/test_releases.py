@@ -66,6 +66,7 @@ def test_no_release_line_is_left_out():
     assert [line.strip() for row in rows for line in row] == lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "line"), [("1.0", "1.x"), ("1.2", "1.x"), ("2.0", "2.0 to 2.6"), ("2.7", "2.7")])
 def test_lines_are_told_by_their_entries(name: str, line: str, tmp_path: Path):
     assert release_line(tree_of(f"patchcore-{name}", tmp_path), "a.ckpt") == line
@@ -79,6 +80,7 @@ OLD = {
 }
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_anomalib_0_7_wrote_is_refused(tmp_path: Path):
     path = checkpoint("patchcore-0.7", tmp_path / "model.ckpt")
     with pytest.raises(
@@ -141,6 +143,7 @@ def test_a_release_that_is_no_version_is_refused(tmp_path: Path):
         import_checkpoint(tmp_path / "a.ckpt", release="new")
 
 
+@pytest.mark.slow
 def test_half_precision_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tree = tree_of("patchcore-2.3", tmp_path)
     tree["state_dict"]["model.memory_bank"] = tree["state_dict"]["model.memory_bank"].astype(np.float16)
@@ -149,6 +152,7 @@ def test_half_precision_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         import_checkpoint(tmp_path / "model.ckpt")
 
 
+@pytest.mark.slow
 def test_layers_by_number_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tree = tree_of("patchcore-2.5", tmp_path)
     tree["hyper_parameters"]["layers"] = [1, "layer2", "layer3"]

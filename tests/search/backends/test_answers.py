@@ -76,6 +76,7 @@ def error_of(url: str, **changes: Any) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [b"<html>Welcome</html>", b"", b"null", b"[1, 2]", b'{"a": 1}', b'{"result": NaN}', b"[" * 100_000,

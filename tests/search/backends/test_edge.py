@@ -40,6 +40,7 @@ def points(rng: np.random.Generator, n: int = 30) -> list[Point]:
     ]
 
 
+@pytest.mark.slow
 def test_points_are_read_and_written_in_batches(folder: Path):
     backend = EdgeBackend(folder, {}, batch_size=7)
     assert backend.count(Filter()) == 30
@@ -69,6 +70,7 @@ def test_answers_equal_brute_force(folder: Path, rng: np.random.Generator):
     backend.close()
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_is_refused_and_free_afterwards(folder: Path):
     backend = EdgeBackend(folder, {})
     with pytest.raises(StoreError, match=r"to be the only one in it, got it open in process \d+"):
@@ -80,6 +82,7 @@ def test_a_folder_in_use_is_refused_and_free_afterwards(folder: Path):
     EdgeBackend(folder, {}).close()
 
 
+@pytest.mark.slow
 def test_a_store_whose_creation_was_killed_is_created_again(tmp_path: Path):
     (tmp_path / "s" / "vectors" / "wal").mkdir(parents=True)
     backend = EdgeBackend(tmp_path / "s", DIMS)
@@ -147,6 +150,7 @@ def test_a_path_that_cannot_be_a_folder_is_refused(tmp_path: Path):
         EdgeBackend(tmp_path / "file" / "s", DIMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "extra", "place"),
     [

@@ -130,6 +130,7 @@ def test_a_child_that_lives_on_does_not_hold_the_store(
         os.kill(int(ran.stdout), 9)
 
 
+@pytest.mark.slow
 def test_a_store_cannot_be_sent_to_another_process(opened: Opener):
     with pytest.raises(StoreError, match=r"got a pickle for another, in .* Open it in the process that uses it"):
         pickle.dumps(opened())

@@ -84,6 +84,7 @@ def test_only_passing_problems_are_tried_again(status: int, tries: int):
     assert len(waits) == tries - 1
 
 
+@pytest.mark.slow
 def test_settings_out_of_range_are_refused():
     with pytest.raises(InputError, match="timeout_s, retries: expected above 0"):
         backend_of("http://127.0.0.1:1", timeout_s=0.0)
@@ -119,6 +120,7 @@ def test_a_killed_server_loses_nothing_acknowledged(own_server: QdrantServer, en
         assert store.add(scratched(98)[0]).new
 
 
+@pytest.mark.slow
 def test_every_filtered_field_has_an_index(qdrant_url: str):
     backend = backend_of(qdrant_url, collection=f"t{uuid.uuid4().hex}")
     schema = backend._client.get_collection(backend._collection).payload_schema
@@ -131,6 +133,7 @@ def test_every_filtered_field_has_an_index(qdrant_url: str):
     backend.close()
 
 
+@pytest.mark.slow
 def test_points_are_read_and_written_in_batches(qdrant_url: str, rng: Any):
     backend = backend_of(qdrant_url, collection=f"t{uuid.uuid4().hex}", batch_size=7)
     points = [

@@ -37,6 +37,7 @@ def refused(folder: Path, path: Path, content: bytes, said: str) -> None:
     check_sizes(folder / "vectors", folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1 << 40, -1, 1e300])
 def test_a_page_of_a_terabyte_is_refused(folder: Path, number: float):
     path = next(folder.rglob("payload_storage/config.json"))
@@ -45,12 +46,14 @@ def test_a_page_of_a_terabyte_is_refused(folder: Path, number: float):
     refused(folder, path, json.dumps(content).encode(), said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"{", b"[]", b"[" * (MAX_JSON_BYTES + 9), b'{"a": [{"b": NaN}]}', b"\xff"])
 def test_metadata_that_are_none_are_refused(folder: Path, content: bytes):
     path = folder / "vectors" / "edge_config.json"
     refused(folder, path, content, "edge_config.json: expected the engine's metadata, got ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["has_values", "deleted", "vectors"])
 def test_more_flags_or_vectors_than_the_files_hold_are_refused(folder: Path, name: str):
     path = next(path for path in folder.rglob("status.dat") if path.parent.name == name)

@@ -76,6 +76,7 @@ def changed(path, change, **state):
     save_checkpoint(path, tensors, {**checkpoint.state, **state}, identity)
 
 
+@pytest.mark.slow
 def test_a_teacher_is_made_with_card_and_curve(photographs, tmp_path):
     seen = []
     card = made(photographs, tmp_path / "t.safetensors", progress=lambda *row: seen.append(row), licence="CC0")

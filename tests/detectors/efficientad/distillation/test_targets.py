@@ -48,6 +48,7 @@ def test_the_targets_lie_where_the_crops_do(photographs, tmp_path):
     assert n_found >= 12  # the others are of images made grey
 
 
+@pytest.mark.slow
 def test_a_spot_shows_in_the_target_whose_field_it_is_in():
     source = Source(SMALL)
     flat = np.full((128, 128, 3), 120, np.uint8)
@@ -84,6 +85,7 @@ def test_a_killed_preparation_continues(photographs, tmp_path, monkeypatch):
     assert again == []
 
 
+@pytest.mark.slow
 def test_a_broken_image_is_left_out_and_named(photographs, tmp_path):
     folder = tmp_path / "with a broken one"
     shutil.copytree(photographs, folder)
@@ -120,6 +122,7 @@ def test_other_settings_images_or_files_are_refused(photographs, tmp_path):
         prepare(photographs, tmp_path, SMALL)
 
 
+@pytest.mark.slow
 def test_too_few_images_are_refused(photographs, tmp_path):
     few = tmp_path / "few"
     few.mkdir()
