@@ -88,7 +88,7 @@ def seconds_to_refit(training: Training, each: float, product_s: float | None = 
     n = n_crops(len(fit_on), hw, training.hw)
     n_held_out = n_crops(len(held_out), hw, training.hw, N_HELD_OUT_CROPS)
     stride = stride_of(n, hw)
-    products = n * math.prod(-(-side // stride) for side in hw) * n_inputs * (n_inputs + n_outputs)
+    products = n * math.prod(-(-side // stride) for side in hw) * n_inputs * (n_inputs / 2 + n_outputs)
     # Of doubles, which take twice as long: a Cholesky decomposition, then two triangles of which each takes a half.
     solving = 2 * len(SHRINKAGES) * n_inputs**2 * (n_inputs / 6 + n_outputs)
     validating = len(SHRINKAGES) * n_held_out * math.prod(hw) * n_inputs * n_outputs

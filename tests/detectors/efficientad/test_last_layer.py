@@ -111,7 +111,7 @@ def test_the_estimated_time_grows_with_the_images(tmp_path):
     few, more = (training(tmp_path, n=n) for n in (2, 6))
     n_inputs = 16 * pdn.CONVS["small"][-2][1]
     # All of the 9 x 9 outputs of an image are rows, of one image of the two and of five of the six.
-    products = 4 * 9 * 9 * n_inputs * (n_inputs + 2 * N_OUTPUTS) * 1e-11
+    products = 4 * 9 * 9 * n_inputs * (n_inputs / 2 + 2 * N_OUTPUTS) * 1e-11
     seconds = [seconds_to_refit(made, each, 1e-11) for made, each in ((few, 0.0), (more, 0.0), (more, 0.1))]
     assert seconds[1] - seconds[0] == pytest.approx(products, rel=1e-3)
     assert seconds[2] - seconds[1] == pytest.approx((2 + last_layer.AUTOENCODER_COST) * 6 * 0.1)
