@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish.data.discovery import IMAGE_ENDINGS, natural_key
+from blemish.data.discovery import IMAGE_ENDINGS, START_BYTES, is_hidden, is_start_of_image, natural_key
 from blemish.errors import InputError, message
 
 
@@ -38,7 +38,7 @@ def is_url(place: str) -> bool:
 
 
 def find_files(places: Sequence[str], storage: Mapping[str, Any]) -> Iterator[ImageFile]:
-    """Yield the images in folders and below them, in natural order, by their endings; hidden ones are left out.
+    """Yield the images in folders and below, in natural order, by ending or first bytes; hidden ones are left out.
 
     Args:
         places: folders and files: paths, or URLs. One that lies in another one is listed once.
@@ -89,13 +89,32 @@ def _below(system: Any, place: str, info: Mapping[str, Any], open_folders: set[s
     inside = [entry for entry in system.ls(info["name"], detail=True) if entry["name"].rstrip("/") != info["name"]]
     names = {PurePosixPath(entry["name"].rstrip("/")).name: entry for entry in inside}
     for name in sorted(names, key=lambda name: natural_key(Path(name))):
-        entry = names[name]
-        if name.startswith("."):
+        if is_hidden(name):
             continue
+        entry = _followed(system, names[name])
         if entry["type"] == "directory":
             yield from _below(system, place, entry, open_folders | {real})
-        elif name.lower().endswith(IMAGE_ENDINGS):
+        elif name.lower().endswith(IMAGE_ENDINGS) or _has_image_bytes(system, entry):
             yield _image_file(system, place, entry)
+
+
+def _followed(system: Any, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a link leads to, as a local folder has it; anything else, and a link to nothing, as it is."""
+    if entry["type"] in {"file", "directory"}:
+        return entry
+    try:
+        found: Mapping[str, Any] = {**system.info(entry["name"]), "name": entry["name"]}
+    except FileNotFoundError:
+        return entry
+    return found
+
+
+def _has_image_bytes(system: Any, entry: Mapping[str, Any]) -> bool:
+    """Return whether a file of another ending, or none, starts like an image."""
+    if entry["type"] != "file":
+        return False
+    with system.open(entry["name"], "rb") as file:
+        return is_start_of_image(file.read(START_BYTES), int(entry.get("size") or 0))
 
 
 def _image_file(system: Any, place: str, info: Mapping[str, Any]) -> ImageFile:

@@ -12,6 +12,7 @@ from blemish.data.outputs import OUTPUT_ENDINGS, is_output
 from blemish.errors import DataError, message
 from blemish.types import Sample
 
+START_BYTES = 16  # that tell an image
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # First bytes of image files; those that can't be decoded are listed too, so that they are named and not passed over.
 IMAGE_MAGIC = (
@@ -125,11 +126,19 @@ def has_image_bytes(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            start = file.read(16)
+            return is_start_of_image(file.read(START_BYTES), path.stat().st_size)
     except OSError:
         return False
+
+
+def is_start_of_image(start: bytes, size: int) -> bool:
+    r"""Return whether the first `START_BYTES` of a file of `size` bytes are those of an image.
+
+    >>> is_start_of_image(b"\xff\xd8\xff\xe0", 900), is_start_of_image(b"BMW and others", 14)
+    (True, False)
+    """
     if start.startswith(b"BM"):  # two letters may be text: the four bytes behind them are the file's size
-        return int.from_bytes(start[2:6], "little") == path.stat().st_size
+        return int.from_bytes(start[2:6], "little") == size
     if start[:2] in (b"P5", b"P6"):
         return start[2:3].isspace()
     return (

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from blemish._io.files import file_sha256
-from blemish.data.discovery import IMAGE_ENDINGS
+from blemish.data.discovery import IMAGE_ENDINGS, has_image_bytes, is_hidden
 from blemish.errors import BlemishError, ImageError, visible
 from blemish.station.errors import BusyError
 
@@ -49,6 +49,7 @@ class Watch:
         self._service, self._folder, self._model = service, folder, model
         self._stop, self._is_gone = threading.Event(), False
         self._seen: dict[str, _Seen] = {}
+        self._strangers: dict[str, tuple[int, int]] = {}
         self._done = {(path.name, *_facts(path)) for path in self._old()}
         self.n_inspected = 0
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -85,7 +86,7 @@ class Watch:
     def _listed(self) -> list[Path]:
         """Return the images in the folder, the oldest first; none, and one warning, while it is gone."""
         try:
-            paths = [path for path in self._folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS]
+            paths = [path for path in self._folder.iterdir() if not is_hidden(path.name) and self._is_image(path)]
             paths.sort(key=lambda path: (_facts(path)[1], path.name))
         except OSError as error:
             if not self._is_gone:
@@ -97,10 +98,20 @@ class Watch:
             self._is_gone = False
         return paths
 
+    def _is_image(self, path: Path) -> bool:
+        """Return whether a file is an image by its ending, or else by its first bytes, read once as long as it is."""
+        if path.suffix.lower() in IMAGE_ENDINGS:
+            return True
+        facts = _facts(path)
+        if self._strangers.get(path.name) != facts and has_image_bytes(path):
+            return True
+        self._strangers[path.name] = facts
+        return False
+
     def _look_at(self, path: Path) -> None:
         size, mtime_ns = _facts(path)
         key = (path.name, size, mtime_ns)
-        if key in self._done or path.name.startswith("."):
+        if key in self._done:
             return
         now, seen = time.monotonic(), self._seen.get(path.name)
         if seen is None or seen[:2] != (size, mtime_ns):

@@ -293,9 +293,15 @@ def test_folders_are_listed_once_in_natural_order(tmp_path: Path):
     write_goods(tmp_path / "b" / "10", 1)
     write_goods(tmp_path / "b" / "9", 1)
     (tmp_path / "b" / "10" / "loop").symlink_to(tmp_path / "b")
+    write_goods(tmp_path / "b" / "@eaDir", 1)  # a file server's own
+    (tmp_path / "b" / "9" / "000.png").rename(tmp_path / "b" / "9" / "000.jfif")
+    (tmp_path / "b" / "9" / "notes").write_text("BM, no image")
+    write_goods(tmp_path / "elsewhere", 1)
+    (tmp_path / "b" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "b" / "nothing").symlink_to(tmp_path / "none")
     found = list(find_files([str(tmp_path / "b"), str(tmp_path / "b" / "9")], {}))
     names = [Path(file.path).relative_to(tmp_path).as_posix() for file in found]
-    assert names == ["b/000.png", "b/001.png", "b/9/000.png", "b/10/000.png"]
+    assert names == ["b/000.png", "b/001.png", "b/9/000.jfif", "b/10/000.png", "b/linked/000.png"]
     assert all(file.size > 0 and file.version for file in found)
     assert outermost(["s3://a/b", "s3://a/bc", "s3://a/b/c"]) == ["s3://a/b", "s3://a/bc"]
     with pytest.raises(InputError, match="images: expected a folder or a file, got nothing of that name, in"):

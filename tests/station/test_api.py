@@ -358,7 +358,8 @@ def test_images_that_arrive_in_a_folder_are_inspected_once(
     data = png(good(1))
     (folder / "half.png").write_bytes(data[:2000])
     (folder / "notes.txt").write_text("none")
-    (folder / "one.png").write_bytes(png(good(2)))
+    (folder / ".one.png").write_bytes(png(good(8)))
+    (folder / "one.bin").write_bytes(png(good(2)))  # an image by its first bytes
     wait_for(lambda: watch.n_inspected == 1)
     (folder / "half.png").write_bytes(data)
     wait_for(lambda: watch.n_inspected == 2)
@@ -374,7 +375,7 @@ def test_images_that_arrive_in_a_folder_are_inspected_once(
     time.sleep(0.3)
     watch.close()
     page = watch._service.records.page(InspectionFilter())
-    assert sorted(one.source for one in page) == ["half.png", "one.png", "three.png", "two.png"]
+    assert sorted(one.source for one in page) == ["half.png", "one.bin", "three.png", "two.png"]
 
 
 @pytest.mark.slow
