@@ -80,14 +80,13 @@ class EdgeBackend:
         self.folder = Path(tempfile.mkdtemp(prefix="blemish-trial-")) if folder is None else folder
         self._process = OpenedHere(self.folder)
         self._ledger, self._is_sound = Ledger(self.folder / LEDGER), True
+        self._held = contextlib.ExitStack()
+        if self._is_temporary:
+            self._held.callback(shutil.rmtree, self.folder, ignore_errors=True)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise save_error("store", self.folder, error) from error
-        # The engine writes again what its log has, in up to one and a half times the log's size (measured).
-        check_room(self.folder, n_bytes=2 * size_on_disk(self.folder / SHARD / "wal"))
-        self._lock = acquire_lock(self.folder)
-        try:
+            self._make_room()
+            self._lock = acquire_lock(self.folder)
+            self._held.callback(self._lock.release)
             is_new = not (self.folder / SHARD / CONFIG).exists()
             is_sealed = not damaged and check_seal(self.folder)
             if not is_sealed and not is_new:
@@ -99,11 +98,19 @@ class EdgeBackend:
                 self._shard = self._open(dims)
             self._open_ledger(is_new=is_new, is_checked=is_sealed or damaged)
         except BaseException:
-            self._release()
+            self._held.close()
             raise
         _OPEN.add(self)
         atexit.unregister(_close_all)
         atexit.register(_close_all)  # last, to be called first: filelock releases its locks at the end too
+
+    def _make_room(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise save_error("store", self.folder, error) from error
+        # The engine writes again what its log has, in up to one and a half times the log's size (measured).
+        check_room(self.folder, n_bytes=2 * size_on_disk(self.folder / SHARD / "wal"))
 
     def insert(self, points: Sequence[Point]) -> None:
         """Write points and wait until the disk has them."""
@@ -233,12 +240,7 @@ class EdgeBackend:
             self._seal(n_points)
         finally:
             _OPEN.discard(self)
-            self._release()
-
-    def _release(self) -> None:
-        self._lock.release()
-        if self._is_temporary:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._held.close()
 
     def abandon(self) -> None:
         """Let go of what a forked child has of this store: it is the parent's."""

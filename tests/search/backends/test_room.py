@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from blemish import DefectStore, SaveError, StoreError
+from blemish.search.backends.edge import EdgeBackend
 from blemish.search.backends.room import LEAST_FREE, check_room, size_on_disk
 from tests.images import scratched
 
@@ -68,6 +70,14 @@ def test_each_change_needs_room_and_answers_do_not(
     monkeypatch.undo()
     with DefectStore(tmp_path / "s", model=encoder) as store:
         assert store.label(added.ids, "scuff")
+
+
+def test_a_temporary_store_without_room_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    free_space(monkeypatch, 1 << 20)
+    with pytest.raises(StoreError, match=r"MiB free on its disk, got 1 MiB"):
+        EdgeBackend(None, {"region": 4})
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
