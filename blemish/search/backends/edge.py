@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakSet, finalize
 
 from blemish._io.files import atomic_write, read_file, save_error
 from blemish._io.json_file import read_json_object
@@ -82,7 +82,7 @@ class EdgeBackend:
         self._ledger, self._is_sound = Ledger(self.folder / LEDGER), True
         self._held = contextlib.ExitStack()
         if self._is_temporary:
-            self._held.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            self._held.callback(finalize(self, _remove, self.folder, os.getpid()))  # also where nobody closes it
         try:
             self._make_room()
             self._lock = acquire_lock(self.folder)
@@ -405,6 +405,12 @@ def _states_ledger(meta: Path) -> bool:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return bool(json.loads(meta.read_text(encoding="utf-8")).get(LEDGER, False))
     return False
+
+
+def _remove(folder: Path, process: int) -> None:
+    """Remove a temporary folder, unless a forked child ends: it is its parent's."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def acquire_lock(folder: Path) -> BaseFileLock:

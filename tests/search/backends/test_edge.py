@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import shutil
@@ -38,6 +39,25 @@ def points(rng: np.random.Generator, n: int = 30) -> list[Point]:
         Point(str(uuid.UUID(int=i + 1)), {REGION: rng.standard_normal(DIMS[REGION], "f4")}, {"kind": REGION, "n": i})
         for i in range(n)
     ]
+
+
+@pytest.mark.slow
+def test_a_copy_that_nobody_closes_is_removed_and_not_by_a_child(folder: Path):
+    copy = EdgeBackend(folder, {}, read_only=True)
+    place = copy.folder
+    child = os.fork()
+    if child == 0:
+        try:
+            del copy
+            gc.collect()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert place.is_dir()
+    assert copy.count(Filter()) == 30
+    del copy
+    gc.collect()
+    assert not place.exists()
 
 
 @pytest.mark.slow
