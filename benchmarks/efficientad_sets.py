@@ -115,6 +115,7 @@ def main():
     parser.add_argument("--variants", nargs="+", default=["PatchCore", "EfficientAD", "recipe"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="a folder for EfficientAD's models, for efficientad_scores.py")
     add_json_option(parser, __file__)
     asked = parser.parse_args()
     for category in asked.sets:
@@ -128,6 +129,8 @@ def main():
                     continue
                 path = Path(category)
                 row = one(model, MVTecAD(asked.root / path.parent, path.name))
+                if asked.keep is not None and name == "EfficientAD":
+                    model.save(asked.keep / path.name)
                 rows = [*(load_data(asked.json) or []), {"set": category, "variant": name, "budget": limit, **row}]
                 write(asked.json, tables(rows), rows)
                 line = "  ".join(f"{name} {row[name]:.3f}" for name in (*SHOWN, "oracle") if name in row)

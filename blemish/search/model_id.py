@@ -20,7 +20,7 @@ LEFT_OUT_ENTRIES = {"format_version", "files", "training", "history", "good_rang
 # Settings that 0.1.0 called otherwise, and those of PatchCore that are constants now.
 NAMES_0_1 = {"score_fusion": "whole_picture", "budget": "budget_s"}
 # Settings that came later, by detector: with these values a model computes what it did before.
-LATER_SETTINGS = {"efficientad": {"top_share": 0.0}}
+LATER_SETTINGS = {"efficientad": {"top_share": 0.0, "position_sigma": None}}
 # Settings that 0.1.0 did not have.
 NEW_SETTINGS = {"calibration", "top_share"}
 CONSTANTS_0_1 = {"shrinkage": 0.1, "score_sigma": 0.0}

@@ -9,7 +9,7 @@ import onnx
 
 from blemish.detectors.efficientad.graph import OUTPUTS
 from blemish.detectors.efficientad.maps import AT_HIGH
-from blemish.detectors.graph_parts import ScoreTensors, axis_matrices, mean_of_largest, resampled
+from blemish.detectors.graph_parts import ScoreTensors, axis_matrices, mean_of_largest, resampled, z_scores
 from blemish.imaging.anomaly_map import n_highest
 
 if TYPE_CHECKING:
@@ -28,10 +28,9 @@ def add_scores(graph: Graph, state: EfficientAdState, image: str) -> ScoreTensor
         for tensor, quantiles, weight in zip(found, (maps.student, maps.autoencoder), weights, strict=True)
     ]
     joined = graph.add("Sum", both)
-    black = np.zeros((*state.geometry.network_hw, 3), np.uint8)
-    height, width = maps.raw(black)[0].shape
-    score = _score(graph, maps, joined, (height, width)) if maps.top_share else ""
-    rows, columns, border = maps.placement((height, width))
+    cells_hw = maps.cells_hw
+    score = _score(graph, maps, joined, cells_hw) if maps.top_share else ""
+    rows, columns, border = maps.placement(cells_hw)
     if border:
         joined = graph.add("Sub", [joined, graph.number(border)])
     network_map = resampled(graph, "map", joined, rows, columns)
@@ -41,12 +40,17 @@ def add_scores(graph: Graph, state: EfficientAdState, image: str) -> ScoreTensor
 
 
 def _score(graph: Graph, maps: Maps, joined: str, cells_hw: tuple[int, int]) -> str:
-    """Return (B,) image scores of joined (B, h, w) maps: `Maps.score`."""
+    """Return (B,) image scores of joined (B, h, w) maps: `Maps.cell_score`."""
     rows, columns = axis_matrices(maps.smooth, cells_hw)
     cells = resampled(graph, "cells", graph.add("Sub", [joined, graph.number(maps.zero)]), rows, columns)
-    top = mean_of_largest(graph, cells, n_highest(maps.top_share, cells_hw[0] * cells_hw[1]))
+    n = n_highest(maps.top_share, cells_hw[0] * cells_hw[1])
+    top = mean_of_largest(graph, cells, n)
     product = graph.add("Mul", [top, graph.reduce("ReduceMean", cells, 1, 2)])
-    return graph.add("Sqrt", [graph.add("Relu", [product])])
+    score = graph.add("Sqrt", [graph.add("Relu", [product])])
+    if maps.statistics is None:
+        return score
+    highest = mean_of_largest(graph, z_scores(graph, "map", cells, maps.statistics), n)
+    return graph.add("Sqrt", [graph.add("Mul", [score, graph.add("Add", [highest, graph.number(1.0)])])])
 
 
 def _normalised(graph: Graph, values: str, quantiles: Quantiles, weight: float) -> str:

@@ -24,6 +24,7 @@ from blemish.detectors.efficientad.training import MOST_HELD, Images, Training
 from blemish.errors import DataError, InputError, message
 from blemish.modelfolder.header import Training as TrainingRecord
 from blemish.ops.conformal import Calibration
+from blemish.ops.distance_statistics import fit_distance_statistics
 from blemish.types import Problem, Progress, UInt8
 
 if TYPE_CHECKING:
@@ -238,10 +239,14 @@ def _calibrated(
         progress("calibrating", done, total)
     student, autoencoder = (Quantiles.of(np.stack([pair[k] for pair in raw[: len(split.held)]])) for k in (0, 1))
     maps = replace(maps, student=student, autoencoder=autoencoder, share=_share(training.explained()))
-    others = raw[len(split.held) :]
-    share = training.settings.top_share
-    levels = [float(np.quantile(maps.joined(*pair), 1 - share)) for pair in others]
-    return maps, [maps.score(*pair) for pair in others], levels
+    others, settings = raw[len(split.held) :], training.settings
+    levels = [float(np.quantile(maps.joined(*pair), 1 - settings.top_share)) for pair in others]
+    if not settings.counts_positions(len(others)):
+        return maps, [maps.score(*pair) for pair in others], levels
+    cells = np.stack([maps.cells(*pair) for pair in others])
+    assert settings.position_sigma is not None, "positions count"
+    statistics, z_scores = fit_distance_statistics(cells, settings.position_sigma)
+    return replace(maps, statistics=statistics), list(map(maps.cell_score, cells, z_scores)), levels
 
 
 def _of_calibration(

@@ -19,6 +19,7 @@ from blemish.types import Float32, UInt8
 if TYPE_CHECKING:
     from blemish.detectors.efficientad.settings import Border, EfficientAdSettings
     from blemish.imaging.geometry import Geometry
+    from blemish.ops.distance_statistics import DistanceStatistics
 
 LOW, HIGH = 0.9, 0.995  # Batzner et al. 2024, section 3.4
 AT_HIGH = 0.1  # value of the higher quantile after normalisation
@@ -58,6 +59,7 @@ class Maps:
             as anomalib does, "normal" puts 0 into the joined map as nelson1425 does.
         share: weight of the autoencoder's map, the student's is the rest: half in Batzner et al. 2024.
         top_share: share of the cells, the highest, whose mean is in the image score; 0 for the highest value alone.
+        statistics: of good images' cells at each position, by which the score counts them too; None for plain cells.
     """
 
     model: bytes
@@ -70,6 +72,7 @@ class Maps:
     border: Border
     share: float = 0.5
     top_share: float = 0.0
+    statistics: DistanceStatistics | None = None
 
     def raw(self, network_input: UInt8) -> tuple[Float32, Float32]:
         """Return both maps, (h, w) float32, of one input of the network, (H, W, 3) uint8."""
@@ -87,18 +90,35 @@ class Maps:
             return placed(both, hw)
         return upsample(np.pad(both, PAD, constant_values=self._border_value()).astype(np.float32), hw)
 
-    def score(self, student: Float32, autoencoder: Float32) -> float:
-        """Return the image score: the geometric mean of the highest cells' mean and of the mean of all cells.
+    def cells(self, student: Float32, autoencoder: Float32) -> Float32:
+        """Return the smoothed joined map on the networks' own grid, (h, w) float32, 0 where both raw maps are 0."""
+        return self.smooth(self._mean(student, autoencoder) - np.float32(self.zero))
 
-        Small defects raise the first, those that spread over the image the second. Cells are of the smoothed joined
-        map, in which 0 is no difference to teacher and autoencoder.
-        Differs: the paper takes the highest value of the joined map, as `top_share` 0 does.
+    def score(self, student: Float32, autoencoder: Float32) -> float:
+        """Return the image score: that of the cells and of their z-scores, or the highest value of the joined map.
+
+        Differs: the paper takes the highest value, as `top_share` 0 does.
         """
         if not self.top_share:
             return float(self.joined(student, autoencoder).max())
-        cells = self.smooth(self._mean(student, autoencoder) - np.float32(self.zero))
+        cells = self.cells(student, autoencoder)
+        return self.cell_score(cells, None if self.statistics is None else self.statistics.z_scores(cells))
+
+    def cell_score(self, cells: Float32, z_scores: Float32 | None) -> float:
+        """Return the geometric mean of the highest cells' mean and the mean of all; its own with 1 + that of z-scores.
+
+        Small defects raise the first, those that spread over the image the second, and those at a place where good
+        images hardly vary the highest z-scores. These are 0 in some good images: 1 keeps the other two apart.
+        """
         product = mean_of_highest(cells, self.top_share) * float(cells.mean(dtype=np.float64))
-        return float(np.sqrt(max(product, 0.0)))
+        score = float(np.sqrt(max(product, 0.0)))
+        return score if z_scores is None else float(np.sqrt(score * (1 + mean_of_highest(z_scores, self.top_share))))
+
+    @property
+    def cells_hw(self) -> tuple[int, int]:
+        """The size of the networks' own grid, (h, w), by a run on a black image."""
+        height, width = self.raw(np.zeros((*self.geometry.network_hw, 3), np.uint8))[0].shape
+        return height, width
 
     @property
     def zero(self) -> float:
@@ -166,7 +186,7 @@ def open_maps(
     autoencoder: Quantiles = UNKNOWN,
     share: float = 0.5,
 ) -> Maps:
-    """Return a network with its maps, checked by a run on a black image."""
+    """Return a network with its maps, without statistics, checked by a run on a black image."""
     running = runtime.load(model, threads=threads)
     rule = settings.padding, settings.pad_maps, settings.border
     maps = Maps(model, running, geometry, student, autoencoder, *rule, share, settings.top_share)

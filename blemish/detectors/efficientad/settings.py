@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Border = Literal["edge", "zero", "normal"]
 LEAST_IMAGES = 4
+LEAST_POSITION = 5  # calibration images: with fewer, what is left when one is left out says little of a position
 MAX_STEPS = 70_000  # Batzner et al. 2024, section 4 and appendix
 LONGEST = 4  # long side over short side of the network input: the receptive field needs 33 px of both
 MAX_BUDGET_S = 30 * 86_400
@@ -114,6 +115,13 @@ class EfficientAdSettings(Settings):
         number(0, 1),
         absent=0.0,
     )
+    position_sigma: float | None = setting(
+        1.0,
+        "Standard deviation, in cells, of the Gaussian that smooths the per-position statistics of good maps, by which "
+        "the image score counts the cells once more; None for plain cells alone. It needs top_share above 0.",
+        number(0, 100, optional=True),
+        absent=None,
+    )
     imagenet_dir: str | os.PathLike[str] | None = setting(
         None,
         "Folder of penalty images: photographs of other objects, on which the student must not imitate the teacher; "
@@ -188,6 +196,10 @@ class EfficientAdSettings(Settings):
         """The budget in seconds."""
         assert not isinstance(self.budget, str), "the check turns text into seconds"
         return self.budget
+
+    def counts_positions(self, n_calibration: int) -> bool:
+        """Return whether the image score counts the positions of cells, with so many calibration images."""
+        return self.position_sigma is not None and self.top_share > 0 and n_calibration >= LEAST_POSITION
 
     def geometry(self, images_hw: Sequence[tuple[int, int]] = ((1, 1),)) -> Geometry:
         """Return the geometry for images of these (height, width), square ones by default.

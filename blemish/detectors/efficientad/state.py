@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from blemish._validation.checks import check_number
 from blemish.detectors.base import DetectorState
 from blemish.detectors.efficientad.maps import Maps, Quantiles, open_maps
+from blemish.detectors.stored_statistics import read_statistics
 from blemish.errors import InputError, message
 from blemish.imaging.geometry import is_size_of
 from blemish.modelfolder.header import LARGEST_SCORE
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from blemish.detectors.efficientad.settings import EfficientAdSettings
     from blemish.imaging.geometry import Geometry
     from blemish.modelfolder.folder import ModelFolder
+
+STATISTICS = "statistics.safetensors", "level"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +42,9 @@ class EfficientAdState(DetectorState):
         return self.maps.model
 
     def tensors(self) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
-        """Return the arrays that a model folder holds: none."""
-        return {}
+        """Return the arrays that a model folder holds beside the network: the statistics, if there are any."""
+        statistics = self.maps.statistics
+        return {} if statistics is None else {STATISTICS[0]: {STATISTICS[1]: statistics.stacked()}}
 
     def header(self) -> dict[str, Any]:
         """Return the fields of `model.json` that only EfficientAD has."""
@@ -67,6 +71,9 @@ def read_state(model: ModelFolder, settings: EfficientAdSettings, common: Mappin
         autoencoder=autoencoder,
         share=float(check_number("autoencoder_share", header["autoencoder_share"], low=0, high=0.5)),
     )
+    wanted = settings.counts_positions(len(header["thresholds"]["image_scores"]))
+    statistics = read_statistics(model, STATISTICS, maps.cells_hw, wanted=wanted)
+    maps = replace(maps, statistics=statistics)
     return EfficientAdState(maps=maps, history=dict(header["history"]), **common)
 
 

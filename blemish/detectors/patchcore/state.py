@@ -12,9 +12,9 @@ from blemish.backbones.embedding import Extractor
 from blemish.detectors.base import DetectorState
 from blemish.detectors.fusion import COMPONENTS, WEIGHTS, ScoreFusion
 from blemish.detectors.patchcore.scoring import Scorer
+from blemish.detectors.stored_statistics import read_statistics
 from blemish.errors import ModelFileError, message
 from blemish.modelfolder.folder import NETWORK
-from blemish.ops.distance_statistics import DistanceStatistics
 from blemish.ops.gaussian import Gaussian
 from blemish.ops.neighbors import MemoryIndex
 from blemish.ops.position_gaussian import PositionGaussians
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from blemish.types import Float32, Float64, UInt8
 
 BANK = "bank.safetensors"
-# Dividing by less could overflow.
-LEAST_SPREAD = 1e-12
 # Source of a bank row that came from another program, which does not say from which patch it took it.
 UNKNOWN = -1
 
@@ -94,13 +92,16 @@ def read_state(model: ModelFolder, settings: PatchcoreSettings, common: Mapping[
     """
     tensors = model.tensors[BANK]
     extractor = Extractor(model.network, threads=settings.n_threads)
-    _Check(model, settings, extractor, common["geometry"].network_hw).all()
-    statistics = DistanceStatistics(*tensors["level"]) if "level" in tensors else None
+    grid_hw = _Check(model, settings, extractor, common["geometry"].network_hw).all()
+    wanted = settings.position_sigma is not None
+    statistics = read_statistics(model, (BANK, "level"), grid_hw, wanted=wanted, border=True)
     fusion = None
     if settings.score_fusion:
         stored, parts = model.header["score_fusion"], None
         if "part" in stored["weights"]:
-            part_statistics = DistanceStatistics(*tensors["part_level"])
+            part_grid_hw, setting = tensors["part_mean"].shape[:2], "score_fusion.weights.part"
+            part_statistics = read_statistics(model, (BANK, "part_level"), part_grid_hw, wanted=True, setting=setting)
+            assert part_statistics is not None, "wanted"
             parts = PositionGaussians(tensors["part_mean"], tensors["part_whitening"], part_statistics)
         gaussian = Gaussian(tensors["summary_mean"], tensors["summary_whitening"])
         good_scores, censored = tensors["good_scores"], stored["censored"]
@@ -122,16 +123,16 @@ class _Check:
         self.tensors = model.tensors[BANK]
         self.black: UInt8 = np.zeros((*network_hw, 3), np.uint8)
 
-    def all(self) -> None:
-        """Raise ModelFileError at the first part that does not fit."""
+    def all(self) -> tuple[int, int]:
+        """Return the (h, w) of the network's grid, or raise ModelFileError at the first part that does not fit."""
         features = self.extractor.features(self.black)
         if not _is_finite(features):
             raise self.refusal("features", "finite float32 (h, w, D)", describe(features), NETWORK)
         self.bank(features.shape[2])
         self.source(len(self.model.header["training"]), features.shape[0], features.shape[1])
-        self.statistics(features.shape[:2])
         if self.settings.score_fusion:
             self.fusion()
+        return features.shape[0], features.shape[1]
 
     def bank(self, n_features: int) -> None:
         bank, least = self.tensors["memory_bank"], self.settings.num_neighbors
@@ -148,19 +149,6 @@ class _Check:
         if known.size and (known.min() < 0 or (known.max(axis=0) >= limits).any()):
             got = f"{known.min(axis=0).tolist()} to {known.max(axis=0).tolist()}"
             raise self.refusal("source", f"rows from (0, 0, 0) to below {limits}, or of {UNKNOWN}", got)
-
-    def statistics(self, grid_hw: tuple[int, ...]) -> None:
-        stacked = self.tensors.get("level")
-        n_maps = 5 if stacked is not None and len(stacked) == 5 else 3  # 0.1.0 had none of the border
-        shape = (n_maps, *grid_hw)
-        got = "nothing" if stacked is None else describe(stacked)
-        if self.settings.position_sigma is None:
-            if stacked is not None:
-                raise self.refusal("level", "nothing as position_sigma is not set", got)
-        elif stacked is None or stacked.shape != shape or stacked.dtype != np.float32:
-            raise self.refusal("level", f"float32 {shape} as position_sigma is set", got)
-        else:
-            self.values("level", stacked)
 
     def fusion(self) -> None:
         if not self.extractor.outputs >= {"parts", "summary"}:
@@ -182,15 +170,12 @@ class _Check:
             wanted |= {
                 "part_mean": (np.float32, parts.shape),
                 "part_whitening": (np.float32, (*parts.shape, parts.shape[-1])),
-                "part_level": (np.float32, (3, *parts.shape[:2])),
             }
         for name, (dtype, shape) in wanted.items():
             array = self.tensors.get(name)
             if array is None or array.dtype != dtype or array.shape != shape or not np.isfinite(array).all():
                 got = "nothing" if array is None else describe(array)
                 raise self.refusal(name, f"finite {dtype.__name__} {shape}", got)
-        if "part" in weights:
-            self.values("part_level", self.tensors["part_level"])
 
     def weights(self) -> Mapping[str, float]:
         """Return the weights of the score's components, checked with the rest of `score_fusion`."""
@@ -205,14 +190,6 @@ class _Check:
         if not isinstance(stored["reason"], str):
             raise self.refusal("score_fusion.reason", "text", type(stored["reason"]).__name__, "model.json")
         return weights
-
-    def values(self, name: str, stacked: Float32) -> None:
-        """Raise if distance statistics, (3 or 5, h, w) float32, have values that would make nonsense of a score."""
-        deviations = stacked[[1, 4]] if len(stacked) == 5 else stacked[1]
-        if stacked.min() < 0 or deviations.min() < LEAST_SPREAD or not stacked.max() <= 1 / LEAST_SPREAD:
-            expected = f"distances of 0 or more, and deviations of at least {LEAST_SPREAD}"
-            got = f"{stacked[0].min()} to {stacked[0].max()}, and {deviations.min()} to {deviations.max()}"
-            raise self.refusal(name, expected, got)
 
     def refusal(self, name: str, expected: str, got: str, file: str = BANK) -> ModelFileError:
         return ModelFileError(message(name, expected, got, where=self.model.path / file, todo="Fit again."))

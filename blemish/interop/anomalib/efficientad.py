@@ -82,6 +82,7 @@ def _settings(source: Source, prepared: Preparation) -> EfficientAdSettings:
         early_stop=False,
         solve_last=False,
         top_share=0.0,
+        position_sigma=None,
         false_positive_rate=source.false_positive_rate,
         calibration=source.rule,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from blemish import DataError, EfficientAd, Engine, InputError, ModelFileError, NotFittedError, SaveError
 from blemish.detectors.base import PEAK_SHARE
@@ -16,6 +17,8 @@ from blemish.detectors.efficientad.checkpoint import load_checkpoint
 from blemish.detectors.efficientad.training import Training
 from blemish.detectors.registry import Trained, load
 from blemish.errors import ImageError
+from blemish.imaging.decode import read_image
+from blemish.ops.distance_statistics import fit_distance_statistics
 from blemish.types import Problem
 from tests.efficientad_models import SETTINGS, small_efficientad, write_teacher
 from tests.images import cut_off, good, goods, scratched, small_patchcore, write, write_goods
@@ -100,7 +103,8 @@ def test_it_meets_the_engine(teacher: Path, good_paths: list[Path]):
 
 @pytest.mark.slow
 def test_a_saved_model_predicts_bit_for_bit(trained: EfficientAd, folder: Path, tmp_path: Path):
-    assert sorted(path.name for path in folder.iterdir()) == ["model.json", "network.onnx", "weights.safetensors"]
+    names = ["model.json", "network.onnx", "statistics.safetensors", "weights.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == names
     loaded = EfficientAd.load(folder, threads=2)
     assert loaded.settings.to_dict() == trained.settings.to_dict()
     for image in (good(99), scratched(98)[0], scratched(97, 50, 140)[0]):
@@ -152,8 +156,6 @@ def test_training_images_of_the_calibration_set_know_their_scores(trained: Effic
     training = trained.fitted.training
     scores = [score for score in training.scores if score is not None]
     assert sorted(scores) == trained.calibration.scores.tolist()
-    for i in training.chosen:
-        assert trained.predict(training.paths[i]).score == pytest.approx(training.scores[i], rel=1e-5)
     assert EfficientAd.load(folder).fitted.training == training
 
 
@@ -166,6 +168,52 @@ def test_the_rate_can_be_moved(trained: EfficientAd, folder: Path):
 
 
 # Model folders that are not what they should be
+
+
+@pytest.mark.parametrize(
+    ("level", "text"),
+    [
+        (None, r"level: expected float32 \(3, 4, 4\) as position_sigma is set, got nothing"),
+        (np.ones((3, 4, 5), np.float32), r"level: expected float32 \(3, 4, 4\) as .*, got float32 \(3, 4, 5\)"),
+        (np.ones((5, 4, 4), np.float32), r"level: expected float32 \(3, 4, 4\) as .*, got float32 \(5, 4, 4\)"),
+        (np.zeros((3, 4, 4), np.float32), "level: expected distances of 0 or more, and deviations of at least"),
+        (np.full((3, 4, 4), np.nan, np.float32), "level: expected finite float32"),
+    ],
+)
+def test_statistics_that_cannot_be_are_refused(folder: Path, level: np.ndarray | None, text: str):
+    tensors = {"other": np.ones(1, np.float32)} if level is None else {"level": level}
+    replace_file(folder, "statistics.safetensors", safetensors.numpy.save(tensors))
+    with pytest.raises(ModelFileError, match=text):
+        EfficientAd.load(folder)
+
+
+def test_statistics_that_no_setting_asks_for_are_refused(folder: Path):
+    rewrite(folder, lambda header: header["settings"].update(position_sigma=None))
+    with pytest.raises(ModelFileError, match="level: expected nothing as position_sigma is not set"):
+        EfficientAd.load(folder)
+
+
+@pytest.mark.parametrize("changes", [{"position_sigma": None}, {"top_share": 0.0}, {"holdout": 0.3}])
+def test_without_positions_there_are_no_statistics(teacher: Path, tmp_path: Path, changes: dict[str, Any]):
+    images = write_goods(tmp_path / "images")
+    made = small_efficientad(teacher, **changes).fit(images)
+    training = made.fitted.training
+    assert made.fitted.maps.statistics is None
+    for i in training.chosen:
+        assert made.predict(training.paths[i]).score == pytest.approx(training.scores[i], rel=1e-5)
+    loaded = EfficientAd.load(made.save(tmp_path / "model"))
+    assert loaded.predict(good(50)).score == made.predict(good(50)).score
+
+
+def test_calibration_scores_are_by_the_statistics_of_the_other_images(trained: EfficientAd, good_paths: list[Path]):
+    maps, training = trained.fitted.maps, trained.fitted.training
+    inputs = [trained.fitted.geometry.prepare(read_image(path, None)) for path in good_paths]
+    known = [i for i, score in enumerate(training.scores) if score is not None]
+    cells = np.stack([maps.cells(*maps.raw(inputs[i])) for i in known])
+    _, without_itself = fit_distance_statistics(cells, 1.0)
+    expected = list(map(maps.cell_score, cells, without_itself))
+    assert [training.scores[i] for i in known] == pytest.approx(expected, rel=1e-5)
+    assert [maps.score(*maps.raw(inputs[i])) for i in known] != pytest.approx(expected, rel=1e-2)
 
 
 @pytest.mark.parametrize(

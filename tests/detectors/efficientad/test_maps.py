@@ -13,6 +13,7 @@ from blemish.detectors.efficientad.maps import Maps, Quantiles, open_maps, place
 from blemish.detectors.efficientad.settings import EfficientAdSettings
 from blemish.errors import ModelFileError
 from blemish.imaging.geometry import Geometry, MapRule
+from blemish.ops.distance_statistics import fit_distance_statistics
 from tests.lazy import torch
 
 SIDE = 64
@@ -84,6 +85,29 @@ def test_the_score_rises_with_a_small_defect_and_with_one_that_is_everywhere():
     assert made.score(small, other) > 1.5 * made.score(good, other)
     assert made.score(1.5 * good, other) == pytest.approx(1.5 * made.score(good, other))
     assert made.score(0 * good, other) == 0.0
+
+
+def test_with_statistics_the_score_counts_the_highest_z_scores():
+    good = np.stack([maps(top_share=0.1).cells(cells(seed), cells(seed + 50)) for seed in range(20)])
+    statistics, _ = fit_distance_statistics(good, 1.0)
+    made = maps(top_share=0.1)
+    one, other = 2 * cells(0), cells(1)
+    highest = np.sort(statistics.z_scores(made.cells(one, other)).reshape(-1))[-6:].mean()
+    expected = np.sqrt(made.score(one, other) * (1 + highest))
+    assert replace(made, statistics=statistics).score(one, other) == pytest.approx(expected, rel=1e-5)
+
+
+def test_with_statistics_a_place_where_good_images_differ_counts_less():
+    rng = np.random.default_rng(0)
+    good = np.full((30, 8, 8), 1.0, np.float32) + rng.uniform(0, 0.1, (30, 8, 8)).astype(np.float32)
+    good[:, 4:] += rng.uniform(0, 2, (30, 4, 8)).astype(np.float32)
+    nothing, plain = np.zeros((8, 8), np.float32), maps(top_share=0.02, share=0.0)
+    statistics, _ = fit_distance_statistics(np.stack([plain.cells(one, nothing) for one in good]), 0.0)
+    made = replace(plain, statistics=statistics)
+    calm, unsteady = (np.full((8, 8), 1.0, np.float32) for _ in range(2))
+    calm[1, 1] = unsteady[6, 6] = 2.5
+    assert plain.score(calm, nothing) == plain.score(unsteady, nothing)
+    assert made.score(calm, nothing) > 1.2 * made.score(unsteady, nothing)
 
 
 @pytest.mark.parametrize("border", ["edge", "zero", "normal"])
