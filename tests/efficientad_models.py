@@ -33,7 +33,7 @@ SETTINGS: dict[str, Any] = {
     "budget": None,
     "batch_size": 1,
     "crop": None,
-    "holdout": 0.5,
+    "holdout": 0.4,
     "early_stop": True,
     "solve_last": True,
     "false_positive_rate": 0.25,

@@ -118,10 +118,10 @@ def cases(tmp_path_factory: pytest.TempPathFactory, good_paths: list[Path], back
 
     def efficientad() -> Case:
         teacher = networks.write_teacher(folder / "teacher.safetensors")
-        told = {"teacher": teacher, "image_size": 48, "max_steps": 2, "lr": 1e-3, "holdout": 0.5, "rate": 0.25}
+        told = {"teacher": teacher, "image_size": 48, "max_steps": 2, "lr": 1e-3, "holdout": 0.4, "rate": 0.25}
         options = (
             "--model", "efficientad", "--teacher", str(teacher), "--image-size", "48", "--max-steps", "2",
-            "--lr", "1e-3", "--holdout", "0.5", "--device", "cpu", names.RATE_OPTION, "0.25",
+            "--lr", "1e-3", "--holdout", "0.4", "--device", "cpu", names.RATE_OPTION, "0.25",
         )  # fmt: skip
         return case(EfficientAd, {**told, "device": "cpu", "threads": 1}, options, 4)
 

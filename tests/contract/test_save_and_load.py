@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FILES = {
     "Patchcore": (names.HEADER, names.NETWORK, names.BANK),
     "Padim": (names.HEADER, names.NETWORK, "gaussians.safetensors"),
-    "EfficientAd": (names.HEADER, names.NETWORK, names.WEIGHTS, "statistics.safetensors"),
+    "EfficientAd": (names.HEADER, names.NETWORK, names.WEIGHTS),
 }
 PARTS = [(kind, name) for kind, found in FILES.items() for name in found]
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from blemish import DataError, EfficientAd, Engine, InputError, ModelFileError, NotFittedError, SaveError
+from blemish import DataError, EfficientAd, Engine, InputError, ModelFileError, NotFittedError, SaveError, runtime
 from blemish.detectors.base import PEAK_SHARE
 from blemish.detectors.efficientad.checkpoint import load_checkpoint
 from blemish.detectors.efficientad.training import Training
 from blemish.detectors.registry import Trained, load
 from blemish.errors import ImageError
+from blemish.exporters.graph import exported_graph
 from blemish.imaging.decode import read_image
 from blemish.ops.distance_statistics import fit_distance_statistics
 from blemish.types import Problem
@@ -35,6 +36,17 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(teacher: Path, good_paths: list[Path]) -> EfficientAd:
     """A detector after some steps; no test changes it."""
     return small_efficientad(teacher, max_steps=12).fit(good_paths)
+
+
+@pytest.fixture(scope="module")
+def many_paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_goods(tmp_path_factory.mktemp("many"), 50)
+
+
+@pytest.fixture(scope="module")
+def with_positions(teacher: Path, many_paths: list[Path]) -> EfficientAd:
+    """A detector with 30 calibration images, whose score counts positions; no test changes it."""
+    return small_efficientad(teacher, holdout=0.8).fit(many_paths)
 
 
 @pytest.fixture
@@ -103,8 +115,7 @@ def test_it_meets_the_engine(teacher: Path, good_paths: list[Path]):
 
 @pytest.mark.slow
 def test_a_saved_model_predicts_bit_for_bit(trained: EfficientAd, folder: Path, tmp_path: Path):
-    names = ["model.json", "network.onnx", "statistics.safetensors", "weights.safetensors"]
-    assert sorted(path.name for path in folder.iterdir()) == names
+    assert sorted(path.name for path in folder.iterdir()) == ["model.json", "network.onnx", "weights.safetensors"]
     loaded = EfficientAd.load(folder, threads=2)
     assert loaded.settings.to_dict() == trained.settings.to_dict()
     for image in (good(99), scratched(98)[0], scratched(97, 50, 140)[0]):
@@ -167,7 +178,7 @@ def test_the_rate_can_be_moved(trained: EfficientAd, folder: Path):
     assert EfficientAd.load(loaded.save(folder)).threshold == loaded.threshold
 
 
-# Model folders that are not what they should be
+# Statistics of positions
 
 
 @pytest.mark.parametrize(
@@ -180,40 +191,55 @@ def test_the_rate_can_be_moved(trained: EfficientAd, folder: Path):
         (np.full((3, 4, 4), np.nan, np.float32), "level: expected finite float32"),
     ],
 )
-def test_statistics_that_cannot_be_are_refused(folder: Path, level: np.ndarray | None, text: str):
+def test_statistics_that_cannot_be_are_refused(
+    with_positions: EfficientAd, tmp_path: Path, level: np.ndarray | None, text: str
+):
+    folder = with_positions.save(tmp_path / "model")
+    assert EfficientAd.load(folder).predict(good(50)).score == with_positions.predict(good(50)).score
     tensors = {"other": np.ones(1, np.float32)} if level is None else {"level": level}
     replace_file(folder, "statistics.safetensors", safetensors.numpy.save(tensors))
     with pytest.raises(ModelFileError, match=text):
         EfficientAd.load(folder)
 
 
-def test_statistics_that_no_setting_asks_for_are_refused(folder: Path):
+def test_statistics_that_no_setting_asks_for_are_refused(with_positions: EfficientAd, tmp_path: Path):
+    folder = with_positions.save(tmp_path / "model")
     rewrite(folder, lambda header: header["settings"].update(position_sigma=None))
     with pytest.raises(ModelFileError, match="level: expected nothing as position_sigma is not set"):
         EfficientAd.load(folder)
 
 
-@pytest.mark.parametrize("changes", [{"position_sigma": None}, {"top_share": 0.0}, {"holdout": 0.3}])
-def test_without_positions_there_are_no_statistics(teacher: Path, tmp_path: Path, changes: dict[str, Any]):
-    images = write_goods(tmp_path / "images")
-    made = small_efficientad(teacher, **changes).fit(images)
+@pytest.mark.parametrize("changes", [{"position_sigma": None}, {"top_share": 0.0}, {"holdout": 0.7}])
+def test_without_positions_there_are_no_statistics(teacher: Path, many_paths: list[Path], changes: dict[str, Any]):
+    made = small_efficientad(teacher, **{"holdout": 0.8, **changes}).fit(many_paths)
     training = made.fitted.training
     assert made.fitted.maps.statistics is None
     for i in training.chosen:
         assert made.predict(training.paths[i]).score == pytest.approx(training.scores[i], rel=1e-5)
-    loaded = EfficientAd.load(made.save(tmp_path / "model"))
-    assert loaded.predict(good(50)).score == made.predict(good(50)).score
 
 
-def test_calibration_scores_are_by_the_statistics_of_the_other_images(trained: EfficientAd, good_paths: list[Path]):
-    maps, training = trained.fitted.maps, trained.fitted.training
-    inputs = [trained.fitted.geometry.prepare(read_image(path, None)) for path in good_paths]
-    known = [i for i, score in enumerate(training.scores) if score is not None]
-    cells = np.stack([maps.cells(*maps.raw(inputs[i])) for i in known])
+def test_calibration_scores_are_by_the_statistics_of_the_other_images(
+    with_positions: EfficientAd, many_paths: list[Path]
+):
+    fitted = with_positions.fitted
+    known = [i for i, score in enumerate(fitted.training.scores) if score is not None]
+    raw = [fitted.maps.raw(fitted.geometry.prepare(read_image(many_paths[i], None))) for i in known]
+    cells = np.stack([fitted.maps.cells(*pair) for pair in raw])
     _, without_itself = fit_distance_statistics(cells, 1.0)
-    expected = list(map(maps.cell_score, cells, without_itself))
-    assert [training.scores[i] for i in known] == pytest.approx(expected, rel=1e-5)
-    assert [maps.score(*maps.raw(inputs[i])) for i in known] != pytest.approx(expected, rel=1e-2)
+    expected = list(map(fitted.maps.cell_score, cells, without_itself))
+    assert len(known) == 30
+    assert [fitted.training.scores[i] for i in known] == pytest.approx(expected, rel=1e-5)
+    assert [fitted.maps.score(*pair) for pair in raw] != pytest.approx(expected, rel=1e-2)
+
+
+def test_an_exported_graph_counts_positions(with_positions: EfficientAd):
+    session = runtime.load(exported_graph(with_positions), threads=1, passes=False)
+    for image in (good(60), scratched(61)[0]):
+        result = session.run(image[None])
+        assert float(result["score"][0]) == pytest.approx(with_positions.predict(image).score, rel=1e-5)
+
+
+# Model folders that are not what they should be
 
 
 @pytest.mark.parametrize(
