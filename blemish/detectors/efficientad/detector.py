@@ -125,7 +125,7 @@ class EfficientAd(Detector[EfficientAdSettings, EfficientAdState]):
 
     def _score(self, image: UInt8, network_input: UInt8, state: EfficientAdState) -> Scored:
         pair = state.maps.raw(network_input)
-        network_map = state.maps.joined(*pair)
+        network_map = state.maps.anomaly_map(*pair)
         hw = (image.shape[0], image.shape[1])
         return Scored(state.maps.score(*pair), state.geometry.to_image(network_map, hw))
 

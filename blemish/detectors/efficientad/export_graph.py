@@ -28,19 +28,20 @@ def add_scores(graph: Graph, state: EfficientAdState, image: str) -> ScoreTensor
         for tensor, quantiles, weight in zip(found, (maps.student, maps.autoencoder), weights, strict=True)
     ]
     joined = graph.add("Sum", both)
-    cells_hw = maps.cells_hw
-    score = _score(graph, maps, joined, cells_hw) if maps.top_share else ""
+    cells_hw, score, cells = maps.cells_hw, "", joined
+    if maps.top_share:
+        score, cells = _score(graph, maps, joined, cells_hw)
     rows, columns, border = maps.placement(cells_hw)
     if border:
-        joined = graph.add("Sub", [joined, graph.number(border)])
-    network_map = resampled(graph, "map", joined, rows, columns)
+        cells = graph.add("Sub", [cells, graph.number(border)])
+    network_map = resampled(graph, "map", cells, rows, columns)
     if border:
         network_map = graph.add("Add", [network_map, graph.number(border)])
     return ScoreTensors(score or graph.reduce("ReduceMax", network_map, 1, 2), network_map)
 
 
-def _score(graph: Graph, maps: Maps, joined: str, cells_hw: tuple[int, int]) -> str:
-    """Return (B,) image scores of joined (B, h, w) maps: `Maps.cell_score`."""
+def _score(graph: Graph, maps: Maps, joined: str, cells_hw: tuple[int, int]) -> tuple[str, str]:
+    """Return (B,) image scores of joined (B, h, w) maps, `Maps.cell_score`, and what the anomaly map is made of."""
     rows, columns = axis_matrices(maps.smooth, cells_hw)
     cells = resampled(graph, "cells", graph.add("Sub", [joined, graph.number(maps.zero)]), rows, columns)
     n = n_highest(maps.top_share, cells_hw[0] * cells_hw[1])
@@ -48,9 +49,10 @@ def _score(graph: Graph, maps: Maps, joined: str, cells_hw: tuple[int, int]) -> 
     product = graph.add("Mul", [top, graph.reduce("ReduceMean", cells, 1, 2)])
     score = graph.add("Sqrt", [graph.add("Relu", [product])])
     if maps.statistics is None:
-        return score
-    highest = mean_of_largest(graph, z_scores(graph, "map", cells, maps.statistics), n)
-    return graph.add("Sqrt", [graph.add("Mul", [score, graph.add("Add", [highest, graph.number(1.0)])])])
+        return score, joined
+    z = z_scores(graph, "map", cells, maps.statistics)
+    counted = graph.add("Add", [mean_of_largest(graph, z, n), graph.number(1.0)])
+    return graph.add("Sqrt", [graph.add("Mul", [score, counted])]), z
 
 
 def _normalised(graph: Graph, values: str, quantiles: Quantiles, weight: float) -> str:

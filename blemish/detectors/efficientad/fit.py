@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from blemish.detectors.efficientad.settings import EfficientAdSettings
     from blemish.detectors.efficientad.teacher import Teacher
     from blemish.imaging.geometry import Geometry
-    from blemish.types import Int64
+    from blemish.types import Float32, Int64
 
 # Crops instead of whole images where time is short: 24 x 24 outputs, 125 x 125 pixels.
 SHORT_CROP = 24
@@ -243,13 +243,17 @@ def _calibrated(
     student, autoencoder = (Quantiles.of(np.stack([pair[k] for pair in raw[: len(split.held)]])) for k in (0, 1))
     maps = replace(maps, student=student, autoencoder=autoencoder, share=_share(training.explained()))
     others, settings = raw[len(split.held) :], training.settings
-    levels = [float(np.quantile(maps.joined(*pair), 1 - settings.top_share)) for pair in others]
+
+    def level(network_map: Float32) -> float:
+        return float(np.quantile(network_map, 1 - settings.top_share))
+
     if not settings.counts_positions(len(others)):
-        return maps, [maps.score(*pair) for pair in others], levels
-    cells = np.stack([maps.cells(*pair) for pair in others])
+        return maps, [maps.score(*pair) for pair in others], [level(maps.joined(*pair)) for pair in others]
     assert settings.position_sigma is not None, "positions count"
+    cells = np.stack([maps.cells(*pair) for pair in others])
     statistics, z_scores = fit_distance_statistics(cells, settings.position_sigma)
-    return replace(maps, statistics=statistics), list(map(maps.cell_score, cells, z_scores)), levels
+    scores, levels = map(maps.cell_score, cells, z_scores), [level(maps.at_input_size(one)) for one in z_scores]
+    return replace(maps, statistics=statistics), list(scores), levels
 
 
 def _of_calibration(

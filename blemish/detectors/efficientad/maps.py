@@ -82,13 +82,27 @@ class Maps:
 
     def joined(self, student: Float32, autoencoder: Float32) -> Float32:
         """Return the weighted mean of the normalised maps at the size of the network's input."""
+        return self.at_input_size(self.smooth(self._mean(student, autoencoder)), self._border_value())
+
+    def anomaly_map(self, student: Float32, autoencoder: Float32) -> Float32:
+        """Return the map at the size of the network's input: of z-scores where there are statistics, else joined."""
+        if self.statistics is None:
+            return self.joined(student, autoencoder)
+        return self.at_input_size(self.statistics.z_scores(self.cells(student, autoencoder)))
+
+    def at_input_size(self, cells: Float32, around: float = 0.0) -> Float32:
+        """Return cells of the networks' own grid, (h, w) float32, at the size of the network's input.
+
+        Args:
+            cells: smoothed.
+            around: value of the border where it is not that of the outermost cells.
+        """
         hw = self.geometry.network_hw
-        both = self.smooth(self._mean(student, autoencoder))
         if self.padding or not self.pad_maps:
-            return upsample(both, hw)
+            return upsample(cells, hw)
         if self.border == "edge":
-            return placed(both, hw)
-        return upsample(np.pad(both, PAD, constant_values=self._border_value()).astype(np.float32), hw)
+            return placed(cells, hw)
+        return upsample(np.pad(cells, PAD, constant_values=around).astype(np.float32), hw)
 
     def cells(self, student: Float32, autoencoder: Float32) -> Float32:
         """Return the smoothed joined map on the networks' own grid, (h, w) float32, 0 where both raw maps are 0."""
@@ -127,18 +141,22 @@ class Maps:
         return float(self._mean(nothing, nothing)[0])
 
     def placement(self, cells_hw: tuple[int, int]) -> tuple[Float32, Float32, float]:
-        """Return the joined map of mean normalised maps as products, for export: rows, columns and a value.
+        """Return the anomaly map as products, for export: rows, columns and a value.
 
-        The map at the size of the network's input is rows @ (cells - value) @ columns.T + value.
+        The map at the size of the network's input is rows @ (cells - value) @ columns.T + value, of z-scores where
+        there are statistics, else of mean normalised maps, which are smoothed by it too.
         """
         hw = self.geometry.network_hw
-        rows, columns = axis_matrices(self.smooth, cells_hw)
+        height, width = cells_hw
+        identities = np.eye(height, dtype=np.float32), np.eye(width, dtype=np.float32)
+        rows, columns = identities if self.statistics is not None else axis_matrices(self.smooth, cells_hw)
         if self.padding or not self.pad_maps or self.border == "edge":
             lay = placed if self.pad_maps and not self.padding else upsample
             tall, wide = axis_matrices(lambda cells: lay(cells, hw), cells_hw)
             return tall @ rows, wide @ columns, 0.0
-        tall, wide = axis_matrices(lambda cells: upsample(cells, hw), (cells_hw[0] + 2 * PAD, cells_hw[1] + 2 * PAD))
-        return tall[:, PAD:-PAD] @ rows, wide[:, PAD:-PAD] @ columns, self._border_value()
+        tall, wide = axis_matrices(lambda cells: upsample(cells, hw), (height + 2 * PAD, width + 2 * PAD))
+        value = self._border_value() if self.statistics is None else 0.0
+        return tall[:, PAD:-PAD] @ rows, wide[:, PAD:-PAD] @ columns, value
 
     def smooth(self, cells: Float32) -> Float32:
         """Return smoothed cells of the networks' own grid, (h, w) float32."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +237,22 @@ def test_an_exported_graph_counts_positions(with_positions: EfficientAd):
     session = runtime.load(exported_graph(with_positions), threads=1, passes=False)
     for image in (good(60), scratched(61)[0]):
         result = session.run(image[None])
-        assert float(result["score"][0]) == pytest.approx(with_positions.predict(image).score, rel=1e-5)
+        found = with_positions.predict(image)
+        assert float(result["score"][0]) == pytest.approx(found.score, rel=1e-5)
+        np.testing.assert_allclose(result["anomaly_map"][0], found.anomaly_map, atol=1e-5 * found.anomaly_map.max())
+
+
+@pytest.mark.parametrize("border", ["edge", "zero", "normal"])
+def test_the_anomaly_map_is_of_z_scores(with_positions: EfficientAd, border: str):
+    maps = replace(with_positions.fitted.maps, border=border)
+    pair = maps.raw(maps.geometry.prepare(scratched(61)[0]))
+    z_scores = maps.statistics.z_scores(maps.cells(*pair))
+    found = maps.anomaly_map(*pair)
+    np.testing.assert_array_equal(found, maps.at_input_size(z_scores))
+    rows, columns, value = maps.placement(maps.cells_hw)
+    np.testing.assert_allclose(found, rows @ (z_scores - value) @ columns.T + value, atol=1e-4)
+    assert found.max() <= z_scores.max() + 1e-4
+    assert replace(maps, statistics=None).anomaly_map(*pair) == pytest.approx(maps.joined(*pair))
 
 
 # Model folders that are not what they should be
