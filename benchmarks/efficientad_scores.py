@@ -57,7 +57,7 @@ def candidates(model, good, test):
     for name, change in {None: {}, **MAPS}.items():
         maps = replace(model.fitted.maps, **{key: value for key, value in change.items() if key != "sigma"})
         if "sigma" in change:
-            rule = replace(maps.geometry.map_rule, sigma_px=change["sigma"])
+            rule = maps.geometry.map_rule._replace(sigma_px=change["sigma"])
             maps = replace(maps, geometry=replace(maps.geometry, map_rule=rule))
         cells = [np.stack([maps.cells(*pair) for pair in pairs]) for pairs in (good, test)]
         statistics, z_scores = fit_distance_statistics(cells[0], 1.0)

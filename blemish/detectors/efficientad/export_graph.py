@@ -44,15 +44,11 @@ def _score(graph: Graph, maps: Maps, joined: str, cells_hw: tuple[int, int]) -> 
     """Return (B,) image scores of joined (B, h, w) maps, `Maps.cell_score`, and what the anomaly map is made of."""
     rows, columns = axis_matrices(maps.smooth, cells_hw)
     cells = resampled(graph, "cells", graph.add("Sub", [joined, graph.number(maps.zero)]), rows, columns)
-    n = n_highest(maps.top_share, cells_hw[0] * cells_hw[1])
-    top = mean_of_largest(graph, cells, n)
-    product = graph.add("Mul", [top, graph.reduce("ReduceMean", cells, 1, 2)])
+    counted = cells if maps.statistics is None else z_scores(graph, "map", cells, maps.statistics)
+    top = mean_of_largest(graph, counted, n_highest(maps.top_share, cells_hw[0] * cells_hw[1]))
+    product = graph.add("Mul", [top, graph.reduce("ReduceMean", counted, 1, 2)])
     score = graph.add("Sqrt", [graph.add("Relu", [product])])
-    if maps.statistics is None:
-        return score, joined
-    z = z_scores(graph, "map", cells, maps.statistics)
-    counted = graph.add("Add", [mean_of_largest(graph, z, n), graph.number(1.0)])
-    return graph.add("Sqrt", [graph.add("Mul", [score, counted])]), z
+    return score, joined if maps.statistics is None else counted
 
 
 def _normalised(graph: Graph, values: str, quantiles: Quantiles, weight: float) -> str:

@@ -42,9 +42,6 @@ TIMED_ON_GPU = 8  # the first load programs and record the CUDA graph
 AFTER = 2.5  # seconds of a prediction over those of the teacher alone
 AFTER_S = 3.0  # building the graph
 ROOM = 1.3  # over the least budget, in the advice for one that is too small
-# Share of the calibration scores above the median that the tail censors. The scores of good images have heavier tails
-# than PatchCore's: with its 40 % twice as many were called defective as stated.
-CENSORED = 0.2
 LEAST_SHARE = 0.1  # of a budget, for training where reading the images took all of it
 
 
@@ -252,8 +249,8 @@ def _calibrated(
     assert settings.position_sigma is not None, "positions count"
     cells = np.stack([maps.cells(*pair) for pair in others])
     statistics, z_scores = fit_distance_statistics(cells, settings.position_sigma)
-    scores, levels = map(maps.cell_score, cells, z_scores), [level(maps.at_input_size(one)) for one in z_scores]
-    return replace(maps, statistics=statistics), list(scores), levels
+    levels = [level(maps.at_input_size(one)) for one in z_scores]
+    return replace(maps, statistics=statistics), list(map(maps.cell_score, z_scores)), levels
 
 
 def _of_calibration(
@@ -267,8 +264,8 @@ def _of_calibration(
     rate, rule = settings.false_positive_rate, settings.calibration
     names, sizes_hw = images.names, images.sizes_hw
     return {
-        "image_calibration": Calibration.from_scores(scores, rate, rule, censored=CENSORED),
-        "pixel_calibration": Calibration.from_scores(levels, rate, rule, censored=CENSORED),
+        "image_calibration": Calibration.from_scores(scores, rate, rule),
+        "pixel_calibration": Calibration.from_scores(levels, rate, rule),
         "pixel_share": settings.top_share,
         "training": TrainingRecord.calibrated(names, sizes_hw, chosen=chosen, scores=scores, map_peaks=levels),
     }

@@ -59,7 +59,7 @@ class Maps:
             as anomalib does, "normal" puts 0 into the joined map as nelson1425 does.
         share: weight of the autoencoder's map, the student's is the rest: half in Batzner et al. 2024.
         top_share: share of the cells, the highest, whose mean is in the image score; 0 for the highest value alone.
-        statistics: of good images' cells at each position, by which the score counts them too; None for plain cells.
+        statistics: of good images' cells at each position; score and map are of z-scores then. None for plain cells.
     """
 
     model: bytes
@@ -109,24 +109,22 @@ class Maps:
         return self.smooth(self._mean(student, autoencoder) - np.float32(self.zero))
 
     def score(self, student: Float32, autoencoder: Float32) -> float:
-        """Return the image score: that of the cells and of their z-scores, or the highest value of the joined map.
+        """Return the image score: that of the cells, or of their z-scores, or the highest value of the joined map.
 
         Differs: the paper takes the highest value, as `top_share` 0 does.
         """
         if not self.top_share:
             return float(self.joined(student, autoencoder).max())
         cells = self.cells(student, autoencoder)
-        return self.cell_score(cells, None if self.statistics is None else self.statistics.z_scores(cells))
+        return self.cell_score(cells if self.statistics is None else self.statistics.z_scores(cells))
 
-    def cell_score(self, cells: Float32, z_scores: Float32 | None) -> float:
-        """Return the geometric mean of the highest cells' mean and the mean of all; its own with 1 + that of z-scores.
+    def cell_score(self, cells: Float32) -> float:
+        """Return the geometric mean of the highest cells' mean and of the mean of all, (h, w) float32.
 
-        Small defects raise the first, those that spread over the image the second, and those at a place where good
-        images hardly vary the highest z-scores. These are 0 in some good images: 1 keeps the other two apart.
+        Small defects raise the first, those that spread over the image the second.
         """
         product = mean_of_highest(cells, self.top_share) * float(cells.mean(dtype=np.float64))
-        score = float(np.sqrt(max(product, 0.0)))
-        return score if z_scores is None else float(np.sqrt(score * (1 + mean_of_highest(z_scores, self.top_share))))
+        return float(np.sqrt(max(product, 0.0)))
 
     @property
     def cells_hw(self) -> tuple[int, int]:

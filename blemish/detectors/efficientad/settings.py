@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
 Border = Literal["edge", "zero", "normal"]
 LEAST_IMAGES = 4
-# Calibration images: with fewer the deviation at a position is off by more than an eighth. With 15 castings a fifth of
-# the good ones were called defective.
+# Calibration images: with fewer the deviation at a position is off by more than an eighth.
 LEAST_POSITION = 30
 MAX_STEPS = 70_000  # Batzner et al. 2024, section 4 and appendix
 LONGEST = 4  # long side over short side of the network input: the receptive field needs 33 px of both
@@ -120,7 +119,7 @@ class EfficientAdSettings(Settings):
     position_sigma: float | None = setting(
         1.0,
         "Standard deviation, in cells, of the Gaussian that smooths the per-position statistics of good maps, by which "
-        "the image score counts the cells once more; None for plain cells alone. It needs top_share above 0.",
+        "maps are normalised where there are 30 calibration images; None for plain maps. It needs top_share above 0.",
         number(0, 100, optional=True),
         absent=None,
     )
@@ -200,7 +199,7 @@ class EfficientAdSettings(Settings):
         return self.budget
 
     def counts_positions(self, n_calibration: int) -> bool:
-        """Return whether the image score counts the positions of cells, with so many calibration images."""
+        """Return whether maps are normalised at each position, with so many calibration images."""
         return self.position_sigma is not None and self.top_share > 0 and n_calibration >= LEAST_POSITION
 
     def geometry(self, images_hw: Sequence[tuple[int, int]] = ((1, 1),)) -> Geometry:
