@@ -198,9 +198,14 @@ class EfficientAdSettings(Settings):
         assert not isinstance(self.budget, str), "the check turns text into seconds"
         return self.budget
 
+    @property
+    def may_count_positions(self) -> bool:
+        """Whether maps are normalised at each position, with enough calibration images."""
+        return self.position_sigma is not None and self.top_share > 0
+
     def counts_positions(self, n_calibration: int) -> bool:
-        """Return whether maps are normalised at each position, with so many calibration images."""
-        return self.position_sigma is not None and self.top_share > 0 and n_calibration >= LEAST_POSITION
+        """Return whether a fit normalises maps at each position, with so many calibration images."""
+        return self.may_count_positions and n_calibration >= LEAST_POSITION
 
     def geometry(self, images_hw: Sequence[tuple[int, int]] = ((1, 1),)) -> Geometry:
         """Return the geometry for images of these (height, width), square ones by default.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from blemish.modelfolder.folder import ModelFolder
 
 STATISTICS = "statistics.safetensors", "level"
+NORMALISED = "normalised_positions"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class EfficientAdState(DetectorState):
         return {
             "quantiles": {"student": self.maps.student, "autoencoder": self.maps.autoencoder},
             "autoencoder_share": self.maps.share,
+            **({} if self.maps.statistics is None else {NORMALISED: True}),
             "history": dict(self.history),
         }
 
@@ -71,10 +73,20 @@ def read_state(model: ModelFolder, settings: EfficientAdSettings, common: Mappin
         autoencoder=autoencoder,
         share=float(check_number("autoencoder_share", header["autoencoder_share"], low=0, high=0.5)),
     )
-    wanted = settings.counts_positions(len(header["thresholds"]["image_scores"]))
-    statistics = read_statistics(model, STATISTICS, maps.cells_hw, wanted=wanted)
+    wanted = _is_normalised(header, settings)
+    statistics = read_statistics(model, STATISTICS, maps.cells_hw, wanted=wanted, setting=NORMALISED)
     maps = replace(maps, statistics=statistics)
     return EfficientAdState(maps=maps, history=dict(header["history"]), **common)
+
+
+def _is_normalised(header: Mapping[str, Any], settings: EfficientAdSettings) -> bool:
+    """Return whether the maps are normalised at each position: so the fit decided, by its calibration images."""
+    if NORMALISED not in header:
+        return False
+    if header[NORMALISED] is not True or not settings.may_count_positions:
+        expected = "true, with a position_sigma and a top_share above 0, or nothing"
+        raise InputError(message(NORMALISED, expected, repr(header[NORMALISED])))
+    return True
 
 
 def _check_geometry(settings: EfficientAdSettings, stored: Geometry) -> None:

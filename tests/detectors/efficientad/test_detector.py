@@ -185,7 +185,7 @@ def test_the_rate_can_be_moved(trained: EfficientAd, folder: Path):
 @pytest.mark.parametrize(
     ("level", "text"),
     [
-        (None, r"level: expected float32 \(3, 4, 4\) as position_sigma is set, got nothing"),
+        (None, r"level: expected float32 \(3, 4, 4\) as normalised_positions is set, got nothing"),
         (np.ones((3, 4, 5), np.float32), r"level: expected float32 \(3, 4, 4\) as .*, got float32 \(3, 4, 5\)"),
         (np.ones((5, 4, 4), np.float32), r"level: expected float32 \(3, 4, 4\) as .*, got float32 \(5, 4, 4\)"),
         (np.zeros((3, 4, 4), np.float32), "level: expected distances of 0 or more, and deviations of at least"),
@@ -203,10 +203,20 @@ def test_statistics_that_cannot_be_are_refused(
         EfficientAd.load(folder)
 
 
-def test_statistics_that_no_setting_asks_for_are_refused(with_positions: EfficientAd, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda h: h["settings"].update(position_sigma=None), "normalised_positions: expected true, with a position_"),
+        (lambda h: h.update(normalised_positions=1), "normalised_positions: expected true, .* or nothing, got 1"),
+        (lambda h: h.pop("normalised_positions"), "level: expected nothing as normalised_positions is not set"),
+    ],
+)
+def test_statistics_that_no_setting_asks_for_are_refused(
+    with_positions: EfficientAd, tmp_path: Path, change: Any, text: str
+):
     folder = with_positions.save(tmp_path / "model")
-    rewrite(folder, lambda header: header["settings"].update(position_sigma=None))
-    with pytest.raises(ModelFileError, match="level: expected nothing as position_sigma is not set"):
+    rewrite(folder, change)
+    with pytest.raises(ModelFileError, match=text):
         EfficientAd.load(folder)
 
 
