@@ -59,7 +59,7 @@ def test_a_category_with_and_one_without_position(data_root: Path, run, tmp_path
         images.mkdir()
         for path in sorted((data_root / place / "train" / "good").iterdir())[:50]:
             (images / path.name).symlink_to(path)
-        assert run("fit", images, "--image-size", 160, "--out", tmp_path / f"{name}-model")[0] == 0
+        assert run("fit", images, "--out", tmp_path / f"{name}-model")[0] == 0
         out = tmp_path / f"{name}.onnx"
         assert run("export", tmp_path / f"{name}-model", "--out", out)[0] == 0
         header = json.loads((tmp_path / f"{name}-model" / "model.json").read_text())
