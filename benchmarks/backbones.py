@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from ablation import Places
 from defaults import METRICS
-from results import add_json_option, table, write
+from results import add_json_option, show, table, write
 
 from blemish import Engine, MVTecAD, Patchcore
 
@@ -95,10 +95,7 @@ def main():
     for figure, rows in rows_of(found, asked.candidates, sets):
         tables.append(table(figure, rows, formats=dict.fromkeys(asked.candidates, FIGURES[figure])))
     tables.append(table("Cost", list(table_of_costs(found, asked.candidates, sets)), formats=FORMATS))
-    for one in tables:
-        print(one["title"])
-        for row in one["rows"]:
-            print("  ", *(f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row), sep="  ")
+    show(tables)
     write(asked.json, tables)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from ablation import Places
-from results import add_json_option, table, write
+from results import add_json_option, show, table, write
 
 from blemish import Engine, MVTecAD, Patchcore
 from blemish.data.synthetic.defects import synthetic_defects
@@ -450,10 +450,7 @@ def main():
         if any(its == draw for _, its in found):
             title = f"The defaults, {'all good images' if draw == 'all' else '20 good images'}"
             tables.append(table(title, table_of_defaults(found, draw), formats=FORMATS))
-    for one in tables:
-        print(one["title"])
-        for row in one["rows"]:
-            print("  ", *(f"{cell:.3f}" if is_number(cell) else cell for cell in row), sep="  ")
+    show(tables)
     write(asked.json, tables)
 
 

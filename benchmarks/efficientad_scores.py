@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from efficientad_sets import SETS
-from results import add_json_option, table, write
+from results import add_json_option, show, table, write
 
 from blemish import EfficientAd, MVTecAD
 from blemish.detectors.efficientad.settings import LEAST_POSITION
@@ -132,10 +132,7 @@ def main():
         found[category] = figures(model, MVTecAD(asked.root / path.parent, path.name))
         print(category, {name: round(numbers[0], 3) for name, numbers in found[category].items()}, flush=True)
     made = tables(found)
-    for one in made:
-        print(one["title"])
-        for row in one["rows"]:
-            print("  ", *(f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row), sep="  ")
+    show(made)
     write(asked.json, made)
 
 

@@ -69,6 +69,14 @@ def commit():
         return ""
 
 
+def show(tables):
+    """Print the titles and rows of tables."""
+    for one in tables:
+        print(one["title"])
+        for row in one["rows"]:
+            print("  ", *(f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row), sep="  ")
+
+
 def write(path, tables, data=None):
     """Write a file of results."""
     path.parent.mkdir(parents=True, exist_ok=True)

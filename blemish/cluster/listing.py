@@ -104,17 +104,20 @@ def _followed(system: Any, entry: Mapping[str, Any]) -> Mapping[str, Any]:
         return entry
     try:
         found: Mapping[str, Any] = {**system.info(entry["name"]), "name": entry["name"]}
-    except FileNotFoundError:
+    except OSError:
         return entry
     return found
 
 
 def _has_image_bytes(system: Any, entry: Mapping[str, Any]) -> bool:
-    """Return whether a file of another ending, or none, starts like an image."""
+    """Return whether a file of another ending, or none, starts like an image. False if it can't be read."""
     if entry["type"] != "file":
         return False
-    with system.open(entry["name"], "rb") as file:
-        return is_start_of_image(file.read(START_BYTES), int(entry.get("size") or 0))
+    try:
+        with system.open(entry["name"], "rb") as file:
+            return is_start_of_image(file.read(START_BYTES), int(entry.get("size") or 0))
+    except OSError:
+        return False
 
 
 def _image_file(system: Any, place: str, info: Mapping[str, Any]) -> ImageFile:

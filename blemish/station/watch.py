@@ -49,7 +49,7 @@ class Watch:
         self._service, self._folder, self._model = service, folder, model
         self._stop, self._is_gone = threading.Event(), False
         self._seen: dict[str, _Seen] = {}
-        self._strangers: dict[str, tuple[int, int]] = {}
+        self._strangers: dict[str, tuple[tuple[int, int], bool]] = {}
         self._done = {(path.name, *_facts(path)) for path in self._old()}
         self.n_inspected = 0
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -102,11 +102,10 @@ class Watch:
         """Return whether a file is an image by its ending, or else by its first bytes, read once as long as it is."""
         if path.suffix.lower() in IMAGE_ENDINGS:
             return True
-        facts = _facts(path)
-        if self._strangers.get(path.name) != facts and has_image_bytes(path):
-            return True
-        self._strangers[path.name] = facts
-        return False
+        facts, known = _facts(path), self._strangers.get(path.name)
+        if known is None or known[0] != facts:
+            known = self._strangers[path.name] = facts, has_image_bytes(path)
+        return known[1]
 
     def _look_at(self, path: Path) -> None:
         size, mtime_ns = _facts(path)

@@ -288,6 +288,16 @@ def test_a_merge_that_was_killed_is_ended_by_the_next_run(tmp_path: Path):
     assert list(folder.iterdir()) == []
 
 
+def test_a_file_that_cannot_be_opened_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError("no")
+
+    write_goods(tmp_path, 2)
+    (tmp_path / "notes").write_text("secret")
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.open", refuse)
+    assert [Path(file.path).name for file in find_files([str(tmp_path)], {})] == ["000.png", "001.png"]
+
+
 def test_folders_are_listed_once_in_natural_order(tmp_path: Path):
     write_goods(tmp_path / "b", 2)
     write_goods(tmp_path / "b" / "10", 1)

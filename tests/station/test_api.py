@@ -379,6 +379,30 @@ def test_images_that_arrive_in_a_folder_are_inspected_once(
 
 
 @pytest.mark.slow
+def test_first_bytes_of_a_watched_file_are_read_once(
+    opened_station: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from blemish.data.discovery import has_image_bytes
+    from blemish.station.watch import Watch
+
+    read: list[str] = []
+    monkeypatch.setattr("blemish.station.watch.SETTLED_S", 0.1)
+    monkeypatch.setattr("blemish.station.watch.POLL_S", 0.03)
+    monkeypatch.setattr(
+        "blemish.station.watch.has_image_bytes", lambda path: read.append(path.name) or has_image_bytes(path)
+    )
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("none")
+    watch = Watch(opened_station(), tmp_path / "in")
+    (tmp_path / "one.bin").write_bytes(png(good(2)))
+    (tmp_path / "one.bin").rename(tmp_path / "in" / "one.bin")
+    wait_for(lambda: watch.n_inspected == 1)
+    time.sleep(0.3)
+    watch.close()
+    assert sorted(read) == ["notes.txt", "one.bin"]
+
+
+@pytest.mark.slow
 def test_an_empty_file_in_a_watched_folder_is_said(
     opened_station: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -60,6 +60,7 @@ class Maps:
         share: weight of the autoencoder's map, the student's is the rest: half in Batzner et al. 2024.
         top_share: share of the cells, the highest, whose mean is in the image score; 0 for the highest value alone.
         statistics: of good images' cells at each position; score and map are of z-scores then. None for plain cells.
+        cells_hw: size of the networks' own grid, (h, w), as `open_maps` found it.
     """
 
     model: bytes
@@ -73,6 +74,7 @@ class Maps:
     share: float = 0.5
     top_share: float = 0.0
     statistics: DistanceStatistics | None = None
+    cells_hw: tuple[int, int] = (0, 0)
 
     def raw(self, network_input: UInt8) -> tuple[Float32, Float32]:
         """Return both maps, (h, w) float32, of one input of the network, (H, W, 3) uint8."""
@@ -125,12 +127,6 @@ class Maps:
         """
         product = mean_of_highest(cells, self.top_share) * float(cells.mean(dtype=np.float64))
         return float(np.sqrt(max(product, 0.0)))
-
-    @property
-    def cells_hw(self) -> tuple[int, int]:
-        """The size of the networks' own grid, (h, w), by a run on a black image."""
-        height, width = self.raw(np.zeros((*self.geometry.network_hw, 3), np.uint8))[0].shape
-        return height, width
 
     @property
     def zero(self) -> float:
@@ -215,4 +211,4 @@ def open_maps(
     )
     if not good or arrays[0].shape != arrays[1].shape:
         raise ModelFileError(message("network.onnx", "two finite float32 maps (1, h, w)", " and ".join(shapes)))
-    return maps
+    return replace(maps, cells_hw=arrays[0].shape[1:])
