@@ -3,11 +3,12 @@
     python benchmarks/station_load.py --work /tmp/station-load
     python benchmarks/station_load.py --work /tmp/station-load --seconds 600
 
-Images are drawn: tiles of 1024 x 1024 pixels, PNG files of 1.7 MB. The station is a process of its own on this machine,
-and so are its clients, which take their part of the same cores. One client: predictions in process (decoding included)
-and over HTTP take turns, with the same threads. Many clients: images a second in process before and after, and through
-the station in between, with as many images at once. Beside the clock's time the processor's is measured, in the station
-alone, which other programs on the machine disturb less; the shortest of all times is what an idle machine takes.
+Images are drawn: tiles of 1024 x 1024 pixels, PNG files of 1.7 MB, and for one client JPEG files of 512 x 512 as well.
+The station is a process of its own on this machine, and so are its clients, which take their part of the same cores.
+One client: predictions in process (decoding included) and over HTTP take turns, with the same threads. Many clients:
+images a second in process before and after, and through the station in between, with as many images at once. Beside
+the clock's time the processor's is measured, in the station alone, which other programs on the machine disturb less;
+the shortest of all times is what an idle machine takes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
 from results import add_json_option, table, write
 
@@ -38,15 +40,18 @@ from blemish.station import InspectionFilter, InspectionService
 N_WARM = 4  # the first images load and warm up
 
 
-def prepared(work, *, image_size=1024):
-    """Return the model folder and the bytes of test images."""
+def prepared(work, *, image_size=1024, ending=".png"):
+    """Return the model folder and the bytes of test images, JPEG or PNG."""
     root = make_demo(
         work / f"images-{image_size}", image_size=image_size, n_train=20, n_test=10, n_defective=2, categories=("tile",)
     )
     model = work / f"model-{image_size}"
     if not (model / "model.json").exists():
         Patchcore().fit(sorted((root / "tile" / "train" / "good").glob("*.png"))).save(model)
-    return model, [path.read_bytes() for path in sorted((root / "tile" / "test").glob("*/*.png"))]
+    images = [path.read_bytes() for path in sorted((root / "tile" / "test").glob("*/*.png"))]
+    if ending != ".png":
+        images = [bytes(cv2.imencode(ending, cv2.imdecode(np.frombuffer(data, np.uint8), 1))[1]) for data in images]
+    return model, images
 
 
 @contextmanager
@@ -66,7 +71,7 @@ def started(model, records, *options):
 
 def post(connection, data, path="/v1/models/tile:predict", headers=None):
     """Return the status and the document of one answer."""
-    connection.request("POST", path, data, {"Content-Type": "image/png", **(headers or {})})
+    connection.request("POST", path, data, {"Content-Type": "application/octet-stream", **(headers or {})})
     answer = connection.getresponse()
     content = answer.read()
     return answer.status, json.loads(content) if content.startswith((b"{", b"[")) else {}
@@ -97,6 +102,20 @@ def one_client(model, images, records, *, threads, rounds):
         cpu_station = cpu_seconds(process.pid) - cpu_station
     per_image = 1000 / len(inside)
     return np.array(inside), np.array(over_http), [cpu_inside * per_image, cpu_station * per_image]
+
+
+def of_one_client(model, images, records, threads, rounds):
+    """Return the figures of one client."""
+    inside, over_http, cpu = one_client(model, images, records, threads=threads, rounds=rounds)
+    difference = over_http - inside
+    return {
+        "in process, ms (shortest, median)": [float(inside.min()), statistics.median(inside)],
+        "over HTTP, ms (shortest, median)": [float(over_http.min()), statistics.median(over_http)],
+        "processor in process and in the station, ms": cpu,
+        "median difference, ms": statistics.median(difference),
+        "its quartiles, ms": [float(x) for x in np.quantile(difference, [0.25, 0.75])],
+        "images": len(inside),
+    }
 
 
 def in_process_rate(model, images, workers, seconds):
@@ -181,15 +200,19 @@ def lost(records, answers):
     return n_lost, total
 
 
-def shown(figures):
-    """Return a row of text for each figure; a list becomes several numbers."""
-    rows = []
-    for name, value in figures.items():
-        form = ".0f" if "MB" in name else ".1f" if name.endswith("ms") or "ms (" in name else ".3g"
-        numbers = value if isinstance(value, list) else [value]
-        text = ", ".join(format(x, form) if isinstance(x, float) else str(x) for x in numbers)
-        rows.append({"figure": name, "measured": text})
-    return rows
+def shown(columns):
+    """Return a row of text for each figure, from the figures of each column; a list becomes several numbers."""
+    names = next(iter(columns.values()))
+    return [
+        {"figure": name, **{title: text(name, column[name]) for title, column in columns.items()}} for name in names
+    ]
+
+
+def text(name, value):
+    """Return one or several numbers as text."""
+    form = ".0f" if "MB" in name else ".1f" if name.endswith("ms") or "ms (" in name else ".3g"
+    numbers = value if isinstance(value, list) else [value]
+    return ", ".join(format(x, form) if isinstance(x, float) else str(x) for x in numbers)
 
 
 def main():
@@ -201,17 +224,12 @@ def main():
     add_json_option(parser, __file__)
     given = parser.parse_args()
     model, images = prepared(given.work)
+    small = prepared(given.work, image_size=512, ending=".jpg")
     cores = os.cpu_count() or 1
     with tempfile.TemporaryDirectory(dir=given.work) as folder:
-        inside, over_http, cpu = one_client(model, images, Path(folder) / "one", threads=cores, rounds=given.rounds)
-        difference = over_http - inside
         one = {
-            "in process, ms (shortest, median)": [float(inside.min()), statistics.median(inside)],
-            "over HTTP, ms (shortest, median)": [float(over_http.min()), statistics.median(over_http)],
-            "processor in process and in the station, ms": cpu,
-            "median difference, ms": statistics.median(difference),
-            "its quartiles, ms": [float(x) for x in np.quantile(difference, [0.25, 0.75])],
-            "images": len(inside),
+            "PNG, 1024 x 1024": of_one_client(model, images, Path(folder) / "png", cores, given.rounds),
+            "JPEG, 512 x 512": of_one_client(*small, Path(folder) / "jpeg", cores, given.rounds),
         }
         workers = min(2, cores)
         before, cpu_before = in_process_rate(model, images, workers, given.seconds / 3)
@@ -242,7 +260,7 @@ def main():
     assert total >= len(answers)
     tables = [
         table("One client", shown(one), notes="The difference is that of each image, in process and over HTTP."),
-        table("Many clients", shown(many), notes="Clients and station share the cores."),
+        table("Many clients", shown({"measured": many}), notes="Clients and station share the cores."),
     ]
     print(json.dumps({"one": one, "many": many}, indent=1))
     write(given.json, tables, {"one": one, "many": many})

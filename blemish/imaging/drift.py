@@ -48,7 +48,9 @@ def image_statistics(image: UInt8) -> Float64:
     detail = cv2.norm(grey, cv2.GaussianBlur(grey, (0, 0), DETAIL_PX), cv2.NORM_L1) / grey.size
     # One grey level is added, so that a constant image has logarithms.
     brightness, contrast, sharpness, fine = np.log1p([mean, deviation, laplacian, detail])
-    chroma = float(np.mean(cv2.subtract(image.max(axis=2), image.min(axis=2))))
+    red, green, blue = cv2.split(image)  # NumPy's max over the last axis takes 50 times as long
+    highest, lowest = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
+    chroma = float(np.mean(cv2.subtract(highest, lowest)))
     colour = np.log1p(100 * chroma / (mean + 1))
     return np.array([brightness, contrast - brightness, sharpness - fine, colour])
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.errors import InputError, message
+from blemish.runtime.memory import keep_some_memory
 
 if TYPE_CHECKING:
     import onnx
@@ -98,4 +99,5 @@ def load(
 
     if threads is not None and threads < 1:
         raise InputError(message("threads", "1 or more, or None", repr(threads)))
+    keep_some_memory()
     return open_session(graph, device, threads or 0, passes=passes)

@@ -34,7 +34,7 @@ ID = re.compile(r"[0-9a-f]{32}")
 ENDINGS = {"PNG": ".png", "JPEG": ".jpg", "BMP": ".bmp", "TIFF": ".tif", "WebP": ".webp"}
 # Networks see about 320 px: a map of the image's size would hold no more, and take ten times the disk.
 MAP_SIDE_PX = 320
-THUMBNAIL_PX = 256
+THUMBNAIL_PX, THUMBNAIL_QUALITY = 256, 82
 PART = ".part"
 MAX_RECORD_BYTES = 64 * 2**20
 
@@ -147,8 +147,10 @@ def encoded_map(anomaly_map: Float32, record: Mapping[str, Any]) -> bytes:
     if (height, width) != anomaly_map.shape:
         # A map has no detail finer than this: it was upsampled and smoothed.
         small = np.asarray(cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
-    largest = np.finfo(np.float16).max
-    tensor = np.ascontiguousarray(np.clip(small, -largest, largest), np.float16)
+    largest = float(np.finfo(np.float16).max)
+    if cv2.norm(small, cv2.NORM_INF) > largest:
+        small = np.clip(small, -largest, largest)
+    tensor = small.astype(np.float16)
     return bytes(safetensors.numpy.save({"map": tensor}, {"record": json.dumps(dict(record))}))
 
 
@@ -181,7 +183,13 @@ def read_record(path: Path) -> dict[str, Any] | None:
 def thumbnail(image: UInt8) -> bytes:
     """Return an image as a JPEG file of at most 256 px a side."""
     height, width = fit_inside((image.shape[0], image.shape[1]), THUMBNAIL_PX)
-    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    done, encoded = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 82])
+    small = image
+    while small.shape[0] >= 2 * height and small.shape[1] >= 2 * width:
+        # Half the size in each step, the mean of four pixels: a quarter of the time of one step to the end.
+        small = cv2.resize(small, (small.shape[1] // 2, small.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA)
+    done, encoded = cv2.imencode(
+        ".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, THUMBNAIL_QUALITY]
+    )
     assert done
     return bytes(encoded)

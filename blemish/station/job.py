@@ -1,18 +1,21 @@
-"""The inspection of one image: decode, predict, and store, in this order."""
+"""The inspection of one image: decode, then predict while the file is stored, then store what was predicted."""
 
 from __future__ import annotations
 
 import hashlib
 import time
+from concurrent.futures import wait
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blemish.imaging.decode import decode
-from blemish.imaging.headers import read_header
 from blemish.station.files import encoded_map, new_id, thumbnail
 from blemish.station.inspections import Inspection, stored_fields
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+    from pathlib import Path
+
     from blemish.station.deployments import ModelInService
     from blemish.station.files import Files
     from blemish.station.records import Records
@@ -24,12 +27,14 @@ class Job(NamedTuple):
 
     Attributes:
         data: the bytes of its file.
+        format: of its file, such as "PNG".
         who: the user, for the audit.
         max_pixels: limit of the decoder.
     """
 
     model: ModelInService
     data: bytes
+    format: str
     part_id: str
     source: str
     who: str
@@ -37,10 +42,14 @@ class Job(NamedTuple):
 
 
 class Inspecting:
-    """The inspection of an image that was accepted."""
+    """The inspection of an image that was accepted.
 
-    def __init__(self, job: Job, files: Files, records: Records) -> None:
-        self._job, self._files, self._records = job, files, records
+    Args:
+        storing: stores the image's file while another thread predicts.
+    """
+
+    def __init__(self, job: Job, files: Files, records: Records, storing: Executor) -> None:
+        self._job, self._files, self._records, self._storing = job, files, records, storing
         self._pixels: UInt8 | None = None
 
     def run(self) -> Inspection:
@@ -53,21 +62,27 @@ class Inspecting:
         """
         job, files, id_, detector = self._job, self._files, new_id(), self._job.model.detector
         self._pixels = decode(job.data, bit_depth=detector.bit_depth, max_pixels=job.max_pixels)
-        prediction = detector.predict(self._pixels)
-        inspection = _inspection(job, id_, prediction)
-        record = {**stored_fields(inspection), "deployment": asdict(job.model.deployment)}
-        encoded = encoded_map(prediction.anomaly_map, record)
-        contents = {files.image(id_, inspection.format): job.data, files.map(id_): encoded}
-        inspection = replace(inspection, n_bytes=sum(map(len, contents.values())))
+        image, map_ = files.image(id_, job.format), files.map(id_)
+        stored = self._storing.submit(self._store_image, image)
         try:
-            for path, content in contents.items():
-                files.write(path, content)
-            files.commit(*contents)
+            prediction = detector.predict(self._pixels)
+            inspection = _inspection(job, id_, prediction, sha256=stored.result())
+            record = {**stored_fields(inspection), "deployment": asdict(job.model.deployment)}
+            encoded = encoded_map(prediction.anomaly_map, record)
+            inspection = replace(inspection, n_bytes=len(job.data) + len(encoded))
+            files.write(map_, encoded)
+            files.commit(image, map_)
             number = self._records.add(inspection, job.model.deployment.number, job.who)
         except BaseException:
-            files.discard(*contents)
+            wait([stored])
+            files.discard(image, map_)
             raise
         return replace(inspection, number=number)
+
+    def _store_image(self, path: Path) -> str:
+        """Write the image's file under its temporary name, and return its hash."""
+        self._files.write(path, self._job.data)
+        return hashlib.sha256(self._job.data).hexdigest()
 
     @property
     def data(self) -> bytes:
@@ -80,7 +95,7 @@ class Inspecting:
         self._files.keep_thumbnail(inspection.id, thumbnail(self._pixels))
 
 
-def _inspection(job: Job, id_: str, prediction: Prediction) -> Inspection:
+def _inspection(job: Job, id_: str, prediction: Prediction, *, sha256: str) -> Inspection:
     deployment = job.model.deployment
     height, width = prediction.anomaly_map.shape
     return Inspection(
@@ -100,8 +115,8 @@ def _inspection(job: Job, id_: str, prediction: Prediction) -> Inspection:
         margin=abs(prediction.score - prediction.threshold) / job.model.spread,
         height=height,
         width=width,
-        format=read_header(job.data).format,
-        sha256=hashlib.sha256(job.data).hexdigest(),
+        format=job.format,
+        sha256=sha256,
         n_bytes=0,
         details=_details(prediction),
     )

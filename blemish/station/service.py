@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -98,6 +98,8 @@ class InspectionService:
                 self.deployments.put_in_service(name, path, who=SELF, reason="started with it")
             self.defects = Defects(self.folder / "defects", self.deployments, self.records, self.files)
             opening.callback(self.defects.close)
+            self._storing = ThreadPoolExecutor(self.settings.workers, thread_name_prefix="store")
+            opening.callback(self._storing.shutdown)
             self._pool = Pool(self.settings.workers, self.settings.max_queue)
             opening.callback(self._pool.close)
             self.retention = Retention(self.database, self.files, self.settings)
@@ -139,9 +141,9 @@ class InspectionService:
         """
         chosen = self.model(model)
         part, origin = checked_text("part_id", part_id), checked_text("source", source)
-        data = self._checked_bytes(image, chosen)
-        job = Job(chosen, data, part, origin, who, self.settings.max_pixels)
-        inspecting = Inspecting(job, self.files, self.records)
+        data, kind = self._checked_bytes(image, chosen)
+        job = Job(chosen, data, kind, part, origin, who, self.settings.max_pixels)
+        inspecting = Inspecting(job, self.files, self.records, self._storing)
         return self._pool.submit(inspecting.run, afterwards=partial(self._answered, inspecting), wait_s=wait_s)
 
     def inspect(self, image: bytes | UInt8 | str | os.PathLike[str], **given: Any) -> Inspection:
@@ -388,8 +390,8 @@ class InspectionService:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _checked_bytes(self, image: bytes | UInt8 | str | os.PathLike[str], model: ModelInService) -> bytes:
-        """Return the bytes of an image file that is not too large, by its header; nothing is decoded."""
+    def _checked_bytes(self, image: bytes | UInt8 | str | os.PathLike[str], model: ModelInService) -> tuple[bytes, str]:
+        """Return the bytes and the format of an image file that is not too large, by its header; nothing is decoded."""
         if isinstance(image, bytes):
             data = image
         elif isinstance(image, np.ndarray):
@@ -404,7 +406,7 @@ class InspectionService:
         if header.height * header.width > limits.max_pixels:
             got = f"{header.width:,} x {header.height:,}"
             raise ImageError(message("image", f"at most {limits.max_pixels:,} pixels", got))
-        return data
+        return data, header.format
 
     def _read(self, path: Path) -> bytes:
         try:

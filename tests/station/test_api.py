@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import socket
 import threading
 import time
 import zipfile
@@ -309,7 +310,6 @@ def test_events_are_streamed_and_the_stream_ends_when_the_station_stops(station:
 
 @pytest.mark.slow
 def test_a_client_that_is_gone_or_slow_is_no_fault(opened_station: Opener, caplog: pytest.LogCaptureFixture):
-    import socket
 
     with called(opened_station(), body_s=0.3) as client:
         place = client.base_url.host, client.base_url.port
@@ -330,6 +330,16 @@ def test_the_server_stops_when_the_records_are_damaged(station: InspectionServic
     station.database.is_damaged = True
     with pytest.raises(StationError, match="Start the station again"):
         serve(station, WebOptions(port=0), started=lambda _: None)
+
+
+def test_answers_do_not_wait_for_the_client_to_confirm_their_first_part():
+    from blemish.station.web.options import WebOptions
+    from blemish.station.web.server import listening
+
+    with listening(WebOptions(port=0)) as server, socket.create_connection(server.getsockname()[:2]):
+        accepted, _ = server.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 # --- the watched folder -----------------------------------------------------------------------------------------------

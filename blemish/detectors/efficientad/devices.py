@@ -1,9 +1,7 @@
-"""Devices of training: choice, random generators, CUDA graphs, and the processor's memory."""
+"""Devices of training: choice, random generators and CUDA graphs."""
 
 from __future__ import annotations
 
-import ctypes
-import platform
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +11,6 @@ from typing import Any
 from blemish.detectors.efficientad.pdn import import_torch
 from blemish.errors import InputError, message
 
-# Parameters of mallopt in glibc's malloc.h, and their default values.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
-DEFAULT_THRESHOLD, DEFAULT_MMAPS = 128 * 1024, 65_536
 ADVICE = "Leave it out: a GPU is used where torch has one."
 
 
@@ -75,25 +70,3 @@ def cuda_graph(function: Callable[..., Any], inputs: Sequence[Any], parameters: 
         warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
         graph = import_torch().cuda.make_graphed_callables(lambda *given: function(*given[:n]), (*inputs, *parameters))
     return lambda *given: graph(*given, *parameters)
-
-
-@contextmanager
-def kept_memory() -> Iterator[None]:
-    """Keep freed memory in the process inside the block; does nothing where there is no glibc.
-
-    glibc maps each block of more than 32 MB anew and returns it when it is freed, so that a training step which
-    allocates a hundred maps of 30 MB spends a third of its time on pages that the system clears for it (measured).
-    """
-    library = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
-    if library is None:
-        yield
-        return
-    library.mallopt(M_MMAP_MAX, 0)
-    library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:
-        library.mallopt(M_MMAP_MAX, DEFAULT_MMAPS)
-        library.mallopt(M_MMAP_THRESHOLD, DEFAULT_THRESHOLD)
-        library.mallopt(M_TRIM_THRESHOLD, DEFAULT_THRESHOLD)
-        library.malloc_trim(0)

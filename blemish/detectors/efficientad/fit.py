@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from blemish.detectors.efficientad.devices import current, is_gpu, kept_memory
+from blemish.detectors.efficientad.devices import current, is_gpu
 from blemish.detectors.efficientad.graph import Networks, efficientad_graph
 from blemish.detectors.efficientad.last_layer import refit_student, seconds_to_refit
 from blemish.detectors.efficientad.loop import Loop, Outcome, Plan, plan_training
@@ -25,6 +25,7 @@ from blemish.errors import DataError, InputError, message
 from blemish.modelfolder.header import Training as TrainingRecord
 from blemish.ops.conformal import Calibration
 from blemish.ops.distance_statistics import fit_distance_statistics
+from blemish.runtime.memory import kept_memory
 from blemish.types import Problem, Progress, UInt8
 
 if TYPE_CHECKING:

@@ -1,13 +1,10 @@
-"""Devices of training: the choice, its errors, random generators, kept memory."""
+"""Devices of training: the choice, its errors, random generators."""
 
 from __future__ import annotations
 
-import platform
-
-import numpy as np
 import pytest
 
-from blemish.detectors.efficientad.devices import current, kept_memory, seeded, training_device
+from blemish.detectors.efficientad.devices import current, seeded, training_device
 from blemish.errors import InputError
 from tests.lazy import torch
 
@@ -57,22 +54,3 @@ def test_a_seed_decides_inside_and_changes_nothing_outside():
             drawn.append(torch.rand(3).tolist())
     assert drawn[0] == drawn[1] != drawn[2]
     assert torch.equal(torch.random.get_rng_state(), before)
-
-
-@pytest.mark.slow
-def test_kept_memory_changes_no_result():
-    with kept_memory():
-        inside = np.ones(10_000_000).sum()
-    assert inside == np.ones(10_000_000).sum()
-
-
-def test_kept_memory_lets_errors_through():
-    with pytest.raises(ZeroDivisionError), kept_memory():
-        _ = 1 / 0
-
-
-def test_kept_memory_does_nothing_without_glibc(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("it was asked for"))
-    with kept_memory():
-        pass
