@@ -28,6 +28,7 @@ os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # as the pool; Ray's ow
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
 
 import ray
+from charts import write_log_log
 from ray.cluster_utils import Cluster
 from results import add_json_option, table, write
 
@@ -48,6 +49,7 @@ NODE = {"num_cpus": 1, "memory": 4 << 30, "object_store_memory": 80 << 20}
 SMALL = {"image_size": 96, "layers": ("blocks.4", "blocks.10"), "score_fusion": False}
 N_SOURCES = 200
 CORES = 16 * 32
+PLOTTED = (1, 2, 8, 32, 128, CORES)
 WHOLE = ("core hours", "EUR", "cores that the file server feeds")
 PAPER = (*WHOLE, "workers, hours", "file server, hours", "driver, hours", "results over the network, hours")
 HOUR_EUR = 0.05  # of a core in a cloud, of a general-purpose machine
@@ -208,35 +210,40 @@ def row_of(work, on, times, n_items, pool=None):
         "processor s": cpu,
         "of these the driver's": driver,
         "processor ms an item": 1000 * cpu / n_items,
-        "processor, of the pool's": None if pool is None else cpu / pool[1],
-        "clock, of the pool's": None if pool is None else wall / pool[0],
+        "processor, of that pool's": None if pool is None else cpu / pool[1],
+        "clock, of that pool's": None if pool is None else wall / pool[0],
     }
 
 
 def efficiency(work, data, model, images, n_images):
-    """Return rows of fits and predictions in a plain pool of two and on one and two nodes, and seconds of the start."""
+    """Return rows of fits and predictions in pools and on nodes, one and two of each, and seconds of the start."""
     fits, predictions = f"{len(data)} fits", f"{n_images:,} predictions"
-    pools = [
-        measured(lambda: pool_fit(data, cleared(work / "models-pool"), 2)),
-        measured(lambda: pool_predict(model, images, cleared(work / "results-pool.parquet"), 2)),
-    ]
-    rows = [
-        [row_of(fits, "a pool of 2", pools[0], len(data))],
-        [row_of(predictions, "a pool of 2", pools[1], n_images)],
-    ]
+    pools = {}
+    for n in (1, 2):
+        pools[fits, n] = measured(lambda n=n: pool_fit(data, cleared(work / "models-pool"), n))
+        pools[predictions, n] = measured(
+            lambda n=n: pool_predict(model, images, cleared(work / "results-pool.parquet"), n)
+        )
+    on_nodes = {}
     with Nodes(1) as nodes:
         for n in (1, 2):
-            on = f"{n} node{'s' if n > 1 else ''}"
-            times = measured(lambda n=n: fit_many(data, cleared(work / f"models-{n}"), detector=Patchcore()))
-            rows[0].append(row_of(fits, on, times, len(data), pools[0]))
-            times = measured(lambda n=n: predict(model, [images], cleared(work / f"results-{n}.parquet")))
-            rows[1].append(row_of(predictions, on, times, n_images, pools[1]))
+            on_nodes[fits, n] = measured(
+                lambda n=n: fit_many(data, cleared(work / f"models-{n}"), detector=Patchcore())
+            )
+            on_nodes[predictions, n] = measured(
+                lambda n=n: predict(model, [images], cleared(work / f"results-{n}.parquet"))
+            )
             if n == 1:
                 nodes.added.append(nodes.add())
-    for several in rows:
-        one, two = several[1], several[2]
-        one["efficiency"], two["efficiency"] = None, one["s"] / (2 * two["s"])
-    return [*rows[0], *rows[1]], nodes.start_s
+    rows = []
+    for name, n_items in ((fits, len(data)), (predictions, n_images)):
+        for n in (1, 2):
+            own = on_nodes[name, n], pools[name, n]
+            row = row_of(name, f"a pool of {n}", own[1], n_items)
+            rows.append(row | {"efficiency": pools[name, 1][0] / (2 * own[1][0]) if n == 2 else None})
+            row = row_of(name, f"{n} node{'s' if n > 1 else ''}", own[0], n_items, own[1])
+            rows.append(row | {"efficiency": on_nodes[name, 1][0] / (2 * own[0][0]) if n == 2 else None})
+    return rows, nodes.start_s
 
 
 # --- unit costs and what follows from them ----------------------------------------------------------------------------
@@ -262,7 +269,7 @@ def unit_costs(data, work, rows):
 
         return statistics.median(one(item) for item in items)
 
-    predictions = [row for row in rows if row["work"].endswith("predictions")][-1]
+    predictions = [row for row in rows if row["work"].endswith("predictions") and "node" in row["on"]][-1]
     n = int(predictions["work"].split()[0].replace(",", ""))
     result = work / "results-2.parquet"
     return {
@@ -317,6 +324,20 @@ def on_paper(costs):
     return rows
 
 
+def images_a_second(costs):
+    """Return lines of images a second over the cores: what the workers, the file server and the driver can do."""
+    core_ms = costs["decode, processor ms"] + costs["predict, processor ms"]
+    limits = {
+        f"file server of {FILES_GBIT_S} Gbit/s": 1000 * FILES_GBIT_S / 8 / costs["image, MB"],
+        "driver, which writes the rows": 1000 / costs["driver, processor ms a row"],
+    }
+    workers = [(n, n * 1000 / core_ms) for n in PLOTTED]
+    return {
+        "workers, images a second": workers,
+        **{name: [(n, limit) for n in PLOTTED] for name, limit in limits.items()},
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for drawn images and results")
@@ -336,10 +357,10 @@ def main():
             rows,
             formats={
                 **{name: [".1f"] for name in ("s", "processor s", "of these the driver's", "processor ms an item")},
-                **{name: [".2f"] for name in ("processor, of the pool's", "clock, of the pool's", "efficiency")},
+                **{name: [".2f"] for name in ("processor, of that pool's", "clock, of that pool's", "efficiency")},
             },
             notes=f"Start of a head and a node: {start_s:.0f} s, not counted. "
-            "Efficiency: time of one node over twice that of two.",
+            "Efficiency: time of one over twice that of two, of pools and of nodes.",
         ),
         table(
             "Costs of one image of 512 x 512",
@@ -356,6 +377,7 @@ def main():
     for each in tables:
         print(each["title"], *each["rows"], sep="\n")
     write(given.json, tables, {"costs": costs, "start_s": start_s})
+    write_log_log("cluster.svg", "Images a second by number of cores", "cores", images_a_second(costs))
 
 
 if __name__ == "__main__":

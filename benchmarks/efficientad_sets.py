@@ -6,7 +6,8 @@
 Every budget is a training of its own, as `blemish fit --model efficientad --budget ...`, on one thread: then seconds
 are processor time, if the machine has a core to spare; `cpu_s` says. `recipe` takes as many steps of the same crops as
 the budget allowed, without what differs from the paper: the last layer is not solved, images become squares, the score
-is the map's highest value. Rows that the JSON has are not run again.
+is the map's highest value. `EfficientAD:384` has as many pixels as 384 x 384. Rows that the JSON has are not run
+again.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ def models(asked, name, budget, rows):
     efficientad = {"early_stop": False, "seed": asked.seed, "threads": asked.threads}
     if name == "PatchCore":
         return Patchcore(threads=asked.threads)
-    if name == "EfficientAD":
+    kind, _, side = name.partition(":")
+    if kind == "EfficientAD":
+        if side:
+            efficientad["image_size"] = int(side)
         if budget.endswith(" steps"):
             return EfficientAd(max_steps=int(budget.partition(" ")[0]), crop=CROP, **efficientad)
         return EfficientAd(budget=budget, **efficientad)
@@ -112,7 +116,9 @@ def main():
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", default=SETS, help="folders under the root")
     parser.add_argument("--budgets", nargs="+", default=["10m"], help="such as 5m 10m 30m, or '60 steps'")
-    parser.add_argument("--variants", nargs="+", default=["PatchCore", "EfficientAD", "recipe"])
+    parser.add_argument(
+        "--variants", nargs="+", default=["PatchCore", "EfficientAD", "recipe"], help="or EfficientAD:SIDE"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="a folder for EfficientAD's models, for efficientad_scores.py")
@@ -129,7 +135,7 @@ def main():
                     continue
                 path = Path(category)
                 row = one(model, MVTecAD(asked.root / path.parent, path.name))
-                if asked.keep is not None and name == "EfficientAD":
+                if asked.keep is not None and name.startswith("EfficientAD"):
                     model.save(asked.keep / path.name)
                 rows = [*(load_data(asked.json) or []), {"set": category, "variant": name, "budget": limit, **row}]
                 write(asked.json, tables(rows), rows)

@@ -22,13 +22,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from charts import write_log_log
 from fit_predict import FIT, NEW
 from results import add_json_option, load_data, table, write
 
 SIZE = 512
 SPAN = 4096  # of the texture that images are places of
-CHART = Path(__file__).resolve().parent.parent / "docs" / "scale.svg"
-COLORS = {"time": "#0b6e99", "memory": "#c05621"}
 
 
 def draw(folder, n, seed=0):
@@ -69,39 +68,6 @@ def slope(rows):
     if len(rows) < 2:
         return None
     return float(np.polyfit(np.log([row["n"] for row in rows]), np.log([row["fit_cpu_s"] for row in rows]), 1)[0])
-
-
-def chart(rows):
-    """Return a log-log chart of processor time and memory over the number of images, as SVG."""
-    width, height, left, bottom, top = 640, 360, 64, 48, 20
-    n = [row["n"] for row in rows]
-    low, high = np.log10(min(n)) - 0.1, np.log10(max(n)) + 0.1
-    series = {"time": [row["fit_cpu_s"] for row in rows], "memory": [row["peak_mb"] for row in rows]}
-    values = [value for line in series.values() for value in line]
-    least, most = np.floor(np.log10(min(values))), np.ceil(np.log10(max(values)))
-
-    def at(x, y):
-        across = left + (np.log10(x) - low) / (high - low) * (width - left - 16)
-        return across, height - bottom - (np.log10(y) - least) / (most - least) * (height - bottom - top)
-
-    parts = []
-    for exponent in range(int(least), int(most) + 1):
-        y = at(n[0], 10.0**exponent)[1]
-        parts.append(f'<path d="M{left} {y:.0f}H{width - 16}" stroke="#8884"/>')
-        parts.append(f'<text x="{left - 8}" y="{y + 4:.0f}" text-anchor="end">{10**exponent:,}</text>')
-    below = f'y="{height - bottom + 18}" text-anchor="middle"'
-    parts += [f'<text x="{at(size, 10)[0]:.0f}" {below}>{size:,}</text>' for size in n]
-    for name, line in series.items():
-        points = [at(x, y) for x, y in zip(n, line, strict=True)]
-        joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline points="{joined}" fill="none" stroke="{COLORS[name]}" stroke-width="2"/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{COLORS[name]}"/>' for x, y in points]
-    parts.append(f'<text x="{left + 8}" y="{top + 4}" fill="{COLORS["time"]}">processor time of the fit, s</text>')
-    parts.append(f'<text x="{left + 8}" y="{top + 22}" fill="{COLORS["memory"]}">peak memory, MB</text>')
-    parts.append(f'<text x="{(left + width) / 2}" y="{height - 8}" text-anchor="middle">good images</text>')
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"'
-    style = 'font-family="system-ui, sans-serif" font-size="13" fill="#777"'
-    return "\n".join([f"{head} {style}>", "<title>Cost of a fit by number of images</title>", *parts, "</svg>", ""])
 
 
 def shown(row):
@@ -166,7 +132,11 @@ def main():
         "Cost of a fit by number of good images", [shown(row) for row in rows], formats=formats, notes=notes
     )
     write(args.json, [made_table], {"rows": rows})
-    CHART.write_text(chart(ours), encoding="utf-8")
+    lines = {
+        "processor time of the fit, s": [(row["n"], row["fit_cpu_s"]) for row in ours],
+        "peak memory, MB": [(row["n"], row["peak_mb"]) for row in ours],
+    }
+    write_log_log("scale.svg", "Cost of a fit by number of images", "good images", lines)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from blemish.cli import options as option
-from blemish.cli.console import complain, say
-from blemish.cli.exit_codes import finish
+from blemish.cli.console import complain, only_ours, say
+from blemish.cli.exit_codes import ExitCode, finish
+
+if TYPE_CHECKING:
+    from blemish.interop.anomalib.compare import CategoryJob, Measured
 
 app = typer.Typer()
 
@@ -98,6 +104,7 @@ def compare(
     threads: option.Threads = None,
     json_out: option.JsonOut = None,
     chart: Annotated[Path | None, typer.Option(help="PNG file to write: a bar chart of the comparison.")] = None,
+    cluster: option.Cluster = None,
 ) -> None:
     """Fit and test the installed anomalib and Blemish. Example: blemish compare --root R --categories grid"""
     from blemish.data.datasets import categories as all_categories
@@ -112,12 +119,28 @@ def compare(
     check_categories(root, names)
     layer_names = tuple(layers.split(",")) if layers else None
     settings = Settings(backbone, layer_names, image_size, coreset_ratio, neighbors, seed, timed_picks, threads)
-    comparison = run(root, names, settings=settings, say=complain)
+    elsewhere = None if cluster is None else partial(_measured_on, cluster)
+    with only_ours():
+        comparison = run(root, names, settings=settings, say=complain, measure_all=elsewhere)
     if json_out is not None:
         write_text(json_out, json.dumps(comparison.to_dict(), indent=1) + "\n")
-    if chart is not None:
+    if chart is not None and comparison.categories:
         from blemish.data.outputs import save_output
         from blemish.interop.anomalib.compare_chart import draw
 
         save_output(chart, draw(comparison))
     say(False, None, *table(comparison))
+    if comparison.failed:
+        raise typer.Exit(int(ExitCode.ERROR))
+
+
+def _measured_on(cluster: str, jobs: Sequence[CategoryJob]) -> Iterator[tuple[CategoryJob, Measured]]:
+    """Yield each job and what a node of a cluster measured, as they end."""
+    from blemish.cluster.exclusive import run_alone
+    from blemish.cluster.tasks import TaskError
+    from blemish.interop.anomalib.compare import Measured, measure
+
+    files = {str(Path(job.root) / job.category): -1 for job in jobs}
+    with closing(run_alone(measure, jobs, files, address=option.address_of(cluster))) as ended:
+        for job, outcome in ended:
+            yield job, Measured({}, outcome.text) if isinstance(outcome, TaskError) else outcome

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blemish.cli import options as option
-from blemish.cli.console import Bars, complain, say
+from blemish.cli.console import Bars, complain, only_ours, say
 from blemish.cli.exit_codes import ExitCode, finish
 from blemish.errors import InputError, message
 
@@ -62,11 +62,14 @@ def fit(
     detector = make()
     images = _categories(data, layout, group_by)
     if dry_run:
-        with connected(address) as nodes:
+        with only_ours(), connected(address) as nodes:
             plan = plan_fits(images, detector, nodes, n_cpus=detector.settings.threads or 1, spread=spread)
         say(as_json, asdict(plan), *_plan_lines(plan, len(nodes)))
         return
-    results = fit_many(images, out, detector=detector, address=address, progress=Bars(), each=_report, spread=spread)
+    with only_ours():
+        results = fit_many(
+            images, out, detector=detector, address=address, progress=Bars(), each=_report, spread=spread
+        )
     failed = [result for result in results if result.status == "failed"]
     n_fitted = sum(result.status == "fitted" for result in results)
     line = f"{n_fitted} fitted, {len(results) - n_fitted - len(failed)} unchanged, {len(failed)} failed. Models: {out}"
@@ -97,7 +100,7 @@ def predict(
 
     check_installed()
     if dry_run:
-        with connected(address) as nodes:
+        with only_ours(), connected(address) as nodes:
             plan = plan_predictions(model, images, nodes, threads=threads)
         taken = "" if plan.seconds is None else f", about {plan.seconds:.0f} s"
         at_once = f"{plan.n_at_once} workers of {plan.n_bytes / 2**20:.0f} MB on {len(nodes)} nodes"
@@ -110,9 +113,10 @@ def predict(
         if len(unread) < MAX_LISTED:
             unread[path] = error
 
-    result = predict_many(
-        model, images, out, address=address, threads=threads, maps=maps, masks=masks, progress=Bars(), unread=name
-    )
+    with only_ours():
+        result = predict_many(
+            model, images, out, address=address, threads=threads, maps=maps, masks=masks, progress=Bars(), unread=name
+        )
     rate = f" in {result.seconds:.0f} s" if result.n_new else ""
     line = f"{result.n_images} rows in {out}: {result.n_new} new{rate}, {result.n_defective} of them defective"
     document = {**asdict(result), "path": str(result.path), "left_out": unread}

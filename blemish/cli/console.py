@@ -10,7 +10,8 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -28,6 +29,16 @@ def open_streams() -> None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # until the process ends
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def only_ours() -> Iterator[None]:
+    """Keep stdout for what this module prints afterwards: what a library prints there meanwhile goes to stderr.
+
+    Ray prints the news of each worker that died, which no JSON document bears.
+    """
+    with redirect_stdout(sys.stderr):
+        yield
 
 
 def say(as_json: bool, document: Any, *lines: str) -> None:

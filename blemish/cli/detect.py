@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blemish.cli import options as option
-from blemish.cli.console import Bars, complain, print_json, print_line, say
+from blemish.cli.console import Bars, complain, only_ours, print_json, print_line, say
 from blemish.cli.exit_codes import ExitCode, finish
 from blemish.cli.suspects import after_fit
 from blemish.errors import BlemishError
@@ -284,10 +284,7 @@ def benchmark(
     make: Callable[[], AnyDetector],
     root: Annotated[Path, typer.Option(help="Folder of categories in MVTec AD's layout.")],
     categories: Annotated[list[str] | None, typer.Option(help="Names of categories; all by default.")] = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(help="Ray cluster to work on: HOST:PORT, auto for this machine's, or local to start one here."),
-    ] = None,
+    cluster: option.Cluster = None,
     json_out: option.JsonOut = None,
     csv_out: option.CsvOut = None,
     report: option.ReportOut = None,
@@ -304,15 +301,16 @@ def benchmark(
     models: dict[str, AnyDetector] = {}
     failed: dict[str, str] = {}
     rows = _tested_here(make, root, names) if cluster is None else _tested_on(cluster, first, root, names, report)
-    for name, result, model, error in rows:
-        if result is None:
-            failed[name] = error
-            complain(f"error: {name}: {error}")
-        else:
-            results[name] = result
-        if model is not None:
-            models[name] = model
-        _write_results([results[name] for name in names if name in results], failed, json_out, csv_out)
+    with only_ours():
+        for name, result, model, error in rows:
+            if result is None:
+                failed[name] = error
+                complain(f"error: {name}: {error}")
+            else:
+                results[name] = result
+            if model is not None:
+                models[name] = model
+            _write_results([results[name] for name in names if name in results], failed, json_out, csv_out)
     ordered = [name for name in names if name in results]
     _finish([models[name] for name in ordered if name in models], [results[name] for name in ordered], report, failed)
 
@@ -349,7 +347,7 @@ def _tested_on(
             yield name, None, None, error
         else:
             data[name] = dataset
-    address, bars = None if cluster == "local" else cluster, Bars()
+    address, bars = option.address_of(cluster), Bars()
     evaluated = evaluate_many(data, detector=detector, address=address, with_models=report is not None)
     for done, row in enumerate(evaluated if data else (), start=1):
         yield row.category, row.report, row.model, row.error

@@ -42,6 +42,15 @@ Rate = Annotated[float, typer.Option(help="Share of good images that may be labe
 ReportOut = Annotated[Path | None, typer.Option(help="HTML report to write.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
 Threads = Annotated[int | None, typer.Option(help="Threads for decoding and for the network; one per core by default.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option(help="Ray cluster to work on: HOST:PORT, auto for this machine's, or local to start one here."),
+]
+
+
+def address_of(cluster: str) -> str | None:
+    """Return the address that the functions of `blemish.cluster` take."""
+    return None if cluster == "local" else cluster
 
 
 def make_detector(model: str, given: Mapping[str, Any]) -> AnyDetector:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blemish.cli import options as option
-from blemish.cli.console import Bars, complain, say
+from blemish.cli.console import Bars, complain, only_ours, say
 from blemish.cli.exit_codes import finish
 from blemish.errors import ImageError, InputError, message
 
@@ -49,12 +49,7 @@ def index(
     ] = "none",
     good: Good = None,
     force: Force = False,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            help="Ray cluster to work on, for a store on a server: HOST:PORT, auto, or local to start one here."
-        ),
-    ] = None,
+    cluster: option.Cluster = None,
     threads: option.Threads = None,
     as_json: option.AsJson = False,
 ) -> None:
@@ -71,12 +66,13 @@ def index(
             results = _added_here(opened_store, labelled, force)
         else:
             results = _added_on(cluster, opened_store, store, model, labelled, force, threads)
-        for done, added in enumerate(results, start=1):
-            if isinstance(added, str):
-                problems.append(added)
-            else:
-                rows.append(added)
-            bars("indexing", done, len(samples))
+        with only_ours():
+            for done, added in enumerate(results, start=1):
+                if isinstance(added, str):
+                    problems.append(added)
+                else:
+                    rows.append(added)
+                bars("indexing", done, len(samples))
         opened_store.optimise()
         n_regions = opened_store.count(category=opened_store.category)
     empty = [added.path for added in rows if not added.ids]
@@ -131,7 +127,7 @@ def _added_on(
         todo = "Give the URL of a Qdrant server."
         raise InputError(message("store", "one that all nodes reach", "a folder", where=place, todo=todo))
     paths = [(sample.path, label) for sample, label in images]
-    address, key = None if cluster == "local" else cluster, os.environ.get("QDRANT_API_KEY")
+    address, key = option.address_of(cluster), os.environ.get("QDRANT_API_KEY")
     yield from index_many(
         store, model, paths, url=place, api_key=key, force=force, address=address, threads=threads or 1
     )

@@ -98,7 +98,7 @@ def evaluate_many(
             for key, each in sorted(images.items(), key=lambda pair: -len(pair[1].train) - len(pair[1].test))
             if key not in plan.no_room
         ]
-        with closing(run_tasks(evaluate_here, jobs, plan)) as ended:
+        with closing(run_tasks(evaluate_here, jobs, n_cpus=plan.n_cpus, n_bytes=plan.bytes_of)) as ended:
             for job, result in ended:
                 if isinstance(result, TaskError):
                     yield EvaluationResult(job.category, error=result.text)

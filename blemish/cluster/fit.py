@@ -207,7 +207,8 @@ def _outcomes(
 ) -> Generator[tuple[FitJob, FitOutcome], None, None]:
     """Yield each job and its outcome as it ends; first those of one task each."""
     spread = {fit.category: fit for fit in plan.fits if fit.is_spread}
-    with closing(run_tasks(fit_here, [job for job in jobs if job.category not in spread], plan)) as ended:
+    whole = [job for job in jobs if job.category not in spread]
+    with closing(run_tasks(fit_here, whole, n_cpus=plan.n_cpus, n_bytes=plan.bytes_of)) as ended:
         for job, outcome in ended:
             yield job, FitOutcome("", error=outcome.text) if isinstance(outcome, TaskError) else outcome
     for job in jobs:

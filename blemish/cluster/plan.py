@@ -68,6 +68,11 @@ class FitPlan:
     seconds: float | None
     no_room: tuple[str, ...]
 
+    @property
+    def bytes_of(self) -> dict[str, int]:
+        """Category to its peak memory, estimated."""
+        return {fit.category: fit.n_bytes for fit in self.fits}
+
 
 def plan_fits(
     data: Mapping[str, Sequence[ImageInput]],

@@ -44,8 +44,10 @@ if TYPE_CHECKING:
     from blemish.cluster.connection import Node
     from blemish.types import Progress
 
-# An actor gets so many at once: a second of work, and what is made again if it dies.
-CHUNK = 32
+# An actor gets at most so many at once: seconds of work, and what is made again if it dies.
+CHUNK = 64
+# Chunks for each actor, where there are few images: all have work to the end.
+CHUNKS_EACH = 8
 # With maps and masks fewer: results of several chunks of each worker wait in memory for the first one.
 CHUNK_WITH_EXTRAS = 4
 # A part is written after so many rows or seconds: what is made again if the command is killed.
@@ -132,11 +134,21 @@ def predict(
         tally = _Tally(int(np.isin(listing.keys, done, invert=True).sum()), progress or no_progress, unread)
         if first:
             n, most = (CHUNK_WITH_EXTRAS, PART_ROWS_WITH_EXTRAS) if extras else (CHUNK, PART_ROWS)
+            n = chunk_size(tally.total, n_places(found, spec.threads, spec.n_bytes), n)
             _run(pool_of(Inspector, spec, spec), listing.chunks(n, without=done), parts, tally, most)
         n_rows = parts.merge(listing.keys)
     assert n_rows == len(listing), "one row for each image"
     seconds = time.perf_counter() - start
     return PredictResult(Path(out), n_rows, tally.n_done, tally.n_defective, tally.n_unread, seconds)
+
+
+def chunk_size(n_images: int, n_actors: int, most: int) -> int:
+    """Return how many images an actor gets at once.
+
+    >>> chunk_size(20_000, 2, 64), chunk_size(100, 4, 64)
+    (64, 4)
+    """
+    return max(1, min(most, -(-n_images // (CHUNKS_EACH * max(1, n_actors)))))
 
 
 def plan_predictions(

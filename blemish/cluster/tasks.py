@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from blemish.cluster.pool import last_line
 from blemish.errors import message
-
-if TYPE_CHECKING:
-    from blemish.cluster.plan import FitPlan
 
 # Deaths of its process or of its node that a task is started again after.
 MAX_RETRIES = 2
@@ -35,21 +32,22 @@ class TaskError(NamedTuple):
 
 
 def run_tasks(
-    function: Callable[[AnyJob], Outcome], jobs: Sequence[AnyJob], plan: FitPlan
+    function: Callable[[AnyJob], Outcome], jobs: Sequence[AnyJob], *, n_cpus: int, n_bytes: Mapping[str, int]
 ) -> Generator[tuple[AnyJob, Outcome | TaskError], None, None]:
     """Yield each job and its outcome as it ends; those that run are cancelled where the loop is left early.
 
     Args:
-        plan: states the CPUs of each task, and the memory of each category.
+        n_cpus: of each task.
+        n_bytes: category to the memory that its task is given; one that is not there asks for none.
     """
     import ray
 
-    n_bytes = {fit.category: fit.n_bytes for fit in plan.fits}
     task = task_of(function)
     waiting: dict[Any, AnyJob] = {}
     try:
         for job in jobs:
-            options = task.options(num_cpus=plan.n_cpus, memory=n_bytes[job.category], name=f"fit {job.category}")
+            name = f"{function.__name__} {job.category}"
+            options = task.options(num_cpus=n_cpus, memory=n_bytes.get(job.category, 0), name=name)
             waiting[options.remote(job)] = job
         while waiting:
             for reference in ray.wait(list(waiting), num_returns=1)[0]:
@@ -74,12 +72,12 @@ def outcome_of(reference: Any) -> Any:
         return ray.get(reference)
     except ray.exceptions.OutOfMemoryError:
         todo = "Use nodes with more memory, smaller images or fewer of them."
-        return TaskError(message("memory", "enough for the fit", "less, and Ray ended it", todo=todo))
+        return TaskError(message("memory", "enough for the task", "less, and Ray ended it", todo=todo))
     except ray.exceptions.RayTaskError as error:
-        return TaskError(message("fit", "a result", last_line(error), todo="This is a fault of Blemish: report it."))
+        return TaskError(message("task", "a result", last_line(error), todo="This is a fault of Blemish: report it."))
     except ray.exceptions.RayError as error:
         got = f"a process or node that died {MAX_RETRIES + 1} times: {' '.join(str(error).split())[:200]}"
-        return TaskError(message("fit", "a result", got, todo="The logs of Ray on the node say more."))
+        return TaskError(message("task", "a result", got, todo="The logs of Ray on the node say more."))
 
 
 def peak_bytes() -> int:

@@ -1,17 +1,18 @@
-"""Bars on a terminal, silence elsewhere."""
+"""Bars on a terminal, silence elsewhere; nothing but our own lines on stdout."""
 
 from __future__ import annotations
 
 import io
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from blemish.cli import app, console
 from blemish.cli.console import Bars, say
-
-if TYPE_CHECKING:
-    import pytest
+from blemish.data.synthetic.demo import make_demo
 
 
 def bars_on(is_terminal: bool) -> tuple[Bars, io.StringIO]:
@@ -47,3 +48,40 @@ def test_a_document_or_lines_are_printed(capsys: pytest.CaptureFixture[str]):
     assert json.loads(capsys.readouterr().out) == {"a": 1}
     say(False, {"a": 1}, "one", "two")
     assert capsys.readouterr().out == "one\ntwo\n"
+
+
+def test_what_a_library_prints_is_no_part_of_a_json_document(capsys: pytest.CaptureFixture[str]):
+    with console.only_ours():
+        print("(raylet) A worker died")  # noqa: T201
+        console.complain("error: a: it is gone")
+    console.say(True, {"fitted": 1})
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"fitted": 1}
+    assert err == "(raylet) A worker died\nerror: a: it is gone\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("fit_many", ["fit", "{data}", "--out", "{out}", "--json"]),
+        ("predict", ["predict", "{data}", "{data}", "--out", "{out}", "--json"]),
+    ],
+)
+def test_commands_of_the_cluster_print_json_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, arguments: list[str]
+):
+    from blemish import cluster
+    from blemish.cluster import connection, predictions
+
+    def noisy(*_: object, **__: object) -> object:
+        print("(raylet) A worker died")  # noqa: T201
+        return [] if name == "fit_many" else predictions.PredictResult(tmp_path, 0, 0, 0, 0, 0.0)
+
+    monkeypatch.setattr(connection, "check_installed", lambda: None)
+    monkeypatch.setattr(cluster if name == "fit_many" else predictions, name, noisy)
+    data = make_demo(tmp_path / "demo", image_size=64, n_train=2, n_test=1, n_defective=1, categories=("tile",))
+    places = {"data": str(data / "tile"), "out": str(tmp_path / "out")}
+    done = CliRunner().invoke(app, ["cluster", *(text.format(**places) for text in arguments)])
+    assert done.exit_code == 0, done.output
+    json.loads(done.stdout)
+    assert "(raylet)" in done.stderr

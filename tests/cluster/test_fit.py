@@ -183,7 +183,7 @@ def test_a_process_that_dies_is_started_again_and_named_if_it_always_dies(
     recovers, never = tasks.task_of(dying_once).remote(str(tmp_path / "mark")), tasks.task_of(dying).remote()
     assert tasks.outcome_of(recovers) == "alive"
     outcome = tasks.outcome_of(never)
-    assert outcome.text.startswith("fit: expected a result, got a process or node that died 2 times: ")
+    assert outcome.text.startswith("task: expected a result, got a process or node that died 2 times: ")
 
 
 def dying_once(mark: str) -> str:

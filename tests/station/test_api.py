@@ -310,7 +310,6 @@ def test_events_are_streamed_and_the_stream_ends_when_the_station_stops(station:
 
 @pytest.mark.slow
 def test_a_client_that_is_gone_or_slow_is_no_fault(opened_station: Opener, caplog: pytest.LogCaptureFixture):
-
     with called(opened_station(), body_s=0.3) as client:
         place = client.base_url.host, client.base_url.port
         head = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n".encode()

@@ -11,13 +11,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from blemish._version import __version__
-from blemish.errors import DataError, InputError, message
+from blemish.errors import BlemishError, DataError, InputError, message
 from blemish.interop.anomalib.engine import Settings, find_anomalib, shared_layers
 from blemish.interop.anomalib.side import ANOMALIB, DEFAULTS, MB, SAME, SIDES
 
@@ -63,12 +63,14 @@ class Comparison:
     Attributes:
         shared: side to numbers that do not depend on the category: import_s, install_mb.
         categories: category to side to numbers.
+        failed: category to the reason why it has none.
     """
 
     settings: Settings
     environment: Mapping[str, str | int]
     shared: Mapping[str, Mapping[str, float]]
     categories: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     def numbers(self, category: str, side: str) -> dict[str, float]:
         """Return one side's numbers of one category by `Row.key`."""
@@ -81,20 +83,54 @@ class Comparison:
         return {**asdict(self), "ratios": ratios}
 
 
+class CategoryJob(NamedTuple):
+    """The comparison of one category.
+
+    Attributes:
+        anomalib: the version that has to be installed where it is carried out.
+    """
+
+    category: str
+    root: str
+    settings: Settings
+    anomalib: str
+
+
+class Measured(NamedTuple):
+    """What was measured of one category.
+
+    Attributes:
+        sides: side to numbers; empty if it failed.
+        error: why it failed.
+    """
+
+    sides: Mapping[str, Mapping[str, Any]]
+    error: str = ""
+
+
 def compare(
-    root: str | os.PathLike[str], categories: Sequence[str], *, settings: Settings, say: Callable[[str], object] = str
+    root: str | os.PathLike[str],
+    categories: Sequence[str],
+    *,
+    settings: Settings,
+    say: Callable[[str], object] = str,
+    measure_all: Callable[[Sequence[CategoryJob]], Iterable[tuple[CategoryJob, Measured]]] | None = None,
 ) -> Comparison:
-    """Return the comparison of the installed anomalib with Blemish on some categories.
+    """Return the comparison of the installed anomalib with Blemish on some categories; one that fails is left out.
 
     Per category: Blemish with the same settings, anomalib, Blemish with the same settings again, and Blemish with its
     defaults, each in a process of its own; of the two runs with the same settings the slower time counts. Metrics are
     Blemish's, on raw scores and maps of all sides.
 
+    Args:
+        measure_all: yields each job and what `measure` returned of it, elsewhere; None to measure one after the other
+            here.
+
     Raises:
-        InputError: if anomalib is not installed, a side lacks a setting, or a side failed.
+        InputError: if anomalib is not installed, or a side lacks a setting.
     """
     anomalib = find_anomalib()
-    settings = Settings(**{**asdict(settings), "layers": shared_layers(settings.backbone, settings.layers)})
+    settings = replace(settings, layers=shared_layers(settings.backbone, settings.layers))
     environment: dict[str, str | int] = {
         "anomalib": anomalib,
         "blemish": __version__,
@@ -102,14 +138,32 @@ def compare(
         "machine": platform.machine(),
         "cores": os.cpu_count() or 1,
     }
-    measured: dict[str, Mapping[str, Mapping[str, Any]]] = {}
-    for category in categories:
-        runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    jobs = [CategoryJob(category, os.path.abspath(root), settings, anomalib) for category in categories]  # noqa: PTH100
+    sides, failed = dict[str, Mapping[str, Mapping[str, Any]]](), dict[str, str]()
+    for job, measured in ((job, measure(job, say)) for job in jobs) if measure_all is None else measure_all(jobs):
+        if measured.error:
+            say(f"{job.category}: {measured.error}")
+            failed[job.category] = measured.error
+        else:
+            say(f"{job.category}: done")
+            sides[job.category] = measured.sides
+    ordered = {category: sides[category] for category in categories if category in sides}
+    return Comparison(settings, environment, _shared(say), ordered, failed)
+
+
+def measure(job: CategoryJob, say: Callable[[str], object] = str) -> Measured:
+    """Return the measurements of all sides on one category, or why there are none."""
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    try:
+        if (found := find_anomalib()) != job.anomalib:
+            raise InputError(message("anomalib", job.anomalib, found, todo="Install the same version on each node."))
         for side in (SAME, ANOMALIB, SAME, DEFAULTS):
-            say(f"{category}: {NAMES[side]}")
-            runs[side].append(_run({"side": side, "root": str(root), "category": category, **asdict(settings)}))
-        measured[category] = {side: _slower(results) for side, results in runs.items()}
-    return Comparison(settings, environment, _shared(say), measured)
+            say(f"{job.category}: {NAMES[side]}")
+            given = {"side": side, "root": job.root, "category": job.category, **asdict(job.settings)}
+            runs[side].append(_run(given))
+    except BlemishError as error:
+        return Measured({}, str(error))
+    return Measured({side: _slower(results) for side, results in runs.items()})
 
 
 def _slower(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

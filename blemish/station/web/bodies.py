@@ -48,12 +48,13 @@ async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
 
 
 async def _collected(request: Request, max_bytes: int) -> bytes:
-    body = bytearray()
+    blocks, n_bytes = list[bytes](), 0
     async for block in request.stream():
-        body += block
-        if len(body) > max_bytes:
-            raise _too_large(len(body), max_bytes)
-    return bytes(body)
+        blocks.append(block)
+        n_bytes += len(block)
+        if n_bytes > max_bytes:
+            raise _too_large(n_bytes, max_bytes)
+    return b"".join(blocks)
 
 
 def _too_large(n_bytes: int, max_bytes: int) -> HTTPException:

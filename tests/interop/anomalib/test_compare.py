@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from blemish.errors import DataError, InputError
 from blemish.imaging.decode import load
 from blemish.interop.anomalib import compare
 from blemish.interop.anomalib.compare import (
+    CategoryJob,
     Comparison,
+    Measured,
     Settings,
     check_categories,
     installed_mb,
@@ -81,6 +84,31 @@ def test_the_json_has_ratios_and_settings():
 def test_the_error_of_a_side_that_fails():
     with pytest.raises(InputError, match=r"comparison: expected each side to run to its end, got ValueError: no\."):
         compare._python(["-c", "raise ValueError('no')"])
+
+
+def test_a_category_that_fails_is_named_and_the_others_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(compare, "find_anomalib", lambda: "2.7.0")
+    monkeypatch.setattr(compare, "_shared", lambda say: made_up().shared)
+    said: list[str] = []
+
+    def elsewhere(jobs: Sequence[CategoryJob]) -> Iterator[tuple[CategoryJob, Measured]]:
+        grid, wood = jobs
+        assert (grid.root, grid.anomalib) == (str(tmp_path), "2.7.0")
+        yield wood, Measured({}, "memory: no.")
+        yield grid, Measured(made_up().categories["grid"])
+
+    found = compare.compare(tmp_path, ["grid", "wood"], settings=Settings(), say=said.append, measure_all=elsewhere)
+    assert list(found.categories) == ["grid"]
+    assert found.failed == {"wood": "memory: no."}
+    assert said == ["wood: memory: no.", "grid: done"]
+    assert found.to_dict()["failed"] == found.failed
+
+
+def test_another_version_of_anomalib_on_a_node_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compare, "find_anomalib", lambda: "2.6.0")
+    measured = compare.measure(CategoryJob("grid", "data", Settings(), "2.7.0"))
+    assert measured.error == "anomalib: expected 2.7.0, got 2.6.0. Install the same version on each node."
+    assert not measured.sides
 
 
 @pytest.mark.slow
