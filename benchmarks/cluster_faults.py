@@ -27,14 +27,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pyarrow.parquet as pq
 from cluster import SMALL, Nodes, categories, cleared, psutil, small_images, small_model
-from results import add_json_option, table, write
+from results import add_json_option, load_data, table, write
 
 from blemish import Patchcore, load
 from blemish.cluster import fit_many, predict
 from blemish.ops import merge_reduce
 
 # Moments of the kills, seconds after the start of a run or the last kill. A driver takes some to connect.
-MOMENTS = {"a worker": (1.0, 6.0), "a node": (2.0, 8.0), "the driver": (8.0, 30.0)}
+MOMENTS = {"a worker": (1.0, 6.0), "a node": (2.0, 8.0), "the driver": (4.0, 14.0)}
 KILLS = {"a worker": 3, "a node": 2, "the driver": 3}  # during each kind of work
 OURS = ("ray::Inspector", "ray::fit", "ray::run_here")
 DRIVER = """
@@ -47,7 +47,8 @@ kind, address, *given = sys.argv[1:]
 if kind == "predict":
     predict(given[0], [given[1]], given[2], address=address)
 else:
-    data = {path.name: sorted(path.rglob("good/*.png"))[:8] for path in sorted(Path(given[0]).iterdir())}
+    folders = sorted(Path(given[0]).iterdir())[: int(given[2])]
+    data = {path.name: sorted(path.rglob("train/good/*.png"))[:8] for path in folders}
     fit_many(data, given[1], detector=Patchcore(image_size=96), address=address)
 """
 
@@ -174,8 +175,8 @@ class Work:
                 self.different += bank != self.whole.setdefault(name, bank)
 
 
-def faults(work, nodes, times, rng):
-    """Yield a row for each thing that was killed, during each kind of work."""
+def faults(work, nodes, times, rng, asked):
+    """Yield a row for each thing that was killed, out of those asked for, during each kind of work."""
     kills = Kills(nodes, rng)
     runs = {"predictions": work.predictions, "fits": work.fits, "one fit over all nodes": work.spread}
 
@@ -186,9 +187,11 @@ def faults(work, nodes, times, rng):
 
     for run in runs.values():
         run()  # the results without kills
-    for killed in ("a worker", "a node"):
+    for killed in [one for one in ("a worker", "a node") if one in asked]:
         for during, run in runs.items():
             yield row(killed, during, kills.during(run, killed, times * KILLS[killed]))
+    if "the driver" not in asked:
+        return
     address, out, folder = nodes.cluster.address, cleared(work.folder / "d.parquet"), cleared(work.folder / "d-models")
 
     def each_predict(*, ended=False):
@@ -206,7 +209,7 @@ def faults(work, nodes, times, rng):
         if ended:
             cleared(folder)
 
-    n_runs = kills.driver(("fit", address, work.folder / "categories", folder), n, each_fit)
+    n_runs = kills.driver(("fit", address, work.folder / "categories", folder, len(work.data)), n, each_fit)
     work.check_models(folder, work.data)
     assert all((folder / name / "model.json").is_file() for name in work.data)
     yield row("the driver", "fits", n_runs)
@@ -219,21 +222,25 @@ def main():
     parser.add_argument("--images", type=int, default=600, help="of a run")
     parser.add_argument("--categories", type=int, default=6, help="of a run, eight images each")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--killed", nargs="+", choices=MOMENTS, default=list(MOMENTS), help="the JSON's rows of the others are kept"
+    )
     add_json_option(parser, __file__)
     given = parser.parse_args()
     merge_reduce.CHUNK_ROWS = 1000
-    start, images = time.perf_counter(), small_images(given.work, given.images)
+    images = small_images(given.work, given.images)
     data = categories(given.work, given.categories, 8)
     work = Work(given.work, data, small_model(given.work, images), images)
     title = f"Kills at random moments, on two nodes: {given.images:,} images, {given.categories} categories, one large"
-    rows = []
+    kept = [row for row in load_data(given.json) or [] if row["killed"] not in given.killed]
+    made = []
     with Nodes(2) as nodes:
-        for row in faults(work, nodes, given.times, random.Random(given.seed)):
-            rows.append(row)
+        for row in faults(work, nodes, given.times, random.Random(given.seed), given.killed):
+            made.append(row)
             print(row, flush=True)
-            n_kills, minutes = sum(row["kills"] for row in rows), (time.perf_counter() - start) / 60
-            notes = f"{n_kills} kills in {minutes:.0f} minutes. Each image had one row, and each model was whole."
-            write(given.json, [table(title, rows, notes=notes)])  # after each: the run takes long
+            rows = sorted([*kept, *made], key=lambda row: list(MOMENTS).index(row["killed"]))
+            notes = f"{sum(row['kills'] for row in rows)} kills. Each image had one row, and each model was whole."
+            write(given.json, [table(title, rows, notes=notes)], rows)  # after each: the run takes long
 
 
 if __name__ == "__main__":
