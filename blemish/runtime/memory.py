@@ -22,6 +22,8 @@ MIB = 2**20
 MAPPED_FROM = 32 * MIB
 # Freed memory at the end of a heap that is kept.
 KEPT = 128 * MIB
+# Blocks of `kept_memory` that run now.
+_BLOCKS = [0]
 # Of people who tune it themselves.
 VARIABLES = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "LD_PRELOAD")
 
@@ -29,10 +31,11 @@ VARIABLES = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_
 def keep_some_memory() -> None:
     """Keep up to 128 MB of freed memory in this process.
 
-    Does nothing where there is no glibc, or where one of its environment variables, or another allocator, is set.
+    Does nothing where there is no glibc, or where one of its environment variables, or another allocator, is set, and
+    inside `kept_memory`, which keeps more.
     """
     library = _glibc()
-    if library is not None:
+    if library is not None and not _BLOCKS[0]:
         library.mallopt(M_MMAP_THRESHOLD, MAPPED_FROM)
         library.mallopt(M_TRIM_THRESHOLD, KEPT)
 
@@ -47,11 +50,13 @@ def kept_memory() -> Iterator[None]:
     if library is None:
         yield
         return
+    _BLOCKS[0] += 1
     library.mallopt(M_MMAP_MAX, 0)
     library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     try:
         yield
     finally:
+        _BLOCKS[0] -= 1
         library.mallopt(M_MMAP_MAX, DEFAULT_MMAPS)
         keep_some_memory()
         library.malloc_trim(0)

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -58,6 +59,26 @@ def test_memory_that_was_freed_is_used_again():
 def test_somebodys_own_tuning_stays(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
     assert pages("memory.keep_some_memory()") > 10_000
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_a_model_that_is_loaded_inside_takes_nothing_from_what_is_kept(monkeypatch: pytest.MonkeyPatch):
+    class Library:
+        calls: ClassVar[list[tuple[int, int]]] = []
+
+        def mallopt(self, parameter: int, value: int) -> None:
+            self.calls.append((parameter, value))
+
+        def malloc_trim(self, _: int) -> None:
+            pass
+
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Library())
+    with kept_memory():
+        before = len(Library.calls)
+        memory.keep_some_memory()
+        assert len(Library.calls) == before
+    assert Library.calls[-1] == (memory.M_TRIM_THRESHOLD, memory.KEPT)
 
 
 @pytest.mark.slow
