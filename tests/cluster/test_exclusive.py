@@ -13,6 +13,7 @@ from blemish.cli.anomalib import _measured_on
 from blemish.cluster.errors import ClusterError
 from blemish.cluster.exclusive import run_alone
 from blemish.interop.anomalib.compare import CategoryJob, Settings
+from tests.cluster.conftest import started
 
 pytestmark = pytest.mark.slow
 
@@ -32,17 +33,20 @@ def ran(job: Job) -> Ran:
 
     start = time.time()
     time.sleep(0.2)
-    assert ray.get_runtime_context().get_assigned_resources()["CPU"] == 1
     return Ran(ray.get_runtime_context().get_node_id(), start, time.time())
 
 
-def test_no_two_run_at_once_on_a_node(nodes: Any):
-    jobs = [Job(name) for name in "abcdef"]
-    done = dict(run_alone(ran, jobs, {__file__: -1}, address=None))
-    assert set(done) == set(jobs)
-    for node in {each.node for each in done.values()}:
-        on_it = sorted((each for each in done.values() if each.node == node), key=lambda each: each.start)
-        assert all(before.end <= after.start for before, after in pairwise(on_it))
+def test_only_the_largest_nodes_work_and_each_on_one_job_at_once(nodes: Any):
+    larger = started(nodes, num_cpus=2)
+    try:
+        nodes.wait_for_nodes()
+        done = dict(run_alone(ran, [Job(name) for name in "abcd"], {__file__: -1}, address=None))
+    finally:
+        nodes.remove_node(larger)
+    assert sorted(job.category for job in done) == list("abcd")
+    assert {each.node for each in done.values()} == {larger.node_id}
+    in_order = sorted(done.values(), key=lambda each: each.start)
+    assert all(before.end <= after.start for before, after in pairwise(in_order))
 
 
 def test_files_that_a_node_does_not_see_are_named(nodes: Any, tmp_path: Path):
