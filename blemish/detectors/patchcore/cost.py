@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from blemish.detectors.backbone_settings import BASE_BYTES, LEAST_TIMED, MAX_CAL
 from blemish.detectors.fusion import multi_scale_bytes
 from blemish.detectors.patchcore.fit import first_pass, raw_extractor
 from blemish.detectors.patchcore.memory_bank import collection_bytes
-from blemish.detectors.patchcore.position import N_JUDGED
+from blemish.detectors.patchcore.position import judged_rows
 from blemish.errors import DataError
 from blemish.ops.merge_reduce import CHUNK_ROWS, chunk_bytes, compared_pairs, kept_rows
 from blemish.ops.neighbors import MemoryIndex
@@ -75,36 +75,84 @@ def estimated_seconds(
     if len(samples) < least:
         return None
     few = [samples[i] for i in np.linspace(0, len(samples) - 1, PILOT_IMAGES).astype(int)]
-    held = replace(settings, coreset_size=None, coreset_sampling_ratio=PILOT_SHARE, max_rows=10**8)
     try:
+        pilot = Pilot.run(settings, backbone, few, n_images=len(samples))
+    except DataError:
+        return None
+    n_rows, n_calibrated = len(samples) * pilot.n_patches, min(len(samples), MAX_CALIBRATION)
+    n_judged = len(judged_rows(n_calibrated)) if settings.score_fusion else 0
+    n_again = n_judged + (n_calibrated if n_rows > settings.max_rows else 0)
+    pairs = compared_pairs(n_rows, settings.bank_rows(n_rows), settings.max_rows)
+    passes_s = pilot.first_s * len(samples) + pilot.again_s * n_again
+    return passes_s + pilot.pair_s * pairs + pilot.search_s * (n_calibrated + n_judged)
+
+
+class Pilot(NamedTuple):
+    """Seconds that the stages of a fit take on a few images.
+
+    Attributes:
+        n_patches: of one image.
+        first_s: to read an image and compute all its features.
+        again_s: to read it again and compute the features of its patches.
+        pair_s: to compare a pair of patches on the way to the memory bank.
+        search_s: to search an image's patches in a memory bank of the size that all images give.
+    """
+
+    n_patches: int
+    first_s: float
+    again_s: float
+    pair_s: float
+    search_s: float
+
+    @classmethod
+    def run(cls, settings: PatchcoreSettings, backbone: Backbone, few: Sequence[ImageInput], *, n_images: int) -> Pilot:
+        """Measure on a few of `n_images`.
+
+        Raises:
+            DataError: if fewer than two can be decoded.
+            InputError: if the network does not take images of this size.
+        """
+        held = replace(settings, coreset_size=None, coreset_sampling_ratio=PILOT_SHARE, max_rows=10**8)
         images = TrainingImages(few, bit_depth=settings.bit_depth, threads=settings.n_threads)
         geometry = settings.geometry(images.sizes_hw, backbone)
         raw = raw_extractor(settings, backbone)
         raw.features(np.zeros((*geometry.network_hw, 3), np.uint8))  # the first run is slower
-        start = time.perf_counter()
+        clock = _Clock()
         patches = first_pass(held, images, raw, geometry, no_progress).patches
-    except DataError:
-        return None
-    image_s = (time.perf_counter() - start) / len(images)
-    start = time.perf_counter()
-    patches.memory_bank(no_progress)
-    bank_s = time.perf_counter() - start
-    maps = patches.maps(range(len(images)), stage="", progress=no_progress)
-    assert maps is not None, "all patches of the pilot are held"
-    search_s, n_each = _search_s([features for _, features in maps])
-    n_rows, n_pilot = len(samples) * n_each, len(images) * n_each
-    n_bank, n_calibrated = settings.bank_rows(n_rows), min(len(samples), MAX_CALIBRATION)
-    n_judged = N_JUDGED if settings.score_fusion else 0
-    n_again = n_judged + (n_calibrated if n_rows > settings.max_rows else 0)
-    share = compared_pairs(n_rows, n_bank, settings.max_rows) / compared_pairs(n_pilot, held.bank_rows(n_pilot), 10**8)
-    return image_s * (len(samples) + n_again) + bank_s * share + search_s * n_bank * (n_calibrated + n_judged)
+        every = range(len(images))
+        first_s = clock.lap() / len(images)
+        again = images.feature_maps(raw.features, geometry, every, stage="", progress=no_progress)
+        (n_each,) = {features[..., 0].size for _, features in again}
+        again_s, n_pilot = clock.lap() / len(images), len(images) * n_each
+        patches.memory_bank(no_progress)
+        pair_s = clock.lap() / compared_pairs(n_pilot, held.bank_rows(n_pilot), held.max_rows)
+        maps = patches.maps(every, stage="", progress=no_progress)
+        assert maps is not None, "all patches of the pilot are held"
+        n_bank = settings.bank_rows(n_images * n_each)
+        return cls(n_each, first_s, again_s, pair_s, _search_s([features for _, features in maps], n_bank))
 
 
-def _search_s(maps: Sequence[Float32]) -> tuple[float, int]:
-    """Return the seconds that the search of an image's patches takes for each row of the bank, and their number."""
+class _Clock:
+    """Measures one stage after the other."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        """Return the seconds since the last lap."""
+        last, self._last = self._last, time.perf_counter()
+        return self._last - last
+
+
+def _search_s(maps: Sequence[Float32], n_bank: int) -> float:
+    """Return the seconds that the search of an image's patches takes in a bank of so many rows.
+
+    A bank that is smaller than asked for counts in proportion: its cost per row is that of a large one.
+    """
     queries, *others = (features.reshape(-1, features.shape[-1]) for features in maps)
-    index = MemoryIndex(np.concatenate(others))
-    index.search(queries[:32])
+    rows = np.concatenate(others)
+    index = MemoryIndex(rows[:: max(1, len(rows) // n_bank)][:n_bank])
+    index.search(queries)  # the first search of an index allocates its workspace
     start = time.perf_counter()
     index.search(queries)
-    return (time.perf_counter() - start) / index.n_rows, len(queries)
+    return (time.perf_counter() - start) * n_bank / index.n_rows

@@ -45,6 +45,15 @@ def part_weight(less: float) -> float:
     return weight if weight >= LEAST_WEIGHT else 0.0
 
 
+def judged_rows(n_chosen: int) -> range:
+    """Return which of so many calibration images get a synthetic defect: at most `N_JUDGED`, evenly.
+
+    >>> judged_rows(300)
+    range(0, 300, 4)
+    """
+    return range(0, n_chosen if n_chosen >= LEAST_IMAGES else 0, -(-n_chosen // N_JUDGED))
+
+
 @dataclass(frozen=True)
 class PositionJudge:
     """Decides whether the per-position Gaussian (Defard et al. 2021) joins the image score.
@@ -93,8 +102,7 @@ class PositionJudge:
 
     def _synthetic_scores(self, parts: PartStatistics, progress: Progress) -> tuple[list[float], list[float]]:
         """Return the patch and the part score of synthetic defects, each image without its own bank rows."""
-        step = -(-len(self.chosen) // N_JUDGED)
-        judged = {i: row for row, i in enumerate(self.chosen) if row % step == 0}
+        judged = {self.chosen[row]: row for row in judged_rows(len(self.chosen))}
         of_patches, of_parts = [], []
         inputs = list(self.images.prepared(self.geometry, list(judged), stage="judging position", progress=progress))
         groups = self.images.groups

@@ -11,6 +11,7 @@ from blemish import InputError
 from blemish.detectors.backbone_settings import BASE_BYTES
 from blemish.detectors.patchcore import cost
 from blemish.detectors.patchcore.cost import PILOT_IMAGES, PILOT_SHARE, estimated_seconds
+from blemish.detectors.patchcore.position import judged_rows
 from blemish.ops.merge_reduce import compared_pairs, coreset_bytes
 from tests.images import goods, small_patchcore
 
@@ -65,16 +66,18 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_clock")
-@pytest.mark.parametrize(("n", "max_rows"), [(20, 500_000), (40, 500_000), (40, 2000)])
-def test_time_is_that_of_images_pairs_and_searches(n: int, max_rows: int):
-    model = small_patchcore(max_rows=max_rows)
+@pytest.mark.parametrize(
+    ("n", "max_rows", "searched"), [(20, 500_000, 1.0), (40, 500_000, 1.0), (40, 2000, 1.0), (80, 500_000, 1152 / 1008)]
+)
+def test_time_is_that_of_images_pairs_and_searches(n: int, max_rows: int, searched: float):
+    model = small_patchcore(max_rows=max_rows, score_fusion=True)
     n_rows, n_pilot = n * 144, PILOT_IMAGES * 144
     pairs = compared_pairs(n_rows, n_rows // 10, max_rows) / compared_pairs(n_pilot, int(PILOT_SHARE * n_pilot), 10**8)
-    read = n + (n if n_rows > max_rows else 0)
-    searched = n * (n_rows // 10) / ((PILOT_IMAGES - 1) * 144)
-    samples = [*goods(), *goods(), *goods(), *goods(), *goods()][:n]
+    n_judged = len(judged_rows(n))
+    read = n + n_judged + (n if n_rows > max_rows else 0)
+    samples = (10 * list(goods()))[:n]
     found = estimated_seconds(model.settings, model.pretrained, samples, least=n)
-    assert found == pytest.approx(read / PILOT_IMAGES + pairs + searched)
+    assert found == pytest.approx(read / PILOT_IMAGES + pairs + (n + n_judged) * searched)
 
 
 @pytest.mark.slow
