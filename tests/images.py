@@ -26,6 +26,7 @@ SETTINGS: dict[str, Any] = {
     "num_neighbors": 1,
     "pooling": 3,
     "scaling": "whiten",
+    "defect_axes": 0,
     "position_sigma": 1.0,
     "top_share": 0.0,
     "score_fusion": False,

@@ -1,18 +1,19 @@
 """The fit of one category over all nodes: the passes of PatchCore's fit as tasks of Ray, with the same result.
 
+    some images        -> network inputs, from which the scaling of the features is learnt here
     blocks of images   -> features, which stay on the node, and what is kept of each image
-    chunks of patches  -> their sums; then, in the scaling that follows from those so far, a coreset
-    here               -> coreset of the coresets, whitening, near-duplicates, position, thresholds
+    chunks of patches  -> a coreset of each
+    here               -> coreset of the coresets, near-duplicates, position, thresholds
     blocks of images   -> distances to the memory bank, for the thresholds
 
-Chunks, scalings and their order are those of `StreamingCoreset` on one machine, and so are the bytes of the model. The
+Chunks and their order are those of `StreamingCoreset` on one machine, and so are the bytes of the model. The
 features of a block are made again where their node died before they were reduced.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,7 +29,6 @@ from blemish.detectors.patchcore.fit import CalibrationChoice, GoodSearch, Local
 from blemish.detectors.patchcore.memory_bank import PatchCollection, chunk_of, stream_of
 from blemish.errors import ImageError, message
 from blemish.ops.merge_reduce import chunk_images, joined
-from blemish.ops.statistics import MomentSums
 
 if TYPE_CHECKING:
     from blemish.cluster.node_tasks import Tasks
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from blemish.detectors.patchcore.settings import PatchcoreSettings
     from blemish.imaging.geometry import Geometry
     from blemish.ops.merge_reduce import Chunk, ChunkReduction, ReducedChunk, StreamingCoreset
-    from blemish.types import Float32, Float64, Int64, Progress, Sample
+    from blemish.types import Float32, Int64, Progress, Sample, UInt8
 
 T = TypeVar("T")
 # Files whose headers and hashes one task reads.
@@ -88,6 +88,12 @@ def facts_here(samples: Sequence[Sample], bit_depth: int | None) -> list[ImageFa
     return [facts_of(sample, bit_depth) for sample in samples]
 
 
+def inputs_here(samples: Sequence[Sample], geometry: Geometry, bit_depth: int | None) -> list[UInt8 | ImageError]:
+    """Return the network input of each image."""
+    check_seen(samples)
+    return list(network_inputs(samples, geometry, bit_depth, threads=1))
+
+
 def look_here(
     samples: Sequence[Sample], sizes_hw: Sequence[tuple[int, int]], network: Network, with_summary: bool
 ) -> tuple[Float32, list[SeenImage | ImageError]]:
@@ -105,11 +111,6 @@ def look_here(
         summary = extractor.summary(image) if with_summary else None
         seen.append(SeenImage(ImageLook.of(image, size_hw), summary))
     return np.stack(features) if features else np.empty((0, 0, 0, 0), np.float32), seen
-
-
-def sums_here(shift: Float64 | None, pieces: Sequence[Piece], *features: Float32) -> MomentSums:
-    """Return the sums of a chunk."""
-    return MomentSums.of(chunk_here(pieces, features).rows, shift)
 
 
 def reduced_here(reduction: ChunkReduction, pieces: Sequence[Piece], *features: Float32) -> ReducedChunk:
@@ -210,18 +211,38 @@ class NodePasses:
     tasks: Tasks
     progress: Progress
 
-    def first(self, raw: Extractor, geometry: Geometry) -> FirstPass:
+    def inputs(self, geometry: Geometry, chosen: Sequence[int]) -> Iterator[UInt8 | ImageError]:
+        """Yield the network input of each chosen image, decoded on some node, or why there is none."""
+        started = ((block, self._decoding(block, geometry)) for block in _blocks(chosen, BLOCK))
+        for block, reference in ahead(started, self.tasks.n_ahead):
+            yield from self._decoded(block, reference, geometry)
+
+    def _decoding(self, block: Sequence[int], geometry: Geometry) -> Any:
+        return self.tasks.submit(inputs_here, [self.images.items[i] for i in block], geometry, self.settings.bit_depth)
+
+    def _decoded(self, block: Sequence[int], reference: Any, geometry: Geometry) -> Iterator[UInt8 | ImageError]:
+        """Yield the inputs of a block; one by one where its process died each time."""
+        try:
+            yield from self.tasks.result(reference)
+        except DiedError as error:
+            if len(block) == 1:
+                yield ImageError(str(error))
+                return
+            for i in block:
+                yield from self._decoded([i], self._decoding([i], geometry), geometry)
+
+    def first(self, extractor: Extractor, geometry: Geometry) -> FirstPass:
         """Read every image on some node; those that can't be decoded are left out of the images from here on."""
         images, settings = self.images, self.settings
-        height, width, _ = raw.features(np.zeros((*geometry.network_hw, 3), np.uint8)).shape
+        height, width, _ = extractor.features(np.zeros((*geometry.network_hw, 3), np.uint8)).shape
         stream = stream_of(settings, len(images) * height * width)
         if stream is None:
-            return first_pass(settings, images, raw, geometry, self.progress)
-        network = self._network(raw, geometry)
+            return first_pass(settings, images, extractor, geometry, self.progress)
+        network = self._network(extractor, geometry)
         choice, summaries = CalibrationChoice(len(images)), list[Any]()
         n_images = chunk_images(height * width)
         with closing(self._looked(network, n_images)) as blocks:
-            self._reduce(chunks_of(self._noted(blocks, choice, summaries), n_images), stream)
+            self._reduce(chunks_of(self._noted(blocks, choice, summaries), n_images), stream, height * width)
         multi_scale = None
         if settings.score_fusion:
             multi_scale = MultiScaleFeatures()
@@ -308,29 +329,24 @@ class NodePasses:
             self.progress("reading images", done, len(self.images))
             yield features, n_good
 
-    def _reduce(self, chunks: Iterator[list[Piece]], stream: StreamingCoreset) -> None:
-        """Add the sums and then the coreset of each chunk to the stream, in order; the next ones are made meanwhile."""
+    def _reduce(self, chunks: Iterator[list[Piece]], stream: StreamingCoreset, n_each: int) -> None:
+        """Add the coreset of each chunk to the stream, in order; the next ones are made meanwhile.
+
+        Args:
+            chunks: pieces of each.
+            stream: of the patches.
+            n_each: patches of an image.
+        """
         tasks = self.tasks
 
-        def summed() -> Iterator[tuple[list[Piece], Any]]:
-            shift = None
+        def reducing() -> Iterator[Any]:
             for pieces in chunks:
-                reference = self._of_chunk(sums_here, shift, pieces)
-                if shift is None:
-                    shift = tasks.result(reference).shift
-                yield pieces, reference
+                reduction = stream.reduction(n_each * sum(piece.stop - piece.start for piece in pieces))
+                places = [piece._replace(features=None) for piece in pieces]
+                yield tasks.submit(reduced_here, reduction, places, *(piece.features for piece in pieces))
 
-        def reducing() -> Iterator[tuple[ChunkReduction, Any]]:
-            for pieces, reference in ahead(summed(), tasks.n_ahead):
-                reduction = stream.reduction(tasks.result(reference))
-                yield reduction, self._of_chunk(reduced_here, reduction, pieces)
-
-        for reduction, reference in ahead(reducing(), tasks.n_ahead):
-            stream.keep(reduction, tasks.result(reference))
-
-    def _of_chunk(self, function: Callable[..., Any], first: object, pieces: Sequence[Piece]) -> Any:
-        places = [piece._replace(features=None) for piece in pieces]
-        return self.tasks.submit(function, first, places, *(piece.features for piece in pieces))
+        for reference in ahead(reducing(), tasks.n_ahead):
+            stream.keep(tasks.result(reference))
 
     def _parts(self, samples: Sequence[Any], network: Any) -> Iterator[Float32]:
         """Yield the coarse features of images that were read before."""

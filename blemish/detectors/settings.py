@@ -251,14 +251,19 @@ class Settings:
         """
         fields = stored_fields(cls)
         names = {field.name for field in fields}
-        absent = {field.name: field.metadata["absent"] for field in fields}
-        stored = {**{name: value for name, value in absent.items() if value is not REQUIRED}, **stored}
+        stored = {**cls.absent_values(), **stored}
         if set(stored) != names:
             raise InputError(message("settings", ", ".join(sorted(names)), ", ".join(sorted(stored))))
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
         }
         return cls(**values, **unstored)
+
+    @classmethod
+    def absent_values(cls) -> dict[str, Any]:
+        """Return the settings that came later, with the values by which a model computes what it did before."""
+        absent = {field.name: field.metadata["absent"] for field in stored_fields(cls)}
+        return {name: value for name, value in absent.items() if value is not REQUIRED}
 
     @property
     def n_threads(self) -> int:

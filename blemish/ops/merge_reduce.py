@@ -18,7 +18,6 @@ from blemish._validation.checks import blocks, check_array, check_whole
 from blemish.errors import InputError, message
 from blemish.ops.coreset import drawn_row, traversal, traversal_bytes
 from blemish.ops.neighbors import MemoryIndex
-from blemish.ops.statistics import Affine, Moments, MomentSums, Scaling
 from blemish.types import no_progress
 
 if TYPE_CHECKING:
@@ -202,22 +201,19 @@ class Chunk(NamedTuple):
 
 
 class ChunkReduction(NamedTuple):
-    """How a chunk is reduced: to how many rows, in which scaling.
+    """How a chunk is reduced.
 
     Attributes:
-        affine: the scaling, of the rows up to some chunk before.
         n_keep: rows that are kept.
         seed: of the first row.
     """
 
-    affine: Affine
     n_keep: int
     seed: int
 
     def reduced(self, chunk: Chunk) -> ReducedChunk:
         """Return the rows of the chunk that are kept."""
-        rows = _scaled(chunk.rows, self.affine)
-        found = traversal(rows, self.n_keep, drawn_row(len(rows), self.seed))
+        found = traversal(chunk.rows, self.n_keep, drawn_row(len(chunk.rows), self.seed))
         return ReducedChunk(Chunk(chunk.rows[found.picks], chunk.source[found.picks]), found.radius)
 
 
@@ -225,8 +221,8 @@ class ReducedChunk(NamedTuple):
     """The rows of a chunk that are kept.
 
     Attributes:
-        kept: as they came, in the order chosen.
-        radius: covering radius, in the scaling of the reduction.
+        kept: in the order chosen.
+        radius: covering radius.
     """
 
     kept: Chunk
@@ -236,48 +232,33 @@ class ReducedChunk(NamedTuple):
 class StreamingCoreset:
     """Merge and reduce of rows that come in a stream and are not kept: one pass, memory bounded.
 
-    Each chunk is reduced in coordinates scaled by the moments of the rows so far, and its picks are kept as they came;
-    the union is reduced in the final scaling. A row is within the first level's radius, times how much the scaling
-    changed, plus the second level's: `finish` states the sum, an upper bound that is far above the true radius.
+    A row is within the first level's radius plus the second level's: `finish` states the sum, an upper bound that is
+    far above the true radius.
 
-    Where the rows come here, `add` and `finish` do it all. Where chunks are elsewhere, their sums and then what is kept
-    of them come in the order of the chunks: `reduction` and `keep`, with the same result.
+    Where the rows come here, `add` and `finish` do it all. Where chunks are elsewhere, what is kept of them comes in
+    their order: `reduction` and `keep`, with the same result.
 
     Args:
         n_select: rows of the result, at most.
         n_rows: expected rows; fewer may come.
         max_rows: rows that may be held.
-        scaling: of the features, from their moments.
-        shrinkage: of the scaling.
         seed: of the first rows.
 
     Raises:
         InputError: if `n_select` is not from 1 to half of `max_rows`.
     """
 
-    def __init__(
-        self,
-        n_select: int,
-        *,
-        n_rows: int,
-        max_rows: int,
-        scaling: Scaling = "none",
-        shrinkage: float = 0.0,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, n_select: int, *, n_rows: int, max_rows: int, seed: int = 0) -> None:
         check_whole("n_rows", n_rows, 1)
         todo = f"Keep fewer rows, or hold more than max_rows={max_rows}."
         check_whole("n_select", n_select, 1, max_rows // 2, todo=todo)
         self.n_select = n_select
-        self._moments = Moments()
-        self._n_rows = n_rows
+        self._n_rows, self._n_reduced = n_rows, 0
         self._n_kept = kept_rows(n_rows, n_select, max_rows)
-        self._scaling, self._shrinkage, self._seed = scaling, shrinkage, seed
+        self._seed = seed
         self._chunk: list[Chunk] = []
         self._kept: list[Chunk] = []
-        self._affine: Affine | None = None
-        self._affine_rows = 0
-        self._radii: list[tuple[Affine, float]] = []
+        self._radius = 0.0
 
     def add(self, features: Float32, source: NDArray[np.int32]) -> None:
         """Add rows.
@@ -293,32 +274,25 @@ class StreamingCoreset:
         if _n_rows(self._chunk) >= CHUNK_ROWS:
             self._reduce()
 
-    def reduction(self, sums: MomentSums) -> ChunkReduction:
-        """Return how the next chunk is reduced, whose sums are about `shift`."""
-        self._moments.merge(sums)
-        if self._affine is None or self._moments.n >= 2 * self._affine_rows:
-            self._affine, self._affine_rows = self._moments.scaling(self._scaling, self._shrinkage), self._moments.n
-        return ChunkReduction(self._affine, _share(sums.n, self._n_kept, self._n_rows), self._seed)
+    def reduction(self, n_rows: int) -> ChunkReduction:
+        """Return how the next chunk, of so many rows, is reduced."""
+        self._n_reduced += n_rows
+        return ChunkReduction(_share(n_rows, self._n_kept, self._n_rows), self._seed)
 
     @property
     def n_added(self) -> int:
         """The rows that came so far."""
-        return self._moments.n + _n_rows(self._chunk)
+        return self._n_reduced + _n_rows(self._chunk)
 
-    @property
-    def shift(self) -> Float64 | None:
-        """The (D,) shift of the sums; None before the first chunk."""
-        return self._moments.shift
-
-    def keep(self, reduction: ChunkReduction, reduced: ReducedChunk) -> None:
+    def keep(self, reduced: ReducedChunk) -> None:
         """Add the rows that are kept of the next chunk."""
         self._kept.append(reduced.kept)
-        self._radii.append((reduction.affine, reduced.radius))
+        self._radius = max(self._radius, reduced.radius)
 
     def finish(
         self, n_select: int | None = None, *, progress: Progress = no_progress
-    ) -> tuple[Float32, NDArray[np.int32], Affine, float]:
-        """Return the coreset of all rows: (n, D) scaled features, (n, 3) sources, the scaling, the covering radius.
+    ) -> tuple[Float32, NDArray[np.int32], float]:
+        """Return the coreset of all rows: (n, D) features, (n, 3) sources, the covering radius.
 
         Args:
             n_select: rows of the result, if fewer than the constructor's.
@@ -326,22 +300,18 @@ class StreamingCoreset:
         """
         if self._chunk:
             self._reduce()
-        if self._moments.n == 0:
+        if not self._kept:
             raise InputError(message("features", "at least one row", "none", todo="Add rows before finishing."))
-        final = self._moments.scaling(self._scaling, self._shrinkage)
-        rows, source = joined(self._kept)
-        features = _scaled(rows, final)
+        features, source = joined(self._kept)
         wanted = min(n_select or self.n_select, self.n_select, len(features))
         found = traversal(features, wanted, drawn_row(len(features), self._seed), progress=progress)
-        first = max(_stretch(affine, final) * radius for affine, radius in self._radii)
-        return features[found.picks], source[found.picks], final, first + found.radius
+        return features[found.picks], source[found.picks], self._radius + found.radius
 
     def _reduce(self) -> None:
         """Reduce the chunk to its share of the rows that are kept."""
         chunk = joined(self._chunk)
         self._chunk = []
-        reduction = self.reduction(MomentSums.of(chunk.rows, self.shift))
-        self.keep(reduction, reduction.reduced(chunk))
+        self.keep(self.reduction(len(chunk.rows)).reduced(chunk))
 
 
 def _n_rows(chunks: Sequence[Chunk]) -> int:
@@ -364,31 +334,21 @@ def kept_rows(n_rows: int, n_select: int, max_rows: int) -> int:
 
 
 def chunk_bytes(n_rows: int, n_features: int, n_keep: int) -> int:
-    """Return the peak memory of the sums and the reduction of one chunk in bytes, its rows included.
+    """Return the peak memory of the reduction of one chunk in bytes, its rows included.
 
     Args:
         n_rows: of the chunk.
         n_features: of each row.
         n_keep: rows that are kept.
     """
-    # The rows and their shifted float64 twins; then the rows, the scaled ones and the sources.
-    return n_rows * (12 * n_features + 12) + traversal_bytes(n_rows, n_features, n_keep)
+    # The rows twice while they are joined, and the sources.
+    return n_rows * (8 * n_features + 12) + traversal_bytes(n_rows, n_features, n_keep)
 
 
 def streaming_bytes(n_rows: int, n_features: int, n_select: int, max_rows: int) -> int:
     """Return the peak memory of `StreamingCoreset` in bytes."""
     n_kept = kept_rows(n_rows, n_select, max_rows) + n_rows // CHUNK_ROWS
     per_row = 4 * n_features + 12
-    # The kept rows, twice while they are joined, or a chunk, three times.
-    of_rows = max(3 * n_kept, n_kept + 4 * CHUNK_ROWS) * per_row
+    # The kept rows, twice while they are joined, or beside a chunk, twice.
+    of_rows = max(2 * n_kept, n_kept + 2 * CHUNK_ROWS) * per_row
     return of_rows + traversal_bytes(max(n_kept, CHUNK_ROWS), n_features, n_select)
-
-
-def _scaled(rows: Float32, affine: Affine) -> Float32:
-    scaled: Float32 = rows @ affine.weight.T + affine.bias
-    return scaled
-
-
-def _stretch(before: Affine, after: Affine) -> float:
-    """Return how much longer a difference of two vectors may be in another scaling, at most."""
-    return float(np.linalg.norm(after.weight @ np.linalg.inv(before.weight.astype(np.float64)), 2))

@@ -24,64 +24,35 @@ class Affine(NamedTuple):
     bias: Float32
 
 
-class MomentSums(NamedTuple):
-    """Sums of feature vectors about a shift, of which moments are made.
-
-    Attributes:
-        n: vectors.
-        shift: (D,) float64.
-        total: (D,) float64, the sum of the shifted vectors.
-        products: (D, D) float64, the sum of their outer products.
-    """
-
-    n: int
-    shift: Float64
-    total: Float64
-    products: Float64
-
-    @classmethod
-    def of(cls, rows: Float32, shift: Float64 | None = None) -> MomentSums:
-        """Return the sums of (n, D) float32 vectors about a shift; about their mean if there is none."""
-        if shift is None:
-            # Sums about a mean keep the digits that E[x^2] - E[x]^2 loses.
-            shift = rows.mean(axis=0, dtype=np.float64)
-        centred = rows - shift
-        return cls(len(rows), shift, centred.sum(axis=0), centred.T @ centred)
-
-
 class Moments:
     """Mean and covariance of feature vectors that come in chunks (shifted data algorithm).
 
     Attributes:
         n: vectors added so far.
-        shift: (D,) float64, the mean of the first chunk; None before it.
     """
 
     def __init__(self) -> None:
         self.n = 0
-        self.shift: Float64 | None = None
+        self._shift: Float64 | None = None  # sums about a mean keep the digits that E[x^2] - E[x]^2 loses
         self._sum = np.zeros(0)
         self._products = np.zeros((0, 0))
 
     def add(self, rows: Float32) -> None:
         """Add (n, D) float32 vectors."""
-        self.merge(MomentSums.of(rows, self.shift))
-
-    def merge(self, sums: MomentSums) -> None:
-        """Add the sums of a chunk, about the shift of the first one; the digits depend on the order of chunks."""
-        if self.shift is None:
-            self.shift = sums.shift
-            self._sum, self._products = np.zeros(sums.total.shape), np.zeros(sums.products.shape)
-        assert np.array_equal(self.shift, sums.shift), "sums are about the shift of the first chunk"
-        self.n += sums.n
-        self._sum += sums.total
-        self._products += sums.products
+        if self._shift is None:
+            size = rows.shape[1]
+            self._shift = rows.mean(axis=0, dtype=np.float64)
+            self._sum, self._products = np.zeros(size), np.zeros((size, size))
+        centred = rows - self._shift
+        self.n += len(rows)
+        self._sum += centred.sum(axis=0)
+        self._products += centred.T @ centred
 
     def mean_and_covariance(self) -> tuple[Float64, Float64]:
         """Return the mean, (D,), and the covariance, (D, D), of the vectors added, at least one."""
-        assert self.shift is not None, "add rows first"
+        assert self._shift is not None, "add rows first"
         mean = self._sum / self.n
-        return self.shift + mean, self._products / self.n - np.outer(mean, mean)
+        return self._shift + mean, self._products / self.n - np.outer(mean, mean)
 
     def scaling(self, kind: Scaling, shrinkage: float) -> Affine:
         """Return the affine map that centres and scales feature vectors.

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from blemish.detectors.registry import DETECTORS, settings_type
+
 if TYPE_CHECKING:
     from blemish.detectors.base import Predictor
 
@@ -19,9 +21,7 @@ LEFT_OUT_ENTRIES = {"format_version", "files", "training", "history", "good_rang
 
 # Settings that 0.1.0 called otherwise, and those of PatchCore that are constants now.
 NAMES_0_1 = {"score_fusion": "whole_picture", "budget": "budget_s"}
-# Settings that came later, by detector: with these values a model computes what it did before.
-LATER_SETTINGS = {"efficientad": {"top_share": 0.0, "position_sigma": None}}
-# Settings that 0.1.0 did not have.
+# Settings that 0.1.0 did not have, of all detectors that have them.
 NEW_SETTINGS = {"calibration", "top_share"}
 CONSTANTS_0_1 = {"shrinkage": 0.1, "score_sigma": 0.0}
 
@@ -35,7 +35,7 @@ def model_id(model: Predictor) -> str:
     """
     header = {name: value for name, value in model.header().items() if name not in LEFT_OUT_ENTRIES}
     settings = _without(header.get("settings", {}), LEFT_OUT_SETTINGS)
-    later = LATER_SETTINGS.get(str(header.get("detector")), {})
+    later = _later_settings(header)
     header["settings"] = _without(settings, {name for name, value in later.items() if settings.get(name) == value})
     hashes = {name: value for name, value in header.get("provenance", {}).items() if name.endswith("sha256")}
     scores = {name: value for name, value in header.pop("thresholds", {}).items() if name.endswith("_scores")}
@@ -48,7 +48,7 @@ def model_ids_0_1(model: Predictor) -> tuple[str, ...]:
     It hashed the settings and the provenance, of which saving changed `library_version`.
     """
     header = model.header()
-    settings = _without(header.get("settings", {}), {"false_positive_rate", *NEW_SETTINGS})
+    settings = _without(header.get("settings", {}), {"false_positive_rate", *NEW_SETTINGS, *_later_settings(header)})
     settings = {NAMES_0_1.get(name, name): value for name, value in settings.items()}
     as_anomalib = header.get("input", {}).get("resize_in_graph", False)
     settings |= {"arithmetic": "anomalib" if as_anomalib else "blemish"}
@@ -66,6 +66,12 @@ def model_ids_0_1(model: Predictor) -> tuple[str, ...]:
 
 def _without(values: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in names}
+
+
+def _later_settings(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the detector's settings that came later, with the values by which it computes what it did before."""
+    detector = str(header.get("detector"))
+    return settings_type(detector).absent_values() if detector in DETECTORS else {}
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from blemish import Padim, Patchcore
 from blemish.cluster import FitResult, fit_many, plan_fits
 from blemish.cluster.connection import Node
 from blemish.cluster.node_tasks import DiedError, NodeTasks, check_seen
-from blemish.cluster.spread import facts_over_nodes, fit_over_nodes, look_here
+from blemish.cluster.spread import facts_over_nodes, fit_over_nodes, inputs_here, look_here
 from blemish.detectors.patchcore import fit as fitting
 from blemish.errors import InputError
 from blemish.ops import merge_reduce
@@ -46,8 +46,8 @@ class HereTasks:
         return value
 
     def submit(self, function: Callable[..., Any], *args: Any, n_returns: int = 1) -> Any:
-        if function is look_here and any(sample.path.name == self.fragile for sample in args[0]):
-            return None, DiedError("died")
+        if function in (look_here, inputs_here) and any(sample.path.name == self.fragile for sample in args[0]):
+            return DiedError("died") if function is inputs_here else (None, DiedError("died"))
         return function(*args)
 
     def result(self, reference: Any) -> Any:

@@ -12,7 +12,8 @@ from blemish._validation.checks import check_whole
 from blemish.data.training_images import TrainingImages
 from blemish.detectors.backbone_settings import BASE_BYTES, LEAST_TIMED, MAX_CALIBRATION
 from blemish.detectors.fusion import multi_scale_bytes
-from blemish.detectors.patchcore.fit import first_pass, raw_extractor
+from blemish.detectors.patchcore.features import N_LEARNT, extractor_of, learnt_scaling
+from blemish.detectors.patchcore.fit import LocalPasses, first_pass
 from blemish.detectors.patchcore.memory_bank import collection_bytes
 from blemish.detectors.patchcore.position import judged_rows
 from blemish.errors import DataError
@@ -41,7 +42,7 @@ def estimated_bytes(settings: PatchcoreSettings, backbone: Backbone, n_images: i
     check_whole("n_images", n_images, 1, 10**9)
     area = settings.area_px(backbone)
     n_rows = n_patches(settings, backbone, n_images)
-    patches = collection_bytes(settings, n_rows, sum(backbone.channels))
+    patches = collection_bytes(settings, n_rows, settings.n_features(backbone))
     multi_scale = multi_scale_bytes(backbone, min(n_images, MAX_CALIBRATION), area) if settings.score_fusion else 0
     return BASE_BYTES + patches + multi_scale
 
@@ -53,7 +54,7 @@ def n_patches(settings: PatchcoreSettings, backbone: Backbone, n_images: int) ->
 
 def estimated_chunk_bytes(settings: PatchcoreSettings, backbone: Backbone, n_images: int) -> int:
     """Return about how much memory a pass over a chunk of so many images takes at its peak, in bytes."""
-    n_rows, n_features = n_patches(settings, backbone, n_images), sum(backbone.channels)
+    n_rows, n_features = n_patches(settings, backbone, n_images), settings.n_features(backbone)
     n_select = settings.bank_rows(n_rows)
     n_keep = -(-kept_rows(n_rows, n_select, settings.max_rows) * CHUNK_ROWS // n_rows)
     chunk = chunk_bytes(CHUNK_ROWS + n_patches(settings, backbone, 1), n_features, n_keep)
@@ -83,7 +84,7 @@ def estimated_seconds(
     n_judged = len(judged_rows(n_calibrated)) if settings.score_fusion else 0
     n_again = n_judged + (n_calibrated if n_rows > settings.max_rows else 0)
     pairs = compared_pairs(n_rows, settings.bank_rows(n_rows), settings.max_rows)
-    passes_s = pilot.first_s * len(samples) + pilot.again_s * n_again
+    passes_s = pilot.first_s * len(samples) + pilot.again_s * n_again + pilot.learn_s * min(len(samples), N_LEARNT)
     return passes_s + pilot.pair_s * pairs + pilot.search_s * (n_calibrated + n_judged)
 
 
@@ -92,6 +93,7 @@ class Pilot(NamedTuple):
 
     Attributes:
         n_patches: of one image.
+        learn_s: to learn the scaling of features from an image.
         first_s: to read an image and compute all its features.
         again_s: to read it again and compute the features of its patches.
         pair_s: to compare a pair of patches on the way to the memory bank.
@@ -99,6 +101,7 @@ class Pilot(NamedTuple):
     """
 
     n_patches: int
+    learn_s: float
     first_s: float
     again_s: float
     pair_s: float
@@ -115,13 +118,16 @@ class Pilot(NamedTuple):
         held = replace(settings, coreset_size=None, coreset_sampling_ratio=PILOT_SHARE, max_rows=10**8)
         images = TrainingImages(few, bit_depth=settings.bit_depth, threads=settings.n_threads)
         geometry = settings.geometry(images.sizes_hw, backbone)
-        raw = raw_extractor(settings, backbone)
-        raw.features(np.zeros((*geometry.network_hw, 3), np.uint8))  # the first run is slower
         clock = _Clock()
-        patches = first_pass(held, images, raw, geometry, no_progress).patches
-        every = range(len(images))
+        passes, every = LocalPasses(settings, images, no_progress), range(len(images))
+        scaling = learnt_scaling(settings, backbone, passes.inputs(geometry, every), no_progress)
+        learn_s = clock.lap() / len(images)
+        extractor = extractor_of(settings, backbone, scaling)
+        extractor.features(np.zeros((*geometry.network_hw, 3), np.uint8))  # the first run is slower
+        clock.lap()
+        patches = first_pass(held, images, extractor, geometry, no_progress).patches
         first_s = clock.lap() / len(images)
-        again = images.feature_maps(raw.features, geometry, every, stage="", progress=no_progress)
+        again = images.feature_maps(extractor.features, geometry, every, stage="", progress=no_progress)
         (n_each,) = {features[..., 0].size for _, features in again}
         again_s, n_pilot = clock.lap() / len(images), len(images) * n_each
         patches.memory_bank(no_progress)
@@ -129,7 +135,7 @@ class Pilot(NamedTuple):
         maps = patches.maps(every, stage="", progress=no_progress)
         assert maps is not None, "all patches of the pilot are held"
         n_bank = settings.bank_rows(n_images * n_each)
-        return cls(n_each, first_s, again_s, pair_s, _search_s([features for _, features in maps], n_bank))
+        return cls(n_each, learn_s, first_s, again_s, pair_s, _search_s([features for _, features in maps], n_bank))
 
 
 class _Clock:

@@ -8,36 +8,41 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from blemish.backbones.embedding import Extractor, embedding_graph
+from blemish.data.training_images import network_inputs
 from blemish.detectors.backbone_settings import MAX_CALIBRATION, provenance_of
 from blemish.detectors.fusion import MultiScaleFeatures
+from blemish.detectors.patchcore.features import extractor_of, learnt_order, learnt_scaling
 from blemish.detectors.patchcore.memory_bank import PatchCollection
 from blemish.detectors.patchcore.position import PositionJudge
 from blemish.detectors.patchcore.scoring import Scorer
 from blemish.detectors.patchcore.state import PatchcoreState
-from blemish.errors import InputError, message
+from blemish.errors import ImageError, InputError, message
 from blemish.modelfolder.header import Training
 from blemish.ops.conformal import Calibration
 from blemish.ops.distance_statistics import fit_distance_statistics
 from blemish.ops.neighbors import MemoryIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from blemish.backbones.backbone import Backbone
+    from blemish.backbones.embedding import Extractor
     from blemish.data.training_images import TrainingImages
     from blemish.detectors.patchcore.scoring import PatchDistances
     from blemish.detectors.patchcore.settings import PatchcoreSettings
     from blemish.imaging.geometry import Geometry
-    from blemish.types import Bool, Float32, Float64, Int64, Progress
+    from blemish.types import Bool, Float32, Float64, Int64, Progress, UInt8
 
 
 class Passes(Protocol):
-    """The two passes over all images, on this machine or on others, with the same results."""
+    """The passes over the images, on this machine or on others, with the same results."""
 
-    def first(self, raw: Extractor, geometry: Geometry) -> FirstPass:
+    def inputs(self, geometry: Geometry, chosen: Sequence[int]) -> Iterator[UInt8 | ImageError]:
+        """Yield the network input of each chosen image, or why it can't be decoded."""
+
+    def first(self, extractor: Extractor, geometry: Geometry) -> FirstPass:
         """Read every image; those that can't be decoded are left out of the images from here on."""
 
     def nearest(
@@ -54,7 +59,7 @@ def fit(
     progress: Progress,
     passes: Passes | None = None,
 ) -> PatchcoreState:
-    """Return PatchCore fitted on good images: whitening, memory bank, distance statistics and calibrations.
+    """Return PatchCore fitted on good images: scaling of features, memory bank, distance statistics and calibrations.
 
     Args:
         settings: of the detector.
@@ -69,14 +74,12 @@ def fit(
     """
     start = time.perf_counter()
     geometry = settings.geometry(images.sizes_hw, backbone)
-    raw = raw_extractor(settings, backbone)
     passes = passes or LocalPasses(settings, images, progress)
-    first = passes.first(raw, geometry)
+    scaling = learnt_scaling(settings, backbone, passes.inputs(geometry, learnt_order(len(images))), progress)
+    first = passes.first(extractor_of(settings, backbone, scaling), geometry)
     bank = first.patches.memory_bank(progress)
-    linear = None if settings.scaling == "none" else bank.scaling
     part_axes = None if first.multi_scale is None else first.multi_scale.part_axes()
-    graph = embedding_graph(backbone, pooling=settings.pooling, scaling=linear, part_axes=part_axes)
-    extractor = Extractor(graph.SerializeToString(), threads=settings.n_threads)
+    extractor = extractor_of(settings, backbone, scaling, part_axes)
     search = GoodSearch(settings, bank.features, bank.source, images.groups)
     nearest = passes.nearest(extractor, geometry, first, search)
     calibrated = calibrate(settings, geometry, search.index, nearest)
@@ -109,13 +112,6 @@ def _training(images: TrainingImages, first: FirstPass, scores: Float64, levels:
     rarities = () if first.multi_scale is None else first.multi_scale.rarities()
     names, sizes_hw, chosen = images.names, images.sizes_hw, first.chosen
     return Training.calibrated(names, sizes_hw, chosen=chosen, scores=scores, map_peaks=levels, rarities=rarities)
-
-
-def raw_extractor(settings: PatchcoreSettings, backbone: Backbone) -> Extractor:
-    """Return the extractor of features that are not scaled yet."""
-    return Extractor(
-        embedding_graph(backbone, pooling=settings.pooling).SerializeToString(), threads=settings.n_threads
-    )
 
 
 @dataclass
@@ -159,17 +155,17 @@ class CalibrationChoice:
 
 
 def first_pass(
-    settings: PatchcoreSettings, images: TrainingImages, raw: Extractor, geometry: Geometry, progress: Progress
+    settings: PatchcoreSettings, images: TrainingImages, extractor: Extractor, geometry: Geometry, progress: Progress
 ) -> FirstPass:
     """Read every image; those that can't be decoded are left out of `images` from here on."""
     patches, choice = PatchCollection(settings, len(images)), CalibrationChoice(len(images))
     multi_scale = MultiScaleFeatures() if settings.score_fusion else None
     seen = images.prepared(geometry, range(len(images)), stage="reading images", progress=progress)
     for i, image in seen:
-        patches.add(raw.features(image))
+        patches.add(extractor.features(image))
         is_chosen = choice.add(i)
         if multi_scale is not None:
-            multi_scale.add(raw.summary(image), raw.parts(image) if is_chosen else None)
+            multi_scale.add(extractor.summary(image), extractor.parts(image) if is_chosen else None)
     return first_of(images, choice, patches, multi_scale)
 
 
@@ -192,9 +188,14 @@ class LocalPasses:
     images: TrainingImages
     progress: Progress
 
-    def first(self, raw: Extractor, geometry: Geometry) -> FirstPass:
+    def inputs(self, geometry: Geometry, chosen: Sequence[int]) -> Iterator[UInt8 | ImageError]:
+        """Yield the network input of each chosen image, or why it can't be decoded."""
+        items = (self.images.items[i] for i in chosen)
+        return network_inputs(items, geometry, self.settings.bit_depth, threads=self.settings.n_threads)
+
+    def first(self, extractor: Extractor, geometry: Geometry) -> FirstPass:
         """Read every image; those that can't be decoded are left out of the images from here on."""
-        return first_pass(self.settings, self.images, raw, geometry, self.progress)
+        return first_pass(self.settings, self.images, extractor, geometry, self.progress)
 
     def nearest(
         self, extractor: Extractor, geometry: Geometry, first: FirstPass, search: GoodSearch

@@ -6,10 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from blemish._validation.checks import blocks
-from blemish.ops.coreset import SCAN
 from blemish.ops.merge_reduce import Chunk, StreamingCoreset, coreset, coreset_bytes, streaming_bytes
-from blemish.ops.statistics import Affine, Moments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,9 +16,6 @@ if TYPE_CHECKING:
     from blemish.detectors.patchcore.settings import PatchcoreSettings
     from blemish.types import Float32, Progress
 
-# Share of the mean eigenvalue added to each in whitening; .01 to 1 measured alike (benchmarks/ablation.py).
-SHRINKAGE = 0.1
-
 
 class MemoryBank(NamedTuple):
     """Coreset of the patches of good images.
@@ -29,13 +23,11 @@ class MemoryBank(NamedTuple):
     Attributes:
         features: (n, D) float32, scaled.
         source: (n, 3) int32: image, row and column of each.
-        scaling: of the features.
         radius: covering radius: no patch of the good images is farther from the bank.
     """
 
     features: Float32
     source: NDArray[np.int32]
-    scaling: Affine
     radius: float
 
 
@@ -51,14 +43,8 @@ def stream_of(settings: PatchcoreSettings, n_rows: int) -> StreamingCoreset | No
     """Return the coreset of a stream of about so many patches; None if they are few enough to be held."""
     if n_rows <= settings.max_rows:
         return None
-    return StreamingCoreset(
-        settings.bank_rows(n_rows),
-        n_rows=n_rows,
-        max_rows=settings.max_rows,
-        scaling=settings.scaling,
-        shrinkage=SHRINKAGE,
-        seed=settings.seed,
-    )
+    n_select = settings.bank_rows(n_rows)
+    return StreamingCoreset(n_select, n_rows=n_rows, max_rows=settings.max_rows, seed=settings.seed)
 
 
 class PatchCollection:
@@ -73,7 +59,6 @@ class PatchCollection:
     def __init__(self, settings: PatchcoreSettings, n_images: int, *, stream: StreamingCoreset | None = None) -> None:
         self._settings, self._n_images = settings, n_images
         self._n_added = 0
-        self._moments = Moments()
         self._maps: Float32 | None = None  # (n_images, h, w, D), the first `n_added` of which are set
         self._stream = stream
 
@@ -86,24 +71,20 @@ class PatchCollection:
         else:
             assert self._maps is not None
             self._maps[self._n_added] = features
-            self._moments.add(features.reshape(-1, features.shape[2]))
         self._n_added += 1
 
     def memory_bank(self, progress: Progress) -> MemoryBank:
-        """Return the memory bank; features that are held are scaled in place."""
+        """Return the memory bank."""
         settings = self._settings
         if self._stream is not None:
             n_select = settings.bank_rows(self._stream.n_added)
             return MemoryBank(*self._stream.finish(n_select, progress=progress))
         assert self._maps is not None, "there are at least two images"
-        scaling = self._moments.scaling(settings.scaling, SHRINKAGE)
         maps = self._maps[: self._n_added]
         rows = maps.reshape(-1, maps.shape[-1])
-        for block in blocks(len(rows), SCAN):
-            rows[block] = rows[block] @ scaling.weight.T + scaling.bias
         indices, radius = coreset(rows, settings.bank_rows(len(rows)), seed=settings.seed, progress=progress)
         source = np.column_stack(np.unravel_index(indices, maps.shape[:3])).astype(np.int32)
-        return MemoryBank(rows[indices], source, scaling, radius)
+        return MemoryBank(rows[indices], source, radius)
 
     @property
     def are_held(self) -> bool:
@@ -111,7 +92,7 @@ class PatchCollection:
         return self._maps is not None
 
     def maps(self, chosen: Sequence[int], *, stage: str, progress: Progress) -> Iterator[tuple[int, Float32]] | None:
-        """Return index and scaled (h, w, D) features of each chosen image; None if they are not held."""
+        """Return index and (h, w, D) features of each chosen image; None if they are not held."""
         return None if self._maps is None else _counted(self._maps, chosen, stage, progress)
 
     def _begin(self, shape: tuple[int, ...]) -> None:

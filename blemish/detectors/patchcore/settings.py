@@ -9,6 +9,7 @@ from blemish.detectors.backbone_settings import BackboneSettings
 from blemish.detectors.settings import flag, number, one_of, setting, whole
 
 if TYPE_CHECKING:
+    from blemish.backbones.backbone import Backbone
     from blemish.ops.statistics import Scaling
 
 # A larger bank makes every prediction slower and, measured in benchmarks/ablation.py, hardly any better.
@@ -57,6 +58,14 @@ class PatchcoreSettings(BackboneSettings):
         "Scaling of the features: whiten (also removes correlations), standard (unit variance) or none.",
         scaling_name,
     )
+    defect_axes: int = setting(
+        128,
+        "Axes of whitened features that are kept and weighted: those along which synthetic defects on the good images "
+        "show most; 0 for all, without weights.",
+        whole(0, 10_000),
+        option="defect-axes",
+        absent=0,
+    )
     position_sigma: float | None = setting(
         1.0,
         "Standard deviation, in cells, of the Gaussian that smooths the per-position distance statistics, by which "
@@ -86,6 +95,11 @@ class PatchcoreSettings(BackboneSettings):
         """Raise InputError if the memory bank is larger than half of the patches in memory."""
         if self.coreset_size is not None:
             whole(1, self.max_rows // 2)("coreset_size", self.coreset_size)
+
+    def n_features(self, backbone: Backbone) -> int:
+        """Return how many features a patch has."""
+        n = sum(backbone.channels)
+        return min(self.defect_axes or n, n) if self.scaling == "whiten" else n
 
     def bank_rows(self, n_rows: int) -> int:
         """Return how many of `n_rows` patches the memory bank keeps."""

@@ -190,9 +190,11 @@ def test_images_are_read_again_only_where_their_patches_do_not_fit(
         training, "read_image", lambda path, *args, **options: n_read.append(path) or read_image(path, *args, **options)
     )
     small_patchcore().fit(good_paths)
-    assert len(n_read) == N_GOOD
+    assert len(n_read) == 2 * N_GOOD  # to learn the features, and for the memory bank
     small_patchcore(max_rows=1000).fit(good_paths)
-    assert len(n_read) == N_GOOD + 2 * N_GOOD
+    assert len(n_read) == 5 * N_GOOD
+    small_patchcore(scaling="none").fit(good_paths)
+    assert len(n_read) == 6 * N_GOOD
 
 
 def test_the_radius_of_the_memory_bank_is_stated(fitted: Patchcore):
@@ -327,7 +329,7 @@ def test_progress_never_runs_over():
     calls: list[tuple[str, int, int]] = []
     small_patchcore().fit(goods(5), progress=lambda *call: calls.append(call))
     stages = list(dict.fromkeys(stage for stage, _, _ in calls))
-    assert stages == ["reading images", "coreset", "calibrating"]
+    assert stages == ["learning features", "reading images", "coreset", "calibrating"]
     for stage in stages:
         own = [(done, total) for name, done, total in calls if name == stage]
         assert len({total for _, total in own}) == 1

@@ -222,8 +222,8 @@ def test_more_neighbours_than_the_bank_has(folder: Path):
         (lambda h: h["input"].update(resize_hw=[10**6, 10**6]), "image_size: expected a number from 32 to 4096"),
         (lambda h: h["input"].update(resize_hw=96), "must be an iterable, not int"),
         (
-            lambda h: h["input"].update(crop_hw=[128, 128]),
-            r"center_crop: expected at most \(96, 96\), got \(128, 128\)",
+            lambda h: h["input"].update(crop_hw=[152, 152]),
+            r"center_crop: expected at most \(96, 96\), got \(152, 152\)",
         ),
         (lambda h: h["input"].pop("crop_hw"), "crop_hw"),
         (lambda h: h["thresholds"].update(image_scores=[]), r"scores: expected float64 \(n,\), got float64 \(0,\)"),
