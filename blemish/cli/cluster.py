@@ -45,7 +45,7 @@ def fit(
         bool,
         typer.Option(
             "--spread",
-            help="Spread the images of each category that has more than 500,000 patches, some 300 images, over all "
+            help="Spread the images of each category that has more than 900,000 patches, some 560 images, over all "
             "nodes, one such category after the other; patchcore only.",
         ),
     ] = False,

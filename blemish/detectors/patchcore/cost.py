@@ -119,14 +119,14 @@ class Pilot(NamedTuple):
         images = TrainingImages(few, bit_depth=settings.bit_depth, threads=settings.n_threads)
         geometry = settings.geometry(images.sizes_hw, backbone)
         clock = _Clock()
-        passes, every = LocalPasses(settings, images, no_progress), range(len(images))
-        scaling = learnt_scaling(settings, backbone, passes.inputs(geometry, every), no_progress)
+        inputs = LocalPasses(settings, images, no_progress).inputs(geometry, range(len(images)))
+        scaling = learnt_scaling(settings, backbone, inputs, no_progress)
         learn_s = clock.lap() / len(images)
         extractor = extractor_of(settings, backbone, scaling)
         extractor.features(np.zeros((*geometry.network_hw, 3), np.uint8))  # the first run is slower
         clock.lap()
         patches = first_pass(held, images, extractor, geometry, no_progress).patches
-        first_s = clock.lap() / len(images)
+        first_s, every = clock.lap() / len(images), range(len(images))
         again = images.feature_maps(extractor.features, geometry, every, stage="", progress=no_progress)
         (n_each,) = {features[..., 0].size for _, features in again}
         again_s, n_pilot = clock.lap() / len(images), len(images) * n_each

@@ -85,7 +85,7 @@ class PatchcoreSettings(BackboneSettings):
         flag,
     )
     max_rows: int = setting(
-        500_000,
+        900_000,
         "Patches in memory during the fit; more are reduced in chunks as they come, and up to 1,000 images are read "
         "again to calibrate.",
         whole(1000, 10**8),

@@ -14,7 +14,7 @@ from blemish.detectors.patchcore.cost import PILOT_IMAGES, PILOT_SHARE, estimate
 from blemish.detectors.patchcore.features import N_LEARNT
 from blemish.detectors.patchcore.position import judged_rows
 from blemish.ops.merge_reduce import compared_pairs, coreset_bytes
-from tests.images import goods, small_patchcore
+from tests.images import cut_off, good, goods, small_patchcore, write_goods
 
 # Memory
 
@@ -86,6 +86,17 @@ def test_the_time_of_few_images_is_not_estimated():
     model = small_patchcore()
     assert model.estimated_seconds(goods()) is None
     assert estimated_seconds(model.settings, model.pretrained, goods(), least=len(goods()) + 1) is None
+
+
+@pytest.mark.slow
+def test_the_time_is_estimated_beside_broken_images(tmp_path: Path):
+    paths = write_goods(tmp_path)
+    paths[0].write_bytes(b"no image")
+    cut_off(paths[-1], good(0))
+    model = small_patchcore(defect_axes=32)
+    seconds = estimated_seconds(model.settings, model.pretrained, paths, least=10)
+    assert seconds is not None
+    assert seconds > 0
 
 
 def test_the_time_of_images_that_cannot_be_read_is_left_to_the_fit(tmp_path: Path):
