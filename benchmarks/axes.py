@@ -23,6 +23,7 @@ from results import add_json_option, show, table, write
 
 from blemish import MVTecAD, Patchcore
 from blemish.data.masks import load_union
+from blemish.data.synthetic.defects import synthetic_defects
 from blemish.data.training_images import TrainingImages
 from blemish.detectors.patchcore import features
 from blemish.detectors.patchcore.fit import first_pass
@@ -86,7 +87,8 @@ def features_of(data):
         geometry.prepare(read_image(images.items[i], None))
         for i in features.learnt_order(len(images))[: features.N_LEARNT]
     ]
-    _, differences = features.patch_statistics(Patchcore().settings, extractor, learnt, no_progress)
+    defects = synthetic_defects(learnt, len(learnt), seed=1)
+    _, differences = features.patch_statistics(extractor, learnt, defects, no_progress)
     first = first_pass(settings, images, extractor, geometry, no_progress)
     maps = [found for _, found in first.patches.maps(range(len(images)), stage="", progress=no_progress)]
     inputs = [geometry.prepare(read_image(sample, None)) for sample in tested(data)]

@@ -29,7 +29,7 @@ def oriented_axes(whitening: Affine, differences: Float32, n_axes: int) -> Affin
         whitening: of the features of good patches.
         differences: (n, D) float32, n at least 1, what defects change in features that are not whitened. Each counts
             with the length 1 once it is.
-        n_axes: from 1 to D.
+        n_axes: 1 or more, of which D at most are kept.
 
     Source: Diamantaras and Kung 1996, Principal Component Neural Networks, chapter 7: signal over noise.
     """

@@ -116,13 +116,13 @@ def test_what_can_not_be_spread_is_refused(tmp_path: Path):
 
 
 def test_a_plan_states_the_tasks_of_a_category_that_is_spread():
-    images = {"large": [Path(f"{i}.png") for i in range(400)], "small": [Path("a.png")]}
+    images = {"large": [Path(f"{i}.png") for i in range(600)], "small": [Path("a.png")]}
     detector = Patchcore()
     nodes = [Node("1", "one", 4, 8 << 30), Node("2", "two", 2, 8 << 30)]
     plan = plan_fits(images, detector, nodes, timed=False, spread=True)
     large, small = plan.fits
     assert (large.n_tasks, small.n_tasks, small.is_spread) == (6, 1, False)
-    assert large.n_bytes == detector.estimated_bytes(400)
+    assert large.n_bytes == detector.estimated_bytes(600)
     assert 300 << 20 < large.task_bytes < 1 << 30
     assert plan.n_at_once == 6
     little = [Node("1", "one", 4, large.task_bytes - 1)]

@@ -42,7 +42,7 @@ def estimated_bytes(settings: PatchcoreSettings, backbone: Backbone, n_images: i
     check_whole("n_images", n_images, 1, 10**9)
     area = settings.area_px(backbone)
     n_rows = n_patches(settings, backbone, n_images)
-    patches = collection_bytes(settings, n_rows, settings.n_features(backbone))
+    patches = collection_bytes(settings, n_rows, settings.n_features(backbone, n_images))
     multi_scale = multi_scale_bytes(backbone, min(n_images, MAX_CALIBRATION), area) if settings.score_fusion else 0
     return BASE_BYTES + patches + multi_scale
 
@@ -54,7 +54,7 @@ def n_patches(settings: PatchcoreSettings, backbone: Backbone, n_images: int) ->
 
 def estimated_chunk_bytes(settings: PatchcoreSettings, backbone: Backbone, n_images: int) -> int:
     """Return about how much memory a pass over a chunk of so many images takes at its peak, in bytes."""
-    n_rows, n_features = n_patches(settings, backbone, n_images), settings.n_features(backbone)
+    n_rows, n_features = n_patches(settings, backbone, n_images), settings.n_features(backbone, n_images)
     n_select = settings.bank_rows(n_rows)
     n_keep = -(-kept_rows(n_rows, n_select, settings.max_rows) * CHUNK_ROWS // n_rows)
     chunk = chunk_bytes(CHUNK_ROWS + n_patches(settings, backbone, 1), n_features, n_keep)
@@ -120,7 +120,7 @@ class Pilot(NamedTuple):
         geometry = settings.geometry(images.sizes_hw, backbone)
         clock = _Clock()
         inputs = LocalPasses(settings, images, no_progress).inputs(geometry, range(len(images)))
-        scaling = learnt_scaling(settings, backbone, inputs, no_progress)
+        scaling = learnt_scaling(settings, backbone, inputs, no_progress, least=1)
         learn_s = clock.lap() / len(images)
         extractor = extractor_of(settings, backbone, scaling)
         extractor.features(np.zeros((*geometry.network_hw, 3), np.uint8))  # the first run is slower

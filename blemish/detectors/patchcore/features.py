@@ -10,12 +10,13 @@ import numpy as np
 
 from blemish.backbones.embedding import Extractor, embedding_graph
 from blemish.data.synthetic.defects import synthetic_defects
+from blemish.detectors.patchcore.settings import LEAST_FOR_AXES
 from blemish.ops.oriented_axes import oriented_axes
 from blemish.ops.statistics import Moments
 from blemish.types import Float32
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from blemish.backbones.backbone import Backbone
     from blemish.data.synthetic.defects import SyntheticDefect
@@ -42,7 +43,12 @@ def extractor_of(
 
 
 def learnt_scaling(
-    settings: PatchcoreSettings, backbone: Backbone, decoded: Iterator[UInt8 | ImageError], progress: Progress
+    settings: PatchcoreSettings,
+    backbone: Backbone,
+    decoded: Iterator[UInt8 | ImageError],
+    progress: Progress,
+    *,
+    least: int = LEAST_FOR_AXES,
 ) -> Affine | None:
     """Return the linear map of patch features; None for none, and where no image can be decoded.
 
@@ -51,6 +57,7 @@ def learnt_scaling(
         backbone: the pretrained network.
         decoded: network inputs of the good images, in the order of `learnt_order`; no more than needed are taken.
         progress: called as progress(stage, done, total).
+        least: images from which on axes are learnt.
 
     Raises:
         InputError: if the network does not take images of this size.
@@ -60,31 +67,33 @@ def learnt_scaling(
     inputs = list(islice((image for image in decoded if isinstance(image, np.ndarray)), N_LEARNT))
     if not inputs:
         return None
-    moments, differences = patch_statistics(settings, extractor_of(settings, backbone, None), inputs, progress)
+    n_axes = settings.defect_axes if settings.scaling == "whiten" and len(inputs) >= least else 0
+    # Other defects than those by which position is judged.
+    defects = synthetic_defects(inputs, len(inputs), seed=settings.seed + 1) if n_axes else ()
+    raw = extractor_of(settings, backbone, None)
+    moments, differences = patch_statistics(raw, inputs, defects, progress)
     whitening = moments.scaling(settings.scaling, SHRINKAGE)
     if len(differences) == 0:
         return whitening
-    return oriented_axes(whitening, differences, settings.n_features(backbone))
+    return oriented_axes(whitening, differences, n_axes)
 
 
 def patch_statistics(
-    settings: PatchcoreSettings, raw: Extractor, inputs: Sequence[UInt8], progress: Progress
+    raw: Extractor, inputs: Sequence[UInt8], defects: Iterable[SyntheticDefect], progress: Progress
 ) -> tuple[Moments, Float32]:
     """Return the moments of good patches, and what synthetic defects change in the features of patches, (n, D).
 
     Args:
-        settings: of the detector; n is 0 where they ask for no axes.
         raw: of features as they come from the network.
         inputs: network inputs of good images.
+        defects: on these.
         progress: called as progress(stage, done, total).
     """
-    defects: list[list[SyntheticDefect]] = [[] for _ in inputs]
-    if settings.scaling == "whiten" and settings.defect_axes:
-        # Others than those by which position is judged.
-        for defect in synthetic_defects(inputs, len(inputs), seed=settings.seed + 1):
-            defects[defect.image_index].append(defect)
+    of_images: list[list[SyntheticDefect]] = [[] for _ in inputs]
+    for defect in defects:
+        of_images[defect.image_index].append(defect)
     moments, differences = Moments(), list[Float32]()
-    for done, (image, of_image) in enumerate(zip(inputs, defects, strict=True), start=1):
+    for done, (image, of_image) in enumerate(zip(inputs, of_images, strict=True), start=1):
         features = raw.features(image)
         moments.add(features.reshape(-1, features.shape[2]))
         differences += (_difference(raw, features, defect) for defect in of_image)

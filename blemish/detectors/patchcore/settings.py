@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from blemish.backbones.backbone import Backbone
     from blemish.ops.statistics import Scaling
 
+# Of fewer good images all axes are kept: the quietest ones among them are not those of new images, which would score
+# higher than they do.
+LEAST_FOR_AXES = 50
 # A larger bank makes every prediction slower and, measured in benchmarks/ablation.py, hardly any better.
 MAX_BANK_ROWS = 20_000
 
@@ -61,7 +64,7 @@ class PatchcoreSettings(BackboneSettings):
     defect_axes: int = setting(
         128,
         "Axes of whitened features that are kept and weighted: those along which synthetic defects on the good images "
-        "show most; 0 for all, without weights.",
+        "show most; 0 for all, without weights, as with fewer than 50 good images.",
         whole(0, 10_000),
         option="defect-axes",
         absent=0,
@@ -96,10 +99,11 @@ class PatchcoreSettings(BackboneSettings):
         if self.coreset_size is not None:
             whole(1, self.max_rows // 2)("coreset_size", self.coreset_size)
 
-    def n_features(self, backbone: Backbone) -> int:
-        """Return how many features a patch has."""
+    def n_features(self, backbone: Backbone, n_images: int) -> int:
+        """Return how many features a patch has, where so many good images are fitted."""
         n = sum(backbone.channels)
-        return min(self.defect_axes or n, n) if self.scaling == "whiten" else n
+        has_axes = self.scaling == "whiten" and self.defect_axes and n_images >= LEAST_FOR_AXES
+        return min(self.defect_axes, n) if has_axes else n
 
     def bank_rows(self, n_rows: int) -> int:
         """Return how many of `n_rows` patches the memory bank keeps."""

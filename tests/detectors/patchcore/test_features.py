@@ -12,6 +12,7 @@ from blemish.data.training_images import TrainingImages
 from blemish.detectors.patchcore import features
 from blemish.detectors.patchcore.features import learnt_order, learnt_scaling
 from blemish.detectors.patchcore.fit import LocalPasses
+from blemish.detectors.patchcore.settings import LEAST_FOR_AXES
 from blemish.types import no_progress
 from tests.images import N_GOOD, cut_off, good, goods, scratched, small_patchcore, write_goods
 
@@ -35,22 +36,28 @@ def scaling_of(images, **changes):
     ],
 )
 def test_a_patch_has_as_many_features(changes, n):
-    _, scaling = scaling_of(goods(), **changes)
+    _, scaling = scaling_of(goods(LEAST_FOR_AXES), **changes)
     assert scaling.weight.shape == (n, 152)
     model = small_patchcore(**changes)
-    assert model.settings.n_features(model.pretrained) == n
+    assert model.settings.n_features(model.pretrained, LEAST_FOR_AXES) == n
 
 
 def test_features_without_a_scaling_are_the_networks_own():
     assert scaling_of(goods(), scaling="none")[1] is None
 
 
-def test_synthetic_defects_stand_out_more_along_these_axes(good_paths: list[Path]):
+def test_few_images_keep_all_axes():
+    model = small_patchcore(defect_axes=32)
+    assert scaling_of(goods(LEAST_FOR_AXES - 1), defect_axes=32)[1].weight.shape == (152, 152)
+    assert [model.settings.n_features(model.pretrained, n) for n in (49, 50)] == [152, 32]
+
+
+def test_synthetic_defects_stand_out_more_along_these_axes():
     """Of the same new image with a scratch, by the median of good patches."""
     image, mask = scratched(99)
     ratios = []
     for n_axes in (0, 32):
-        model = small_patchcore(defect_axes=n_axes).fit(good_paths)
+        model = small_patchcore(defect_axes=n_axes).fit(goods(LEAST_FOR_AXES))
         state = model.fitted
         found = state.scorer.distances(state.extractor.features(state.geometry.prepare(image))).distances
         ratios.append(float(found.max() / np.median(found)))
@@ -89,12 +96,12 @@ def test_images_of_which_none_can_be_read(tmp_path: Path):
 
 def test_images_without_any_contrast_are_whitened_only():
     """No synthetic defect shows on them."""
-    _, scaling = scaling_of([np.zeros((96, 96, 3), np.uint8)] * 3, defect_axes=32)
+    _, scaling = scaling_of([np.zeros((96, 96, 3), np.uint8)] * LEAST_FOR_AXES, defect_axes=32)
     assert np.isfinite(scaling.weight).all()
 
 
-def test_the_defaults_are_saved_and_loaded(good_paths: list[Path], tmp_path: Path):
-    model = small_patchcore(defect_axes=32, score_fusion=True).fit(good_paths)
+def test_a_model_with_axes_is_saved_and_loaded(tmp_path: Path):
+    model = small_patchcore(defect_axes=32, score_fusion=True).fit(goods(LEAST_FOR_AXES))
     assert model.fitted.scorer.index.dim == 32
     loaded = Patchcore.load(model.save(tmp_path / "model"))
     image = scratched(99)[0]
