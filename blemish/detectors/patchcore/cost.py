@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from blemish.types import Float32, ImageInput
 
 PILOT_IMAGES = 8
+# Learning the scaling from an image takes about as long as so many first passes over it: it runs the network twice, and
+# draws a defect.
+LEARNING_PASSES = 2
 # Share of the pilot's patches that its coreset keeps.
 PILOT_SHARE = 0.04
 
@@ -84,7 +87,8 @@ def estimated_seconds(
     n_judged = len(judged_rows(n_calibrated)) if settings.score_fusion else 0
     n_again = n_judged + (n_calibrated if n_rows > settings.max_rows else 0)
     pairs = compared_pairs(n_rows, settings.bank_rows(n_rows), settings.max_rows)
-    passes_s = pilot.first_s * len(samples) + pilot.again_s * n_again + pilot.learn_s * min(len(samples), N_LEARNT)
+    n_first = len(samples) + LEARNING_PASSES * min(len(samples), N_LEARNT)
+    passes_s = pilot.first_s * n_first + pilot.again_s * n_again
     return passes_s + pilot.pair_s * pairs + pilot.search_s * (n_calibrated + n_judged)
 
 
@@ -93,7 +97,6 @@ class Pilot(NamedTuple):
 
     Attributes:
         n_patches: of one image.
-        learn_s: to learn the scaling of features from an image.
         first_s: to read an image and compute all its features.
         again_s: to read it again and compute the features of its patches.
         pair_s: to compare a pair of patches on the way to the memory bank.
@@ -101,7 +104,6 @@ class Pilot(NamedTuple):
     """
 
     n_patches: int
-    learn_s: float
     first_s: float
     again_s: float
     pair_s: float
@@ -118,13 +120,11 @@ class Pilot(NamedTuple):
         held = replace(settings, coreset_size=None, coreset_sampling_ratio=PILOT_SHARE, max_rows=10**8)
         images = TrainingImages(few, bit_depth=settings.bit_depth, threads=settings.n_threads)
         geometry = settings.geometry(images.sizes_hw, backbone)
-        clock = _Clock()
         inputs = LocalPasses(settings, images, no_progress).inputs(geometry, range(len(images)))
         scaling = learnt_scaling(settings, backbone, inputs, no_progress, least=1)
-        learn_s = clock.lap() / len(images)
         extractor = extractor_of(settings, backbone, scaling)
         extractor.features(np.zeros((*geometry.network_hw, 3), np.uint8))  # the first run is slower
-        clock.lap()
+        clock = _Clock()
         patches = first_pass(held, images, extractor, geometry, no_progress).patches
         first_s, every = clock.lap() / len(images), range(len(images))
         again = images.feature_maps(extractor.features, geometry, every, stage="", progress=no_progress)
@@ -135,7 +135,7 @@ class Pilot(NamedTuple):
         maps = patches.maps(every, stage="", progress=no_progress)
         assert maps is not None, "all patches of the pilot are held"
         n_bank = settings.bank_rows(n_images * n_each)
-        return cls(n_each, learn_s, first_s, again_s, pair_s, _search_s([features for _, features in maps], n_bank))
+        return cls(n_each, first_s, again_s, pair_s, _search_s([features for _, features in maps], n_bank))
 
 
 class _Clock:

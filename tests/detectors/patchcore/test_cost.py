@@ -10,7 +10,7 @@ import pytest
 from blemish import InputError
 from blemish.detectors.backbone_settings import BASE_BYTES
 from blemish.detectors.patchcore import cost
-from blemish.detectors.patchcore.cost import PILOT_IMAGES, PILOT_SHARE, estimated_seconds
+from blemish.detectors.patchcore.cost import LEARNING_PASSES, PILOT_IMAGES, PILOT_SHARE, estimated_seconds
 from blemish.detectors.patchcore.features import N_LEARNT
 from blemish.detectors.patchcore.position import judged_rows
 from blemish.ops.merge_reduce import compared_pairs, coreset_bytes
@@ -75,7 +75,7 @@ def test_time_is_that_of_images_pairs_and_searches(n: int, max_rows: int, search
     n_rows, n_pilot = n * 144, PILOT_IMAGES * 144
     pairs = compared_pairs(n_rows, n_rows // 10, max_rows) / compared_pairs(n_pilot, int(PILOT_SHARE * n_pilot), 10**8)
     n_judged = len(judged_rows(n))
-    read = min(n, N_LEARNT) + n + n_judged + (n if n_rows > max_rows else 0)
+    read = LEARNING_PASSES * min(n, N_LEARNT) + n + n_judged + (n if n_rows > max_rows else 0)
     samples = (10 * list(goods()))[:n]
     found = estimated_seconds(model.settings, model.pretrained, samples, least=n)
     assert found == pytest.approx(read / PILOT_IMAGES + pairs + (n + n_judged) * searched)
