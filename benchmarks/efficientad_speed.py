@@ -23,7 +23,6 @@ from results import add_json_option, table, write
 
 from blemish import runtime
 from blemish.detectors.efficientad import pdn
-from blemish.detectors.efficientad.devices import kept_memory
 from blemish.detectors.efficientad.graph import Networks, efficientad_graph
 from blemish.detectors.efficientad.maps import Maps, Quantiles
 from blemish.detectors.efficientad.networks import arrays
@@ -34,6 +33,7 @@ from blemish.detectors.efficientad.training import Images, Training, jittered
 from blemish.imaging.decode import load
 from blemish.imaging.geometry import Geometry
 from blemish.imaging.resize import resize
+from blemish.runtime.memory import kept_memory
 
 SIDE = 256
 PART = 24

@@ -15,7 +15,6 @@ import numpy as np
 from blemish.backbones.embedding import Extractor
 from blemish.detectors.patchcore.memory_bank import MemoryBank, PatchCollection
 from blemish.ops.neighbors import MemoryIndex
-from blemish.ops.statistics import Affine
 from blemish.types import Neighbors
 
 if TYPE_CHECKING:
@@ -54,19 +53,15 @@ def _memory_bank(method: Callable, folder: Path) -> Callable:
         settings, maps = patches._settings, patches._maps
         if maps is None:
             return method(patches, progress)
-        size, seed = (settings.coreset_sampling_ratio, settings.coreset_size, settings.scaling), settings.seed
+        size, seed = (settings.coreset_sampling_ratio, settings.coreset_size), settings.seed
         key = _key(f"{size} {seed} {len(maps)}", maps)
-        found = []
 
         def compute():
-            found.append(method(patches, progress))
-            bank = found[0]
-            return bank.features, bank.source, bank.scaling.weight, bank.scaling.bias, np.array(bank.radius)
+            bank = method(patches, progress)
+            return bank.features, bank.source, np.array(bank.radius)
 
-        features, source, weight, bias, radius = _once(folder / key, compute)
-        if not found:
-            maps[...] = maps @ weight.T + bias
-        return MemoryBank(features, source, Affine(weight, bias), float(radius))
+        features, source, radius = _once(folder / key, compute)
+        return MemoryBank(features, source, float(radius))
 
     return kept
 

@@ -20,7 +20,7 @@ from results import add_json_option, table, write
 from blemish import MVTecAD, Patchcore
 from blemish.backbones.embedding import Extractor, embedding_graph
 from blemish.data.training_images import TrainingImages
-from blemish.detectors.patchcore.memory_bank import SHRINKAGE
+from blemish.detectors.patchcore.features import SHRINKAGE
 from blemish.ops import merge_reduce
 from blemish.ops.coreset import drawn_row, traversal
 from blemish.ops.merge_reduce import coreset

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -244,6 +246,21 @@ def test_results_are_shown_with_command_and_machine(name: str):
 def test_each_benchmark_has_results():
     scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
     assert scripts - {"charts", "kept", "results", "torchvision_shim"} <= set(RESULTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda script: script.stem)
+def test_what_a_benchmark_takes_from_the_package_is_there(script: Path):
+    """Benchmarks run by hand only: a name that moved would be found when its figures are needed."""
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "blemish":
+            module = importlib.import_module(node.module)
+            missing = [name.name for name in node.names if not _is_there(module, name.name)]
+            assert not missing, f"{script.name}: {node.module} has no {', '.join(missing)}"
+
+
+def _is_there(module: Any, name: str) -> bool:
+    return hasattr(module, name) or importlib.util.find_spec(f"{module.__name__}.{name}") is not None
 
 
 def test_markers_are_known():
