@@ -26,6 +26,10 @@ PROVIDERS = {
 }
 
 
+# Errors come as exceptions; what else is logged tells a user nothing, and quotes a stranger's graph unescaped.
+FATAL = 4
+
+
 @dataclass(frozen=True)
 class OnnxRuntimeSession(Session):
     """A session of ONNX Runtime."""
@@ -44,6 +48,7 @@ class OnnxRuntimeSession(Session):
     def _run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         options = ort.RunOptions()
         options.only_execute_path_to_fetches = True
+        options.log_severity_level = FATAL
         try:
             return dict(zip(outputs, self._session.run(outputs, inputs, options), strict=True))
         except Exception as error:  # ONNX Runtime's own errors share no public base class
@@ -68,10 +73,11 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Without it, bytes with "ORTM" in the right place are read as another format than the one that was checked.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    options.log_severity_level = 3  # errors come as exceptions; warnings of the optimiser tell a user nothing
+    options.log_severity_level = FATAL
     data = graph if isinstance(graph, bytes) else graph.SerializeToString()
     try:
-        session = ort.InferenceSession(data, options, providers=providers)
+        # Its fallback prints on stdout what is wrong with a graph, and reads it again.
+        session = ort.InferenceSession(data, options, providers=providers, enable_fallback=int(device != "cpu"))
     except Exception as error:  # ONNX Runtime's own errors share no public base class
         raise ModelFileError(message("network", "a graph that ONNX Runtime runs", _first_line(error))) from error
     keep_in_forks(session)

@@ -69,6 +69,29 @@ def test_bytes_that_are_no_graph_are_refused():
         runtime.load(b"no graph")
 
 
+def hostile(op: str, text: bytes, **attributes: object) -> bytes:
+    """A graph of one node with a text of its own among its attributes or as its name."""
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["B", "H", "W", 3])
+    nodes = [helper.make_node("Cast", ["image"], ["numbers"], to=TensorProto.FLOAT)]
+    constant = helper.make_tensor("sizes", TensorProto.INT64, [2], [7, 5])
+    nodes.append(helper.make_node(op, ["numbers", "sizes"], ["made"], name="TEXT", **attributes))
+    made = helper.make_tensor_value_info("made", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "hostile", [image], [made], [constant])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model.SerializeToString().replace(b"TEXT", text)
+
+
+@pytest.mark.parametrize("text", [b"\x1b[2J", b"\xe0\xff\x1b[", b"x\nOK"], ids=repr)
+@pytest.mark.parametrize("mode", [None, "TEXT"])
+def test_what_is_wrong_with_a_graph_is_raised_and_not_printed(
+    text: bytes, mode: str | None, capfd: pytest.CaptureFixture[str]
+):
+    graph = hostile("Resize", text, mode=mode) if mode else hostile("Reshape", text)
+    with pytest.raises((ModelFileError, InputError)):
+        runtime.load(graph, passes=False).run(IMAGES)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("device", ["", "gpu", "cpu:1", "cuda:x", "CUDA"])
 def test_an_unknown_device_is_refused(device: str):
     with pytest.raises(InputError, match="device: expected cpu, cuda, tensorrt, or cuda:1"):
@@ -86,7 +109,7 @@ def test_a_device_that_does_not_start_is_refused(monkeypatch: pytest.MonkeyPatch
     """ONNX Runtime itself goes on without it: here as on a machine without the libraries of CUDA."""
     kept = onnxruntime.InferenceSession
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda graph, options, providers: kept(graph, options))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda graph, options, **_: kept(graph, options))
     with pytest.raises(InputError, match=r"device: expected one that starts, got 'cuda'\. Install the CUDA libraries"):
         runtime.load(means(["B", 4, 6, 3]), device="cuda")
 
