@@ -9,6 +9,7 @@ other shots of the same part stay in the memory bank and in the Gaussians.
 
 Shots: "noise" adds sensor noise of 2 grey levels alone, "pixel" also shifts by up to a pixel and changes the light by
 up to 1 %, "moved" shifts by up to three pixels, turns by up to .9 degrees and changes the light by up to 4 %.
+"mirrored" are copies left to right and upside down, "turned" by one and two quarters, as augmentation makes them.
 """
 
 from __future__ import annotations
@@ -24,13 +25,12 @@ from blemish import MVTecAD, Patchcore
 from blemish.data.training_images import TrainingImages
 from blemish.imaging.decode import read_image
 
-SHOTS = {
-    "one image a part": None,
-    "copies": (0, 0, 0),
-    "noise": (0, 0, 2),
-    "pixel": (1, 0.01, 2),
-    "moved": (3, 0.04, 2),
+SHOTS = {"copies": (0, 0, 0), "noise": (0, 0, 2), "pixel": (1, 0.01, 2), "moved": (3, 0.04, 2)}
+TURNS = {
+    "mirrored": (lambda image: image[:, ::-1], lambda image: image[::-1]),
+    "turned": (np.rot90, lambda image: np.rot90(image, 2)),
 }
+KINDS = ("one image a part", *SHOTS, *TURNS)
 N_PARTS, N_SHOTS, N_NEW = 30, 3, 40
 
 
@@ -44,15 +44,26 @@ def shot(image, rng, shift, light, noise):
     return np.clip(np.round(values), 0, 255).astype(np.uint8)
 
 
+def further(kind, image, rng):
+    """Return the further images of a part."""
+    if kind in TURNS:
+        return [np.ascontiguousarray(turn(image)) for turn in TURNS[kind]]
+    return [shot(image, rng, *SHOTS[kind]) for _ in range(N_SHOTS - 1)] if kind in SHOTS else []
+
+
+def each_its_own(images):
+    images.groups = images.found_groups = np.arange(len(images.items))
+
+
 class Ungrouped:
     """Within it, every image counts as a part of its own."""
 
     def __enter__(self):
-        self.kept = TrainingImages._known_groups
-        TrainingImages._known_groups = lambda images: np.arange(len(images.items))
+        self.kept = TrainingImages._find_groups
+        TrainingImages._find_groups = each_its_own
 
     def __exit__(self, *_):
-        TrainingImages._known_groups = self.kept
+        TrainingImages._find_groups = self.kept
 
 
 def rates(images, new, defective):
@@ -73,10 +84,8 @@ def measure(root, name, n_defective, seed=0):
     new = [sample for sample in dataset.test if not sample.is_defective] + train[N_PARTS : N_PARTS + N_NEW]
     defective = [sample for sample in dataset.test if sample.is_defective]
     defective = [defective[i] for i in rng.permutation(len(defective))[:n_defective]]
-    for kind, how in SHOTS.items():
-        images = (
-            parts if how is None else [x for p in parts for x in (p, *(shot(p, rng, *how) for _ in range(N_SHOTS - 1)))]
-        )
+    for kind in KINDS:
+        images = [image for part in parts for image in (part, *further(kind, part, rng))]
         n_parts, false, missed = rates(images, new, defective)
         with Ungrouped():
             _, false_before, missed_before = rates(images, new, defective)

@@ -89,7 +89,7 @@ def sentence(samples: Iterable[Sample]) -> str:
 def parts_of(
     stated: Sequence[str], digests: Sequence[Hashable], fingerprints: Sequence[NDArray[np.int8] | None]
 ) -> Int64:
-    """Return the group of each image, (n,) int64: the lowest index of those that show the same part.
+    """Return the group of each image, (n,) int64: the index of the one that stands for those that show the same part.
 
     Args:
         stated: the group of each, "" if none is stated.
@@ -104,6 +104,9 @@ def parts_of(
             links.append((i, first.setdefault(("group", group), i)))
     groups = merged(np.arange(len(stated)), links)
     prints = [x for x in fingerprints if x is not None]
-    if len(prints) == len(stated) and len({x.shape for x in prints}) == 1:
-        groups = merged(groups, list(enumerate(near_duplicates(prints).tolist())))
-    return groups
+    if len(prints) < len(stated) or len({x.shape for x in prints}) > 1:
+        return groups
+    alike = near_duplicates(prints)
+    joined = merged(groups, list(enumerate(alike.tolist())))
+    # The image that stands for a group of near-duplicates stands for the whole.
+    return alike[joined]

@@ -14,8 +14,8 @@ from blemish.data.grouping import parts_of
 from blemish.errors import DataError, ImageError, message
 from blemish.imaging.decode import path_of, read_facts, read_image
 from blemish.imaging.drift import GoodRange, image_statistics
-from blemish.ops.near_duplicates import LEAST_SIDE_PX, fingerprint
-from blemish.types import Float32, Float64, ImageInput, Int64, Problem, Progress, Sample, UInt8
+from blemish.ops.near_duplicates import LEAST_GROUPS, LEAST_SIDE_PX, fingerprint
+from blemish.types import Float32, Float64, ImageInput, Problem, Progress, Sample, UInt8
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 # Each image is scored by the others while thresholds are calibrated.
 MIN_IMAGES = 2
-# Fewer parts say nothing of others; images then count as parts, and a warning says so.
-LEAST_GROUPS = 5
 
 
 class ImageFacts(NamedTuple):
@@ -69,8 +67,9 @@ class TrainingImages:
         sizes_hw: (height, width) of each.
         problems: of the broken images.
         statistics: the `image_statistics` of each network input, once it was prepared.
-        groups: (n,) int64, the group of each image: the lowest index of those that show the same part. Copies of a file
-            are one group, images whose samples name one, and, after `keep`, near-duplicates.
+        found_groups: (n,) int64, the group of each image: the index of the one that stands for those that show the same
+            part. Copies of a file are one group, images whose samples name one, and, after `keep`, near-duplicates.
+        groups: these, or each image its own where there are fewer than `LEAST_GROUPS`.
 
     Args:
         items: the images.
@@ -116,7 +115,7 @@ class TrainingImages:
             self._fingerprints.append(None)
             self._digests.append(known.sha256)
         self._check_enough()
-        self.groups = self._known_groups()
+        self._find_groups()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -169,11 +168,13 @@ class TrainingImages:
             self.statistics[i], self._fingerprints[i] = look
 
     def representatives(self, chosen: Iterable[int]) -> list[int]:
-        """Return the first image of each group out of `chosen`."""
-        first: dict[int, int] = {}
+        """Return an image of each group out of `chosen`: the one that stands for it, or else the first."""
+        of_group: dict[int, int] = {}
         for i in chosen:
-            first.setdefault(int(self.groups[i]), i)
-        return list(first.values())
+            group = int(self.groups[i])
+            if i == group or group not in of_group:
+                of_group[group] = i
+        return sorted(of_group.values())
 
     def keep(self, good: Sequence[int]) -> None:
         """Keep only the images of these indices, all of them prepared, and find near-duplicates among them."""
@@ -184,18 +185,19 @@ class TrainingImages:
         self._fingerprints = [self._fingerprints[i] for i in good]
         self._digests = [self._digests[i] for i in good]
         self._check_enough()
-        self.groups = self._known_groups()
+        self._find_groups()
 
     def good_range(self) -> GoodRange | None:
         """Return the range of the statistics of all images that were prepared; None before."""
         rows = [row for row in self.statistics if row is not None]
         return GoodRange.of(rows) if rows else None
 
-    def _known_groups(self) -> Int64:
-        """Return the groups of copies, of samples that name one, and of near-duplicates; none if too few are left."""
+    def _find_groups(self) -> None:
+        """Find the groups of copies, of samples that name one, and of near-duplicates."""
         stated = [item.group if isinstance(item, Sample) else "" for item in self.items]
-        groups = parts_of(stated, self._digests, self._fingerprints)
-        return groups if len(np.unique(groups)) >= LEAST_GROUPS else np.arange(len(groups))
+        self.found_groups = parts_of(stated, self._digests, self._fingerprints)
+        enough = len(np.unique(self.found_groups)) >= LEAST_GROUPS
+        self.groups = self.found_groups if enough else np.arange(len(self.items))
 
     def _leave_out(self, name: str, error: ImageError) -> None:
         self.problems.append(Problem(Path(name), "unreadable", f"{error} It was left out."))

@@ -33,6 +33,7 @@ from blemish.modelfolder.header import (
     read_pixel_share,
     read_training,
 )
+from blemish.ops.near_duplicates import merged
 from blemish.types import GoodPatch, Prediction, Problem, Suspect, no_progress
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ class Detector(ABC, Generic[SettingsT, StateT]):
 
     def accept(self: Own, images: TrainingImages, state: StateT) -> Own:
         """Take the state that was fitted on images, here or elsewhere; return self."""
-        groups = tuple(images.groups.tolist())
+        groups = tuple(merged(np.arange(len(images)), [*enumerate(images.found_groups.tolist())]).tolist())
         training = replace(state.training, sha256s=images.digests, groups=groups, root=os.path.realpath(os.curdir))
         self._state = replace(state, training=training, good_range=images.good_range())
         self.problems = tuple(images.problems)

@@ -9,6 +9,7 @@ import numpy as np
 
 from blemish.errors import InputError, message
 from blemish.ops.conformal import UPPER_RATE, Calibration, percent
+from blemish.ops.near_duplicates import LEAST_GROUPS
 from blemish.ops.tail_probability import Tail
 from blemish.types import Suspect
 
@@ -64,11 +65,17 @@ def _measures(
 
 def notes_of(training: Training) -> tuple[str, ...]:
     """Return a sentence on images that show the same part; none where each shows another."""
-    n, n_parts = len(training.paths), len(set(training.groups))
-    if None in training.groups or n == n_parts:
+    n, n_parts = len(training.paths), _n_parts(training)
+    if not LEAST_GROUPS <= n_parts < n:
         return ()
     text = f"{n} good images show {n_parts} parts: {n - n_parts} have the detail of another, as further shots have."
     return (f"{text} Thresholds count parts, each scored without its own images.",)
+
+
+def _n_parts(training: Training) -> int:
+    """Return how many different parts the training images show, as far as it is known."""
+    groups = training.groups
+    return len(set(groups)) if groups and None not in groups else len(training.paths)
 
 
 def warnings_of(training: Training, calibration: Calibration, scores: Float64) -> tuple[str, ...]:
@@ -86,6 +93,10 @@ def warnings_of(training: Training, calibration: Calibration, scores: Float64) -
     if median - lowest <= LEAST_SPAN * abs(median):
         text = "All good images look the same, or most of them: copies, or images of nothing."
         return (f"{text} The threshold says nothing of other parts.",)
+    n_images, n_parts = len(training.paths), _n_parts(training)
+    if n_parts < min(n_images, LEAST_GROUPS):
+        text = f"{n_images} good images show only {n_parts} part{'s' * (n_parts > 1)}: they have the detail of others."
+        return (f"{text} The threshold is too low for other parts. Give images of 10 parts or more, better of 100.",)
     n_suspects = len(find_suspects(training, calibration))
     if n_suspects > MANY * n:
         many = f"{n_suspects} of {n} good images look defective ({percent(n_suspects / n)})."

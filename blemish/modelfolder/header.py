@@ -18,6 +18,7 @@ from blemish.errors import BlemishError, InputError, ModelFileError, message
 from blemish.imaging.drift import LATER, STATISTICS, GoodRange, ShapeRange
 from blemish.imaging.geometry import Geometry, MapRule, Upsampling, choose_geometry
 from blemish.ops.conformal import Calibration
+from blemish.ops.near_duplicates import LEAST_GROUPS
 
 if TYPE_CHECKING:
     from blemish.modelfolder.folder import ModelFolder
@@ -98,8 +99,13 @@ class Training:
         return cls(tuple(paths), tuple(sizes_hw), *columns)
 
     def alike(self, indices: Iterable[int]) -> list[int]:
-        """Return these images and those that show the same parts; larger groups are chains of similar images."""
+        """Return these images and those that show the same parts; larger groups are chains of similar images.
+
+        Where there are too few groups, images count as parts.
+        """
         given = set(indices)
+        if len(set(self.groups)) < LEAST_GROUPS:
+            return sorted(given)
         groups = {group for i in given if (group := self.groups[i]) is not None}
         groups = {group for group in groups if self.groups.count(group) <= MOST_SHOTS}
         return sorted(given | {i for i, group in enumerate(self.groups) if group in groups})

@@ -180,7 +180,7 @@ def test_copies_are_one_group_before_anything_is_decoded(tmp_path: Path):
     paths = [write(tmp_path / f"{i}.png", good(i % 6)) for i in range(9)]
     images = read(paths)
     assert images.groups.tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2]
-    assert images.representatives([1, 2, 6, 7, 0]) == [1, 2, 6]
+    assert images.representatives([1, 2, 6, 7, 0]) == [0, 1, 2]
 
 
 def test_samples_that_name_a_group_are_one(tmp_path: Path):
@@ -200,5 +200,14 @@ def test_near_duplicates_are_one_group_once_all_are_prepared():
 
 def test_images_count_as_parts_where_there_would_be_too_few():
     assert read([good(0)] * 20).groups.tolist() == list(range(20))
-    assert read([good(i % 4) for i in range(20)]).groups.tolist() == list(range(20))
+    four = read([good(i % 4) for i in range(20)])
+    assert four.groups.tolist() == list(range(20))
+    assert four.found_groups.tolist() == [0, 1, 2, 3] * 5
     assert len(set(read([good(i % 5) for i in range(20)]).groups.tolist())) == 5
+
+
+def test_the_image_that_stands_for_a_group_represents_it():
+    images = read([good(i) for i in range(6)])
+    images.groups = np.array([1, 1, 1, 4, 4, 5])
+    assert images.representatives(range(6)) == [1, 4, 5]
+    assert images.representatives([0, 2, 3, 5]) == [0, 3, 5]

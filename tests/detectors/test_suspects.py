@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from blemish.detectors.suspects import find_suspects, high_group, indices_of, warnings_of
+from blemish.detectors.suspects import find_suspects, high_group, indices_of, notes_of, warnings_of
 from blemish.errors import InputError
 from blemish.modelfolder.header import Training
 from blemish.ops.conformal import Calibration
@@ -73,6 +74,21 @@ def test_images_that_are_all_the_same_are_a_warning(score: float):
     scores = np.r_[np.full(60, score), 5 + GOOD]
     (warning,) = warnings_of(training(scores), calibration(scores), scores)
     assert warning.startswith("All good images look the same")
+
+
+@pytest.mark.parametrize(("n_parts", "named"), [(1, "only 1 part: "), (4, "only 4 parts: ")])
+def test_images_of_few_parts_are_a_warning(n_parts: int, named: str):
+    few = replace(training(GOOD), groups=tuple(i % n_parts for i in range(len(GOOD))))
+    (warning,) = warnings_of(few, calibration(GOOD), GOOD)
+    assert f"40 good images show {named}" in warning
+    assert notes_of(few) == ()
+
+
+def test_images_of_some_parts_are_a_note():
+    some = replace(training(GOOD), groups=tuple(i % 5 for i in range(len(GOOD))))
+    assert warnings_of(some, calibration(GOOD), GOOD) == ()
+    assert notes_of(some)[0].startswith("40 good images show 5 parts: 35 have the detail of another")
+    assert notes_of(training(GOOD)) == notes_of(replace(some, groups=tuple(range(len(GOOD))))) == ()
 
 
 def test_many_suspects_are_a_warning():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from blemish.ops import near_duplicates as module
-from blemish.ops.near_duplicates import fingerprint, merged, near_duplicates
+from blemish.ops.near_duplicates import IDENTITY, PAIRS, Symmetry, fingerprint, merged, near_duplicates, spaced
 
 SIDE = 160
 
@@ -51,6 +51,59 @@ def test_parts_that_look_alike_are_no_near_duplicates(kind: str):
 def test_shots_of_one_part_are_one_group(kind: str, shift: float):
     images = [shot(part(i, kind), 10 * i + k, shift) for i in range(12) for k in range(3)]
     assert groups_of(images) == [3 * (i // 3) for i in range(36)]
+
+
+TURNS = [symmetry for pair in PAIRS for symmetry in pair if symmetry != IDENTITY]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("symmetry", TURNS, ids=str)
+@pytest.mark.parametrize("kind", ["texture", "ring"])
+def test_mirrored_and_turned_copies_are_one_group_with_the_part(kind: str, symmetry: Symmetry):
+    images = [part(i, kind) for i in range(20)]
+    turned = [np.ascontiguousarray(symmetry.of(image)) for image in images]
+    groups = groups_of(shot(image, i, shift=0.5) for i, image in enumerate([*images, *turned]))
+    assert groups == [*range(20), *range(20)]
+
+
+@pytest.mark.slow
+def test_parts_in_all_eight_symmetries_are_one_group_each():
+    images = [np.ascontiguousarray(symmetry.of(part(i))) for i in range(12) for symmetry in (IDENTITY, *TURNS)]
+    assert groups_of(shot(image, i, 0.5) for i, image in enumerate(images)) == [8 * (i // 8) for i in range(96)]
+
+
+@pytest.mark.slow
+def test_mirrored_copies_of_images_that_are_not_square_are_found():
+    images = [part(i)[:100] for i in range(16)]
+    turned = [images[i] if i % 4 else images[i][::-1, ::-1] if i % 8 else images[i][::-1] for i in range(16)]
+    images = [np.ascontiguousarray(image) for image in [*images, *turned]]
+    groups = near_duplicates([fingerprint(np.clip(image, 0, 255).astype(np.uint8)) for image in images])
+    assert groups.tolist() == [*range(16), *range(16)]
+
+
+def frames(step: float, side: int = SIDE) -> list[np.ndarray]:
+    """Frames of a scan over a texture, each of which shows `1 - step` of the one before."""
+    rng, n = np.random.default_rng(5), round(10 / step)
+    strip = 110 + 40 * cv2.GaussianBlur(rng.standard_normal((side, side + round(n * step * side))), (0, 0), 1.5) * 3
+    starts = (round(i * step * side) for i in range(n))
+    return [np.repeat(strip[:, at : at + side, None], 3, axis=2) for at in starts]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [0.1, 0.2, 0.25])
+def test_frames_that_stand_for_a_group_share_nothing_with_other_groups(step: float):
+    groups = np.array(groups_of(shot(image, i, shift=0.0) for i, image in enumerate(frames(step))))
+    places = step * np.arange(len(groups))
+    assert len(set(groups)) >= 3
+    for group in set(groups):
+        assert np.abs(places[groups != group] - places[group]).min() >= 1
+
+
+def test_groups_are_joined_around_images_that_are_far_apart():
+    chain = [(i, i + 1) for i in range(11)]
+    assert spaced(np.arange(13), chain, n_links=2).tolist() == [0] * 3 + [5] * 5 + [10] * 4 + [12]
+    assert spaced(np.array([0, 0, 2, 2, 4]), [(1, 3)], n_links=1).tolist() == [0, 0, 0, 0, 4]
+    assert spaced(np.arange(3), []).tolist() == [0, 1, 2]
 
 
 def wires(seed: int) -> np.ndarray:
