@@ -123,6 +123,11 @@ NOT_BEFORE = """
     not no non un nicht kein keine keinen ohne sans pas sin senza sem nao nie bez without zero geen niet 不 非
     无 無 未 没 沒 비 ej inte ikke ikkje nem fara khong tidak tanpa ไม่ לא غير
 """
+# Before another name in one word: unacceptable, irregular, nevyhovujici, 不适用.
+NOT_PREFIXES = """
+    un in im ir il non not no dis mis ne nie nicht kein sin sem sans senza bez ikke inte ej o u 不 非 无 無 未 비 불
+    미 부
+"""
 NOT_AFTER = "free frei less libre none degil なし 無し 无 없음"
 # Anywhere in a name that says good otherwise: not_so_good, almost_ok, good_not_used.
 HEDGES = """

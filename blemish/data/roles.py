@@ -74,6 +74,7 @@ _KINDS, _MODIFIERS = _set(role_words.DEFECT_KINDS), _set(role_words.KIND_MODIFIE
 _MASK, _MASK_ALONE, _DERIVED = _set(role_words.MASK), _set(role_words.MASK_ALONE), _set(role_words.DERIVED)
 _FILLERS, _TOPICS = _set(role_words.FILLERS), _set(role_words.TOPICS)
 _BEFORE, _AFTER = _set(role_words.NOT_BEFORE), _set(role_words.NOT_AFTER)
+_NOT_PREFIXES = _set(role_words.NOT_PREFIXES)
 _HEDGES, _CLASS_NAMES = _set(role_words.HEDGES), _set(role_words.CLASS_NAMES)
 _SPLITS: dict[str, Split] = {
     **dict.fromkeys(_set(role_words.TRAIN), "train"),
@@ -201,6 +202,17 @@ def is_class_number(name: str) -> bool:
     words = words_of(name)
     rest = [word for word in words if word not in _CLASS_NAMES]
     return len(rest) == 1 < len(words) and (rest[0].isdecimal() or len(rest[0]) == 1)
+
+
+def are_opposites(one: str, other: str) -> bool:
+    """Return whether one of two names is the other with a negation before it: "acceptable" and "Un-acceptable".
+
+    >>> are_opposites("regular", "irregular"), are_opposites("适用", "不适用"), are_opposites("cam1", "webcam1")
+    (True, True, False)
+    """
+    short, long = sorted(("".join(words_of(one)), "".join(words_of(other))), key=len)
+    is_name = len(short) > 2 or not short.isascii()
+    return is_name and long.endswith(short) and long[: -len(short)] in _NOT_PREFIXES
 
 
 def _only(terms: Sequence[str], some: Set[str], allowed: Set[str]) -> bool:

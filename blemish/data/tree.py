@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ from blemish.data.masks import load_union, may_be_mask
 from blemish.data.roles import (
     Split,
     Tell,
+    are_opposites,
     has_only_class_words,
     is_class_number,
     is_filler,
@@ -421,7 +423,8 @@ def _check_plain(root: Path, images: Sequence[Named], plain: Class, said: Tell |
             children[image.folders[:level]].add(name)
     for parent, names in children.items():
         signs = any(not any(map(str.isalnum, name)) for name in names)
-        if names == {"0", "1"} or (len(names) > 1 and (signs or any(map(is_class_number, names)))):
+        opposed = any(are_opposites(*pair) for pair in combinations(sorted(names)[:100], 2))
+        if opposed or names == {"0", "1"} or (len(names) > 1 and (signs or any(map(is_class_number, names)))):
             todo = f"Rename them to good and to a kind of defect, {MANIFEST}."
             where, got = root.joinpath(*parent), " and ".join(f"{name}/" for name in sorted(names)[:3])
             raise DataError(message("data set", "names that say which is good", got, where=where, todo=todo))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from blemish.types import Float32, Float64, Int64, UInt8
+    from blemish.types import Bool, Float32, Float64, Int64, UInt8
 
 SIDE_PX = 96
 # Smaller images have too little detail to tell parts apart.
@@ -48,9 +48,13 @@ _BLOCK, _N_KEPT = 32, 2048
 # fifth as the fifth is from the middle, and at least LEAST. Chosen on shots made of good images of nine development
 # sets.
 HALF, FAR, LEAST = 0.5, 5.0, 0.35
-# The same of mirrored and turned copies, by their median correlation: a round part is like any other, turned. Chosen on
-# copies of ten sets. A lattice is like itself turned, and shifted.
-HALF_OF_TURNED, LEAST_OF_TURNED, LEAST_OF_LATTICE = 0.3, 0.4, 0.85
+# Shots of one part are linked in 39 to 100 % of all pairs, chains of other parts in 6 to 20 %.
+LINKED_SHARE, LEAST_CHAIN = 0.3, 6
+# In place of HALF: within chains, of frames that overlap, and of mirrored and turned copies (by their median
+# correlation), as a round part is like any other one, turned. Chosen on copies of ten sets.
+HALF_OF_STRICT = 0.3
+# A lattice is like itself, turned or shifted.
+LEAST_OF_TURNED, LEAST_OF_LATTICE = 0.4, 0.85
 # Parts with a lattice (a grid, a weave) have peaks in the spectrum, not at the same frequencies in all images, and two
 # parts correlate by them. Each amplitude is limited to the root mean square where the median kurtosis of amplitudes is
 # above PEAKED. It is 2 of Gaussian noise, 27 of grids, and at most 3.7 of eight other development sets.
@@ -109,22 +113,26 @@ def near_duplicates(fingerprints: Sequence[NDArray[np.int8]], seed: int = 0) -> 
     if n < LEAST_IMAGES:
         return np.arange(n)
     details = _Details(fingerprints)
-    compared, correlations, limits = _of_shots(details, seed)
+    compared, correlations, limits, strict = _of_shots(details, seed)
+    limits = np.where(_in_chains(details, _links(compared, correlations, limits), limits), strict, limits)
     links = _links(compared, correlations, limits)
     turned, correlations, limits_of_turned = _of_turned(details)
     links += _links(turned, correlations, np.maximum(limits, limits_of_turned))
     near = [others[: -min(N_RANDOM, n - 1)] for others in compared]
     shifted = [details.correlations_at_any_shift(i, others) for i, others in enumerate(near)]
-    overlaps = _links(near, shifted, np.maximum(limits, LEAST_OF_LATTICE if details.is_lattice else LEAST))
+    overlaps = _links(near, shifted, np.maximum(strict, LEAST_OF_LATTICE if details.is_lattice else LEAST))
     return spaced(merged(np.arange(n), links), overlaps)
 
 
-def _of_shots(details: _Details, seed: int) -> tuple[list[Int64], list[Float32], Float64]:
-    """Return the images that each is compared with as it is, their correlations, and its limit."""
+def _of_shots(details: _Details, seed: int) -> tuple[list[Int64], list[Float32], Float64, Float64]:
+    """Return the images that each is compared with as it is, their correlations, its limit and a strict one."""
     rng = np.random.default_rng([seed, 5])
     compared = [_compared(alike, i, rng) for i, alike in details.alike(IDENTITY)]
     correlations = [details.correlations(i, IDENTITY, others) for i, others in enumerate(compared)]
-    return compared, correlations, np.array([_limit(row[-N_RANDOM:], 0.8, HALF, LEAST) for row in correlations])
+    limits, strict = (
+        np.array([_limit(row[-N_RANDOM:], 0.8, half, LEAST) for row in correlations]) for half in (HALF, HALF_OF_STRICT)
+    )
+    return compared, correlations, limits, strict
 
 
 def _of_turned(details: _Details) -> tuple[list[Int64], list[Float32], Float64]:
@@ -140,8 +148,22 @@ def _of_turned(details: _Details) -> tuple[list[Int64], list[Float32], Float64]:
     rows = [np.concatenate(row) for row in correlations]
     least = LEAST_OF_LATTICE if details.is_lattice else LEAST_OF_TURNED
     # Up to a third of them may be copies.
-    limits = np.array([_limit(row, 0.5, HALF_OF_TURNED, least) for row in rows])
+    limits = np.array([_limit(row, 0.5, HALF_OF_STRICT, least) for row in rows])
     return [np.concatenate(row) for row in compared], rows, limits
+
+
+def _in_chains(details: _Details, links: list[tuple[int, int]], limits: Float64) -> Bool:
+    """Return which images are in a group in which few pairs are linked, (n,) bool: a chain of different parts."""
+    groups = merged(np.arange(details.n), links)
+    found = np.zeros(details.n, np.bool_)
+    rng = np.random.default_rng(details.n)
+    for group in np.flatnonzero(np.bincount(groups, minlength=details.n) >= LEAST_CHAIN):
+        members = np.flatnonzero(groups == group)
+        some = rng.permutation(members)[:N_RANDOM]
+        above = [details.correlations(i, IDENTITY, some) > np.maximum(limits[i], limits[some]) for i in some]
+        n_linked = np.count_nonzero(above) - len(some)  # not with themselves
+        found[members] = n_linked < LINKED_SHARE * len(some) * (len(some) - 1)
+    return found
 
 
 def _links(compared: list[Int64], correlations: list[Float32], limits: Float64) -> list[tuple[int, int]]:

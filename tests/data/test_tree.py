@@ -140,6 +140,14 @@ REFUSED = {
         "a name that says good or defective, got 'negative'",
     ),
     "classes by number": (["0/a.png", "1/b.png"], "names that say which is good, got 0/ and 1/"),
+    "a name and its negation": (
+        ["acceptable/a.png", "Un-acceptable/b.png"],
+        "names that say which is good, got Un-acceptable/ and acceptable/",
+    ),
+    "such names in Czech": (
+        ["2024/vyhovující/a.png", "2024/Nevyhovující/b.png"],
+        "names that say which is good, got Nevyhovující/ and vyhovující/",
+    ),
     "numbered classes": (["class_0/a.png", "class_1/b.png"], "names that say which is good, got class_0/ and class_1/"),
     "classes below a camera": (["cam/Cls2/a.png", "cam/Cls5/b.png"], "say which is good, got Cls2/"),
     "grades": (["grade A/a.png", "grade C/b.png"], "names that say which is good, got grade A/ and grade C/"),

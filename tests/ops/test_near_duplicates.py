@@ -81,6 +81,23 @@ def test_mirrored_copies_of_images_that_are_not_square_are_found():
     assert groups.tolist() == [*range(16), *range(16)]
 
 
+def casting(seed: int) -> np.ndarray:
+    """Two rings of nearly one size at a place of their own, with little grain, (SIDE, SIDE, 3) float."""
+    rng = np.random.default_rng([seed, 9])
+    y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
+    (left, top), radius = rng.uniform(-8, 8, 2), 50 + rng.uniform(-3, 3)
+    distance = np.hypot(x - left, y - top)
+    rings = 70 * (np.abs(distance - radius) < 6) + 50 * (np.abs(distance - radius / 2) < 5)
+    grain = cv2.GaussianBlur(rng.standard_normal((SIDE, SIDE)), (0, 0), 1.5)
+    return np.repeat((100 + rings + 4 * grain)[..., None], 3, axis=2)
+
+
+@pytest.mark.slow
+def test_parts_that_are_like_the_next_one_are_no_chain():
+    """60 parts that differ by little; without strict limits inside chains they are 19 groups."""
+    assert len(set(groups_of(shot(casting(i), i) for i in range(60)))) >= 25
+
+
 def frames(step: float, side: int = SIDE) -> list[np.ndarray]:
     """Frames of a scan over a texture, each of which shows `1 - step` of the one before."""
     rng, n = np.random.default_rng(5), round(10 / step)
