@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from blemish.evaluation.engine import Engine
     from blemish.exporters import export, verify
+    from blemish.search.encoder import prepare_defect_search
     from blemish.search.store import DefectStore
     from blemish.types import Prediction, Report, Sample
 
@@ -50,6 +51,7 @@ _MODULES = {
     ),
     "evaluation.engine": ("Engine",),
     "exporters": ("export", "verify"),
+    "search.encoder": ("prepare_defect_search",),
     "search.store": ("DefectStore",),
     "types": ("Prediction", "Report", "Sample"),
 }
@@ -80,6 +82,7 @@ __all__ = [
     "__version__",
     "export",
     "load",
+    "prepare_defect_search",
     "verify",
 ]
 

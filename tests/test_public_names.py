@@ -35,6 +35,7 @@ PUBLIC = [
     "__version__",
     "export",
     "load",
+    "prepare_defect_search",
     "verify",
 ]
 HEAVY = (
@@ -70,7 +71,7 @@ def test_dir_leaks_nothing():
 @pytest.mark.parametrize("name", [name for name in PUBLIC if name != "__version__"])
 def test_each_name_is_there_and_documented(name: str):
     found = getattr(blemish, name)
-    assert inspect.isclass(found) or name in {"export", "load", "verify"}
+    assert inspect.isclass(found) or name in {"export", "load", "prepare_defect_search", "verify"}
     assert found.__module__.startswith("blemish.")
     text = inspect.getdoc(found)
     # A dataclass without a docstring gets its own signature as one.

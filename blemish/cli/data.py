@@ -29,6 +29,7 @@ def demo(
     from blemish.detectors.patchcore.detector import Patchcore
     from blemish.evaluation.engine import Engine
     from blemish.evaluation.results import numbers_with_average, table, write_html
+    from blemish.search.encoder import prepare_defect_search
 
     engine, models, reports = Engine(progress=Bars()), [], []
     make_demo(out / "images", seed=seed, progress=engine.progress)
@@ -36,6 +37,7 @@ def demo(
         model = Patchcore(seed=seed)
         data = MVTecAD(out / "images", category)
         engine.fit(model, data)
+        prepare_defect_search(model, progress=engine.progress)
         reports.append(engine.evaluate(model, data))
         model.save(out / "models" / category)
         models.append(model)

@@ -46,6 +46,7 @@ def fit(
     from blemish.evaluation.engine import Engine
     from blemish.evaluation.thresholds import threshold_fields, threshold_sentence
     from blemish.modelfolder.folder import check_target
+    from blemish.search.encoder import prepare_defect_search
 
     dataset = opened(data, category, layout, group_by)
     check_target(out)
@@ -54,6 +55,7 @@ def fit(
     if isinstance(model, Trained) and model.hint:
         complain(model.hint)
     Engine(progress=Bars()).fit(model, dataset)
+    prepare_defect_search(model, progress=Bars())
     model.save(out)
     left_out = [problem.text for problem in model.problems]
     warning = model.calibration.warning

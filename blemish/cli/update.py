@@ -33,6 +33,7 @@ def update(
     from blemish.evaluation.thresholds import threshold_fields, threshold_sentence
     from blemish.evaluation.versions import compare_versions
     from blemish.modelfolder.folder import check_target
+    from blemish.search.encoder import prepare_defect_search
 
     if out.resolve() == model.resolve():
         todo = "Compare the two first; replace the old folder when the new one is better."
@@ -43,6 +44,7 @@ def update(
     good = [sample for sample in (*dataset.train, *dataset.test) if not sample.is_defective]
     defective = [sample for sample in dataset.test if sample.is_defective]
     after = before.update(good, progress=Bars())
+    prepare_defect_search(after, progress=Bars())
     after.save(out)
     versions = compare_versions(before, after, good, defective, progress=Bars())
     problems = {str(problem.path): problem.text for problem in (*versions.problems, *after.problems)}

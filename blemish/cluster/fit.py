@@ -30,6 +30,7 @@ from blemish.detectors.registry import detector_type
 from blemish.errors import BlemishError, InputError, SaveError, message
 from blemish.imaging.decode import path_of
 from blemish.modelfolder.folder import check_target, load_model, write_files
+from blemish.search.encoder import prepare_defect_search
 from blemish.types import Sample, no_progress
 
 if TYPE_CHECKING:
@@ -289,6 +290,7 @@ def _outcome(job: FitJob, detector: AnyDetector, node: str) -> FitOutcome:
     """Return the files of the model, and what it was fitted on."""
     training = detector.fitted.training
     sha256s = hashes_of(job.samples, dict(zip(training.paths, training.sha256s, strict=True)))
+    prepare_defect_search(detector)
     with tempfile.TemporaryDirectory(prefix="blemish-fit-") as parent:
         saved = detector.save(Path(parent) / "model")
         files = {path.name: path.read_bytes() for path in saved.iterdir()}

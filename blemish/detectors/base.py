@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from blemish.detectors.update import learnt_images, marked, new_images
 from blemish.errors import ImageError, InputError, ModelFileError, NotFittedError, message
 from blemish.imaging.anomaly_map import peak, regions
 from blemish.imaging.decode import path_of, read_image
-from blemish.modelfolder.folder import ModelFolder, load_model, write_model
+from blemish.modelfolder.folder import CARRIED, ModelFolder, load_model, write_model
 from blemish.modelfolder.header import (
     CONFIRMED,
     Training,
@@ -59,6 +59,7 @@ class DetectorState(ABC):
         geometry: from an image to the network's input, and from the patch grid back to the image.
         image_calibration: of image scores.
         pixel_calibration: of the value of each calibration image's map that `pixel_share` of its pixels exceed.
+        carried: arrays of the `CARRIED` files of the model folder: file name to tensor name to array.
         pixel_share: 0 for the highest value. Above 0 a good image has pixels above the threshold: images that are
             called good have no mask then (`PEAK_SHARE`).
         training: path and size of each training image.
@@ -73,6 +74,7 @@ class DetectorState(ABC):
     provenance: Mapping[str, str | int | float] = field(repr=False)
     good_range: GoodRange | None = None
     pixel_share: float = 0.0
+    carried: Mapping[str, Mapping[str, np.ndarray[Any, Any]]] = field(default_factory=dict, repr=False)
 
     @property
     @abstractmethod
@@ -82,6 +84,10 @@ class DetectorState(ABC):
     @abstractmethod
     def tensors(self) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
         """Return the arrays that a model folder holds: file name to tensor name to array."""
+
+    def files(self) -> dict[str, Mapping[str, np.ndarray[Any, Any]]]:
+        """Return the arrays of all safetensors files, with those that only travel along."""
+        return {**self.tensors(), **self.carried}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -113,43 +119,6 @@ class Scored:
     anomaly_map: Float32
     nearest_good: GoodPatch | None = None
     components: Mapping[str, float] = field(default_factory=dict)
-
-
-class Predictor(Protocol):
-    """The part of a detector that `Engine` and the store of defects need; other programs' models may have it too."""
-
-    problems: tuple[Problem, ...]
-
-    def fit(self, samples: Iterable[ImageInput], *, progress: Progress | None = None) -> object:
-        """Fit on good images."""
-
-    def predict(self, image: ImageInput) -> Prediction:
-        """Return the prediction of one image."""
-
-    def predict_many(self, images: Iterable[ImageInput]) -> Iterator[Prediction | Problem]:
-        """Yield the prediction of each image, or its problem."""
-
-    def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the model and return its path."""
-
-    def header(self) -> dict[str, Any]:
-        """Return the content of `model.json`: settings, input, thresholds, provenance."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Sentences for the user on choices that the fit made."""
-
-    @property
-    def bit_depth(self) -> int | None:
-        """Bits that 16-bit images really use; None for all."""
-
-    @property
-    def threshold(self) -> float:
-        """The image threshold."""
-
-    @property
-    def false_positive_rate(self) -> float:
-        """Share of good images that may be called defective, as it was asked for."""
 
 
 class Detector(ABC, Generic[SettingsT, StateT]):
@@ -491,6 +460,15 @@ class Detector(ABC, Generic[SettingsT, StateT]):
             **state.header(),
         }
 
+    def carry(self, name: str, tensors: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Put a file into the model that travels with it and does not change what it computes.
+
+        Args:
+            name: one of `CARRIED`.
+            tensors: its content.
+        """
+        self._state = replace(self.fitted, carried={**self.fitted.carried, name: dict(tensors)})
+
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model folder; a kill at any moment leaves the old one or the new one.
 
@@ -499,7 +477,7 @@ class Detector(ABC, Generic[SettingsT, StateT]):
             SaveError: if it can't be written; the folder is then as it was.
         """
         state = self.fitted
-        digest = write_model(folder, header=self.header(), network=state.network, tensors=state.tensors())
+        digest = write_model(folder, header=self.header(), network=state.network, tensors=state.files())
         self._origin = Origin(os.path.realpath(folder), digest, state, self.settings)
         return Path(folder)
 
@@ -532,6 +510,9 @@ class Detector(ABC, Generic[SettingsT, StateT]):
         """
         Settings(threads=threads)  # a wrong number is the caller's error, not one of the folder
         detector = cls.from_state(*read_fitted(model, cls.name, lambda: cls._restored(model, threads)))
+        for name in CARRIED:
+            if name in model.tensors:
+                detector.carry(name, model.tensors[name])
         folder = os.path.realpath(model.path)
         detector._origin = Origin(folder, digest_of(model), detector._state, detector.settings)
         return detector

@@ -113,6 +113,6 @@ def _files(detector: AnyDetector) -> Files:
     state = detector.fitted
     with tempfile.TemporaryDirectory(prefix="blemish-pickled-") as parent:
         folder = Path(parent) / "model"
-        write_model(folder, header=detector.header(), network=state.network, tensors=state.tensors())
+        write_model(folder, header=detector.header(), network=state.network, tensors=state.files())
         contents = {path.name: path.read_bytes() for path in folder.iterdir()}
     return Files(contents, state.training.root or os.path.realpath(os.curdir))

@@ -22,7 +22,7 @@ from blemish.metrics.segmentation import MaskCounts, PixelCounts
 from blemish.types import Bool, ImageInput, Prediction, Problem, Progress, Report, Sample, Tested, no_progress
 
 if TYPE_CHECKING:
-    from blemish.detectors.base import Predictor
+    from blemish.detectors.predictor import Predictor
 
 
 @dataclass

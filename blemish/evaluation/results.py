@@ -18,7 +18,7 @@ from blemish.types import GoodPatch, Problem, Report, Tested, UInt8
 from blemish.visualization import panels
 
 if TYPE_CHECKING:
-    from blemish.detectors.base import Predictor
+    from blemish.detectors.predictor import Predictor
 
 COLUMNS = ("image_AUROC", "pixel_AUROC", "AUPRO", "false_positive_rate", "miss_rate", "fit_s", "predict_ms")
 # Panels of the report: wide enough for a phone, and a third of the bytes of a figure's.

@@ -67,6 +67,9 @@ TENSORS: dict[str, dict[str, dict[str, tuple[str, int]]]] = {
     "padim": {"gaussians.safetensors": {"mean": ("F32", 3), "whitening": ("F32", 4)}},
 }
 
+# Files that travel with a model and do not change what it computes: statistics to encode its defects by.
+CARRIED = ("defect_statistics.safetensors",)
+
 # Beginnings of the names of the network's parameters, which are kept beside it by name.
 PARAMETERS: dict[str, tuple[str, ...]] = {"efficientad": ("teacher.", "student.", "autoencoder.")}
 

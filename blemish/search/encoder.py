@@ -29,11 +29,12 @@ from blemish.imaging.anomaly_map import regions as regions_above
 from blemish.imaging.decode import path_of, read_facts, read_image
 from blemish.search.backends.interface import IMAGE, REGION
 from blemish.search.model_id import model_id, model_ids_0_1
-from blemish.search.normal_statistics import CHANNELS, LAYERS, MIDDLE_DEEP, SHALLOW, NormalStatistics
+from blemish.search.normal_statistics import CHANNELS, LAYERS, MIDDLE_DEEP, SHALLOW, STATISTICS, NormalStatistics
 from blemish.types import Bool, Float32, ImageInput, Prediction, Progress, Region, UInt8
 
 if TYPE_CHECKING:
-    from blemish.detectors.base import Predictor
+    from blemish.detectors.base import AnyDetector
+    from blemish.detectors.predictor import Predictor
 
 NAME = "efficientnet_lite0 blocks 2, 4, 14; version 1"
 # Exponent of the anomaly map, and weight of the second part: measured in benchmarks/retrieval.py.
@@ -76,6 +77,20 @@ class EncodedImage(NamedTuple):
     vector: Float32
 
 
+def prepare_defect_search(model: AnyDetector, *, progress: Progress | None = None) -> None:
+    """Put the statistics into a fitted detector that its defects are encoded by, so that its folder alone suffices.
+
+    Args:
+        model: the detector; at most 100 of its training images are read.
+        progress: called as progress(stage, done, total).
+
+    Raises:
+        DataError: if fewer than two of the training images can be read.
+        NotFittedError: before `fit` or `load`.
+    """
+    model.carry(STATISTICS, RegionEncoder(model).fit(progress=progress).to_tensors())
+
+
 class RegionEncoder:
     """Encodes the regions that a fitted detector finds, by features of the embedded network.
 
@@ -100,9 +115,13 @@ class RegionEncoder:
         return self.ids[0]
 
     def fit(self, images: Sequence[ImageInput] | None = None, *, progress: Progress | None = None) -> NormalStatistics:
-        """Return and keep the statistics of these good images, by default of the detector's training images. DataError
-        if fewer than two can be read; the text says how to give others.
+        """Return and keep the statistics of these good images; by default those that the detector carries, else of its
+        training images. DataError if fewer than two can be read; the text says how to give others.
         """
+        if images is None and isinstance(self.model, Detector) and STATISTICS in self.model.fitted.carried:
+            carried = self.model.fitted.carried[STATISTICS]
+            self.normal = NormalStatistics.from_tensors(carried, where=self.model.name)
+            return self.normal
         chosen = list(images) if images is not None else self._training_files()
         self.normal = NormalStatistics.fit(chosen, self.features, bit_depth=self.model.bit_depth, progress=progress)
         return self.normal

@@ -12,7 +12,7 @@ import numpy as np
 from blemish.detectors.registry import DETECTORS, settings_type
 
 if TYPE_CHECKING:
-    from blemish.detectors.base import Predictor
+    from blemish.detectors.predictor import Predictor
 
 # Names of files, whose SHA-256 counts instead, and settings that move thresholds only.
 LEFT_OUT_SETTINGS = {"backbone", "teacher", "imagenet_dir", "false_positive_rate", "calibration"}

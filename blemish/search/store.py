@@ -31,7 +31,7 @@ from blemish.search.voting import N_VOTERS
 from blemish.types import Float32, Float64, GoodPatch, ImageInput, Progress, no_progress
 
 if TYPE_CHECKING:
-    from blemish.detectors.base import Predictor
+    from blemish.detectors.predictor import Predictor
     from blemish.search.backends.interface import Backend
     from blemish.search.encoder import EncodedImage
 
@@ -60,8 +60,8 @@ class DefectStore:
             a store can be labelled, listed and grouped, and queried by stored defects. A `RegionEncoder` is fitted once
             for several stores.
         category: product category of the images; None for that of this model, or the only one in the store, or "part".
-        good: good images to encode defects against, for a model whose training images have moved. Needed once for each
-            category: the store keeps their statistics.
+        good: good images to encode defects against, for a model that does not carry their statistics and whose training
+            images have moved. Needed once for each category: the store keeps the statistics.
         create: whether to make a store that does not exist, if there is a model; else it is an error.
         read_only: to ask only, also on a read-only disk: a folder is copied to a temporary one, which is removed when
             the store is closed, and changes are refused.

@@ -11,6 +11,7 @@ import numpy as np
 from blemish.data.synthetic.demo import make_demo
 from blemish.detectors.patchcore.detector import Patchcore
 from blemish.errors import BlemishError
+from blemish.search.encoder import prepare_defect_search
 from blemish.types import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def prepare(folder: Path, *, progress: Progress = no_progress) -> dict[str, Path
     for name, place in models.items():
         if not (place / "model.json").is_file():
             good = sorted((images / name / "train" / "good").glob("*.png"))
-            Patchcore().fit([path.resolve() for path in good], progress=progress).save(place)
+            model = Patchcore().fit([path.resolve() for path in good], progress=progress)
+            prepare_defect_search(model, progress=progress)
+            model.save(place)
     return models
 
 

@@ -22,6 +22,7 @@ from blemish.evaluation.thresholds import threshold_sentence
 from blemish.imaging.decode import decode, load
 from blemish.imaging.headers import read_header
 from blemish.modelfolder.folder import load_model
+from blemish.search.encoder import prepare_defect_search
 from blemish.station.deployments import NAME
 from blemish.station.errors import StationError, UnknownError
 from blemish.station.files import ENDINGS, thumbnail
@@ -279,6 +280,7 @@ class Teaching:
 
         try:
             detector = work(progress=progress)
+            prepare_defect_search(detector, progress=progress)
             detector.save(self._root / name / "model")
             fit.result = {**_facts(detector), "comparison": self._compared(name, detector, progress)}
             if facts.get("kept_apart"):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from blemish import load
+from blemish import load, prepare_defect_search
 from blemish.cluster import ClusterError, FitResult, PlannedFit, connection, fit_many, plan_fits, tasks
 from blemish.cluster.connection import Node, NodeReport, check_address, check_nodes, check_reports, versions
 from blemish.cluster.plan import schedule
@@ -61,7 +61,9 @@ def test_models_are_those_of_one_machine_and_a_second_run_goes_on(
     assert failed.error.startswith("good images: expected at least 2, got 0 that can be read and 3 broken")
     assert "002.png" in results[1].left_out[0]
     for name in "abc":
-        small(threads=2).fit(data[name]).save(tmp_path / "alone" / name)
+        alone = small(threads=2).fit(data[name])
+        prepare_defect_search(alone)
+        alone.save(tmp_path / "alone" / name)
         assert content(tmp_path / "models" / name) == content(tmp_path / "alone" / name)
     before = {name: (tmp_path / "models" / name / "model.json").read_bytes() for name in "abc"}
     write(data["a"][0], good(99))

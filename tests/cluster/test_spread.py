@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from blemish import Padim, Patchcore
+from blemish import Padim, Patchcore, prepare_defect_search
 from blemish.cluster import FitResult, fit_many, plan_fits
 from blemish.cluster.connection import Node
 from blemish.cluster.node_tasks import DiedError, NodeTasks, check_seen
@@ -173,7 +173,9 @@ def test_categories_are_spread_or_not_by_their_size_and_go_on(nodes: Any, tmp_pa
     assert [result.status for result in results] == ["fitted", "fitted"], results
     assert "reading images" in stages
     for name, paths in data.items():
-        small_patchcore(max_rows=1000).fit(paths).save(tmp_path / "alone" / name)
+        alone = small_patchcore(max_rows=1000).fit(paths)
+        prepare_defect_search(alone)
+        alone.save(tmp_path / "alone" / name)
         assert content(tmp_path / "models" / name) == content(tmp_path / "alone" / name)
     again: list[FitResult] = fit_many(data, tmp_path / "models", detector=detector, spread=True)
     assert [result.status for result in again] == ["unchanged", "unchanged"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from blemish import DataError, InputError
+from blemish import DataError, InputError, ModelFileError, Padim, Patchcore, load, prepare_defect_search
 from blemish.imaging.anomaly_map import regions
 from blemish.search.encoder import (
     DIMS,
@@ -16,8 +18,8 @@ from blemish.search.encoder import (
     normalized,
     region_vectors,
 )
-from blemish.search.normal_statistics import LAYERS, MIDDLE_DEEP, SHALLOW
-from tests.images import good, goods, scratched, small_patchcore
+from blemish.search.normal_statistics import LAYERS, MIDDLE_DEEP, SHALLOW, STATISTICS
+from tests.images import good, goods, scratched, small_patchcore, write_goods
 from tests.stores import blotched
 
 
@@ -107,3 +109,55 @@ def _flat():
 
     flat = Affine(np.zeros((1, 1), np.float32), np.zeros(1, np.float32))
     return NormalStatistics(Geometry((32, 32)), dict.fromkeys(LAYERS, flat), 1.0)
+
+
+@pytest.mark.parametrize("kind", [Patchcore, Padim])
+def test_a_model_folder_alone_suffices_to_encode_defects(kind: type, tmp_path: Path):
+    paths = write_goods(tmp_path / "images", 8)
+    settings = {"n_features": 16} if kind is Padim else {"coreset_size": 40, "score_fusion": False, "defect_axes": 0}
+    model = kind(image_size=64, threads=1, **settings).fit(paths)
+    expected = RegionEncoder(model)
+    expected.fit()
+    prepare_defect_search(model)
+    model.save(tmp_path / "model")
+    for path in paths:
+        path.unlink()
+    loaded = load(tmp_path / "model", threads=1)
+    encoder = RegionEncoder(loaded)
+    encoder.fit()
+    assert encoder.model_id == expected.model_id
+    np.testing.assert_array_equal(
+        encoder.encode(scratched(99)[0], force=True).vector, expected.encode(scratched(99)[0], force=True).vector
+    )
+    assert (
+        loaded.save(tmp_path / "again").joinpath(STATISTICS).read_bytes()
+        == (tmp_path / "model" / STATISTICS).read_bytes()
+    )
+    assert loaded.predict(scratched(99)[0]).score == model.predict(scratched(99)[0]).score
+
+
+def test_a_new_fit_carries_no_statistics_of_the_last_one(tmp_path: Path):
+    model = small_patchcore().fit(goods(8))
+    model.carry(STATISTICS, {"resize_hw": np.array([64, 64])})
+    assert model.fit(goods(9)).fitted.carried == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"resize_hw": np.array([0, 64])},
+        {"resize_hw": np.array([64])},
+        {"mean_squared_norm": np.array([np.nan])},
+        {"blocks.2.weight": np.zeros((24, 23), np.float32)},
+        {"blocks.4.bias": np.zeros(40)},
+        {"blocks.14.weight": None},
+    ],
+    ids=str,
+)
+def test_other_statistics_than_were_written_are_refused(encoder: RegionEncoder, change: dict[str, np.ndarray | None]):
+    assert encoder.normal is not None
+    tensors = {name: value for name, value in {**encoder.normal.to_tensors(), **change}.items() if value is not None}
+    changed = small_patchcore().fit(goods(6))
+    changed.carry(STATISTICS, tensors)
+    with pytest.raises(ModelFileError, match=STATISTICS):
+        RegionEncoder(changed).fit()

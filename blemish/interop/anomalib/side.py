@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from blemish.types import Sample
 
 if TYPE_CHECKING:
-    from blemish.detectors.base import Predictor
+    from blemish.detectors.predictor import Predictor
 
 ANOMALIB, SAME, DEFAULTS = "anomalib", "same", "defaults"
 SIDES = (ANOMALIB, SAME, DEFAULTS)
