@@ -244,7 +244,7 @@ def _decode_stored(data: bytes, header: Header, where: object, name: str = "imag
             values, alpha = _DECODERS[header.format](data)
     except UnsupportedError as error:
         raise ImageError(message(name, READABLE, str(error), where=where, todo=error.remedy)) from None
-    except (DamagedError, struct.error, IndexError):
+    except (DamagedError, struct.error, IndexError, ArithmeticError):
         got = f"a damaged {header.format} of {len(data)} bytes"
         raise ImageError(message(name, "an image", got, where=where, todo=SAVE_AGAIN)) from None
     if values.shape[:2] != (header.height, header.width):

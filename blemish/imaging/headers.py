@@ -70,7 +70,7 @@ def read_header(data: bytes, *, where: object = None, name: str = "image") -> He
         raise ImageError(message(name, "a complete image", str(damage), where=where)) from None
     except UnsupportedError as error:
         raise ImageError(message(name, READABLE, str(error), where=where, todo=error.remedy)) from None
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, ArithmeticError):
         raise ImageError(message(name, "a complete image", "a header that is cut short", where=where)) from None
     return header
 

@@ -150,6 +150,7 @@ def _three_components(data: bytes, frame: Frame) -> tuple[bytes, tuple[int, int]
     Source: ITU-T T.81, A.2.3 (order of blocks), B.2.2 (frame), B.2.3 (scan).
 
     Raises:
+        DamagedError: if a sampling factor is none.
         UnsupportedError: if the file has several scans, or no such components.
     """
     segments = list(_segments(data))
@@ -158,6 +159,8 @@ def _three_components(data: bytes, frame: Frame) -> tuple[bytes, tuple[int, int]
     parts = [head[at : at + 3] for at in range(6, 18, 3)]  # number, sampling, quantisation
     codes = [scan[at : at + 2] for at in range(1, 9, 2)]  # number, code tables
     across = [part[1] >> 4 for part in parts]
+    if not all(1 <= factor <= 4 for part in parts for factor in (part[1] >> 4, part[1] & 15)):
+        raise DamagedError("")
     pairs = [k for k in range(3) if parts[k][1] == parts[k + 1][1] and codes[k][1] == codes[k + 1][1] and across[k] < 3]
     if frame.marker not in SEQUENTIAL or frame.scan_components != 4 or not pairs:
         raise UnsupportedError("a JPEG of four channels in several scans", REMEDY)

@@ -82,6 +82,13 @@ def test_missing_blocks_of_four_channels_are_damage(samplings):
         decode(data)
 
 
+@pytest.mark.parametrize("sampling", [0x00, 0x01, 0x10, 0x51, 0x1F])
+def test_sampling_factors_that_are_none_are_damage(sampling):
+    data = with_components(jpeg(PHOTO.convert("CMYK")), [sampling] * 4, 0)
+    with pytest.raises(ImageError, match=r"got a damaged JPEG of \d+ bytes"):
+        decode(data)
+
+
 def test_four_channels_in_several_scans_are_refused():
     data = jpeg(PHOTO.convert("CMYK"), progressive=True)
     with pytest.raises(ImageError, match=r"a JPEG of four channels in several scans, in x\. Save it as PNG\."):
