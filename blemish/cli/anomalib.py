@@ -44,6 +44,7 @@ def import_checkpoint(
     from blemish.data.datasets import open_dataset
     from blemish.interop.anomalib.checkpoints import import_checkpoint
     from blemish.modelfolder.folder import check_target
+    from blemish.search.encoder import prepare_defect_search
 
     check_target(out)
     images = open_dataset(good).train if good is not None else ()
@@ -55,6 +56,8 @@ def import_checkpoint(
         threads=threads,
         progress=Bars(),
     )
+    if good is not None:
+        prepare_defect_search(model, images, progress=Bars())
     model.save(out)
     source = model.header()["provenance"]["thresholds_from"]
     lines = [f"Threshold {model.threshold:.3f}, from {source}. Saved in {out}."]

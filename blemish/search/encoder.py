@@ -77,18 +77,21 @@ class EncodedImage(NamedTuple):
     vector: Float32
 
 
-def prepare_defect_search(model: AnyDetector, *, progress: Progress | None = None) -> None:
+def prepare_defect_search(
+    model: AnyDetector, good: Sequence[ImageInput] | None = None, *, progress: Progress | None = None
+) -> None:
     """Put the statistics into a fitted detector that its defects are encoded by, so that its folder alone suffices.
 
     Args:
-        model: the detector; at most 100 of its training images are read.
+        model: the detector.
+        good: good images, of which at most 100 are read; its training images by default.
         progress: called as progress(stage, done, total).
 
     Raises:
-        DataError: if fewer than two of the training images can be read.
+        DataError: if fewer than two of the images can be read.
         NotFittedError: before `fit` or `load`.
     """
-    model.carry(STATISTICS, RegionEncoder(model).fit(progress=progress).to_tensors())
+    model.carry(STATISTICS, RegionEncoder(model).fit(good, progress=progress).to_tensors())
 
 
 class RegionEncoder:

@@ -40,6 +40,7 @@ def test_import_calibrates_on_good_images(ckpt: Path, tmp_path: Path):
     found = json.loads(done.output)
     assert (found["detector"], found["thresholds_from"]) == ("patchcore", f"{N_TRAIN} good images")
     assert Patchcore.load(tmp_path / "model").calibration.n == N_TRAIN
+    assert [*Patchcore.load(tmp_path / "model").fitted.carried] == ["defect_statistics.safetensors"]
 
 
 @pytest.mark.slow

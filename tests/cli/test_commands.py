@@ -58,6 +58,7 @@ def test_fit_test_and_predict(root: Path, run, tmp_path: Path):
     assert said["false_positive_rate_promised"] == 0.02
     assert "The threshold is extrapolated from 8 good images: 2 % false positives are expected" in said["warning"]
     assert "8 good images, about" in err
+    assert (model / "defect_statistics.safetensors").is_file()
     code, out, _ = run("test", model, root, "--category", "tile", "--json", "--report", report, "--csv", scores)
     assert code == 0
     assert 0 <= json.loads(out)["image_AUROC"] <= 1
