@@ -24,7 +24,7 @@ import numpy as np
 
 from blemish import backbones, runtime
 from blemish.detectors.base import Detector
-from blemish.errors import InputError, message
+from blemish.errors import DataError, InputError, message
 from blemish.imaging.anomaly_map import regions as regions_above
 from blemish.imaging.decode import path_of, read_facts, read_image
 from blemish.search.backends.interface import IMAGE, REGION
@@ -79,7 +79,7 @@ class EncodedImage(NamedTuple):
 
 def prepare_defect_search(
     model: AnyDetector, good: Sequence[ImageInput] | None = None, *, progress: Progress | None = None
-) -> None:
+) -> bool:
     """Put the statistics into a fitted detector that its defects are encoded by, so that its folder alone suffices.
 
     Args:
@@ -87,11 +87,22 @@ def prepare_defect_search(
         good: good images, of which at most 100 are read; its training images by default.
         progress: called as progress(stage, done, total).
 
+    Returns:
+        Whether it was done: not without two training images that are still there. The model is as good without; good
+        images are then asked for when its first defect is stored.
+
     Raises:
-        DataError: if fewer than two of the images can be read.
+        DataError: if fewer than two of the images in `good` can be read.
         NotFittedError: before `fit` or `load`.
     """
-    model.carry(STATISTICS, RegionEncoder(model).fit(good, progress=progress).to_tensors())
+    try:
+        normal = RegionEncoder(model).fit(good, progress=progress)
+    except DataError:
+        if good is not None:
+            raise
+        return False  # nobody loses an hour's fit for it
+    model.carry(STATISTICS, normal.to_tensors())
+    return True
 
 
 class RegionEncoder:

@@ -161,3 +161,13 @@ def test_other_statistics_than_were_written_are_refused(encoder: RegionEncoder, 
     changed.carry(STATISTICS, tensors)
     with pytest.raises(ModelFileError, match=STATISTICS):
         RegionEncoder(changed).fit()
+
+
+def test_a_model_whose_training_images_are_gone_stays_as_it_is():
+    model = small_patchcore().fit(goods(6))
+    assert not prepare_defect_search(model)
+    assert model.fitted.carried == {}
+    with pytest.raises(DataError, match="at least 2"):
+        prepare_defect_search(model, [])
+    assert prepare_defect_search(model, goods(4))
+    assert [*model.fitted.carried] == [STATISTICS]
