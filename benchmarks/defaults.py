@@ -6,14 +6,16 @@
 Each set is fitted on all of its good images, on 50 and on 20. Patch distances, coarse features and descriptors of
 good images and synthetic defects (each without its own part) and of test images are kept in FOLDER, so that a
 candidate costs seconds. A candidate is a way to score images. The choice for a set is the candidate with the highest
-mean AUROC over the *other* sets. The threshold is that of the rate and of the share of censored scores by which the
-fewest defects of the others are missed, with at most 2 % false positives. The second part fits and tests the detector
-with its defaults. Figures are kept as well, so that a stopped run goes on.
+mean AUROC over the *other* sets. The threshold is that of the rate, of the share of censored scores and of the weight
+of the prior by which the fewest defects of the others are missed, with at most 2 % false positives; the prior's mean is
+that of the others' scores. The second part fits and tests the detector with its defaults. Figures are kept as well, so
+that a stopped run goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import time
@@ -25,24 +27,25 @@ from results import add_json_option, show, table, write
 
 from blemish import Engine, MVTecAD, Patchcore
 from blemish.data.synthetic.defects import synthetic_defects
-from blemish.detectors.fusion import CENSORED
+from blemish.detectors.fusion import CENSORED, SCORE_TAIL
 from blemish.detectors.patchcore.position import LEAST_IMAGES, N_JUDGED
 from blemish.imaging.decode import read_image
 from blemish.metrics.classification import auroc
-from blemish.ops.conformal import CENSORED as CENSORED_BY_DEFAULT
-from blemish.ops.conformal import Calibration
+from blemish.ops.conformal import Calibration, TailOptions
 from blemish.ops.distance_statistics import fit_distance_statistics
 from blemish.ops.gaussian import fit_gaussian
 from blemish.ops.position_gaussian import N_FEATURES, PositionGaussians
 from blemish.ops.statistics import Moments
-from blemish.ops.tail_probability import Tail, leave_one_out_neg_log_p
+from blemish.ops.tail_probability import Prior, Tail, leave_one_out_neg_log_p
 
 DRAWS = {"all": None, "50": 50, "20": 20}
 TOP_PATCHES = (1, 4, 16, 64)  # of 1,600
 IMAGE_WEIGHTS = (0.0, 0.5, 1.0)
 RATES = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03)
 CENSORED_SCORES = (0.1, 0.2, 0.3, 0.4, 0.5)
+PRIOR_WEIGHTS = (0, 10, 20, 40, 80)  # in scores above the median
 MOST_FALSE_POSITIVES = 0.02
+DEFAULT = "capped, top 16, image 1.0, part judged 0.4, 0.05 to 0.2"
 BEFORE = "position, top 1, image 1.0, part always 0.6, conformal 1 %"  # the defaults of 0.1.0
 
 
@@ -232,10 +235,10 @@ class Fits:
             self.known[name, key] = auroc(self.scores[name][key][1], self.defective[key])
         return self.known[name, key]
 
-    def rates(self, name, key, rate, rule="tail", censored=CENSORED_BY_DEFAULT):
+    def rates(self, name, key, rate, rule="tail", options=SCORE_TAIL):
         """Return false positive and miss rate at a threshold."""
         good, test = self.scores[name][key]
-        threshold = Calibration.from_scores(good, rate, rule, censored=censored).threshold
+        threshold = Calibration.from_scores(good, rate, rule, options).threshold
         called, defective = test > threshold, self.defective[key]
         return float(called[~defective].mean()), float((~called[defective]).mean())
 
@@ -250,15 +253,22 @@ class Fits:
         """Return the candidate with the highest mean AUROC over sets and draws."""
         return max(self.scores, key=lambda name: np.mean([self.auroc(name, key) for key in keys]))
 
+    def mean_excess(self, name, keys):
+        """Return the mean of the scores' excess over the median, over sets fitted on all good images."""
+        tails = [
+            Tail.from_scores(self.scores[name][key][0], censored=SCORE_TAIL.censored) for key in keys if key[1] == "all"
+        ]
+        return float(np.mean([tail.mean_excess for tail in tails]))
+
     def best_threshold(self, name, keys):
-        """Return rate and share of censored scores: few misses, few enough false positives over all good images."""
+        """Return rate and tail: few misses, few enough false positives over all good images."""
         n = np.array([(~self.defective[key]).sum() for key in keys])
-        found = {}
-        for censored in CENSORED_SCORES:
-            for rate in RATES:
-                seen, missed = np.array([self.rates(name, key, rate, censored=censored) for key in keys]).T
-                if (n * seen).sum() / n.sum() <= MOST_FALSE_POSITIVES:
-                    found[rate, censored] = missed.mean()
+        mean_excess, found = self.mean_excess(name, keys), {}
+        for censored, weight, rate in itertools.product(CENSORED_SCORES, PRIOR_WEIGHTS, RATES):
+            options = TailOptions(censored, Prior(mean_excess, weight) if weight else None)
+            seen, missed = np.array([self.rates(name, key, rate, options=options) for key in keys]).T
+            if (n * seen).sum() / n.sum() <= MOST_FALSE_POSITIVES:
+                found[rate, options] = missed.mean()
         return min(found, key=found.get)
 
 
@@ -271,14 +281,14 @@ def table_of_choice(fits, draw):
     for key in sets:
         others = [other for other in everything if other[0] != key[0]]
         name = fits.best(others)
-        rate, censored = fits.best_threshold(name, others)
-        seen, missed = fits.rates(name, key, rate, censored=censored)
+        rate, tail = fits.best_threshold(name, others)
+        seen, missed = fits.rates(name, key, rate, options=tail)
         before = BEFORE.rsplit(", ", 1)[0]
         old_seen, old_missed = fits.rates(before, key, 0.01, "conformal")
         rows.append(
             {
                 "set": key[0],
-                "chosen without the set": f"{name}; rate {rate:.1%}, {censored:.0%} censored",
+                "chosen without the set": f"{name}; rate {rate:.1%}, {of_tail(tail)}",
                 "AUROC": fits.auroc(name, key),
                 "AUROC, chosen with it": fits.auroc(whole, key),
                 "AUROC, 0.1.0": fits.auroc(before, key),
@@ -290,6 +300,12 @@ def table_of_choice(fits, draw):
             }
         )
     return [*rows, mean_row(rows)]
+
+
+def of_tail(options):
+    """Return the options of a tail in words."""
+    known = "no prior" if options.prior is None else f"prior of {options.prior.n}"
+    return f"{options.censored:.0%} censored, {known}" + ("" if options.predictive else ", likelihood alone")
 
 
 def mean_row(rows):
@@ -328,15 +344,18 @@ SHOWN = (
 
 def table_of_rates(fits, name):
     """Return false positives and misses of the rules and rates, over all sets, by draw."""
-    rows, usual = [], CENSORED_BY_DEFAULT
+    rows, usual = [], SCORE_TAIL
     asked = [("conformal", rate, usual) for rate in (0.01, 0.02)]
     asked += [("tail", rate, usual) for rate in (*RATES, 0.05, 0.1)]
-    asked += [("tail", rate, censored) for rate in (0.01, 0.02, 0.05) for censored in CENSORED_SCORES]
-    for rule, rate, censored in asked:
-        row = {"rule": rule if rule == "conformal" else f"{rule}, {censored:.0%} censored", "stated rate": rate}
+    for rate in (0.01, 0.02, 0.05):
+        asked += [("tail", rate, usual._replace(censored=censored)) for censored in CENSORED_SCORES]
+        asked += [("tail", rate, usual._replace(prior=usual.prior._replace(n=n))) for n in PRIOR_WEIGHTS if n]
+        asked += [("tail", rate, usual._replace(prior=None, predictive=predictive)) for predictive in (True, False)]
+    for rule, rate, tail in asked:
+        row = {"rule": rule if rule == "conformal" else f"{rule}, {of_tail(tail)}", "stated rate": rate}
         for draw in DRAWS:
             keys = [key for key in fits.defective if key[1] == draw]
-            pairs = np.array([fits.rates(name, key, rate, rule, censored) for key in keys])
+            pairs = np.array([fits.rates(name, key, rate, rule, tail) for key in keys])
             row[f"false positives, {draw}"], row[f"missed, {draw}"] = pairs.mean(axis=0).tolist()
             row[f"worst set, {draw}"] = float(pairs[:, 0].max())
         rows.append(row)
@@ -444,7 +463,7 @@ def main():
             tables.append(table(title, table_of_choice(fits, draw), formats=FORMATS))
         tables.append(table("Candidates, mean over the sets", table_of_candidates(fits), formats=FORMATS))
         tables.append(
-            table(f"Rules and rates of the threshold, score: {best}", table_of_rates(fits, best), formats=FORMATS)
+            table("Rules and rates of the threshold, score by default", table_of_rates(fits, DEFAULT), formats=FORMATS)
         )
     for draw in ("all", "20"):
         if any(its == draw for _, its in found):

@@ -32,6 +32,7 @@ from blemish.modelfolder.header import (
     read_good_range,
     read_pixel_share,
     read_training,
+    tail_fields,
 )
 from blemish.ops.near_duplicates import merged
 from blemish.types import GoodPatch, Prediction, Problem, Suspect, no_progress
@@ -451,7 +452,7 @@ class Detector(ABC, Generic[SettingsT, StateT]):
                 "pixel": pixel.threshold,
                 "image_scores": image.scores,
                 "pixel_scores": pixel.scores,
-                "censored": image.censored,
+                **tail_fields(image.options, pixel.options),
                 "pixel_share": state.pixel_share,
             },
             "provenance": dict(state.provenance),

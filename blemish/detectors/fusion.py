@@ -9,11 +9,12 @@ import numpy as np
 
 from blemish.backbones.embedding import PARTS_SCALE
 from blemish.errors import ModelFileError, message
+from blemish.ops.conformal import TailOptions
 from blemish.ops.gaussian import Gaussian, fit_gaussian
 from blemish.ops.outliers import ALIKE_SHARE, kth_neighbor_distances
 from blemish.ops.position_gaussian import N_FEATURES, PositionGaussians
 from blemish.ops.statistics import Affine, Moments
-from blemish.ops.tail_probability import Tail, leave_one_out_neg_log_p
+from blemish.ops.tail_probability import Prior, Tail, leave_one_out_neg_log_p
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +28,9 @@ WEIGHTS = {"patch": 1.0, "image": 1.0}
 # Share of the scores above the median that are censored in each component's tail: .1 to .4 rank alike, and the lower,
 # the more a defective image among the good ones hides others (benchmarks/contamination.py).
 CENSORED = 0.2
+# Of image scores: sums of -log p are alike from part to part, so that other parts' good images say more of the tail
+# than twenty of this one do. Chosen by leave-one-set-out (benchmarks/defaults.py).
+SCORE_TAIL = TailOptions(prior=Prior(1.55, 40))
 
 
 def weights_with_part(part: float) -> dict[str, float]:

@@ -107,17 +107,24 @@ def norm(graph: Graph, x: str, *axes: int) -> str:
 
 def neg_log_p(graph: Graph, name: str, scores: str, tail: Tail) -> str:
     """Return -log p of (B,) scores: `Tail.neg_log_p`."""
-    n, mean_excess = float(tail.n_above), tail.mean_excess
-    excess = graph.add("Div", [_excess(graph, scores, tail), graph.number(n * mean_excess)])
-    above = graph.add("Mul", [_log1p(graph, excess), graph.number(n)])
-    above = graph.add("Add", [above, graph.number(float(np.log(2)))])
+    above = graph.add("Add", [_predictive(graph, scores, tail), graph.number(float(np.log(2)))])
     below = graph.add("Neg", [_log1p(graph, graph.add("Neg", [_share_below(graph, name, scores, tail)]))])
     return graph.add("Where", [_is_above(graph, scores, tail), above, below])
 
 
+def _predictive(graph: Graph, scores: str, tail: Tail) -> str:
+    """Return -log of twice the probability that a good image scores higher, of scores above the median."""
+    n, mean_excess = float(tail.weight), tail.mean_excess
+    excess = graph.add("Div", [_excess(graph, scores, tail), graph.number(n * mean_excess)])
+    return graph.add("Mul", [_log1p(graph, excess), graph.number(n)])
+
+
 def survival(graph: Graph, name: str, scores: str, tail: Tail) -> str:
     """Return the probability that a good image scores higher, of (B,) scores: `Tail.survival`."""
-    excess = graph.add("Div", [_excess(graph, scores, tail), graph.number(-tail.mean_excess)])
+    if tail.predictive:
+        excess = graph.add("Neg", [_predictive(graph, scores, tail)])
+    else:
+        excess = graph.add("Div", [_excess(graph, scores, tail), graph.number(-tail.mean_excess)])
     halved = graph.add("Mul", [graph.add("Exp", [excess]), graph.number(0.5)])
     above = graph.add("Max", [halved, graph.number(TINY)])
     below = graph.add("Sub", [graph.number(1.0), _share_below(graph, name, scores, tail)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,7 +37,10 @@ CENSORED_RARITIES = 0.2
 
 
 def find_suspects(training: Training, calibration: Calibration) -> tuple[Suspect, ...]:
-    """Return the calibration images above the upper threshold that nobody reviewed, the least probable first.
+    """Return the calibration images above an upper limit that nobody reviewed, the least probable first.
+
+    The limit is what one good image of a thousand exceeds by the likeliest tail. The predictive one is higher, to allow
+    for what few scores may hide, but a suspect in vain costs a look, and one that is not named blinds the detector.
 
     Images that show the same part as one of these follow with its values.
     """
@@ -56,10 +60,11 @@ def _measures(
     training: Training, calibration: Calibration
 ) -> Iterator[tuple[str, tuple[float | None, ...], float, Tail]]:
     """Yield name, values, upper limit and tail of each measure."""
-    yield "score", training.scores, calibration.upper_threshold, calibration.tail
+    tail = replace(calibration.tail, predictive=False)
+    yield "score", training.scores, max(calibration.threshold, tail.quantile(UPPER_RATE)), tail
     rarities = np.array([value for value in training.rarities if value is not None])
     if len(rarities):
-        tail = Tail.from_scores(rarities, censored=CENSORED_RARITIES)
+        tail = Tail.from_scores(rarities, censored=CENSORED_RARITIES, predictive=False)
         yield "rarity", training.rarities, tail.quantile(UPPER_RATE), tail
 
 

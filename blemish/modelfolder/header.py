@@ -17,8 +17,9 @@ from blemish._validation.checks import check_number, check_whole
 from blemish.errors import BlemishError, InputError, ModelFileError, message
 from blemish.imaging.drift import LATER, STATISTICS, GoodRange, ShapeRange
 from blemish.imaging.geometry import Geometry, MapRule, Upsampling, choose_geometry
-from blemish.ops.conformal import Calibration
+from blemish.ops.conformal import Calibration, TailOptions
 from blemish.ops.near_duplicates import LEAST_GROUPS
+from blemish.ops.tail_probability import Prior
 
 if TYPE_CHECKING:
     from blemish.modelfolder.folder import ModelFolder
@@ -29,6 +30,7 @@ LARGEST_SCORE = float(np.finfo(np.float32).max)
 LARGEST_SIDE_PX = 2**31 - 1
 # Share of the scores above the median that are censored, in folders that do not state it.
 CENSORED_BEFORE = 0.1
+MOST_PRIOR = 10_000  # scores that a prior may count as
 # Images of one group, at most, that are listed, dropped and confirmed together.
 MOST_SHOTS = 5
 CONFIRMED, DROPPED = "confirmed", "dropped"
@@ -193,9 +195,8 @@ def read_calibration(header: Mapping[str, Any], name: str) -> Calibration:
     """
     stored, rate = header["thresholds"], header["settings"]["false_positive_rate"]
     rule = header["settings"]["calibration"]
-    censored = check_number("thresholds.censored", stored.get("censored", CENSORED_BEFORE), low=0, high=0.9)
     scores, stated = stored[f"{name}_scores"], stored["false_positive_rate"]
-    calibration = Calibration.from_scores(scores, stated, rule, censored=float(censored))
+    calibration = Calibration.from_scores(scores, stated, rule, _read_tail(stored, name))
     for score in calibration.scores[[0, -1]]:
         check_number(f"thresholds.{name}_scores", float(score), low=-LARGEST_SCORE, high=LARGEST_SCORE)
     if rate != calibration.false_positive_rate:
@@ -206,6 +207,33 @@ def read_calibration(header: Mapping[str, Any], name: str) -> Calibration:
         expected = f"{calibration.threshold}, which follows from its scores"
         raise InputError(message(f"thresholds.{name}", expected, repr(stored[name]), todo=todo))
     return calibration
+
+
+def tail_fields(image: TailOptions, pixel: TailOptions) -> dict[str, Any]:
+    """Return the fields of `thresholds` that say how the tails are estimated, as the folder that was read had them."""
+    if not image.predictive:
+        return {"censored": image.censored}
+    return {"image_tail": _tail_entry(image), "pixel_tail": _tail_entry(pixel)}
+
+
+def _tail_entry(options: TailOptions) -> dict[str, Any]:
+    known = {} if options.prior is None else {"prior": options.prior._asdict()}
+    return {"censored": options.censored, **known}
+
+
+def _read_tail(stored: Mapping[str, Any], name: str) -> TailOptions:
+    """Return how the tail of the "image" or "pixel" scores is estimated."""
+    key = f"{name}_tail"
+    if key not in stored:
+        censored = check_number("thresholds.censored", stored.get("censored", CENSORED_BEFORE), low=0, high=0.9)
+        return TailOptions(float(censored), predictive=False)
+    tail = stored[key]
+    censored = check_number(f"thresholds.{key}.censored", tail["censored"], low=0, high=0.9)
+    if "prior" not in tail:
+        return TailOptions(float(censored))
+    mean = check_number(f"thresholds.{key}.prior.mean_excess", tail["prior"]["mean_excess"], low=0, high=LARGEST_SCORE)
+    n = check_whole(f"thresholds.{key}.prior.n", tail["prior"]["n"], 1, MOST_PRIOR)
+    return TailOptions(float(censored), Prior(float(mean), n))
 
 
 def read_pixel_share(header: Mapping[str, Any]) -> float:

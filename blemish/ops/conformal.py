@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 import numpy as np
 
 from blemish._validation.checks import check_array, check_number, describe
 from blemish.errors import InputError, message
-from blemish.ops.tail_probability import Tail
+from blemish.ops.tail_probability import Prior, Tail
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -30,14 +30,32 @@ UPPER_RATE = 0.001
 FEW = 50
 
 
+class TailOptions(NamedTuple):
+    """How the tail of calibration scores is estimated.
+
+    Attributes:
+        censored: share of the scores above the median, the highest, of which the tail takes the number alone.
+        prior: what is known of scores of this kind before any is there.
+        predictive: whether the threshold allows for what few scores may hide; folders that do not state it do not.
+    """
+
+    censored: float = CENSORED
+    prior: Prior | None = None
+    predictive: bool = True
+
+
+PLAIN = TailOptions()
+
+
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """Image or pixel thresholds and the calibration scores of good images that they came from.
 
-    Rule "tail": the threshold is a quantile of an exponential tail, fitted to the scores above the median with the
-    highest 40 % of those censored. It extrapolates beyond the highest score, so that ten images are enough for a
-    threshold, and one defective image among twenty good ones hardly moves it. The rate is an estimate: `rate_interval`
-    says how sure.
+    Rule "tail": the threshold is a predictive quantile of an exponential tail, fitted to the scores above the median
+    with the highest 40 % of those censored. It extrapolates beyond the highest score, so that ten images are enough for
+    a threshold, and one defective image among twenty good ones hardly moves it. The fewer the scores, the higher it is,
+    so that the rate is the stated one on average over calibration sets of any size. For one set it is an estimate:
+    `rate_interval` says how sure.
 
     Rule "conformal": the threshold is a rank of the scores (split conformal prediction). If the calibration images and
     a new good image are exchangeable (drawn alike, in any order), the new one scores above it with a probability of at
@@ -56,7 +74,7 @@ class Calibration:
         false_positive_rate_promised: rule "tail": the expected rate, which is the requested one. Rule "conformal": the
             guaranteed rate: at most the requested one, or 1 / (n + 1) if n is too small for that.
         rule: "tail" or "conformal".
-        censored: share of the scores above the median, the highest, of which the tail takes the number alone.
+        options: how the tail is estimated.
 
     Source: Vovk, Gammerman & Shafer 2005, chapter 2; Angelopoulos & Bates 2021 (arXiv 2107.07511), section 1 and
     appendix D; p-values as in Bates et al. 2023 (arXiv 2104.08279), equation 2.
@@ -67,11 +85,15 @@ class Calibration:
     threshold: float
     false_positive_rate_promised: float
     rule: Rule = "conformal"
-    censored: float = field(default=CENSORED, repr=False)
+    options: TailOptions = field(default=PLAIN, repr=False)
 
     @classmethod
     def from_scores(
-        cls, scores: ArrayLike, false_positive_rate: float, rule: Rule = "conformal", *, censored: float = CENSORED
+        cls,
+        scores: ArrayLike,
+        false_positive_rate: float,
+        rule: Rule = "conformal",
+        options: TailOptions = PLAIN,
     ) -> Calibration:
         """Return the calibration of scores of good images at a false positive rate.
 
@@ -79,7 +101,7 @@ class Calibration:
             scores: (n,) finite numbers, n at least 1, higher is more anomalous.
             false_positive_rate: share of good images that may be labelled defective, in (0, 1).
             rule: "tail" or "conformal".
-            censored: share of the scores above the median, the highest, of which the tail takes the number alone.
+            options: how the tail is estimated.
 
         Raises:
             InputError: if there are no scores, one is NaN or infinite, the rate is not in (0, 1), or the rule is none.
@@ -97,16 +119,16 @@ class Calibration:
         rising.setflags(write=False)
         n = len(rising)
         if rule == "tail":
-            threshold = Tail.from_scores(rising, censored=censored).quantile(rate)
-            return cls(rising, rate, threshold, rate, rule, censored)
+            threshold = Tail.from_scores(rising, **options._asdict()).quantile(rate)
+            return cls(rising, rate, threshold, rate, rule, options)
         # The (n + 1)(1 - rate)-th smallest, rounded up, counted from above; 1e-9 because 100 * 0.29 is not quite 29.
         n_above = min(n, max(1, math.floor((n + 1) * rate + 1e-9)))
-        return cls(rising, rate, float(rising[n - n_above]), n_above / (n + 1), rule, censored)
+        return cls(rising, rate, float(rising[n - n_above]), n_above / (n + 1), rule, options)
 
     @cached_property
     def tail(self) -> Tail:
         """The exponential tail of the scores."""
-        return Tail.from_scores(self.scores, censored=self.censored)
+        return Tail.from_scores(self.scores, **self.options._asdict())
 
     @property
     def upper_threshold(self) -> float:
@@ -151,7 +173,7 @@ class Calibration:
         Raises:
             InputError: if the rate is not in (0, 1).
         """
-        return Calibration.from_scores(self.scores, false_positive_rate, self.rule, censored=self.censored)
+        return Calibration.from_scores(self.scores, false_positive_rate, self.rule, self.options)
 
     def with_scores(self, scores: ArrayLike) -> Calibration:
         """Return the calibration of other scores by the same rule and at the same rate.
@@ -159,7 +181,7 @@ class Calibration:
         Raises:
             InputError: as `from_scores`.
         """
-        return Calibration.from_scores(scores, self.false_positive_rate, self.rule, censored=self.censored)
+        return Calibration.from_scores(scores, self.false_positive_rate, self.rule, self.options)
 
     @overload
     def p_value(self, score: float) -> float: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from blemish.detectors.graph_parts import axis_matrices, mahalanobis_maps, neg_l
 from blemish.imaging.geometry import Geometry, MapRule
 from blemish.ops.distance_statistics import DistanceStatistics
 from blemish.ops.position_gaussian import PositionGaussians
-from blemish.ops.tail_probability import Tail
+from blemish.ops.tail_probability import Prior, Tail
 from blemish.types import Float32
 
 
@@ -59,9 +60,10 @@ TAILS = {
 
 
 @pytest.mark.parametrize("name", TAILS)
-def test_tail_probabilities(name: str):
+@pytest.mark.parametrize("options", [{}, {"predictive": False}, {"prior": Prior(1.55, 40)}], ids=str)
+def test_tail_probabilities(name: str, options: dict[str, Any]):
     scores = TAILS[name]
-    tail = Tail.from_scores(scores, censored=0.1)
+    tail = Tail.from_scores(scores, censored=0.1, **options)
     asked = np.unique(
         np.r_[scores, scores.mean(), scores.min() - 1, scores.max() * np.array([1.1, 2, 30]), np.linspace(-4, 12, 41)]
     )

@@ -39,9 +39,9 @@ def test_high_scores_are_listed_the_highest_first(rule: Any):
         ("41.png", 60.0, "score"),
         ("40.png", 40.0, "score"),
     ]
-    limits = calibration(scores)
-    assert found[0].threshold == limits.upper_threshold
-    assert found[0].p_value == limits.p_value(60.0) < found[1].p_value < 0.001
+    likely = replace(calibration(scores).tail, predictive=False)
+    assert found[0].threshold == likely.quantile(0.001) < calibration(scores).upper_threshold
+    assert found[0].p_value == likely.survival(60.0) < found[1].p_value < 0.001
 
 
 def test_good_scores_are_not_listed():

@@ -11,7 +11,17 @@ from blemish.errors import InputError, ModelFileError
 from blemish.imaging.drift import GoodRange
 from blemish.imaging.geometry import Geometry, MapRule
 from blemish.modelfolder.folder import load_model
-from blemish.modelfolder.header import Training, read_fitted, read_geometry, read_good_range, read_training
+from blemish.modelfolder.header import (
+    Training,
+    read_calibration,
+    read_fitted,
+    read_geometry,
+    read_good_range,
+    read_training,
+    tail_fields,
+)
+from blemish.ops.conformal import PLAIN, Calibration, TailOptions
+from blemish.ops.tail_probability import Prior
 from tests.models import save_small
 
 
@@ -54,6 +64,57 @@ def test_scores_of_training_images_are_those_of_the_thresholds(wrong: Any):
     rows[0] = {**rows[0], **wrong}
     with pytest.raises(InputError, match="training"):
         read_training({"training": rows, "thresholds": thresholds})
+
+
+BEFORE = TailOptions(0.1, predictive=False)  # as before thresholds were predictive
+KNOWN_TAIL = TailOptions(0.3, Prior(1.55, 40))
+
+
+def header_of(image: TailOptions, pixel: TailOptions = PLAIN) -> dict[str, Any]:
+    """Return what `model.json` has of two calibrations of the same scores."""
+    scores = [1.0, 2.0, 4.0, 8.0]
+    found = {
+        name: Calibration.from_scores(scores, 0.05, "tail", tail) for name, tail in (("image", image), ("pixel", pixel))
+    }
+    values = {f"{name}_scores": scores for name in found} | {name: one.threshold for name, one in found.items()}
+    thresholds = {"false_positive_rate": 0.05, **values, **tail_fields(image, pixel)}
+    return {"thresholds": thresholds, "settings": {"calibration": "tail", "false_positive_rate": 0.05}}
+
+
+@pytest.mark.parametrize(("image", "pixel"), [(KNOWN_TAIL, PLAIN), (PLAIN, PLAIN), (BEFORE, BEFORE)])
+def test_tails_are_read_as_they_were_written(image: TailOptions, pixel: TailOptions):
+    header = header_of(image, pixel)
+    assert [read_calibration(header, name).options for name in ("image", "pixel")] == [image, pixel]
+    assert ("censored" in header["thresholds"]) == (not image.predictive)
+
+
+def test_a_folder_that_states_nothing_keeps_its_threshold():
+    header = header_of(BEFORE, BEFORE)
+    del header["thresholds"]["censored"]
+    found = read_calibration(header, "image")
+    assert (found.options, found.threshold) == (BEFORE, header["thresholds"]["image"])
+    assert found.threshold < header_of(TailOptions(0.1))["thresholds"]["image"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"censored": 2.0},
+        {"censored": 0.6},
+        {"prior": None},
+        {"prior": {"mean_excess": 1.55, "n": 0}},
+        {"prior": {"mean_excess": float("nan"), "n": 40}},
+        {"prior": {"mean_excess": 1.55, "n": 40.5}},
+        {"prior": {"mean_excess": 1.55}},
+        {"prior": {"mean_excess": 15.5, "n": 40}},
+    ],
+)
+def test_a_damaged_tail_is_named(wrong: dict[str, Any], tmp_path: Path):
+    header = header_of(KNOWN_TAIL)
+    header["thresholds"]["image_tail"] |= wrong
+    model = load_model(save_small(tmp_path / "model"))
+    with pytest.raises(ModelFileError, match=r"model\.json"):
+        read_fitted(model, "patchcore", lambda: read_calibration(header, "image"))
 
 
 def test_another_detector_is_refused_before_anything_is_read(tmp_path: Path):

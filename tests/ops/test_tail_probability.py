@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blemish.errors import InputError
-from blemish.ops.tail_probability import Tail, leave_one_out_neg_log_p
+from blemish.ops.tail_probability import Prior, Tail, leave_one_out_neg_log_p
 
 SCORES = st.lists(st.floats(0, 1e6), min_size=1, max_size=30).map(np.array)
 
@@ -84,9 +84,11 @@ def test_scores_are_checked():
 
 
 @pytest.mark.slow
-@given(SCORES, st.floats(0.001, 0.999), st.sampled_from([0.0, 0.1, 0.3]))
-def test_the_quantile_is_the_inverse_of_the_survival(scores: np.ndarray, probability: float, censored: float):
-    tail = Tail.from_scores(scores, censored=censored)
+@given(SCORES, st.floats(0.001, 0.999), st.sampled_from([0.0, 0.1, 0.3]), st.booleans())
+def test_the_quantile_is_the_inverse_of_the_survival(
+    scores: np.ndarray, probability: float, censored: float, predictive: bool
+):
+    tail = Tail.from_scores(scores, censored=censored, predictive=predictive)
     score = tail.quantile(probability)
     if probability <= 0.5:
         assert tail.survival(score) == pytest.approx(probability, rel=1e-6)
@@ -94,12 +96,36 @@ def test_the_quantile_is_the_inverse_of_the_survival(scores: np.ndarray, probabi
         assert tail.lower.min() <= score <= tail.median
 
 
-def test_few_scores_make_the_predictive_tail_heavier():
-    few, many = (Tail.from_scores(np.random.default_rng(0).exponential(size=n)) for n in (10, 20_000))
-    assert many.neg_log_p(many.quantile(0.02)) == pytest.approx(-math.log(0.02), abs=0.01)
-    assert few.neg_log_p(few.quantile(0.02)) < -math.log(0.02) - 0.3
-    below = few.lower[2]
-    assert -math.log(few.survival(below)) == pytest.approx(few.neg_log_p(below))
+@pytest.mark.parametrize("n", [10, 20_000])
+def test_few_scores_make_the_predictive_tail_heavier(n: int):
+    scores = np.random.default_rng(0).exponential(size=n)
+    predictive, likely = (Tail.from_scores(scores, predictive=predictive) for predictive in (True, False))
+    for probability in (0.02, 0.001):
+        assert predictive.neg_log_p(predictive.quantile(probability)) == pytest.approx(-math.log(probability))
+    assert (predictive.quantile(0.02) > 1.2 * likely.quantile(0.02)) == (n == 10)
+    assert likely.quantile(0.02) == pytest.approx(likely.median + likely.mean_excess * math.log(25))
+    below = predictive.lower[2]
+    assert -math.log(predictive.survival(below)) == pytest.approx(predictive.neg_log_p(below))
+
+
+@pytest.mark.parametrize("predictive", [True, False])
+def test_any_rate_has_a_threshold(predictive: bool):
+    tail = Tail.from_scores(np.array([1.0, 2.0]), predictive=predictive)
+    assert math.isfinite(tail.quantile(5e-324))
+    assert tail.quantile(5e-324) >= tail.quantile(1e-9)
+
+
+def test_a_prior_counts_as_scores_that_were_not_seen():
+    scores = np.array([1.0, 2.0, 3.0, 4.0, 10.0])  # two excesses, of mean 4
+    tail = Tail.from_scores(scores, prior=Prior(1.5, 8))
+    assert tail.mean_excess == pytest.approx((2 * 4.0 + 8 * 1.5) / 10)
+    assert (tail.n_above, tail.n_prior, tail.weight) == (2, 8, 10)
+    assert tail.neg_log_p(3.0 + 2.0) == pytest.approx(math.log(2) + 10 * math.log1p(1 / 10))
+    assert tail.survival(tail.quantile(0.02)) == pytest.approx(0.02)
+    # It says nothing of this part: the interval is as wide as the scores alone make it.
+    alone = Tail.from_scores(scores)
+    at = [found.median + 3 * found.mean_excess for found in (tail, alone)]
+    assert tail.probability_interval(at[0]) == pytest.approx(alone.probability_interval(at[1]))
 
 
 def test_censored_scores_count_by_their_number_alone():

@@ -10,7 +10,7 @@ import numpy as np
 
 from blemish.data.training_images import network_inputs
 from blemish.detectors.backbone_settings import MAX_CALIBRATION, provenance_of
-from blemish.detectors.fusion import MultiScaleFeatures
+from blemish.detectors.fusion import SCORE_TAIL, MultiScaleFeatures
 from blemish.detectors.patchcore.features import extractor_of, learnt_order, learnt_scaling
 from blemish.detectors.patchcore.memory_bank import PatchCollection
 from blemish.detectors.patchcore.position import PositionJudge
@@ -18,7 +18,7 @@ from blemish.detectors.patchcore.scoring import Scorer
 from blemish.detectors.patchcore.state import PatchcoreState
 from blemish.errors import ImageError, InputError, message
 from blemish.modelfolder.header import Training
-from blemish.ops.conformal import Calibration
+from blemish.ops.conformal import PLAIN, Calibration
 from blemish.ops.distance_statistics import fit_distance_statistics
 from blemish.ops.neighbors import MemoryIndex
 
@@ -83,12 +83,12 @@ def fit(
     search = GoodSearch(settings, bank.features, bank.source, images.groups)
     nearest = passes.nearest(extractor, geometry, first, search)
     calibrated = calibrate(settings, geometry, search.index, nearest)
-    fusion, scores = None, np.array(calibrated.scores)
+    fusion, scores, tail = None, np.array(calibrated.scores), PLAIN
     if first.multi_scale is not None:
         judge = PositionJudge(images, first.chosen, geometry, extractor, calibrated.scorer, bank.source, settings.seed)
         judged = judge.choose(first.multi_scale, calibrated.scores, progress)
         fusion = first.multi_scale.fitted(calibrated.scores, judged)
-        scores = fusion.leave_one_out_scores()
+        scores, tail = fusion.leave_one_out_scores(), SCORE_TAIL
     rate, rule = settings.false_positive_rate, settings.calibration
     return PatchcoreState(
         geometry=geometry,
@@ -96,7 +96,7 @@ def fit(
         scorer=calibrated.scorer,
         source=bank.source,
         fusion=fusion,
-        image_calibration=Calibration.from_scores(scores, rate, rule),
+        image_calibration=Calibration.from_scores(scores, rate, rule, tail),
         pixel_calibration=Calibration.from_scores(calibrated.map_levels, rate, rule),
         pixel_share=settings.top_share,
         training=_training(images, first, scores, calibrated.map_levels),
