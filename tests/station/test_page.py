@@ -405,6 +405,20 @@ def test_each_page_fits_each_size(opened: Opened, filled: InspectionService):
             assert page.evaluate("document.documentElement.scrollWidth") <= width, place
 
 
+def test_on_a_phone_the_newest_part_is_seen(opened: Opened, filled: InspectionService):
+    opened.page.set_viewport_size({"width": 390, "height": 844})
+    page = opened.go("/")
+    page.wait_for_selector(".connection.live")
+    for n_parts in (6, 7):
+        page.wait_for_function("n => document.querySelectorAll('#chart a').length === n", arg=n_parts)
+        newest = page.locator("#chart a").last.bounding_box()
+        assert newest is not None
+        assert 0 < newest["x"] < 380  # the chart is wider than the page, and shows its end
+        filled.inspect(good(7), part_id="C-1")
+    tops = [box["y"] for link in page.locator(".top nav a").all() if (box := link.bounding_box())]
+    assert len({round(top) for top in tops}) == 1  # one row of pages
+
+
 def test_no_page_keeps_a_screen_reader_out(opened: Opened, filled: InspectionService):
     if not AXE:
         pytest.skip("BLEMISH_AXE is not set: this test needs axe.min.js of npm's axe-core")

@@ -49,8 +49,8 @@ export function localTimes(root = document) {
   }
 }
 
-/** Return a number with three digits that count. */
-export const short = (value) => Number(value.toPrecision(3)).toString();
+/** Return a number with four digits that count, as the station writes it. */
+export const short = (value) => Number(value.toPrecision(4)).toString();
 
 /** Return an SVG element with attributes, and text if there is any. */
 export function svg(name, attributes, text) {

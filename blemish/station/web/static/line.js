@@ -10,7 +10,11 @@ const MOST_SHOTS = 24;
 const MOST_POINTS = 200;
 // Of the newest images so many have to drift before it is said.
 const DRIFTED = 5;
+// Where the chart is wider than its box, as on a phone, it follows the newest part until someone scrolls back.
+const box = chart.parentElement;
+const SLACK_PX = 40;
 let last = Number(line.dataset.last);
+let follows = true;
 
 function draw() {
   const [width, height, left, bottom, top] = [1000, 220, 46, 24, 12];
@@ -39,6 +43,7 @@ function draw() {
       : svg("circle", { class: kind, cx: x(index), cy: y(point.score), r: kind === "good" ? 3.5 : 5 }));
     chart.append(link);
   });
+  if (follows) box.scrollLeft = box.scrollWidth;
   const drifted = state.points.slice(-20).filter((point) => point.drift);
   const notice = document.getElementById("drift");
   notice.hidden = drifted.length < DRIFTED;
@@ -105,5 +110,6 @@ function connect() {
 }
 
 draw();
+box.addEventListener("scroll", () => { follows = box.scrollLeft + box.clientWidth >= box.scrollWidth - SLACK_PX; });
 connect();
 document.addEventListener("visibilitychange", () => { if (!document.hidden) catchUp(); });
