@@ -87,12 +87,12 @@ def write(path, tables, data=None):
 
 
 def text_of(document):
-    """Return the document as JSON with one row of a table on each line, so that changes can be read."""
+    """Return the document as JSON with one row of a table, and of its data, on each line: changes can be read."""
     rows = []
 
     def stand_in(value):
         if isinstance(value, dict):
-            return {key: lines(item) if key in {"rows", "columns"} else stand_in(item) for key, item in value.items()}
+            return {key: lines(item) if key in {"rows", "columns", "data"} else stand_in(item) for key, item in value.items()}
         return [stand_in(item) for item in value] if isinstance(value, list) else value
 
     def lines(items):
