@@ -92,7 +92,10 @@ def text_of(document):
 
     def stand_in(value):
         if isinstance(value, dict):
-            return {key: lines(item) if key in {"rows", "columns", "data"} else stand_in(item) for key, item in value.items()}
+            return {
+                key: lines(item) if key in {"rows", "columns", "data"} else stand_in(item)
+                for key, item in value.items()
+            }
         return [stand_in(item) for item in value] if isinstance(value, list) else value
 
     def lines(items):
