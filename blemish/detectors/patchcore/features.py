@@ -38,7 +38,10 @@ def extractor_of(
     settings: PatchcoreSettings, backbone: Backbone, scaling: Affine | None, part_axes: Affine | None = None
 ) -> Extractor:
     """Return the extractor of scaled features; without a scaling, of the network's own."""
-    graph = embedding_graph(backbone, pooling=settings.pooling, scaling=scaling, part_axes=part_axes)
+    pooling, count_padding = settings.pooling, settings.count_padding
+    graph = embedding_graph(
+        backbone, pooling=pooling, scaling=scaling, part_axes=part_axes, count_padding=count_padding
+    )
     return Extractor(graph.SerializeToString(), threads=settings.n_threads)
 
 

@@ -56,6 +56,13 @@ class PatchcoreSettings(BackboneSettings):
         "Side of the neighborhood that a patch feature is averaged over, in cells of its layer.",
         whole(1, 15, odd=True),
     )
+    count_padding: bool = setting(
+        False,
+        "Whether these averages count zeros around a layer, as anomalib's do: features and distances at the border of "
+        "the image are then smaller.",
+        flag,
+        absent=False,
+    )
     scaling: Scaling = setting(
         "whiten",
         "Scaling of the features: whiten (also removes correlations), standard (unit variance) or none.",

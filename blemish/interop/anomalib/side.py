@@ -109,6 +109,7 @@ def _blemish(job: dict[str, Any], data: Any) -> tuple[Predictor, dict[str, Any]]
             coreset_sampling_ratio=job["coreset_sampling_ratio"],
             num_neighbors=job["num_neighbors"],
             pooling=3,
+            count_padding=True,
             scaling="none",
             position_sigma=None,
             seed=job["seed"],

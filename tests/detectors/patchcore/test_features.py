@@ -46,6 +46,19 @@ def test_features_without_a_scaling_are_the_networks_own():
     assert scaling_of(goods(), scaling="none")[1] is None
 
 
+def test_zeros_around_a_layer_damp_the_border_where_they_count():
+    images, plain = goods(8), {"pooling": 3, "scaling": "none", "position_sigma": None, "score_fusion": False}
+    maps = {}
+    for count_padding in (False, True):
+        model = small_patchcore(count_padding=count_padding, **plain)
+        extractor = features.extractor_of(model.settings, model.pretrained, None)
+        maps[count_padding] = extractor.features(model.fit(images).fitted.geometry.prepare(images[0]))
+    damped, whole = maps[True], maps[False]
+    np.testing.assert_allclose(damped[3:-3, 3:-3], whole[3:-3, 3:-3], rtol=1e-5)
+    norms = [np.linalg.norm(found[0], axis=-1).mean() for found in (damped, whole)]
+    assert norms[0] < 0.8 * norms[1]
+
+
 def test_few_images_keep_all_axes():
     model = small_patchcore(defect_axes=32)
     assert scaling_of(goods(LEAST_FOR_AXES - 1), defect_axes=32)[1].weight.shape == (152, 152)
