@@ -25,6 +25,7 @@ SETTINGS: dict[str, Any] = {
     "coreset_size": None,
     "num_neighbors": 1,
     "pooling": 3,
+    "count_padding": False,
     "scaling": "whiten",
     "defect_axes": 0,
     "position_sigma": 1.0,
