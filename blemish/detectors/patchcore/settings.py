@@ -58,8 +58,8 @@ class PatchcoreSettings(BackboneSettings):
     )
     count_padding: bool = setting(
         False,
-        "Whether these averages count zeros around a layer, as anomalib's do: features and distances at the border of "
-        "the image are then smaller.",
+        "Whether the averages of `pooling` count zeros around a layer, as anomalib's do: features and distances at the "
+        "border of the image are then smaller.",
         flag,
         absent=False,
     )
