@@ -95,8 +95,8 @@ def main():
             show(f"mean of {len(rows)}", n_good, means[-1])
     shown = [{"set": name, "good images": n, **row} for name, rows in found.items() for n, row in rows.items()]
     formats = {name: [form.strip("5")] for name, form in FIGURES.items()}
-    made = table("Accuracy by the number of good images", [*means, *shown], formats={**formats, "good images": ["d"]})
-    write(asked.json, [made])
+    titles = {"Means by the number of good images": means, "Accuracy by the number of good images": shown}
+    write(asked.json, [table(title, rows, formats={**formats, "good images": ["d"]}) for title, rows in titles.items()])
 
 
 if __name__ == "__main__":
