@@ -1,10 +1,10 @@
 """PatchCore of anomalib and of Blemish on several sets: the same images, network, weights and size of the memory bank.
 
-    python benchmarks/anomalib_sets.py --root DATA --categories hazelnut_jpg kolektor_sdd --json OUT
+    python benchmarks/anomalib_sets.py --root DATA --categories wood_boards kolektor_sdd --json OUT
 
 Each side runs in a process of its own, as `blemish compare` has it. anomalib's coreset takes hours where there are
-hundreds of images: some of its picks are timed, its fit is extrapolated from them, and both then use our coreset. Sets
-that the JSON has are not run again.
+hundreds of images: some of its picks are timed, its fit is extrapolated from them, and both then use our coreset. It
+reads only sets with masks. Sets that the JSON has are not run again.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from blemish.metrics.classification import auroc
 from blemish.ops.conformal import Calibration
 
 SHARES = ("false positives", "missed", "false positives, likelihood", "missed, likelihood")
-FIGURES = {"AUROC": ".3f", "patches": ".3f"} | dict.fromkeys(SHARES, "5.1%")
+FIGURES = {"AUROC": ".3f", "patches": ".3f"} | dict.fromkeys(SHARES, ".1%")
 
 
 def one_fit(data, n_good, seed):
@@ -94,9 +94,9 @@ def main():
             means.append({"set": f"mean of {len(rows)}", "good images": n_good, **mean_of(rows)})
             show(f"mean of {len(rows)}", n_good, means[-1])
     shown = [{"set": name, "good images": n, **row} for name, rows in found.items() for n, row in rows.items()]
-    formats = {name: [form.strip("5")] for name, form in FIGURES.items()}
+    formats = {name: [form] for name, form in {**FIGURES, "good images": "d"}.items()}
     titles = {"Means by the number of good images": means, "Accuracy by the number of good images": shown}
-    write(asked.json, [table(title, rows, formats={**formats, "good images": ["d"]}) for title, rows in titles.items()])
+    write(asked.json, [table(title, rows, formats=formats) for title, rows in titles.items()])
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class Calibration:
     Rule "tail": the threshold is a predictive quantile of an exponential tail, fitted to the scores above the median
     with the highest 40 % of those censored. It extrapolates beyond the highest score, so that ten images are enough for
     a threshold, and one defective image among twenty good ones hardly moves it. The fewer the scores, the higher it is,
-    so that the rate is the stated one on average over calibration sets of any size. For one set it is an estimate:
+    so that the rate is nearly the stated one on average over calibration sets. For one set it is an estimate:
     `rate_interval` says how sure.
 
     Rule "conformal": the threshold is a rank of the scores (split conformal prediction). If the calibration images and

@@ -167,7 +167,7 @@ def test_few_scores_keep_the_stated_rate_on_average(rng, n):
         drawn = (Calibration.from_scores(rng.exponential(size=n), 0.02, "tail", options) for _ in range(4000))
         return np.mean([np.exp(-one.threshold) for one in drawn])
 
-    # The median is estimated as well, which matters with eight scores alone.
+    # The median is estimated as well, which matters with few scores.
     assert 0.017 < rate(True) < {8: 0.036, 15: 0.026, 50: 0.024}[n]
     assert rate(False) > {8: 0.05, 15: 0.03, 50: 0.022}[n]
 
