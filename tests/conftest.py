@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # Doctests are looked for in every module, also where there is no torch.
 collect_ignore = ["torch_twins.py"]
 
+CLUSTER = "tests/cluster/"
+
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
     """Name a text that holds an address after its argument: workers must collect the same tests."""
@@ -32,10 +34,16 @@ def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str)
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give the tests of a file to one worker, so that the fixtures of a module are made once."""
-    from xdist.scheduler import LoadFileScheduling
+    """Give the tests of a file to one worker, so that the fixtures of a module are made once; those on a cluster too,
+    so that there is one cluster at a time.
+    """
+    from xdist.scheduler import LoadScopeScheduling
 
-    return LoadFileScheduling(config, log) if config.getoption("dist") == "load" else None
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return CLUSTER if nodeid.startswith(CLUSTER) else nodeid.partition("::")[0]
+
+    return Scheduling(config, log) if config.getoption("dist") == "load" else None
 
 
 @pytest.fixture

@@ -12,17 +12,24 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 NODE = {"num_cpus": 1, "memory": 2 << 30, "object_store_memory": 80 << 20}
+# Beside other tests Ray waits long. Its own limits hold a node that does not answer for dead, and then end the test's
+# process without a word.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # 15 without it
+    "RAY_health_check_timeout_ms": "60000",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "300",
+}
 
 
 @pytest.fixture(scope="package")
 def nodes() -> Iterator[Any]:
     """A cluster of two nodes, started once for all tests of this package; the test's process is connected to it."""
+    os.environ.update(ENVIRONMENT)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     ray = pytest.importorskip("ray", reason="ray is not installed: nothing runs on a cluster")
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # Ray's own is 15: beside other tests it would wait long
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     cluster = Cluster()
     started(cluster, include_dashboard=False)
     started(cluster)
