@@ -16,17 +16,19 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnxruntime as ort
 from results import add_json_option, table, write
 
 import blemish
 from blemish.data.discovery import find_images
 from blemish.imaging.decode import load
+from blemish.runtime.telemetry import without_openvino
 
 Predict = Callable[[np.ndarray], object]
 
 
 def in_onnx_runtime(path: Path) -> Predict:
+    import onnxruntime as ort  # after blemish, which tells it to send nothing
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(str(path), options)
@@ -34,7 +36,8 @@ def in_onnx_runtime(path: Path) -> Predict:
 
 
 def in_openvino(path: Path) -> Predict:
-    import openvino as ov
+    with without_openvino():
+        import openvino as ov
 
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     request = ov.Core().compile_model(str(path), "CPU", options).create_infer_request()

@@ -7,9 +7,12 @@ python examples/predict_exported.py model.onnx part.png --out marked
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import cv2
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime would send usage data to Microsoft
 import onnxruntime as ort
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

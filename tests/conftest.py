@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+import blemish.runtime  # noqa: F401  # before a test imports the engine itself, which would send usage data
 from tests.images import small_patchcore, write_goods
 from tests.qdrant_server import VARIABLE, QdrantServer, binary
 from tests.stores import remembering

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from blemish.errors import InputError, ModelFileError, install, message
 from blemish.runtime.session import Session
+from blemish.runtime.telemetry import without_openvino
 
 SECTION = "blemish"  # of the model's metadata
 
@@ -98,7 +99,8 @@ def _metadata(model: Any) -> dict[str, str]:
 
 def _openvino() -> Any:
     try:
-        import openvino
+        with without_openvino():
+            import openvino
     except ImportError as error:
         todo = f"{install('blemish[openvino]')}."
         raise InputError(message("openvino", "an installed package", "none", todo=todo)) from error
