@@ -1,6 +1,6 @@
 """What a model learns from reviewed images: false positives and misses by the number of images that people reviewed.
 
-    python benchmarks/reviews.py --root DATA/mvtec --categories bottle --root DATA --categories elpv_mono casting
+    python benchmarks/reviews.py --root DATA/mvtec --categories bottle grid --root DATA --categories elpv_mono casting
 
 A detector is fitted on 20 good images. Then 200 images come along a line in random order, one of ten of them defective,
 and people say of each whether it is good. After some of them the detector is updated with all good ones so far, and
