@@ -268,7 +268,9 @@ class Settings:
     @property
     def n_threads(self) -> int:
         """The number of threads to use."""
-        return self.threads or os.cpu_count() or 1
+        from blemish.runtime.cores import usable_cores
+
+        return self.threads or usable_cores()
 
 
 def ordered_fields(settings: type[Settings]) -> list[dataclasses.Field[Any]]:

@@ -6,7 +6,6 @@ result is that of brute force for any data; only the time depends on them.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from blemish._validation.checks import blocks, check_array
 from blemish.errors import InputError, message
 from blemish.ops.int8_bounds import IntegerScores, largest_columns, lowest_score
+from blemish.runtime.cores import usable_cores
 from blemish.types import Bool, Float32, Int64, Neighbors
 
 # Squares of larger numbers come near the end of float32.
@@ -118,7 +118,7 @@ class MemoryIndex:
         if coarse is None or not todo or 4 * k > coarse.n_groups:
             return todo
         left: list[slice] = []
-        n_threads = min(_n_cores(), len(todo), _MAX_THREADS)
+        n_threads = min(usable_cores(), len(todo), _MAX_THREADS)
         waiting = iter(todo)
 
         def work(_: int) -> None:
@@ -161,11 +161,6 @@ class MemoryIndex:
             result.distances[queried[part]], result.indices[queried[part]] = _best_of_pairs(
                 rows, self.memory_bank, *pairs, k
             )
-
-
-def _n_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_rows(name: str, rows: object, count: int | str, dim: int | str) -> Float32:

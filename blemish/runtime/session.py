@@ -10,6 +10,7 @@ beside this one: `onnxruntime` today. An engine is a function (graph, device, th
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish.errors import InputError, message
+from blemish.runtime.cores import usable_cores
 from blemish.runtime.memory import keep_some_memory
 
 if TYPE_CHECKING:
@@ -88,7 +90,7 @@ def load(
 
     Args:
         device: "cpu", "cuda" or "tensorrt"; "cuda:1" for another than the first GPU.
-        threads: processor threads; None for one per physical core.
+        threads: processor threads; None for one per physical core, or per core where fewer may be used.
         passes: whether the package's own passes may rewrite the graph for the engine; results differ by rounding.
 
     Raises:
@@ -100,4 +102,6 @@ def load(
     if threads is not None and threads < 1:
         raise InputError(message("threads", "1 or more, or None", repr(threads)))
     keep_some_memory()
+    if threads is None and usable_cores() < (os.cpu_count() or 1):
+        threads = usable_cores()
     return open_session(graph, device, threads or 0, passes=passes)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from blemish.errors import InputError, message
+from blemish.runtime.cores import usable_cores
 
 MIB = 2**20
 
@@ -50,9 +50,9 @@ class StationSettings:
     @property
     def workers(self) -> int:
         """The number of workers."""
-        return self.n_workers or min(2, os.cpu_count() or 1)
+        return self.n_workers or min(2, usable_cores())
 
     @property
     def threads_of_worker(self) -> int:
         """The number of threads of each worker's network."""
-        return self.threads or max(1, (os.cpu_count() or 1) // self.workers)
+        return self.threads or max(1, usable_cores() // self.workers)

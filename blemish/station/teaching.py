@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import threading
 import time
@@ -22,6 +21,7 @@ from blemish.evaluation.thresholds import threshold_sentence
 from blemish.imaging.decode import decode, load
 from blemish.imaging.headers import read_header
 from blemish.modelfolder.folder import load_model
+from blemish.runtime.cores import usable_cores
 from blemish.search.encoder import prepare_defect_search
 from blemish.station.deployments import NAME
 from blemish.station.errors import StationError, UnknownError
@@ -202,7 +202,7 @@ class Teaching:
         if len(samples) < Patchcore.least_images:
             todo = "Add images of good parts: 20 will do, 100 are better."
             raise InputError(message("images", f"at least {Patchcore.least_images}", str(len(samples)), todo=todo))
-        threads = max(1, (os.cpu_count() or 1) // 2)  # the line goes on beside it
+        threads = max(1, usable_cores() // 2)  # the line goes on beside it
         work = partial(Patchcore(threads=threads).fit, samples)
         facts = {"images": len(samples), "kept_apart": len(given) - len(samples)}
         return self._begin(name, work, who, reason=TAUGHT, **facts)

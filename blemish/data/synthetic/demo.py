@@ -19,6 +19,7 @@ from blemish._validation.checks import check_number
 from blemish.data.synthetic.materials import MATERIALS, Defect
 from blemish.data.synthetic.textures import REFERENCE_PX, photograph
 from blemish.errors import InputError, SaveError, message
+from blemish.runtime.cores import usable_cores
 from blemish.types import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ def _write(root: Path, settings: _Settings, progress: Progress) -> None:
     atomic_write(root / MARKER, json.dumps({**content, "complete": False}, indent=1).encode(), name="demo")
     images = list(_images(settings))
     # NumPy and OpenCV release the interpreter lock while they draw; each image has generators of its own.
-    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(min(4, usable_cores()))
     try:
         for done, _ in enumerate(pool.map(lambda image: _make(root, settings, image), images)):
             progress("drawing images", done + 1, len(images))

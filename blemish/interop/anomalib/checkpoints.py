@@ -25,6 +25,7 @@ from blemish.interop.anomalib.efficientad import efficientad_checkpoint, import_
 from blemish.interop.anomalib.patchcore import MEMORY_BANK, import_patchcore, patchcore_checkpoint
 from blemish.interop.anomalib.releases import check_release
 from blemish.interop.anomalib.source import Source
+from blemish.runtime.cores import usable_cores
 from blemish.types import ImageInput, Progress, no_progress
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def import_checkpoint(
         todo = "Other models can't be imported: fit with Blemish on the same images."
         expected = "PatchCore's or EfficientAD's state_dict of anomalib"
         raise ModelFileError(message("checkpoint", expected, got, where=path, todo=todo))
-    sha256, n_threads = hashlib.sha256(data).hexdigest(), threads or os.cpu_count() or 1
+    sha256, n_threads = hashlib.sha256(data).hexdigest(), threads or usable_cores()
     tree = {**tree, "state_dict": _values(state, path), "hyper_parameters": _plain(tree.get("hyper_parameters"))}
     source = Source(tree, path, sha256, n_threads, good, false_positive_rate, progress, release)
     try:

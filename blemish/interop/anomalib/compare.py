@@ -20,6 +20,7 @@ from blemish._version import __version__
 from blemish.errors import BlemishError, DataError, InputError, message
 from blemish.interop.anomalib.engine import Settings, find_anomalib, shared_layers
 from blemish.interop.anomalib.side import ANOMALIB, DEFAULTS, MB, SAME, SIDES
+from blemish.runtime.cores import usable_cores
 
 # The imports that a user's script starts with.
 IMPORTS = {
@@ -136,7 +137,7 @@ def compare(
         "blemish": __version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "cores": os.cpu_count() or 1,
+        "cores": usable_cores(),
     }
     jobs = [CategoryJob(category, os.path.abspath(root), settings, anomalib) for category in categories]  # noqa: PTH100
     sides, failed = dict[str, Mapping[str, Mapping[str, Any]]](), dict[str, str]()
