@@ -271,10 +271,17 @@ def cache_folder() -> Path:
     if chosen:
         return Path(chosen)
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "blemish"
+        return _home() / "Library" / "Caches" / "blemish"
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "blemish" / "Cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "blemish"
+        return Path(os.environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local") / "blemish" / "Cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "blemish"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # a process of a user whom the system does not know, as in a container with a number for one
+        return Path(os.sep)
 
 
 def find(name: str) -> tuple[Path, WeightFile] | None:
@@ -292,7 +299,7 @@ def find(name: str) -> tuple[Path, WeightFile] | None:
             [Path(folder).parent / file.member for folder in (spec.submodule_search_locations or [])] if spec else []
         )
         for path in paths:
-            if path.is_file():
+            if os.path.isfile(path):  # noqa: PTH113  # Path.is_file raises where the folder may not be entered
                 return path, file
     return None
 

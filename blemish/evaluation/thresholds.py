@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1)
 MAX_IMAGES = 60
 N_DEFECTS = 90  # ten of each kind
+LEAST_SHOWN = 5e-5
 # A higher rate has to find a twentieth more defects: below 20 labelled ones that is one defect.
 ENOUGH = 0.95
 
@@ -126,9 +127,9 @@ def threshold_fields(calibration: Calibration) -> dict[str, Any]:
 
 
 def interval_text(calibration: Calibration) -> str:
-    """Return the 90 % interval of the false positive rate."""
+    """Return the 90 % interval of the false positive rate; of very few images it begins at nearly nothing."""
     low, high = calibration.rate_interval
-    return f"{100 * low:.2g} to {percent(high)}"
+    return f"{100 * low if low > LEAST_SHOWN else 0:.2g} to {percent(high)}"
 
 
 def threshold_sentence(calibration: Calibration) -> str:

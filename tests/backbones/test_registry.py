@@ -84,6 +84,28 @@ def test_cache_folder_of_the_platform(monkeypatch, platform, variables, place):
     assert registry.cache_folder() == Path(place)
 
 
+def test_a_process_without_a_home_finds_the_installed_weights(monkeypatch):
+    """As in a container under a user's number that the system does not know."""
+    monkeypatch.delenv("HOME", raising=False)
+    for name in ("BLEMISH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(registry.Path, "home", unknown)
+    assert registry.cache_folder().is_absolute()
+    path, _ = registry.find("efficientnet_lite0")
+    assert path.is_file()
+
+
+def test_a_cache_folder_that_can_not_be_looked_into_is_passed_over(monkeypatch):
+    """Here for the length of its name; where it is another user's, the system refuses likewise."""
+    monkeypatch.setenv("BLEMISH_CACHE", "x" * 300)
+    path, _ = registry.find("efficientnet_lite0")
+    assert path.is_file()
+
+
 def test_every_published_file_can_be_checked():
     for known in registry.SOURCES.values():
         for file in known.files:

@@ -40,6 +40,13 @@ def test_thresholds_are_said_as_an_estimate_with_its_interval():
     assert "Above" not in threshold_sentence(strict)  # the threshold is that level already
 
 
+def test_an_interval_of_very_few_scores_begins_at_0():
+    few = Calibration.from_scores(SCORES[:3], 0.02, "tail")
+    low, _ = few.rate_interval
+    assert 0 < low < 1e-5
+    assert "(90 % interval 0 to " in threshold_sentence(few)
+
+
 def test_thresholds_are_said_as_a_guarantee():
     calibration = Calibration.from_scores(SCORES, 0.05, "conformal")
     assert threshold_sentence(calibration) == f"Threshold {calibration.threshold:.4g}: at most 4.9 % false positives."
