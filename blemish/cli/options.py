@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -80,9 +80,9 @@ def of_detector(command: Callable[..., None]) -> Callable[..., None]:
 
     On the command line each is None where it was not given: the detector's own default then holds.
     """
-    own = inspect.signature(command).parameters
-    hints = get_type_hints(command, localns={"AnyDetector": Any}, include_extras=True)
-    parameters = [own[name].replace(annotation=hints[name]) for name in own if name != "make"]
+    # Not by get_type_hints, which on Python 3.10 hides an option whose default is None in an Optional of its own.
+    own = inspect.signature(command, locals={"AnyDetector": Any}, eval_str=True).parameters
+    parameters = [own[name] for name in own if name != "make"]
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters.append(inspect.Parameter("model", keyword, default="patchcore", annotation=Model))
     annotations = _detector_options()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -143,10 +144,14 @@ class Detector(ABC, Generic[SettingsT, StateT]):
     def __init_subclass__(cls, **given: Any) -> None:
         """Document the settings as the arguments of the constructor."""
         super().__init_subclass__(**given)
-        if cls.__doc__ and "{settings}" in cls.__doc__:
+        # Python 3.13 takes the indentation of the class off.
+        place = re.search(r"^( *){settings}$", cls.__doc__ or "", re.MULTILINE)
+        if cls.__doc__ and place:
             lines = [f"{row.name}: {row.help}" for row in describe_settings(cls.settings_type)]
-            listed = "\n".join(textwrap.indent(textwrap.fill(x, 108, subsequent_indent="    "), " " * 8) for x in lines)
-            cls.__doc__ = cls.__doc__.replace("        {settings}", listed)
+            listed = "\n".join(
+                textwrap.indent(textwrap.fill(x, 108, subsequent_indent="    "), place[1]) for x in lines
+            )
+            cls.__doc__ = cls.__doc__.replace(place[0], listed)
 
     @abstractmethod
     def _fit(self, images: TrainingImages, progress: Progress) -> StateT:

@@ -238,6 +238,6 @@ def test_threads_are_checked(threads: float):
 
 
 def test_one_thread_per_core(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 7)
+    monkeypatch.setattr("blemish.runtime.cores.usable_cores", lambda: 7)
     assert Settings().n_threads == 7
     assert replace(Settings(), threads=3).n_threads == 3
