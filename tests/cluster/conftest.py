@@ -22,9 +22,12 @@ ENVIRONMENT = {
 }
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    """A cluster of two nodes, started once for all tests of this package; the test's process is connected to it."""
+    """A cluster of two nodes, started once for all tests of a file; the test's process is connected to it.
+
+    Not for more: half a minute after a node was killed Ray says so on stderr, in the midst of another test.
+    """
     os.environ.update(ENVIRONMENT)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     ray = pytest.importorskip("ray", reason="ray is not installed: nothing runs on a cluster")
