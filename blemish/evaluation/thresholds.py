@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1)
 MAX_IMAGES = 60
 N_DEFECTS = 90  # ten of each kind
-LEAST_SHOWN = 5e-5
+LEAST_SHOWN = 5e-5  # below it an interval begins at 0 %
 # A higher rate has to find a twentieth more defects: below 20 labelled ones that is one defect.
 ENOUGH = 0.95
 

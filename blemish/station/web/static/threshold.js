@@ -55,6 +55,7 @@ function bars() {
 }
 
 const line = (name, score) => document.getElementById(name).setAttribute("transform", `translate(${x(score)} 0)`);
+const LEAST_SHOWN = 5e-5; // as on the command line
 const percent = (share) => `${Number((100 * share).toPrecision(2))} %`;
 const text = (name, value) => { document.getElementById(name).textContent = value; };
 const parts = (n) => (n === 1 ? "1 part" : `${n} parts`);
@@ -87,7 +88,8 @@ function show(effect) {
   }
   text("words", words(effect));
   text("rate", percent(effect.false_positive_rate));
-  text("interval", `${percent(effect.rate_interval[0])} to ${percent(effect.rate_interval[1])}`);
+  const [low, high] = effect.rate_interval;
+  text("interval", `${percent(low > LEAST_SHOWN ? low : 0)} to ${percent(high)}`);
   text("changed", effect.n_changed);
   text("n", effect.n);
   text("alarms", effect.n_false_positives);
