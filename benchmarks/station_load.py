@@ -145,6 +145,7 @@ def many_clients(model, images, records, *, clients, workers, seconds):
     it took, and those of the station's processor.
     """
     answers, refused, memory = [], [], []
+    hashes = [hashlib.sha256(data).hexdigest() for data in images]
     with started(model, records, "--workers", str(workers), "--threads", "1") as (process, port):
         start, cpu = time.perf_counter(), cpu_seconds(process.pid)
 
@@ -152,11 +153,11 @@ def many_clients(model, images, records, *, clients, workers, seconds):
             connection = http.client.HTTPConnection("127.0.0.1", port)
             number = client
             while time.perf_counter() - start < seconds:
-                data = images[number % len(images)]
+                image = number % len(images)
                 begin = time.perf_counter()
-                status, document = post(connection, data)
+                status, document = post(connection, images[image])
                 if status == 200:
-                    answers.append((document["id"], hashlib.sha256(data).hexdigest(), time.perf_counter() - begin))
+                    answers.append((document["id"], hashes[image], time.perf_counter() - begin))
                 else:
                     refused.append(status)
                 number += clients

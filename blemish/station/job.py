@@ -1,4 +1,4 @@
-"""The inspection of one image: decode, then predict while the file is stored, then store what was predicted."""
+"""The inspection of one image: decode and predict while the file is stored, then store what was predicted."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Inspecting:
     """The inspection of an image that was accepted.
 
     Args:
-        storing: stores the image's file while another thread predicts.
+        storing: stores the image's file while another thread decodes and predicts.
     """
 
     def __init__(self, job: Job, files: Files, records: Records, storing: Executor) -> None:
@@ -56,15 +56,15 @@ class Inspecting:
         """Return the inspection, when image, map and record are on disk.
 
         Raises:
-            ImageError: if the image can't be decoded.
+            ImageError: if the image can't be decoded; nothing is stored then.
             SaveError: if a file can't be written; nothing is stored then.
             StationError: if the record can't be written; nothing is stored then.
         """
         job, files, id_, detector = self._job, self._files, new_id(), self._job.model.detector
-        self._pixels = decode(job.data, bit_depth=detector.bit_depth, max_pixels=job.max_pixels)
         image, map_ = files.image(id_, job.format), files.map(id_)
         stored = self._storing.submit(self._store_image, image)
         try:
+            self._pixels = decode(job.data, bit_depth=detector.bit_depth, max_pixels=job.max_pixels)
             prediction = detector.predict(self._pixels)
             inspection = _inspection(job, id_, prediction, sha256=stored.result())
             record = {**stored_fields(inspection), "deployment": asdict(job.model.deployment)}

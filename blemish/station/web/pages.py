@@ -65,7 +65,7 @@ class PageRoute(APIRoute):
 router = APIRouter(route_class=PageRoute, include_in_schema=False, default_response_class=HTMLResponse)
 
 
-def page_viewer(request: Request) -> Visitor:
+async def page_viewer(request: Request) -> Visitor:
     """Return who sends a request; who has to log in is led there."""
     visitor = state_of(request).access.visitor(request)
     if visitor is None:
@@ -73,19 +73,19 @@ def page_viewer(request: Request) -> Visitor:
     return visitor
 
 
-def page_operator(request: Request) -> Visitor:
+PageViewer = Annotated[Visitor, Depends(page_viewer)]
+
+
+async def page_operator(request: Request, _: PageViewer) -> Visitor:
     """Return who sends a request, if it may review."""
-    page_viewer(request)
     return state_of(request).access.require(request, "operator")
 
 
-def page_admin(request: Request) -> Visitor:
+async def page_admin(request: Request, _: PageViewer) -> Visitor:
     """Return who sends a request, if it may change models."""
-    page_viewer(request)
     return state_of(request).access.require(request, "admin")
 
 
-PageViewer = Annotated[Visitor, Depends(page_viewer)]
 PageOperator = Annotated[Visitor, Depends(page_operator)]
 PageAdmin = Annotated[Visitor, Depends(page_admin)]
 

@@ -71,22 +71,30 @@ def state_of(request: Request) -> State:
     return cast("State", request.app.state.station)
 
 
-def viewer(request: Request) -> Visitor:
+# Dependencies are asynchronous: FastAPI sends others to a thread and back, which takes longer than what they do.
+
+
+async def station_state(request: Request) -> State:
+    """Return the state of the app that a request came to."""
+    return state_of(request)
+
+
+async def viewer(request: Request) -> Visitor:
     """Return who sends a request, if it may see."""
     return state_of(request).access.require(request, "viewer")
 
 
-def operator(request: Request) -> Visitor:
+async def operator(request: Request) -> Visitor:
     """Return who sends a request, if it may inspect and review."""
     return state_of(request).access.require(request, "operator")
 
 
-def admin(request: Request) -> Visitor:
+async def admin(request: Request) -> Visitor:
     """Return who sends a request, if it may change models and thresholds."""
     return state_of(request).access.require(request, "admin")
 
 
-StationState = Annotated[State, Depends(state_of)]
+StationState = Annotated[State, Depends(station_state)]
 Viewer = Annotated[Visitor, Depends(viewer)]
 Operator = Annotated[Visitor, Depends(operator)]
 Admin = Annotated[Visitor, Depends(admin)]
