@@ -5,6 +5,7 @@ The public names are loaded when they are first used, so that `import blemish` c
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from blemish._version import __version__
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from blemish.search.encoder import prepare_defect_search
     from blemish.search.store import DefectStore
     from blemish.types import Prediction, Report, Sample
+
+# OpenBLAS and Apple's Accelerate also compute with what lies behind the rows in memory, on arm64 in most products: the
+# values are right, the processor's flags (overflow and the like) are not, and NumPy makes warnings of them.
+warnings.filterwarnings("ignore", ".* encountered in (matmul|dot)", RuntimeWarning, r"blemish\.")
 
 _MODULES = {
     "data.datasets": ("Folder", "MVTec", "MVTecAD", "Manifest"),

@@ -210,8 +210,7 @@ class _Traversal:
         for block in blocks(self.n_picks - first, TILE):
             picks = slice(first + block.start, first + block.stop)
             product = self._product[: len(rows) * (picks.stop - picks.start)].reshape(len(rows), -1)
-            with np.errstate(all="ignore"):  # OpenBLAS reads past short rows: the values are right, the flags not
-                np.matmul(framed, self.pick_rows[picks].T, out=product)
+            np.matmul(framed, self.pick_rows[picks].T, out=product)
             self._lower(rows, np.arange(picks.start, picks.stop), product)
         self.seen[rows] = self.n_picks
 
@@ -263,8 +262,7 @@ class _Traversal:
             if not more:
                 break
             self._append(row)
-            with np.errstate(all="ignore"):  # as in _refresh
-                product = np.matmul(framed, self.pick_rows[self.n_picks - 1])
+            product = np.matmul(framed, self.pick_rows[self.n_picks - 1])
             near = rows[product > self._level(rows)]
             self._compare(near, np.full(len(near), self.n_picks - 1))
         self.seen[rows] = self.n_picks
