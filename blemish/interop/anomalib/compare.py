@@ -268,7 +268,8 @@ def header(comparison: Comparison) -> str:
         f"{100 * settings.coreset_sampling_ratio:g} %, {settings.num_neighbors} neighbours"
     )
     versions = f"anomalib {environment['anomalib']}, Blemish {environment['blemish']}, Python {environment['python']}"
-    return f"{text}; {versions}, {settings.threads or environment['cores']} threads"
+    threads = settings.threads or environment["cores"]
+    return f"{text}; {versions}, {threads} thread{'s' if threads != 1 else ''}"
 
 
 def check_categories(root: Path, categories: Sequence[str]) -> None:
