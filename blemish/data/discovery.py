@@ -48,7 +48,7 @@ class ListedDataSet:
         name: in reports.
         train: good images to fit on, in natural order.
         test: good images, then the defect types in natural order; a manifest's in its own order.
-        skipped: files that are no images, or lie where none are expected.
+        skipped: files that are no images, or lie where none are expected; images that are not used, with their masks.
         unused_masks: masks of no defective image.
         notes: sentences on how the files were read.
     """

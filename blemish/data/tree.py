@@ -147,7 +147,7 @@ class NamedTree(ListedDataSet):
         self.train = tuple(Sample(path, "train") for path in train)
         samples = [with_masks(image.path, "test", image.defect, masks) for image in defective]
         self.test = (*(Sample(path, "test") for path in good_test), *samples)
-        self.skipped = tuple(image.path for image in rest)
+        self.skipped = tuple(path for image in rest for path in (image.path, *masks.get(image.path, ())))
         for words in ("validation", "train"):
             left = [image.path for image in rest if image.split == words]
             if left:

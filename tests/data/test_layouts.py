@@ -27,8 +27,8 @@ SHAPES = {
     "btad": (drawn.btad, 4, {"good": 2, "ko": 2}, {"ko": 2}, 0),
     "visa": (drawn.visa, 4, {"good": 2, "Anomaly": 2}, {"Anomaly": 2}, 1),
     "kolektor-sdd": (drawn.kolektor_sdd, 11, {"good": 3, "defect": 1}, {"defect": 1}, 0),
-    "kolektor-sdd2": (drawn.kolektor_sdd2, 3, {"good": 3, "defect": 1}, {"defect": 1}, 1),
-    "dagm": (drawn.dagm, 2, {"good": 2, "defect": 1}, {"defect": 1}, 3),
+    "kolektor-sdd2": (drawn.kolektor_sdd2, 3, {"good": 3, "defect": 1}, {"defect": 1}, 2),
+    "dagm": (drawn.dagm, 2, {"good": 2, "defect": 1}, {"defect": 1}, 4),
 }
 
 

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from blemish.data.datasets import open_dataset
@@ -27,6 +27,8 @@ PATHS = st.tuples(FOLDERS, STEMS).map(lambda parts: "/".join([*parts[0], f"{part
 @pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(PATHS, min_size=1, max_size=8, unique=True))
+@example(["good/0.png", "0_mask.png", "monday/train/0.png", "monday/Test/1.png"])  # mask of an image that is not used
+@example(["good/0.png", "0_mask.png", "monday/val/0.png", "monday/Test/1.png"])
 def test_no_role_goes_against_a_name_and_no_file_is_lost(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = touch(Path(folder) / "parts", *names)
