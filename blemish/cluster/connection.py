@@ -1,16 +1,21 @@
 """Connection to a Ray cluster, its nodes, and the checks that they can do the work: versions, and files that they see.
 
-Ray is never started or joined unasked, sends no usage statistics, and serves no dashboard.
+Ray is never started or joined unasked. Where it is started here it sends no usage statistics, serves no dashboard, and
+leaves no file behind.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import secrets
 import socket
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -22,6 +27,8 @@ NEEDED = ("ray", "pyarrow", "fsspec")
 ANSWER_S = 5.0
 REPORT_S = 120.0
 SHOWN = 3
+# Of a folder for temporary files: Ray's sockets lie 65 deeper, and their paths have 103 characters at most on macOS.
+MAX_TEMPORARY = 38
 
 
 @dataclass(frozen=True)
@@ -93,25 +100,62 @@ def connected(address: str | None, *, n_cpus: int | None = None) -> Iterator[lis
     if ray.is_initialized():
         yield nodes()
         return
-    _start(address, n_cpus)
+    if address is not None:
+        check_address(address)
+    with nullcontext({"address": address}) if address else _started_here(n_cpus) as arguments:
+        _join(address, arguments)
+        try:
+            yield nodes()
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _started_here(n_cpus: int | None) -> Iterator[dict[str, Any]]:
+    """Yield arguments of `ray.init` that start Ray on this machine, and remove its files at the end.
+
+    Ray would keep a token in the home folder, which not every process has, and its logs in the folder for temporary
+    files: it keeps them where RAY_TMPDIR says.
+    """
+    variables = {"RAY_USAGE_STATS_ENABLED": "0"}  # no data leaves the machine unasked
+    if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        variables["RAY_AUTH_TOKEN"] = _token()
+    with _temporary_folder() as folder, _environment(variables):
+        yield {"address": "local", "num_cpus": n_cpus, "include_dashboard": False, "_temp_dir": folder}
+
+
+def _temporary_folder() -> AbstractContextManager[str | None]:
+    """Return a context with a folder that is removed at its end; with None where RAY_TMPDIR names one that is kept."""
+    if "RAY_TMPDIR" in os.environ:
+        return nullcontext(None)
+    is_long = sys.platform != "win32" and len(tempfile.gettempdir()) > MAX_TEMPORARY
+    return tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp" if is_long else None, ignore_cleanup_errors=True)
+
+
+@cache
+def _token() -> str:
+    """Return the secret that only processes started from here know; Ray reads it once in a process."""
+    return secrets.token_hex(32)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the time of a context, unless they are set; Ray adds some itself."""
+    before = set(os.environ)
+    os.environ.update({name: value for name, value in variables.items() if name not in before})
     try:
-        yield nodes()
+        yield
     finally:
-        ray.shutdown()
+        for name in set(os.environ) - before:
+            if name.startswith("RAY_"):
+                del os.environ[name]
 
 
-def _start(address: str | None, n_cpus: int | None) -> None:
+def _join(address: str | None, arguments: Mapping[str, Any]) -> None:
     import ray
 
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is None:
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # no data leaves the machine unasked
-        common |= {"address": "local", "num_cpus": n_cpus, "include_dashboard": False}
-    else:
-        check_address(address)
-        common["address"] = address
     try:
-        ray.init(**common)
+        ray.init(log_to_driver=False, logging_level="ERROR", **arguments)
     except Exception as error:  # Ray raises bare ones
         got = " ".join(str(error).split())[:300]
         todo = "Start one with `ray start --head`, and use the same versions of Python and Ray on each node."
