@@ -51,6 +51,8 @@ Own = TypeVar("Own", bound="Detector[Any, Any]")
 # Of the highest value of an image's map: lower values beside a strong defect are its blur. With a pixel share of 1 %,
 # the F1 of all pixels of six development sets was .41 without it, and .43 to .45 from .3 to .5.
 PEAK_SHARE = 0.35
+# Images that are predicted at a time: what one leaves idle of the cores, another uses; each takes memory.
+MAX_AT_ONCE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +249,7 @@ class Detector(ABC, Generic[SettingsT, StateT]):
         return self._predict(read_image(image, self.bit_depth), state, path_of(image))
 
     def predict_many(self, images: Iterable[ImageInput]) -> Iterator[Prediction | Problem]:
-        """Yield the prediction of each image in order, or its problem; the next images are decoded meanwhile.
+        """Yield the prediction of each image in order, or its problem; a few images are predicted at a time.
 
         Raises:
             InputError: if an array is no image.
@@ -255,21 +257,19 @@ class Detector(ABC, Generic[SettingsT, StateT]):
         """
         state = self.fitted
 
-        def read(item: ImageInput) -> tuple[Path | None, UInt8 | ImageError]:
+        def predict(item: ImageInput) -> Prediction | Problem:
             try:
-                return path_of(item), read_image(item, self.bit_depth)
+                image = read_image(item, self.bit_depth)
             except ImageError as error:
-                return path_of(item), error
+                return Problem(path_of(item) or Path(), "unreadable", str(error))
             except MemoryError:
                 got = "one that does not fit into memory"
-                return path_of(item), ImageError(message("image", "an image", got, where=path_of(item)))
+                problem = message("image", "an image", got, where=path_of(item))
+                return Problem(path_of(item) or Path(), "unreadable", problem)
+            return self._predict(image, state, path_of(item))
 
-        return (
-            Problem(path or Path(), "unreadable", str(image))
-            if isinstance(image, ImageError)
-            else self._predict(image, state, path)
-            for path, image in prefetch(read, images, threads=self.threads)
-        )
+        at_once = min(self.threads, MAX_AT_ONCE)
+        return prefetch(predict, images, threads=at_once, ahead=at_once)
 
     def _predict(self, image: UInt8, state: StateT, path: Path | None) -> Prediction:
         network_input = state.geometry.prepare(image)

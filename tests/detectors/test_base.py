@@ -6,13 +6,14 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Barrier
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from blemish import EfficientAd, Padim, Patchcore, Prediction
-from blemish.detectors.base import Detector, DetectorState, Scored
+from blemish.detectors.base import MAX_AT_ONCE, Detector, DetectorState, Scored
 from blemish.detectors.constructor import constructor
 from blemish.detectors.settings import Settings, describe_settings, number, options, setting
 from blemish.errors import InputError, NotFittedError
@@ -167,6 +168,24 @@ def test_many_are_in_order_and_broken_ones_are_problems(tmp_path: Path):
     assert isinstance(second, Problem)
     assert (second.path, second.kind) == (paths[1], "unreadable")
     assert third.path == paths[2]
+
+
+@pytest.mark.parametrize(("threads", "at_once"), [(1, 1), (2, 2), (16, MAX_AT_ONCE)])
+def test_several_are_predicted_at_a_time(threads: int, at_once: int):
+    together = Barrier(at_once, timeout=20)
+    running: list[int] = []
+
+    class Waiting(Brightness):
+        def _score(self, image: UInt8, network_input: UInt8, state: BrightnessState) -> Scored:
+            running.append(1)
+            assert len(running) <= at_once
+            together.wait()
+            running.pop()
+            return super()._score(image, network_input, state)
+
+    images = [np.full((2, 2, 3), value, np.uint8) for value in range(4 * at_once)]
+    found = Waiting.from_state(BrightnessSettings(threads=threads), calibrated().fitted).predict_many(images)
+    assert [one.score for one in found if isinstance(one, Prediction)] == list(range(4 * at_once))
 
 
 def test_it_is_fitted_once_enough_images_are_there(tmp_path: Path):
