@@ -27,8 +27,8 @@ NEEDED = ("ray", "pyarrow", "fsspec")
 ANSWER_S = 5.0
 REPORT_S = 120.0
 SHOWN = 3
-# Of a folder for temporary files: Ray's sockets lie 65 deeper, and their paths have 103 characters at most on macOS.
-MAX_TEMPORARY = 38
+# Of the folder for temporary files: paths of Ray's sockets are 65 longer, and have 103 characters at most on macOS.
+MAX_TMPDIR_CHARS = 38
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def connected(address: str | None, *, n_cpus: int | None = None) -> Iterator[lis
         return
     if address is not None:
         check_address(address)
-    with nullcontext({"address": address}) if address else _started_here(n_cpus) as arguments:
+    with _started_here(n_cpus) if address is None else nullcontext({"address": address}) as arguments:
         _join(address, arguments)
         try:
             yield nodes()
@@ -128,7 +128,7 @@ def _temporary_folder() -> AbstractContextManager[str | None]:
     """Return a context with a folder that is removed at its end; with None where RAY_TMPDIR names one that is kept."""
     if "RAY_TMPDIR" in os.environ:
         return nullcontext(None)
-    is_long = sys.platform != "win32" and len(tempfile.gettempdir()) > MAX_TEMPORARY
+    is_long = sys.platform != "win32" and len(tempfile.gettempdir()) > MAX_TMPDIR_CHARS
     return tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp" if is_long else None, ignore_cleanup_errors=True)
 
 

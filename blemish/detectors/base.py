@@ -258,15 +258,16 @@ class Detector(ABC, Generic[SettingsT, StateT]):
         state = self.fitted
 
         def predict(item: ImageInput) -> Prediction | Problem:
+            path = path_of(item)
             try:
                 image = read_image(item, self.bit_depth)
             except ImageError as error:
-                return Problem(path_of(item) or Path(), "unreadable", str(error))
+                text = str(error)
             except MemoryError:
-                got = "one that does not fit into memory"
-                problem = message("image", "an image", got, where=path_of(item))
-                return Problem(path_of(item) or Path(), "unreadable", problem)
-            return self._predict(image, state, path_of(item))
+                text = message("image", "an image", "one that does not fit into memory", where=path)
+            else:
+                return self._predict(image, state, path)
+            return Problem(path or Path(), "unreadable", text)
 
         at_once = min(self.threads, MAX_AT_ONCE)
         return prefetch(predict, images, threads=at_once, ahead=at_once)
